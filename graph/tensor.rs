@@ -1,0 +1,570 @@
+//! Constant tensors: a dtype, dimensions and little-endian bytes that are shared, never copied by reading.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use smallvec::SmallVec;
+
+use crate::DType;
+
+/// Dimensions of a constant tensor; rank 0 is a scalar.
+pub type Dims = SmallVec<[usize; 4]>;
+
+/// A tensor's data does not fit its dtype and dimensions.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    #[error("{dtype}{dims:?} needs {expected} bytes but {found} are given")]
+    Length {
+        dtype: DType,
+        dims: Vec<usize>,
+        expected: usize,
+        found: usize,
+    },
+    #[error("the shape {dims:?} has more elements than an address can count")]
+    Overflow { dims: Vec<usize> },
+    #[error("{0} tensors cannot be made from raw bytes")]
+    NotRaw(DType),
+}
+
+/// A constant: initializer, `Constant` node and folded result alike. Cloning is a reference count.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    dtype: DType,
+    dims: Dims,
+    data: Data,
+}
+
+#[derive(Clone, Debug)]
+enum Data {
+    /// Little-endian, packed as ONNX's `raw_data`.
+    Raw(Bytes),
+    Strings(Arc<[Bytes]>),
+    /// FP32 numbers that become `dtype` (F16 or BF16) when they are read or written.
+    Narrowed(Bytes),
+}
+
+/// How FP32 weights look to a narrower float type: what a conversion would do to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NarrowingLoss {
+    /// Finite values beyond the target's largest finite value (they are clamped to it).
+    pub clamped: usize,
+    /// Nonzero values that become zero.
+    pub flushed: usize,
+    /// The largest finite magnitude seen.
+    pub abs_max: f32,
+}
+
+/// Elements converted at a time while a narrowed tensor is streamed.
+const CHUNK: usize = 64 * 1024;
+
+impl Tensor {
+    /// A tensor over `data`, little-endian and packed as `raw_data` packs it.
+    ///
+    /// # Errors
+    /// When the length does not fit `dtype` and `dims`, when their product overflows, or for strings.
+    pub fn from_raw(
+        dtype: DType,
+        dims: impl Into<Dims>,
+        data: Bytes,
+    ) -> Result<Tensor, TensorError> {
+        let dims = dims.into();
+        let expected = packed_len(dtype, &dims)?;
+        if data.len() != expected {
+            return Err(TensorError::Length {
+                dtype,
+                dims: dims.to_vec(),
+                expected,
+                found: data.len(),
+            });
+        }
+        Ok(Tensor {
+            dtype,
+            dims,
+            data: Data::Raw(data),
+        })
+    }
+
+    /// A string tensor; elements are bytes, by convention UTF-8.
+    ///
+    /// # Errors
+    /// When the number of strings is not the product of `dims`.
+    pub fn from_strings(dims: impl Into<Dims>, strings: Vec<Bytes>) -> Result<Tensor, TensorError> {
+        let dims = dims.into();
+        let expected = count(&dims)?;
+        if strings.len() != expected {
+            return Err(TensorError::Length {
+                dtype: DType::String,
+                dims: dims.to_vec(),
+                expected,
+                found: strings.len(),
+            });
+        }
+        Ok(Tensor {
+            dtype: DType::String,
+            dims,
+            data: Data::Strings(strings.into()),
+        })
+    }
+
+    /// A rank-0 tensor of one element.
+    pub fn scalar<T: Element>(value: T) -> Tensor {
+        Tensor {
+            dtype: T::DTYPE,
+            dims: Dims::new(),
+            data: Data::Raw(to_bytes(&[value])),
+        }
+    }
+
+    /// A rank-1 tensor.
+    pub fn vector<T: Element>(values: &[T]) -> Tensor {
+        Tensor {
+            dtype: T::DTYPE,
+            dims: Dims::from_slice(&[values.len()]),
+            data: Data::Raw(to_bytes(values)),
+        }
+    }
+
+    /// A tensor of these dimensions over `values` in row-major order.
+    ///
+    /// # Errors
+    /// When the number of values is not the product of `dims`.
+    pub fn from_values<T: Element>(
+        dims: impl Into<Dims>,
+        values: &[T],
+    ) -> Result<Tensor, TensorError> {
+        Tensor::from_raw(T::DTYPE, dims, to_bytes(values))
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    pub fn rank(&self) -> usize {
+        self.dims.len()
+    }
+
+    /// The number of elements: the product of the dimensions.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that the tensor takes in a file.
+    pub fn byte_len(&self) -> usize {
+        match &self.data {
+            Data::Strings(strings) => strings.iter().map(Bytes::len).sum(),
+            Data::Raw(data) => data.len(),
+            Data::Narrowed(data) => data.len() / 2,
+        }
+    }
+
+    /// Little-endian packed bytes: shared where they are stored so, computed for a narrowed tensor, empty for strings.
+    pub fn bytes(&self) -> Bytes {
+        match &self.data {
+            Data::Raw(data) => data.clone(),
+            Data::Strings(_) => Bytes::new(),
+            Data::Narrowed(_) => {
+                let mut out = Vec::with_capacity(self.byte_len());
+                self.stream(&mut |chunk| {
+                    out.extend_from_slice(chunk);
+                    Ok::<(), std::convert::Infallible>(())
+                })
+                .unwrap_or_else(|never| match never {});
+                Bytes::from(out)
+            }
+        }
+    }
+
+    /// Writes the packed bytes without ever holding a narrowed tensor whole.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.stream(&mut |chunk| out.write_all(chunk))
+    }
+
+    fn stream<E>(&self, out: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let source = match &self.data {
+            Data::Raw(data) => return out(data),
+            Data::Strings(_) => return Ok(()),
+            Data::Narrowed(source) => source,
+        };
+        let mut narrow = vec![0u8; CHUNK * 2];
+        for chunk in source.chunks(CHUNK * 4) {
+            let wide = aligned_f32(chunk);
+            let narrow = &mut narrow[..chunk.len() / 2];
+            match self.dtype {
+                DType::BF16 => narrow_chunk(&wide, narrow, bf16::MAX.to_f32(), |v, dst| {
+                    dst.copy_from_slice(&bf16::from_f32(v).to_le_bytes())
+                }),
+                _ => narrow_to_f16(&wide, narrow),
+            }
+            out(narrow)?;
+        }
+        Ok(())
+    }
+
+    /// The strings of a string tensor.
+    pub fn strings(&self) -> Option<&[Bytes]> {
+        match &self.data {
+            Data::Strings(strings) => Some(strings),
+            _ => None,
+        }
+    }
+
+    /// The values, if the dtype is `T`'s: borrowed where the bytes are aligned, else copied.
+    pub fn values<T: Element>(&self) -> Option<Vec<T>> {
+        if T::DTYPE != self.dtype {
+            return None;
+        }
+        Some(
+            self.bytes()
+                .chunks_exact(size_of::<T>())
+                .map(T::from_le)
+                .collect(),
+        )
+    }
+
+    /// The values of any integer or bool tensor of at least 8 bits, widened; `None` for other types, and for
+    /// `uint64` values that do not fit.
+    pub fn to_i64s(&self) -> Option<Vec<i64>> {
+        fn widen<T: Element + Into<i64>>(tensor: &Tensor) -> Option<Vec<i64>> {
+            Some(tensor.values::<T>()?.into_iter().map(Into::into).collect())
+        }
+        match self.dtype {
+            DType::I64 => self.values(),
+            DType::I32 => widen::<i32>(self),
+            DType::I16 => widen::<i16>(self),
+            DType::I8 => widen::<i8>(self),
+            DType::U8 => widen::<u8>(self),
+            DType::U16 => widen::<u16>(self),
+            DType::U32 => widen::<u32>(self),
+            DType::U64 => self
+                .values::<u64>()?
+                .into_iter()
+                .map(|v| i64::try_from(v).ok())
+                .collect(),
+            DType::Bool => Some(self.bytes().iter().map(|&b| i64::from(b != 0)).collect()),
+            _ => None,
+        }
+    }
+
+    /// The values of an F64, F32, F16 or BF16 tensor as `f64`, exactly.
+    pub fn to_f64s(&self) -> Option<Vec<f64>> {
+        match self.dtype {
+            DType::F64 => self.values(),
+            DType::F32 => Some(self.values::<f32>()?.into_iter().map(f64::from).collect()),
+            DType::F16 => Some(self.values::<f16>()?.into_iter().map(f64::from).collect()),
+            DType::BF16 => Some(self.values::<bf16>()?.into_iter().map(f64::from).collect()),
+            _ => None,
+        }
+    }
+
+    /// The one element of a scalar or one-element integer tensor.
+    pub fn as_i64(&self) -> Option<i64> {
+        if self.len() != 1 {
+            return None;
+        }
+        self.to_i64s()?.first().copied()
+    }
+
+    /// The one element of a scalar or one-element float tensor.
+    pub fn as_f64(&self) -> Option<f64> {
+        if self.len() != 1 {
+            return None;
+        }
+        self.to_f64s()?.first().copied()
+    }
+
+    /// The same bytes under other dimensions with the same number of elements.
+    ///
+    /// # Errors
+    /// When the number of elements differs.
+    pub fn reshaped(&self, dims: impl Into<Dims>) -> Result<Tensor, TensorError> {
+        let dims = dims.into();
+        if count(&dims)? != self.len() {
+            return Err(TensorError::Length {
+                dtype: self.dtype,
+                dims: dims.to_vec(),
+                expected: count(&dims)?,
+                found: self.len(),
+            });
+        }
+        Ok(Tensor {
+            dims,
+            ..self.clone()
+        })
+    }
+
+    /// This FP32 tensor as F16 or BF16, rounded to nearest even and clamped to the finite range when it is read or
+    /// written; infinities and NaN stay. `None` if it is not FP32 or `to` is no 16-bit float.
+    pub fn narrowed(&self, to: DType) -> Option<Tensor> {
+        match (&self.data, self.dtype, to) {
+            (Data::Raw(data), DType::F32, DType::F16 | DType::BF16) => Some(Tensor {
+                dtype: to,
+                dims: self.dims.clone(),
+                data: Data::Narrowed(data.clone()),
+            }),
+            _ => None,
+        }
+    }
+
+    /// What [`Tensor::narrowed`] to F16 would lose; `None` if this is not an FP32 tensor. Reads the data once.
+    pub fn loss_to_f16(&self) -> Option<NarrowingLoss> {
+        let (Data::Raw(data), DType::F32) = (&self.data, self.dtype) else {
+            return None;
+        };
+        let mut loss = NarrowingLoss::default();
+        let largest = f16::MAX.to_f32().to_bits();
+        // Half of the smallest subnormal ties to even, which is zero.
+        let smallest = (f16::from_bits(1).to_f32() / 2.0).to_bits();
+        let infinity = f32::INFINITY.to_bits();
+        let mut abs_max = 0u32;
+        for chunk in data.chunks(CHUNK * 4) {
+            let mut clamped = 0u32;
+            let mut flushed = 0u32;
+            for v in aligned_f32(chunk).iter() {
+                // The magnitudes of finite floats order as their bits do.
+                let bits = v.to_bits() & 0x7fff_ffff;
+                let finite = bits < infinity;
+                abs_max = abs_max.max(if finite { bits } else { 0 });
+                clamped += u32::from(finite && bits > largest);
+                flushed += u32::from(bits != 0 && bits <= smallest);
+            }
+            loss.clamped += clamped as usize;
+            loss.flushed += flushed as usize;
+        }
+        loss.abs_max = f32::from_bits(abs_max);
+        Some(loss)
+    }
+
+    /// Bit-for-bit equality of dtype, dimensions and data.
+    pub fn same_bits(&self, other: &Tensor) -> bool {
+        if self.dtype != other.dtype || self.dims != other.dims {
+            return false;
+        }
+        match (&self.data, &other.data) {
+            (Data::Strings(a), Data::Strings(b)) => a == b,
+            (Data::Narrowed(a), Data::Narrowed(b)) | (Data::Raw(a), Data::Raw(b)) => {
+                (a.as_ptr() == b.as_ptr() && a.len() == b.len()) || a == b
+            }
+            _ => self.bytes() == other.bytes(),
+        }
+    }
+
+    /// A cheap fingerprint: equal tensors have equal fingerprints; samples the data, so unequal ones may collide.
+    pub fn fingerprint(&self) -> u64 {
+        use std::hash::{Hash, Hasher};
+        let mut hasher = rustc_hash::FxHasher::default();
+        (self.dtype, &self.dims).hash(&mut hasher);
+        match &self.data {
+            Data::Strings(strings) => strings.hash(&mut hasher),
+            Data::Raw(data) | Data::Narrowed(data) => {
+                const SAMPLES: usize = 16;
+                const WIDTH: usize = 16;
+                if data.len() <= SAMPLES * WIDTH {
+                    data.hash(&mut hasher);
+                } else {
+                    for k in 0..SAMPLES {
+                        let at = (data.len() - WIDTH) / (SAMPLES - 1) * k;
+                        data[at..at + WIDTH].hash(&mut hasher);
+                    }
+                }
+            }
+        }
+        hasher.finish()
+    }
+}
+
+fn count(dims: &[usize]) -> Result<usize, TensorError> {
+    dims.iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .ok_or_else(|| TensorError::Overflow {
+            dims: dims.to_vec(),
+        })
+}
+
+fn packed_len(dtype: DType, dims: &[usize]) -> Result<usize, TensorError> {
+    if dtype == DType::String {
+        return Err(TensorError::NotRaw(dtype));
+    }
+    dtype
+        .packed_len(count(dims)?)
+        .ok_or_else(|| TensorError::Overflow {
+            dims: dims.to_vec(),
+        })
+}
+
+fn to_bytes<T: Element>(values: &[T]) -> Bytes {
+    let mut out = Vec::with_capacity(size_of_val(values));
+    for v in values {
+        v.push_le(&mut out);
+    }
+    Bytes::from(out)
+}
+
+/// Protobuf does not align `raw_data`, so a slice of a mapped file may have to be copied to be read as floats.
+fn aligned_f32(bytes: &[u8]) -> Cow<'_, [f32]> {
+    // SAFETY: every bit pattern is a valid f32; `align_to` splits off what is not aligned.
+    let (head, body, tail) = unsafe { bytes.align_to::<f32>() };
+    if cfg!(target_endian = "little") && head.is_empty() && tail.is_empty() {
+        return Cow::Borrowed(body);
+    }
+    Cow::Owned(bytes.chunks_exact(4).map(f32::from_le).collect())
+}
+
+fn narrow_chunk(wide: &[f32], out: &mut [u8], max: f32, put: impl Fn(f32, &mut [u8])) {
+    for (v, dst) in wide.iter().zip(out.chunks_exact_mut(2)) {
+        put(clamp_finite(*v, max), dst);
+    }
+}
+
+fn clamp_finite(v: f32, max: f32) -> f32 {
+    if v.is_finite() { v.clamp(-max, max) } else { v }
+}
+
+fn narrow_to_f16(wide: &[f32], out: &mut [u8]) {
+    let max = f16::MAX.to_f32();
+    let mut clamped = [0f32; 512];
+    let mut halves = [f16::ZERO; 512];
+    for (wide, out) in wide.chunks(512).zip(out.chunks_mut(1024)) {
+        for (dst, v) in clamped.iter_mut().zip(wide) {
+            *dst = clamp_finite(*v, max);
+        }
+        let halves = &mut halves[..wide.len()];
+        halves.convert_from_f32_slice(&clamped[..wide.len()]);
+        for (dst, h) in out.chunks_exact_mut(2).zip(halves.iter()) {
+            dst.copy_from_slice(&h.to_le_bytes());
+        }
+    }
+}
+
+/// A Rust number that is an element of a tensor.
+pub trait Element: Copy {
+    const DTYPE: DType;
+    /// Reads one element from exactly its size in little-endian bytes.
+    fn from_le(bytes: &[u8]) -> Self;
+    fn push_le(self, out: &mut Vec<u8>);
+}
+
+macro_rules! elements {
+    ($($ty:ty => $dtype:ident),* $(,)?) => {$(
+        impl Element for $ty {
+            const DTYPE: DType = DType::$dtype;
+            fn from_le(bytes: &[u8]) -> Self {
+                let mut le = [0; size_of::<$ty>()];
+                le.copy_from_slice(bytes);
+                <$ty>::from_le_bytes(le)
+            }
+            fn push_le(self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+elements! {
+    f32 => F32, f64 => F64, f16 => F16, bf16 => BF16,
+    i8 => I8, i16 => I16, i32 => I32, i64 => I64,
+    u8 => U8, u16 => U16, u32 => U32, u64 => U64,
+}
+
+impl Element for bool {
+    const DTYPE: DType = DType::Bool;
+    fn from_le(bytes: &[u8]) -> Self {
+        bytes.first().is_some_and(|&b| b != 0)
+    }
+    fn push_le(self, out: &mut Vec<u8>) {
+        out.push(u8::from(self));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_must_fit() {
+        let err = Tensor::from_raw(
+            DType::F32,
+            [2usize, 3].as_slice(),
+            Bytes::from_static(&[0; 20]),
+        );
+        assert!(matches!(
+            err,
+            Err(TensorError::Length {
+                expected: 24,
+                found: 20,
+                ..
+            })
+        ));
+        let err = Tensor::from_raw(DType::F32, [usize::MAX, 3].as_slice(), Bytes::new());
+        assert!(matches!(err, Err(TensorError::Overflow { .. })));
+        assert!(
+            Tensor::from_raw(DType::I4, [3usize].as_slice(), Bytes::from_static(&[0; 2])).is_ok()
+        );
+    }
+
+    #[test]
+    fn narrowing_rounds_and_clamps_whatever_the_alignment() {
+        let values: Vec<f32> = (0..200_000)
+            .map(|i| (i as f32 - 1e5) * 1.37)
+            .chain([f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-9, -3.4e38])
+            .collect();
+        let want: Vec<u16> = values
+            .iter()
+            .map(|&v| f16::from_f32(clamp_finite(v, 65504.0)).to_bits())
+            .collect();
+        let mut raw = vec![0u8];
+        values.iter().for_each(|v| v.push_le(&mut raw));
+        let unaligned = Bytes::from(raw).slice(1..);
+        let aligned = Tensor::vector(&values);
+        for data in [unaligned, aligned.bytes()] {
+            let tensor = Tensor::from_raw(DType::F32, [values.len()].as_slice(), data).unwrap();
+            let half = tensor.narrowed(DType::F16).unwrap();
+            assert_eq!(half.byte_len(), values.len() * 2);
+            let got: Vec<u16> = half
+                .values::<f16>()
+                .unwrap()
+                .iter()
+                .map(|h| h.to_bits())
+                .collect();
+            assert_eq!(got, want);
+            let mut streamed = Vec::new();
+            half.write_to(&mut streamed).unwrap();
+            assert_eq!(streamed, half.bytes());
+            let loss = tensor.loss_to_f16().unwrap();
+            let clamped = values
+                .iter()
+                .filter(|v| v.is_finite() && v.abs() > 65504.0)
+                .count();
+            assert_eq!(
+                loss,
+                NarrowingLoss {
+                    clamped,
+                    flushed: 1,
+                    abs_max: 3.4e38
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn fingerprints_of_equal_tensors_are_equal() {
+        let a = Tensor::vector(&vec![1.5f32; 1000]);
+        let b = Tensor::vector(&vec![1.5f32; 1000]);
+        assert!(a.same_bits(&b) && a.fingerprint() == b.fingerprint());
+        assert!(!a.same_bits(&Tensor::vector(&vec![1.5f32; 999])));
+    }
+}

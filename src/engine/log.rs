@@ -1,0 +1,134 @@
+//! What TensorRT says while it works, kept instead of printed.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+use trtx_sys::{create_rust_logger_bridge, destroy_rust_logger_bridge, get_logger_interface};
+
+use super::EngineError;
+
+/// How grave TensorRT holds a log line to be. Lines below a warning are not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Warning,
+    Error,
+    InternalError,
+}
+
+/// A line of TensorRT's log, with the number of times it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogLine {
+    pub severity: Severity,
+    pub text: String,
+    pub count: usize,
+}
+
+/// A model with a bad node repeated in every layer must not fill the memory with its complaints.
+const MAX_LINES: usize = 1000;
+
+#[derive(Default)]
+struct Buffer(Mutex<Vec<LogLine>>);
+
+impl Buffer {
+    fn push(&self, severity: Severity, text: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lines
+            .iter_mut()
+            .find(|l| l.text == text && l.severity == severity);
+        if let Some(line) = known {
+            line.count += 1;
+        } else if lines.len() < MAX_LINES {
+            lines.push(LogLine {
+                severity,
+                text: text.to_owned(),
+                count: 1,
+            });
+        }
+    }
+}
+
+/// An `ILogger` that writes into a buffer. It must outlive every TensorRT object made with it.
+pub(super) struct Log {
+    bridge: *mut trtx_sys::RustLoggerBridge,
+    buffer: Box<Buffer>,
+}
+
+impl Log {
+    pub(super) fn new() -> Result<Self, EngineError> {
+        let buffer = Box::<Buffer>::default();
+        let user_data = (&raw const *buffer).cast_mut().cast::<c_void>();
+        // SAFETY: the callback only reads `user_data` as a `Buffer`, which is boxed and dropped after the bridge.
+        let bridge = unsafe { create_rust_logger_bridge(on_log, user_data) };
+        if bridge.is_null() {
+            return Err(EngineError::refused("a logger"));
+        }
+        Ok(Self { bridge, buffer })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut c_void {
+        // SAFETY: the bridge is alive as long as `self`.
+        unsafe { get_logger_interface(self.bridge) }
+    }
+
+    /// The lines so far, oldest first, equal lines counted once.
+    pub(super) fn lines(&self) -> Vec<LogLine> {
+        self.buffer
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // SAFETY: made by `create_rust_logger_bridge`, destroyed once, before the buffer it points to.
+        unsafe { destroy_rust_logger_bridge(self.bridge) }
+    }
+}
+
+unsafe extern "C" fn on_log(user_data: *mut c_void, severity: i32, message: *const c_char) {
+    let severity = match severity {
+        0 => Severity::InternalError,
+        1 => Severity::Error,
+        2 => Severity::Warning,
+        _ => return,
+    };
+    if user_data.is_null() || message.is_null() {
+        return;
+    }
+    // A panic must not unwind into C++; a lost log line is the smaller harm.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: `user_data` is the `Buffer` given in `Log::new`; TensorRT passes a C string.
+        let (buffer, text) = unsafe { (&*user_data.cast::<Buffer>(), CStr::from_ptr(message)) };
+        buffer.push(severity, text.to_string_lossy().trim_end());
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_lines_are_counted_once() {
+        let buffer = Buffer::default();
+        buffer.push(Severity::Warning, "a");
+        buffer.push(Severity::Error, "a");
+        buffer.push(Severity::Warning, "a");
+        let lines = buffer.0.into_inner().unwrap();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((lines[0].count, lines[1].count), (2, 1));
+    }
+
+    #[test]
+    fn the_buffer_is_bounded() {
+        let buffer = Buffer::default();
+        for i in 0..MAX_LINES + 50 {
+            buffer.push(Severity::Warning, &i.to_string());
+        }
+        assert_eq!(buffer.0.into_inner().unwrap().len(), MAX_LINES);
+    }
+}

@@ -1,0 +1,152 @@
+//! How far a build has come.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use trtx_sys::nvinfer1::IProgressMonitor;
+use trtx_sys::{trtx_create_progress_monitor, trtx_destroy_progress_monitor};
+
+use super::EngineError;
+
+/// Hears how far a build has come, and may stop it.
+///
+/// A build reports the phases `parse` and `build`; under `build` come the phases that TensorRT names itself. TensorRT
+/// may call from threads of its own, so an implementation must be `Sync`, and should return fast: the build waits for it.
+/// A panic in an implementation stops the build.
+pub trait Progress: Sync {
+    /// A phase of `steps` steps begins (at least 1), inside `parent` if there is one.
+    fn phase_start(&self, name: &str, parent: Option<&str>, steps: u32) {
+        let _ = (name, parent, steps);
+    }
+    /// Step `step` (from 0) of a phase is done.
+    fn step(&self, name: &str, step: u32) {
+        let _ = (name, step);
+    }
+    /// A phase is over, maybe before its last step.
+    fn phase_finish(&self, name: &str) {
+        let _ = name;
+    }
+    /// Asked after each step: true stops the build, which then returns [`EngineError::Cancelled`].
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Hears nothing and never stops a build.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {}
+
+/// The phase that stands for TensorRT's reading of the ONNX bytes.
+pub const PHASE_PARSE: &str = "parse";
+/// The phase that stands for TensorRT's building of the engine.
+pub const PHASE_BUILD: &str = "build";
+
+struct State<'p> {
+    progress: &'p dyn Progress,
+    cancelled: AtomicBool,
+}
+
+/// TensorRT's `IProgressMonitor` over a [`Progress`]. It must outlive the builder config that uses it.
+pub(super) struct Monitor<'p> {
+    raw: *mut IProgressMonitor,
+    state: Box<State<'p>>,
+}
+
+impl<'p> Monitor<'p> {
+    pub(super) fn new(progress: &'p dyn Progress) -> Result<Self, EngineError> {
+        let state = Box::new(State {
+            progress,
+            cancelled: AtomicBool::new(false),
+        });
+        let user_data = (&raw const *state).cast_mut().cast::<c_void>();
+        // SAFETY: the callbacks read `user_data` as a `State`, which is boxed and dropped after the monitor.
+        let raw = unsafe {
+            trtx_create_progress_monitor(user_data, on_start, on_step, on_finish)
+        };
+        if raw.is_null() {
+            return Err(EngineError::refused("a progress monitor"));
+        }
+        Ok(Self { raw, state })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut IProgressMonitor {
+        self.raw
+    }
+
+    pub(super) fn cancelled(&self) -> bool {
+        self.state.cancelled.load(Ordering::Relaxed) || self.state.progress.cancelled()
+    }
+}
+
+impl Drop for Monitor<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `trtx_create_progress_monitor`, destroyed once, after the config that held it.
+        unsafe { trtx_destroy_progress_monitor(self.raw) }
+    }
+}
+
+impl State<'_> {
+    /// Runs a callback; whatever panics in it cancels the build instead of unwinding into C++.
+    fn guard(&self, call: impl FnOnce(&dyn Progress)) {
+        if catch_unwind(AssertUnwindSafe(|| call(self.progress))).is_err() {
+            self.cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// # Safety
+/// `user_data` must be the `State` of a living [`Monitor`].
+unsafe fn state<'a>(user_data: *mut c_void) -> &'a State<'a> {
+    unsafe { &*user_data.cast::<State<'a>>() }
+}
+
+/// # Safety
+/// `text` must be null or a C string that lives as long as `'a`.
+unsafe fn name<'a>(text: *const c_char) -> Option<std::borrow::Cow<'a, str>> {
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy())
+}
+
+unsafe extern "system" fn on_start(
+    user_data: *mut c_void,
+    phase: *const c_char,
+    parent: *const c_char,
+    steps: i32,
+) {
+    // SAFETY: TensorRT hands back what `Monitor::new` gave it, and C strings.
+    let (state, phase, parent) = unsafe { (state(user_data), name(phase), name(parent)) };
+    state.guard(|p| {
+        p.phase_start(
+            phase.as_deref().unwrap_or_default(),
+            parent.as_deref().or(Some(PHASE_BUILD)),
+            u32::try_from(steps).unwrap_or(1),
+        );
+    });
+}
+
+unsafe extern "system" fn on_step(
+    user_data: *mut c_void,
+    phase: *const c_char,
+    step: i32,
+) -> bool {
+    // SAFETY: as in `on_start`.
+    let (state, phase) = unsafe { (state(user_data), name(phase)) };
+    state.guard(|p| {
+        p.step(
+            phase.as_deref().unwrap_or_default(),
+            u32::try_from(step).unwrap_or(0),
+        );
+        if p.cancelled() {
+            state.cancelled.store(true, Ordering::Relaxed);
+        }
+    });
+    !state.cancelled.load(Ordering::Relaxed)
+}
+
+unsafe extern "system" fn on_finish(user_data: *mut c_void, phase: *const c_char) {
+    // SAFETY: as in `on_start`.
+    let (state, phase) = unsafe { (state(user_data), name(phase)) };
+    state.guard(|p| p.phase_finish(phase.as_deref().unwrap_or_default()));
+}
