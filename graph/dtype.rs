@@ -32,6 +32,8 @@ pub enum DType {
     F8E8M0 = 24,
     U2 = 25,
     I2 = 26,
+    F6E2M3 = 27,
+    F6E3M2 = 28,
 }
 
 /// `(dtype, ONNX text name, bits of one element)`; strings have no fixed size.
@@ -62,6 +64,8 @@ const TABLE: &[(DType, &str, u32)] = &[
     (DType::F8E8M0, "float8e8m0", 8),
     (DType::U2, "uint2", 2),
     (DType::I2, "int2", 2),
+    (DType::F6E2M3, "float6e2m3", 6),
+    (DType::F6E3M2, "float6e3m2", 6),
 ];
 
 impl DType {
@@ -97,7 +101,7 @@ impl DType {
         match self.bits() {
             0 => None,
             bits if bits >= 8 => count.checked_mul(bits as usize / 8),
-            bits => Some(count.div_ceil(8 / bits as usize)),
+            bits => Some(count.checked_mul(bits as usize)?.div_ceil(8)),
         }
     }
 
@@ -107,6 +111,8 @@ impl DType {
         matches!(
             self,
             F32 | F16 | F64 | BF16 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F4E2M1 | F8E8M0
+                | F6E2M3
+                | F6E3M2
         )
     }
 
@@ -139,7 +145,7 @@ mod tests {
         }
         assert_eq!(DType::from_onnx(0), None);
         assert_eq!(DType::from_onnx(-1), None);
-        assert_eq!(DType::from_onnx(27), None);
+        assert_eq!(DType::from_onnx(29), None);
     }
 
     #[test]

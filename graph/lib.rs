@@ -4,8 +4,20 @@
 //! ONNX ([`onnx`]) and ONNX text ([`text`]) both ways, inference ([`infer`]) and the [`verify`] pass over the structure.
 //! Nothing here knows a pass, a runtime or a target.
 
+mod attr;
 pub mod dtype;
+pub mod graph;
+mod model;
+pub mod onnx;
+mod op;
 pub mod tensor;
+pub mod text { #[derive(Debug, thiserror::Error)] #[error("x")] pub struct ParseError; pub fn parse_model(_: &str) -> Result<crate::onnx::proto::ModelProto, ParseError> { Err(ParseError) } }
+pub mod types;
 
+pub use attr::{Attr, Attrs};
 pub use dtype::DType;
+pub use graph::{Def, Graph, Node, NodeId, Use, Value, ValueId};
+pub use model::{Function, Model};
+pub use op::{INTERNAL_DOMAIN, Op};
 pub use tensor::{Element, Tensor};
+pub use types::{Dim, Shape, Type};

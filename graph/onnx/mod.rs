@@ -1,0 +1,17 @@
+//! ONNX files: read, write, external data.
+//!
+//! Reading maps the file and decodes it in place, so that weights are slices of the mapping. What kiln does not model
+//! (local functions, training information, device configurations, metadata, doc strings, quantization annotations) is
+//! carried along and written back; only doc strings of attributes and fields newer than [`proto`] are lost.
+
+mod export;
+mod external;
+mod import;
+pub mod proto;
+mod read;
+mod tensor;
+mod write;
+
+pub use import::function;
+pub use read::{ReadError, ReadErrorKind, read, read_bytes, read_text};
+pub use write::{WriteError, WriteOptions, Written, to_bytes, to_proto, write};
