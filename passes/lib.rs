@@ -1,0 +1,25 @@
+//! kiln's passes: rewrites of the graph, and the driver that runs them.
+//!
+//! A pass knows the graph and the target's properties; it knows no file, no protobuf and no runtime. What must be
+//! computed goes through [`Evaluator`]. Adding a pass is one file and one line in [`registry`].
+
+pub mod clean;
+pub mod driver;
+pub mod fold;
+pub mod fuse;
+pub mod fusion;
+pub mod lower;
+pub mod pass;
+pub mod patch;
+pub mod pattern;
+pub mod precision;
+pub mod registry;
+pub mod rule;
+mod target;
+
+pub use driver::{PassError, PassReport, Step, run};
+pub use pass::{
+    Context, Evaluator, EvaluatorError, Exactness, FOLD_BUDGET, Miss, MissReport, Options, Pass,
+    PassFailure, Remark,
+};
+pub use target::{Dialect, Target};

@@ -55,7 +55,8 @@ pub fn packages(site_packages: &Path, prefix: &str) -> Vec<PathBuf> {
     children(site_packages, |name| name.starts_with(prefix))
 }
 
-fn of_venv(venv: &Path) -> Vec<PathBuf> {
+/// The `site-packages` folders of a virtual environment, in the order of their Python versions.
+pub fn of_venv(venv: &Path) -> Vec<PathBuf> {
     children(&venv.join("lib"), |name| name.starts_with("python3"))
         .into_iter()
         .map(|d| d.join("site-packages"))
@@ -70,12 +71,7 @@ fn children(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mut found: Vec<_> = entries
         .flatten()
         .map(|e| e.path())
-        .filter(|p| {
-            p.file_name()
-                .and_then(OsStr::to_str)
-                .is_some_and(&wanted)
-                && p.is_dir()
-        })
+        .filter(|p| p.file_name().and_then(OsStr::to_str).is_some_and(&wanted) && p.is_dir())
         .collect();
     found.sort();
     found

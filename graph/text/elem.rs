@@ -57,8 +57,18 @@ const fn small(exponent: u32, mantissa: u32, bias: i32, special: Special) -> Kin
 static ELEMS: &[Elem] = &[
     elem("float", DataType::Float, Kind::F32, 32),
     elem("int64", DataType::Int64, Kind::Signed, 64),
-    elem("float16", DataType::Float16, small(5, 10, 15, Special::Ieee), 16),
-    elem("bfloat16", DataType::Bfloat16, small(8, 7, 127, Special::Ieee), 16),
+    elem(
+        "float16",
+        DataType::Float16,
+        small(5, 10, 15, Special::Ieee),
+        16,
+    ),
+    elem(
+        "bfloat16",
+        DataType::Bfloat16,
+        small(8, 7, 127, Special::Ieee),
+        16,
+    ),
     elem("bool", DataType::Bool, Kind::Unsigned, 8),
     elem("int32", DataType::Int32, Kind::Signed, 32),
     elem("int8", DataType::Int8, Kind::Signed, 8),
@@ -71,24 +81,54 @@ static ELEMS: &[Elem] = &[
     elem("string", DataType::String, Kind::String, 0),
     pair("complex64", DataType::Complex64, Kind::F32, 32),
     pair("complex128", DataType::Complex128, Kind::F64, 64),
-    elem("float8e4m3fn", DataType::Float8e4m3fn, small(4, 3, 7, Special::NanOnly), 8),
+    elem(
+        "float8e4m3fn",
+        DataType::Float8e4m3fn,
+        small(4, 3, 7, Special::NanOnly),
+        8,
+    ),
     elem(
         "float8e4m3fnuz",
         DataType::Float8e4m3fnuz,
         small(4, 3, 8, Special::NanIsNegativeZero),
         8,
     ),
-    elem("float8e5m2", DataType::Float8e5m2, small(5, 2, 15, Special::Ieee), 8),
+    elem(
+        "float8e5m2",
+        DataType::Float8e5m2,
+        small(5, 2, 15, Special::Ieee),
+        8,
+    ),
     elem(
         "float8e5m2fnuz",
         DataType::Float8e5m2fnuz,
         small(5, 2, 16, Special::NanIsNegativeZero),
         8,
     ),
-    elem("float8e8m0", DataType::Float8e8m0, small(8, 0, 127, Special::Scale), 8),
-    elem("float6e2m3", DataType::Float6e2m3, small(2, 3, 1, Special::None), 6),
-    elem("float6e3m2", DataType::Float6e3m2, small(3, 2, 3, Special::None), 6),
-    elem("float4e2m1", DataType::Float4e2m1, small(2, 1, 1, Special::None), 4),
+    elem(
+        "float8e8m0",
+        DataType::Float8e8m0,
+        small(8, 0, 127, Special::Scale),
+        8,
+    ),
+    elem(
+        "float6e2m3",
+        DataType::Float6e2m3,
+        small(2, 3, 1, Special::None),
+        6,
+    ),
+    elem(
+        "float6e3m2",
+        DataType::Float6e3m2,
+        small(3, 2, 3, Special::None),
+        6,
+    ),
+    elem(
+        "float4e2m1",
+        DataType::Float4e2m1,
+        small(2, 1, 1, Special::None),
+        4,
+    ),
     elem("int4", DataType::Int4, Kind::Signed, 4),
     elem("uint4", DataType::Uint4, Kind::Unsigned, 4),
     elem("int2", DataType::Int2, Kind::Signed, 2),
@@ -106,7 +146,9 @@ impl Elem {
 
     /// Bytes of `raw_data` that this many elements take.
     pub fn byte_len(&self, count: usize) -> Option<usize> {
-        let bits = count.checked_mul(self.parts)?.checked_mul(self.bits as usize)?;
+        let bits = count
+            .checked_mul(self.parts)?
+            .checked_mul(self.bits as usize)?;
         Some(bits.div_ceil(8))
     }
 
@@ -118,7 +160,7 @@ impl Elem {
     /// as the reference parser has it.
     pub fn encode(&self, number: Number) -> Result<u64, String> {
         let text = number.text;
-        let misfit = || format!("`{text}` does not fit into {}", self.name);
+        let misfit = || format!("`{text}` is no number that fits into {}", self.name);
         match self.kind {
             Kind::F32 => parse_f32(text).map(|v| u64::from(v.to_bits())).ok_or_else(misfit),
             Kind::F64 => parse_f64(text).map(f64::to_bits).ok_or_else(misfit),
@@ -189,7 +231,10 @@ fn part(raw: &[u8], index: usize, bits: u32) -> u64 {
         let width = bits as usize / 8;
         let from = index.saturating_mul(width);
         let bytes = raw.get(from..from.saturating_add(width)).unwrap_or(&[]);
-        return bytes.iter().rev().fold(0, |value, &b| value << 8 | u64::from(b));
+        return bytes
+            .iter()
+            .rev()
+            .fold(0, |value, &b| value << 8 | u64::from(b));
     }
     let from = index.saturating_mul(bits as usize);
     let byte = |at: usize| raw.get(at).copied().map_or(0, u64::from);
@@ -216,7 +261,11 @@ pub(super) fn push_parts(out: &mut String, elem: &Elem, raw: &[u8], count: usize
             }
             Kind::Small(format) => {
                 let bits = bits as u32;
-                out.push_str(known.entry(bits).or_insert_with(|| small_text(format, bits)));
+                out.push_str(
+                    known
+                        .entry(bits)
+                        .or_insert_with(|| small_text(format, bits)),
+                );
                 Ok(())
             }
             Kind::Signed => {
@@ -232,7 +281,14 @@ pub(super) fn push_parts(out: &mut String, elem: &Elem, raw: &[u8], count: usize
 /// A NaN that has no word of its own is written as its bits.
 fn small_text(format: Minifloat, bits: u32) -> String {
     match format.decode(bits) {
-        value if !value.is_nan() => format!("{:?}", if value.is_finite() { format.shortest(bits) } else { value }),
+        value if !value.is_nan() => format!(
+            "{:?}",
+            if value.is_finite() {
+                format.shortest(bits)
+            } else {
+                value
+            }
+        ),
         _ if format.nan(false) == Some(bits) => "nan".into(),
         _ if format.nan(true) == Some(bits) => "-nan".into(),
         _ => bits.to_string(),
@@ -273,7 +329,11 @@ pub(super) fn parse_f32(text: &str) -> Option<f32> {
     let value: f32 = text.parse().ok()?;
     let negative = text.starts_with('-');
     match value {
-        v if v.is_nan() => Some(f32::from_bits(if negative { 0xffc0_0000 } else { 0x7fc0_0000 })),
+        v if v.is_nan() => Some(f32::from_bits(if negative {
+            0xffc0_0000
+        } else {
+            0x7fc0_0000
+        })),
         v if v.is_infinite() && !text.ends_with(|c: char| c.is_ascii_alphabetic()) => None,
         v => Some(v),
     }

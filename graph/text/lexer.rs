@@ -64,6 +64,11 @@ impl<'a> Parser<'a> {
         self.byte(self.pos)
     }
 
+    /// Goes back to an offset that [`offset`](Self::offset) gave.
+    pub fn rewind(&mut self, offset: usize) {
+        self.pos = offset;
+    }
+
     pub fn at_end(&mut self) -> bool {
         self.peek().is_none()
     }
@@ -344,7 +349,10 @@ impl<'a> Parser<'a> {
             Some('"') => "a string".to_string(),
             Some(c) if c.is_ascii_digit() || c == '-' => {
                 let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && !"+-.".contains(c));
-                format!("`{}`", shorten(rest.get(..end.unwrap_or(rest.len())).unwrap_or(rest)))
+                format!(
+                    "`{}`",
+                    shorten(rest.get(..end.unwrap_or(rest.len())).unwrap_or(rest))
+                )
             }
             Some(c) => format!("`{}`", c.escape_debug()),
         };
@@ -368,7 +376,9 @@ pub(super) fn is_float_word(word: &str) -> bool {
 /// A plain identifier, which needs no quotes.
 pub(super) fn is_word(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 

@@ -87,7 +87,8 @@ impl Minifloat {
             if exponent == 0 && self.special != Special::Scale {
                 mantissa * power_of_two(1 - self.bias - self.mantissa as i32)
             } else {
-                (f64::from(unit) + mantissa) * power_of_two(exponent - self.bias - self.mantissa as i32)
+                (f64::from(unit) + mantissa)
+                    * power_of_two(exponent - self.bias - self.mantissa as i32)
             }
         };
         if negative { -value } else { value }

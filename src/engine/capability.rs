@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// All but [`Current`](Self::Current) can be built for on a machine without a GPU. An engine may hold several, which makes
 /// it larger; `Current` stands alone.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum ComputeCapability {
     /// The GPU of this machine.
@@ -142,7 +140,10 @@ mod tests {
     fn an_unknown_one_lists_the_valid_ones() {
         for text in ["sm_90", "", "sm_", "turing"] {
             let error = text.parse::<ComputeCapability>().unwrap_err().to_string();
-            assert!(error.contains(text) && error.contains("sm_75, sm_80, sm_86"), "{error}");
+            assert!(
+                error.contains(text) && error.contains("sm_75, sm_80, sm_86"),
+                "{error}"
+            );
         }
     }
 

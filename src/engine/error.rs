@@ -3,35 +3,205 @@
 use std::fmt;
 use std::path::PathBuf;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+use serde::Serialize;
+
+use super::explain;
+use super::{LogLine, ProfileError};
+
+/// The pinned command that installs the libraries this module was written against.
+pub const INSTALL: &str = "pip install tensorrt-rtx-cu13-libs==1.7.1.116";
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No TensorRT for RTX on this machine.
+    #[error("TensorRT for RTX not found; looked in {}", list(.looked))]
+    NotFound { looked: Vec<PathBuf> },
+    /// A file was found, but the dynamic loader refuses it or a function is missing in it.
+    #[error("cannot load {}: {reason}", .path.display())]
+    Load { path: PathBuf, reason: String },
+    /// The library is older than the headers kiln was compiled with, or of another major version.
+    #[error("{} is TensorRT for RTX {found}, but at least {needed} of the same major version is needed", .path.display())]
+    Version {
+        path: PathBuf,
+        found: Version,
+        needed: Version,
+    },
+    /// TensorRT would not make one of its own objects.
+    #[error("TensorRT could not make {what}{}", because(.log))]
+    Refused {
+        what: &'static str,
+        log: Vec<LogLine>,
+    },
+    /// The request contradicts itself or leaves out what is needed.
+    #[error("{0}")]
+    Request(&'static str),
+    /// The profiles do not fit the inputs of the model.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// TensorRT's ONNX parser refused the model. `failures` is never empty; `log` is what TensorRT wrote, unedited.
+    #[error("TensorRT cannot read the model: {}", some(.failures))]
+    Parse {
+        failures: Vec<ParseFailure>,
+        log: Vec<LogLine>,
+    },
+    /// TensorRT read the model and built no engine. `log` is what TensorRT wrote, unedited.
+    #[error("TensorRT built no engine: {}", some(.failures))]
+    Build {
+        failures: Vec<BuildFailure>,
+        log: Vec<LogLine>,
+    },
+    /// [`Progress::cancelled`](super::Progress::cancelled) said so, or a `Progress` panicked.
+    #[error("the engine build was cancelled")]
+    Cancelled,
+}
+
+/// A node, or a part of the model outside all nodes, that TensorRT's parser refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ParseFailure {
-    pub code: i32,
+    /// Position of the node in the graph.
     pub index: Option<usize>,
+    /// Name of the node.
     pub node: Option<String>,
+    /// Operator of the node, without its domain: the parser ignores domains.
     pub op: Option<String>,
+    /// What TensorRT says, without its source positions.
+    pub reason: String,
+    /// TensorRT has no implementation of this op at all.
+    pub unknown_op: bool,
+}
+
+/// One reason why a build failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BuildFailure {
+    /// The node TensorRT names, if it names one. Names of fused nodes are TensorRT's own.
+    pub node: Option<String>,
+    /// What TensorRT says, without its source positions.
     pub reason: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version { pub major: i32, pub minor: i32, pub patch: i32, pub build: i32 }
-impl Version {
-    pub(super) fn of_headers() -> Self {
-        unsafe { Self { major: trtx_sys::get_tensorrt_major_version() as i32, minor: trtx_sys::get_tensorrt_minor_version() as i32, patch: trtx_sys::get_tensorrt_patch_version() as i32, build: trtx_sys::get_tensorrt_build_version() as i32 } }
+impl EngineError {
+    pub(super) fn refused(what: &'static str) -> Self {
+        Self::Refused {
+            what,
+            log: Vec::new(),
+        }
     }
-}
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}.{}", self.major, self.minor, self.patch, self.build)
+
+    /// What the user can do, in one sentence, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { .. } => Some(format!(
+                "`{INSTALL}` installs it; or set KILN_TENSORRT_RTX_DIR to the folder that holds the libraries"
+            )),
+            Self::Load { .. } | Self::Version { .. } => {
+                Some(format!("`{INSTALL}` installs one that fits"))
+            }
+            Self::Profile(error) => error.hint(),
+            Self::Parse { failures, .. } => failures.iter().find_map(ParseFailure::hint),
+            Self::Build { failures, .. } => failures.iter().find_map(BuildFailure::hint),
+            Self::Refused { .. } | Self::Request(_) | Self::Cancelled => None,
+        }
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    #[error("load {path}: {reason}")]
-    Load { path: PathBuf, reason: String },
-    #[error("version {found} {needed} {path}")]
-    Version { path: PathBuf, found: Version, needed: Version },
-    #[error("TensorRT could not make {what}")]
-    Refused { what: &'static str },
+impl ParseFailure {
+    /// What the user can do, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        if self.unknown_op {
+            let op = self.op.as_deref().unwrap_or("this op");
+            return Some(format!(
+                "TensorRT has no `{op}`: replace it by standard ONNX ops"
+            ));
+        }
+        explain::parse_hint(self.op.as_deref(), &self.reason).map(str::to_owned)
+    }
 }
-impl EngineError { pub(super) fn refused(what: &'static str) -> Self { Self::Refused { what } } }
+
+impl BuildFailure {
+    /// What the user can do, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        explain::build_hint(&self.reason).map(str::to_owned)
+    }
+}
+
+impl fmt::Display for ParseFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.node, self.index) {
+            (Some(name), _) => write!(f, "node `{name}`")?,
+            (None, Some(index)) => write!(f, "node {index}")?,
+            (None, None) => return f.write_str(&self.reason),
+        }
+        if let Some(op) = &self.op {
+            write!(f, " ({op})")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+impl fmt::Display for BuildFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// A version of TensorRT for RTX.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+    pub patch: u32,
+    pub build: u32,
+}
+
+impl Version {
+    /// The version whose headers kiln was compiled with.
+    pub fn of_headers() -> Self {
+        // SAFETY: these return constants.
+        unsafe {
+            Self {
+                major: trtx_sys::get_tensorrt_major_version(),
+                minor: trtx_sys::get_tensorrt_minor_version(),
+                patch: trtx_sys::get_tensorrt_patch_version(),
+                build: trtx_sys::get_tensorrt_build_version(),
+            }
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            major,
+            minor,
+            patch,
+            build,
+        } = self;
+        write!(f, "{major}.{minor}.{patch}.{build}")
+    }
+}
+
+impl Serialize for Version {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let shown: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+    shown.join(", ")
+}
+
+fn because(log: &[LogLine]) -> String {
+    log.last().map_or_else(String::new, |line| {
+        format!(": {}", explain::clean(&line.text))
+    })
+}
+
+fn some<T: fmt::Display>(failures: &[T]) -> String {
+    match failures {
+        [] => "it does not say why".to_owned(),
+        [one] => one.to_string(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    }
+}

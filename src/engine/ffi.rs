@@ -15,9 +15,10 @@ use trtx_sys::nvinfer1::{IBuilder, IBuilderConfig, IHostMemory, INetworkDefiniti
 use trtx_sys::nvonnxparser::IParser;
 use trtx_sys::{Dims64, MemoryPoolType, OptProfileSelector, ProfilingVerbosity};
 
+use super::explain::RawFailure;
 use super::log::Log;
 use super::progress::Monitor;
-use super::{ComputeCapability, EngineError, Libraries, ParseFailure, Version};
+use super::{ComputeCapability, EngineError, Libraries, Version};
 
 type CreateBuilder = unsafe extern "C" fn(*mut c_void, i32) -> *mut IBuilder;
 type CreateParser =
@@ -40,16 +41,21 @@ impl Api {
         let core = open(&libraries.core)?;
         let parser = open(&libraries.parser)?;
         // SAFETY: the signatures are those of NvInferRuntime.h, NvInfer.h and NvOnnxParser.h.
+        let number = |name| -> Result<u32, EngineError> {
+            let get: GetVersion = unsafe { symbol(&core, &libraries.core, name)? };
+            Ok(unsafe { get() }.cast_unsigned())
+        };
+        // SAFETY: as above.
         let api = unsafe {
             Self {
                 version: Version {
-                    major: symbol::<GetVersion>(&core, libraries, "getInferLibMajorVersion")?(),
-                    minor: symbol::<GetVersion>(&core, libraries, "getInferLibMinorVersion")?(),
-                    patch: symbol::<GetVersion>(&core, libraries, "getInferLibPatchVersion")?(),
-                    build: symbol::<GetVersion>(&core, libraries, "getInferLibBuildVersion")?(),
+                    major: number("getInferLibMajorVersion")?,
+                    minor: number("getInferLibMinorVersion")?,
+                    patch: number("getInferLibPatchVersion")?,
+                    build: number("getInferLibBuildVersion")?,
                 },
-                create_builder: symbol(&core, libraries, "createInferBuilder_INTERNAL")?,
-                create_parser: symbol(&parser, libraries, "createNvOnnxParser_INTERNAL")?,
+                create_builder: symbol(&core, &libraries.core, "createInferBuilder_INTERNAL")?,
+                create_parser: symbol(&parser, &libraries.parser, "createNvOnnxParser_INTERNAL")?,
                 _libraries: Arc::new([ManuallyDrop::new(core), ManuallyDrop::new(parser)]),
             }
         };
@@ -76,14 +82,10 @@ fn open(path: &Path) -> Result<Library, EngineError> {
 
 /// # Safety
 /// `T` must be the function type that the library exports under `name`.
-unsafe fn symbol<T: Copy>(
-    library: &Library,
-    libraries: &Libraries,
-    name: &str,
-) -> Result<T, EngineError> {
+unsafe fn symbol<T: Copy>(library: &Library, path: &Path, name: &str) -> Result<T, EngineError> {
     let found: Result<Symbol<'_, T>, _> = unsafe { library.get(name) };
     found.map(|s| *s).map_err(|e| EngineError::Load {
-        path: libraries.core.clone(),
+        path: path.to_owned(),
         reason: e.to_string(),
     })
 }
@@ -137,7 +139,7 @@ impl<'s> Session<'s> {
         &mut self,
         onnx: &[u8],
         model_path: Option<&CStr>,
-    ) -> Result<(), Vec<ParseFailure>> {
+    ) -> Result<(), Vec<RawFailure>> {
         let path = model_path.map_or(std::ptr::null(), CStr::as_ptr);
         // SAFETY: the bytes and the path live through the call, and the parser copies what it keeps.
         let done = unsafe {
@@ -148,7 +150,33 @@ impl<'s> Session<'s> {
         if done { Ok(()) } else { Err(self.failures()) }
     }
 
-    fn failures(&mut self) -> Vec<ParseFailure> {
+    /// Like [`parse`](Self::parse), with the contents of external initializers given by name.
+    pub(super) fn parse_with_weights(
+        &mut self,
+        onnx: &[u8],
+        model_path: Option<&CStr>,
+        weights: &[(CString, &'s [u8])],
+    ) -> Result<(), Vec<RawFailure>> {
+        let path = model_path.map_or(std::ptr::null(), CStr::as_ptr);
+        let mut parser = self.parser.pin_mut();
+        // SAFETY: as in `parse`; the weights outlive `'s` and with it the parser.
+        let done = unsafe {
+            parser
+                .as_mut()
+                .loadModelProto(onnx.as_ptr().cast(), onnx.len(), path)
+                && weights.iter().all(|(name, bytes)| {
+                    parser.as_mut().loadInitializer(
+                        name.as_ptr(),
+                        bytes.as_ptr().cast(),
+                        bytes.len(),
+                    )
+                })
+                && parser.parseModelProto()
+        };
+        if done { Ok(()) } else { Err(self.failures()) }
+    }
+
+    fn failures(&mut self) -> Vec<RawFailure> {
         let parser: *mut c_void = self.parser.as_mut_ptr().cast();
         // SAFETY: the parser is alive, and its errors live until it parses again.
         unsafe {
@@ -287,7 +315,11 @@ fn read_tensor(raw: *mut ITensor) -> Option<RawTensor> {
 /// # Safety
 /// `raw` must be null or a C string.
 unsafe fn text(raw: *const c_char) -> Option<String> {
-    (!raw.is_null()).then(|| unsafe { CStr::from_ptr(raw) }.to_string_lossy().into_owned())
+    (!raw.is_null()).then(|| {
+        unsafe { CStr::from_ptr(raw) }
+            .to_string_lossy()
+            .into_owned()
+    })
 }
 
 /// Memory that TensorRT allocated and we own.
@@ -332,17 +364,16 @@ struct ParserErrorTable {
 impl ParserError {
     /// # Safety
     /// The pointer must be a living `IParserError`.
-    unsafe fn read(self) -> ParseFailure {
+    unsafe fn read(self) -> RawFailure {
         unsafe {
             let table = &**self.0.cast::<*const ParserErrorTable>();
             let reason = text(trtx_sys::parser_error_desc(self.0)).unwrap_or_default();
             let filled = |s: Option<String>| s.filter(|s| !s.is_empty());
-            ParseFailure {
-                code: (table.code)(self.0),
+            RawFailure {
                 index: usize::try_from((table.node)(self.0)).ok(),
                 node: filled(text((table.node_name)(self.0))),
                 op: filled(text((table.node_operator)(self.0))),
-                reason,
+                text: reason,
             }
         }
     }

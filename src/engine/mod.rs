@@ -1,34 +1,45 @@
+//! Engines: TensorRT for RTX, driven through its bindings.
+//!
+//! # What TensorRT needs of the model
+//!
+//! * **Standard ops only.** The parser goes by an op's name and ignores its domain: `com.microsoft:Attention` meets the
+//!   importer of the standard `Attention`. An op it does not know is a [`ParseFailure`] with `unknown_op`. All unknown ops
+//!   are reported at once; of the other failures, only the first.
+//! * **Types written out.** The network is strongly typed: the precision of every tensor is the one the graph gives it,
+//!   and the float inputs of a node share one type. FP32 products use TF32 where the GPU has it.
+//! * **Attention** with one output, without past key and value, with `softcap` 0. In FP32 it needs the attribute
+//!   `TRT_decomposable = 1`; without it, an engine that was built has a dedicated kernel.
+//! * **Symmetric quantization**: every zero point is 0 and written out as INT8.
+//! * **FP16 for `sm_75`**, which has no FP32 matrix products.
+//! * **A profile** for the dynamic inputs. Inputs whose *values* are shapes cannot be given one here.
+//! * **A sound graph.** The parser survives garbage, truncated files, cycles and dangling names, but a node without outputs
+//!   ends the process with a segmentation fault. Verify a graph before handing it over.
+//!
+//! # What a build does
+//!
+//! [`locate`] finds the libraries, [`RtxBuilder::new`] loads them, and [`EngineBuilder::build`] reads the model, checks the
+//! request against it, and builds. No GPU is needed, except for [`ComputeCapability::Current`]. What TensorRT logs is kept
+//! and returned; its kernel compiler and its protobuf reader write a few lines of their own to stderr, which cannot be
+//! caught. A build runs on the calling thread, and builds may run side by side; draw its progress from another thread.
+
 mod capability;
 mod error;
+mod explain;
 mod ffi;
+mod locate;
 mod log;
+mod profile;
 mod progress;
-use std::path::PathBuf;
-pub use capability::*; pub use error::*; pub use log::{LogLine, Severity}; pub use progress::*;
-#[derive(Clone, Debug)]
-pub struct Libraries { pub core: PathBuf, pub parser: PathBuf }
+mod request;
+mod rtx;
+#[cfg(test)]
+mod tests;
 
-pub fn experiment(libs: &Libraries, onnx: &[u8], dims: &[(String, [Vec<i64>; 3])], caps: &[ComputeCapability], detailed: bool, p: &dyn Progress) -> Result<(), String> {
-    let api = ffi::Api::load(libs).map_err(|e| e.to_string())?;
-    let log = log::Log::new().unwrap();
-    let m = progress::Monitor::new(p).unwrap();
-    let mut s = ffi::Session::new(&api, &log, &m).map_err(|e| e.to_string())?;
-    let t = std::time::Instant::now();
-    let r = s.parse(onnx, None);
-    println!("parse {:?} {:?}", r.is_ok(), t.elapsed());
-    if let Err(f) = &r { for f in f { println!("  FAIL {f:?}"); } }
-    if r.is_ok() {
-        for i in s.inputs().iter().chain(&s.outputs()) { println!("  io {} {:?} {:?} shape={}", i.name, i.dtype, i.shape, i.is_shape); }
-        s.set_capabilities(caps).map_err(|e| e.to_string())?;
-        if detailed { s.set_detailed(); }
-        if !dims.is_empty() {
-        let v: Vec<_> = dims.iter().map(|(n, d)| (std::ffi::CString::new(n.as_str()).unwrap(), [&d[0][..], &d[1][..], &d[2][..]])).collect();
-        println!("profile {:?}", s.add_profile(&v)); }
-        let t = std::time::Instant::now();
-        let b = s.build();
-        println!("build {:?} {:?} layers {}", b.as_ref().map(|b| b.bytes().len()), t.elapsed(), s.layer_count());
-        if let Some(b) = b { drop(s); std::fs::write("/tmp/work/engine/last.plan", b.bytes()).unwrap(); }
-    }
-    for l in log.lines() { println!("  LOG {:?} x{} {}", l.severity, l.count, l.text); }
-    Ok(())
-}
+pub use capability::{ComputeCapability, UnknownCapability};
+pub use error::{BuildFailure, EngineError, INSTALL, ParseFailure, Version};
+pub use locate::{ENV_DIR, Libraries, locate};
+pub use log::{LogLine, Severity};
+pub use profile::{Profile, ProfileError, ProfileInput};
+pub use progress::{NoProgress, PHASE_BUILD, PHASE_PARSE, Progress};
+pub use request::{BuildRequest, Built, DataType, EngineBuilder, Plan, TensorInfo};
+pub use rtx::RtxBuilder;

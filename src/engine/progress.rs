@@ -63,9 +63,7 @@ impl<'p> Monitor<'p> {
         });
         let user_data = (&raw const *state).cast_mut().cast::<c_void>();
         // SAFETY: the callbacks read `user_data` as a `State`, which is boxed and dropped after the monitor.
-        let raw = unsafe {
-            trtx_create_progress_monitor(user_data, on_start, on_step, on_finish)
-        };
+        let raw = unsafe { trtx_create_progress_monitor(user_data, on_start, on_step, on_finish) };
         if raw.is_null() {
             return Err(EngineError::refused("a progress monitor"));
         }
@@ -76,8 +74,19 @@ impl<'p> Monitor<'p> {
         self.raw
     }
 
+    pub(super) fn start(&self, phase: &str) {
+        self.state.guard(|p| p.phase_start(phase, None, 1));
+    }
+
+    pub(super) fn finish(&self, phase: &str) {
+        self.state.guard(|p| {
+            p.step(phase, 0);
+            p.phase_finish(phase);
+        });
+    }
+
     pub(super) fn cancelled(&self) -> bool {
-        self.state.cancelled.load(Ordering::Relaxed) || self.state.progress.cancelled()
+        self.state.check_cancelled()
     }
 }
 
@@ -94,6 +103,16 @@ impl State<'_> {
         if catch_unwind(AssertUnwindSafe(|| call(self.progress))).is_err() {
             self.cancelled.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Once cancelled, always cancelled.
+    fn check_cancelled(&self) -> bool {
+        self.guard(|p| {
+            if p.cancelled() {
+                self.cancelled.store(true, Ordering::Relaxed);
+            }
+        });
+        self.cancelled.load(Ordering::Relaxed)
     }
 }
 
@@ -126,11 +145,7 @@ unsafe extern "system" fn on_start(
     });
 }
 
-unsafe extern "system" fn on_step(
-    user_data: *mut c_void,
-    phase: *const c_char,
-    step: i32,
-) -> bool {
+unsafe extern "system" fn on_step(user_data: *mut c_void, phase: *const c_char, step: i32) -> bool {
     // SAFETY: as in `on_start`.
     let (state, phase) = unsafe { (state(user_data), name(phase)) };
     state.guard(|p| {
@@ -138,11 +153,8 @@ unsafe extern "system" fn on_step(
             phase.as_deref().unwrap_or_default(),
             u32::try_from(step).unwrap_or(0),
         );
-        if p.cancelled() {
-            state.cancelled.store(true, Ordering::Relaxed);
-        }
     });
-    !state.cancelled.load(Ordering::Relaxed)
+    !state.check_cancelled()
 }
 
 unsafe extern "system" fn on_finish(user_data: *mut c_void, phase: *const c_char) {

@@ -1,0 +1,7 @@
+//! Cleanup: what computes nothing, twice, or for nobody.
+
+pub mod deduplicate;
+pub mod eliminate_dead;
+pub mod eliminate_noop;
+pub mod merge_chains;
+pub mod normalize_axes;

@@ -1,0 +1,4 @@
+//! Folding: what can be known before the model runs.
+
+pub mod fold_constants;
+pub mod fold_shapes;

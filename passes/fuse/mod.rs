@@ -1,0 +1,4 @@
+//! Fusions: several operators become one.
+
+pub mod fuse_gelu;
+pub mod fuse_layer_norm;

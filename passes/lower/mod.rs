@@ -1,0 +1,3 @@
+//! Bringing the model into the form that the target takes.
+
+pub mod raise_opset;

@@ -1,0 +1,242 @@
+//! What a pass is, and what it is given.
+
+use std::fmt;
+
+use kiln_graph::{Graph, Model, NodeId, Tensor, ValueId};
+
+use crate::Target;
+
+/// How much a pass may change results; it names the tolerance that a proof uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exactness {
+    /// Bit for bit the same numbers.
+    Exact,
+    /// The same real-number function, rounded differently.
+    Rounding,
+    /// Another number format.
+    Lossy,
+}
+
+impl fmt::Display for Exactness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Exactness::Exact => "exact",
+            Exactness::Rounding => "rounding",
+            Exactness::Lossy => "lossy",
+        })
+    }
+}
+
+/// One step of a pipeline.
+pub trait Pass: Sync {
+    /// Kebab-case, equal to the name of its file.
+    fn name(&self) -> &'static str;
+
+    /// One line.
+    fn about(&self) -> &'static str;
+
+    /// What it does, with an example, for `kiln passes explain`.
+    fn details(&self) -> String;
+
+    fn exactness(&self) -> Exactness;
+
+    /// Changes the model and gives the number of applications.
+    ///
+    /// # Errors
+    /// When the model cannot be brought into the form that the pass promises.
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure>;
+}
+
+/// A pass could not keep its promise.
+#[derive(Debug, thiserror::Error)]
+pub enum PassFailure {
+    #[error("{node}: {why}")]
+    Node { node: String, why: String },
+    #[error(transparent)]
+    Cycle(#[from] kiln_graph::graph::Cycle),
+    #[error(transparent)]
+    Opset(#[from] kiln_graph::opset::OpsetError),
+    #[error("the rules did not settle after {rounds} rounds; the last to apply was at {node}")]
+    Unsettled { rounds: usize, node: String },
+    #[error("{0}")]
+    Evaluator(#[from] EvaluatorError),
+    #[error("{0}")]
+    Nothing(String),
+}
+
+/// Numbers could not be computed.
+#[derive(Debug, thiserror::Error)]
+#[error("constants cannot be computed: {0}")]
+pub struct EvaluatorError(pub String);
+
+/// Computes nodes whose inputs are constants. The passes have no kernels of their own.
+pub trait Evaluator {
+    /// Runs a model without inputs and gives its outputs in order.
+    ///
+    /// # Errors
+    /// When the runtime refuses the model.
+    fn evaluate(&self, model: &Model) -> Result<Vec<Tensor>, EvaluatorError>;
+}
+
+/// Choices of the user that passes ask for.
+pub struct Options<'a> {
+    /// Whether a node, by its name, keeps its precision.
+    pub keep: &'a dyn Fn(&str) -> bool,
+    /// Graph inputs and outputs change their precision too.
+    pub convert_io: bool,
+    /// Bytes that folding may add to the model before it leaves a node alone.
+    pub fold_budget: usize,
+}
+
+impl fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("convert_io", &self.convert_io)
+            .field("fold_budget", &self.fold_budget)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Folding a shape computation never needs more; folding a mask of 1024 × 1024 floats just fits.
+pub const FOLD_BUDGET: usize = 4 << 20;
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options {
+            keep: &|_| false,
+            convert_io: false,
+            fold_budget: FOLD_BUDGET,
+        }
+    }
+}
+
+/// Why a rule did not apply: how far it matched, where it stopped, and what stopped it.
+#[derive(Clone, Debug)]
+pub struct Miss {
+    pub at: Option<ValueId>,
+    /// Nodes matched before it stopped; 0 is no interest at all.
+    pub depth: usize,
+    pub why: String,
+}
+
+impl Miss {
+    /// The root is not of the rule's kind.
+    pub fn none() -> Miss {
+        Miss {
+            at: None,
+            depth: 0,
+            why: String::new(),
+        }
+    }
+
+    pub fn at(at: ValueId, depth: usize, why: impl Into<String>) -> Miss {
+        Miss {
+            at: Some(at),
+            depth,
+            why: why.into(),
+        }
+    }
+
+    /// A miss right at the root.
+    pub fn because(why: impl Into<String>) -> Miss {
+        Miss {
+            at: None,
+            depth: 1,
+            why: why.into(),
+        }
+    }
+}
+
+/// A miss in words, for `--explain`.
+#[derive(Clone, Debug)]
+pub struct MissReport {
+    pub pass: &'static str,
+    pub root: String,
+    pub depth: usize,
+    pub at: String,
+    pub why: String,
+}
+
+/// Something a user should know of what a pass did or left.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Remark {
+    /// A weight had finite values beyond the range of the new type.
+    Clamped {
+        tensor: String,
+        values: usize,
+        abs_max: f32,
+    },
+    /// A node keeps FP32.
+    Kept { node: String, why: String },
+    /// A node was left unfolded because its result is too large.
+    OverBudget { node: String, bytes: usize },
+    /// A pass that needs a runtime could not do its work.
+    Skipped { why: String },
+}
+
+/// What a pass is given besides the model.
+pub struct Context<'a> {
+    pub target: &'a Target,
+    pub options: &'a Options<'a>,
+    pub evaluator: Option<&'a dyn Evaluator>,
+    /// Whether misses are kept.
+    pub explain: bool,
+    pub misses: Vec<MissReport>,
+    pub remarks: Vec<Remark>,
+    /// Applications so far, over all passes.
+    pub applied: usize,
+    /// Rules stop applying at this number of applications; a bisection searches it.
+    pub limit: Option<usize>,
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("target", &self.target)
+            .field("applied", &self.applied)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Context<'a> {
+    pub fn new(target: &'a Target, options: &'a Options<'a>) -> Context<'a> {
+        Context {
+            target,
+            options,
+            evaluator: None,
+            explain: false,
+            misses: Vec::new(),
+            remarks: Vec::new(),
+            applied: 0,
+            limit: None,
+        }
+    }
+
+    /// Whether one more application is allowed; counts it if so.
+    pub fn admit(&mut self) -> bool {
+        if self.limit.is_some_and(|limit| self.applied >= limit) {
+            return false;
+        }
+        self.applied += 1;
+        true
+    }
+
+    pub(crate) fn record(&mut self, pass: &'static str, g: &Graph, root: NodeId, miss: Miss) {
+        if self.explain && miss.depth > 0 {
+            self.misses.push(MissReport {
+                pass,
+                root: g.label(root),
+                depth: miss.depth,
+                at: match miss.at {
+                    None => g.label(root),
+                    Some(v) => match g.producer(v) {
+                        Some(n) => g.label(n),
+                        None => g.value(v).name().to_string(),
+                    },
+                },
+                why: miss.why,
+            });
+        }
+    }
+}

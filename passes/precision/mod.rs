@@ -1,0 +1,4 @@
+//! Number formats.
+
+pub mod convert_fp16;
+mod half_rules;

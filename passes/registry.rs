@@ -1,0 +1,135 @@
+//! All passes and the pipelines made of them, as static slices.
+
+use kiln_graph::verify::Phase;
+
+use crate::driver::Step;
+use crate::pass::Pass;
+use crate::{clean, fold, fuse, lower, precision};
+
+/// Every pass, in the order of `kiln passes list`.
+pub static ALL: &[&dyn Pass] = &[
+    &lower::raise_opset::RaiseOpset,
+    &clean::eliminate_dead::EliminateDead,
+    &clean::eliminate_noop::EliminateNoop,
+    &clean::merge_chains::MergeChains,
+    &clean::deduplicate::Deduplicate,
+    &fold::fold_shapes::FoldShapes,
+    &fold::fold_constants::FoldConstants,
+    &clean::normalize_axes::NormalizeAxes,
+    &fuse::fuse_gelu::FUSE_GELU,
+    &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
+    &precision::convert_fp16::ConvertFp16,
+];
+
+/// What `compile` runs unless told otherwise.
+pub static DEFAULT: &[Step] = &[
+    // First, so that every pass meets one signature of each operator (axes as inputs, LayerNormalization, Gelu).
+    Step::Run(&lower::raise_opset::RaiseOpset),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Run(&clean::eliminate_noop::EliminateNoop),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&clean::merge_chains::MergeChains),
+    // Folding and merging leave Reshapes to the same shape and Casts to the same type.
+    Step::Run(&clean::eliminate_noop::EliminateNoop),
+    Step::Run(&clean::deduplicate::Deduplicate),
+    Step::Run(&clean::normalize_axes::NormalizeAxes),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Enter(Phase::Canonical),
+    Step::Run(&fuse::fuse_gelu::FUSE_GELU),
+    Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
+    Step::Enter(Phase::Fused),
+];
+
+/// Runs after [`DEFAULT`] for `--fp16`.
+pub static FP16: &[Step] = &[
+    Step::Run(&precision::convert_fp16::ConvertFp16),
+    Step::Run(&clean::merge_chains::MergeChains),
+    Step::Run(&clean::deduplicate::Deduplicate),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Enter(Phase::Typed),
+];
+
+/// Cleanup and folding alone.
+pub static CLEANUP: &[Step] = &[
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Run(&clean::eliminate_noop::EliminateNoop),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&clean::merge_chains::MergeChains),
+    Step::Run(&clean::eliminate_noop::EliminateNoop),
+    Step::Run(&clean::deduplicate::Deduplicate),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+];
+
+/// No pass has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no pass '{name}'; there are: {known}")]
+pub struct UnknownPass {
+    pub name: String,
+    pub known: String,
+}
+
+/// The pass of this name.
+///
+/// # Errors
+/// When there is none; the error lists those there are.
+pub fn find(name: &str) -> Result<&'static dyn Pass, UnknownPass> {
+    let found = ALL.iter().find(|p| p.name() == name).copied();
+    found.ok_or_else(|| UnknownPass {
+        name: name.to_string(),
+        known: ALL.iter().map(|p| p.name()).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// The steps that a list such as `default,-fuse-gelu` or `fold-constants,fuse-gelu` names, given what `default` is.
+///
+/// # Errors
+/// When a name is unknown.
+pub fn select(list: &str, default: &[Step]) -> Result<Vec<Step>, UnknownPass> {
+    let mut steps = Vec::new();
+    for item in list.split(',').map(str::trim).filter(|s| !s.is_empty()) {
+        if item == "default" {
+            steps.extend_from_slice(default);
+        } else if item == "cleanup" {
+            steps.extend_from_slice(CLEANUP);
+        } else if let Some(name) = item.strip_prefix('-') {
+            let name = find(name)?.name();
+            steps.retain(|s| !matches!(s, Step::Run(p) if p.name() == name));
+        } else {
+            steps.push(Step::Run(find(item)?));
+        }
+    }
+    Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_known() {
+        for pass in ALL {
+            assert_eq!(ALL.iter().filter(|p| p.name() == pass.name()).count(), 1);
+            assert!(!pass.about().is_empty() && !pass.details().is_empty());
+        }
+        for step in DEFAULT.iter().chain(FP16).chain(CLEANUP) {
+            if let Step::Run(pass) = step {
+                assert!(find(pass.name()).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn lists_add_and_remove() {
+        let names = |list: &str| {
+            let steps = select(list, DEFAULT).unwrap();
+            steps.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>()
+        };
+        assert_eq!(names("fold-constants, fuse-gelu"), ["fold-constants", "fuse-gelu"]);
+        assert!(!names("default,-fuse-gelu").contains(&"fuse-gelu".to_string()));
+        let err = select("default,fuse-gelo", DEFAULT).unwrap_err();
+        assert!(err.to_string().contains("fuse-gelu"));
+    }
+}

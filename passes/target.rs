@@ -1,0 +1,51 @@
+//! Targets as values: what a pass may ask instead of knowing a name.
+
+/// The operators a target's front end takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Plain ONNX, for any runtime.
+    Standard,
+    /// What TensorRT's parser imports: standard ONNX only, strongly typed.
+    TensorRt,
+    /// ONNX Runtime, with its `com.microsoft` operators.
+    OnnxRuntime,
+}
+
+/// What the compiler writes for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The name the user gave: `cpu`, `sm_89`, …
+    pub name: String,
+    pub dialect: Dialect,
+    /// The default-domain operator set that the model is raised to, if it is older.
+    pub opset: i64,
+}
+
+impl Target {
+    /// ONNX Runtime's CPU provider.
+    pub fn cpu() -> Target {
+        Target {
+            name: "cpu".into(),
+            dialect: Dialect::OnnxRuntime,
+            opset: 20,
+        }
+    }
+
+    /// TensorRT on the GPU of this name.
+    pub fn tensorrt(name: &str) -> Target {
+        Target {
+            name: name.into(),
+            dialect: Dialect::TensorRt,
+            opset: 20,
+        }
+    }
+
+    /// Any ONNX runtime.
+    pub fn standard() -> Target {
+        Target {
+            name: "standard".into(),
+            dialect: Dialect::Standard,
+            opset: 20,
+        }
+    }
+}

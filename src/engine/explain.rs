@@ -1,0 +1,310 @@
+//! TensorRT's sentences, freed of its source positions, and what to do about the known ones.
+//!
+//! The texts are those of TensorRT for RTX 1.7. A sentence that is not known is passed on as it came, without a hint.
+
+use super::log::{LogLine, Severity};
+use super::{BuildFailure, ParseFailure};
+
+/// What the parser hands out about an error.
+pub(super) struct RawFailure {
+    pub(super) index: Option<usize>,
+    pub(super) node: Option<String>,
+    pub(super) op: Option<String>,
+    pub(super) text: String,
+}
+
+/// Reads a parser error. What kept an initializer from being read stands in the log only.
+pub(super) fn parse_failure(raw: RawFailure, log: &[LogLine]) -> ParseFailure {
+    let RawFailure {
+        index,
+        node,
+        op,
+        text,
+    } = raw;
+    let unknown_op = op.is_some() && (text == "false" || text.contains("Plugin not found"));
+    let reason = if unknown_op {
+        "TensorRT has no implementation of this op".to_owned()
+    } else if text.contains("ParseFromCodedStream") {
+        "the bytes are no ONNX model, or are cut short".to_owned()
+    } else if text.contains("Failed to import initializer") {
+        initializer_failure(&text, log)
+    } else {
+        let all: Vec<_> = text.lines().filter(|l| !is_noise(l)).collect();
+        let telling: Vec<_> = all
+            .iter()
+            .filter(|l| !l.starts_with("Invalid Node"))
+            .collect();
+        match telling.as_slice() {
+            [] => "the node is invalid".to_owned(),
+            lines => lines
+                .iter()
+                .map(|l| clean(l))
+                .collect::<Vec<_>>()
+                .join("; "),
+        }
+    };
+    ParseFailure {
+        index,
+        node,
+        op,
+        reason,
+        unknown_op,
+    }
+}
+
+fn initializer_failure(text: &str, log: &[LogLine]) -> String {
+    let (_, name) = text
+        .rsplit_once("Failed to import initializer: ")
+        .unwrap_or(("", text));
+    let cause = log
+        .iter()
+        .rev()
+        .find_map(|l| l.text.strip_prefix("WeightsContext.cpp:")?.split_once(": "));
+    match cause {
+        Some((_, cause)) => format!("initializer `{name}` cannot be read: {cause}"),
+        None => format!("initializer cannot be read: {name}"),
+    }
+}
+
+/// The errors in a log, as reasons for a failed build.
+pub(super) fn build_failures(log: &[LogLine]) -> Vec<BuildFailure> {
+    let errors: Vec<_> = log
+        .iter()
+        .filter(|l| l.severity > Severity::Warning)
+        .collect();
+    let telling: Vec<_> = errors.iter().filter(|l| !is_noise(&l.text)).collect();
+    let lines = if telling.is_empty() {
+        errors.iter().collect()
+    } else {
+        telling
+    };
+    lines
+        .into_iter()
+        .map(|line| {
+            let reason = clean(&line.text);
+            BuildFailure {
+                node: between(&reason, "operation '", "'").map(str::to_owned),
+                reason,
+            }
+        })
+        .collect()
+}
+
+/// The warnings in a log that tell something. The reminder to bind INT64 inputs as INT64 does not: the dtypes of the
+/// inputs say it better.
+pub(super) fn warnings(log: &[LogLine]) -> Vec<LogLine> {
+    log.iter()
+        .filter(|l| !(l.text.contains("Make sure input ") && l.text.ends_with(" binding.")))
+        .filter(|l| !is_noise(&l.text))
+        .map(|l| LogLine {
+            text: clean(&l.text),
+            ..l.clone()
+        })
+        .collect()
+}
+
+/// On a machine without a GPU, TensorRT adds this line to whatever else is wrong.
+fn is_noise(text: &str) -> bool {
+    text.contains("catchCudaError")
+}
+
+/// The sentence in a line of TensorRT's log: without the function that failed, its source positions and the condition
+/// it checked.
+pub(super) fn clean(line: &str) -> String {
+    if let Some(cuda) = between(line, "(cudaError ", ")") {
+        return format!("CUDA error {cuda}");
+    }
+    let mut text = line.trim();
+    // ModelImporter.cpp:1231: <text>
+    if let Some((file, rest)) = text.split_once(": ")
+        && file.contains(".cpp:") | file.contains(".hpp:")
+        && !file.contains(' ')
+    {
+        text = rest;
+    }
+    // IBuilder::buildSerializedNetwork: Error Code 1: Myelin (<text>)
+    if let Some((_, rest)) = text.split_once("Error Code ")
+        && let Some((_, inner)) = rest.split_once(" (")
+    {
+        text = inner.strip_suffix(')').unwrap_or(inner);
+    }
+    // [pass.cpp:337: check_turing_op_compatibility] <text>
+    if let Some((position, rest)) = text.split_once("] ")
+        && position.starts_with('[')
+        && position.contains(".cpp:") | position.contains(".h:")
+    {
+        text = rest;
+    }
+    // <text> In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012
+    if let Some((before, _)) = text.split_once(" at /_src/")
+        && let Some((sentence, _)) = before.rsplit_once(" In ")
+    {
+        text = sentence;
+    }
+    // MyelinCheckException: decompose_composite_ops.cpp:59: CHECK(<condition>) failed. <text>
+    if let Some((_, rest)) = text.split_once("CHECK(")
+        && let Some((_, sentence)) = rest.split_once(") failed. ")
+    {
+        text = sentence;
+    }
+    // Assertion failed: <condition>: <text>
+    if let Some(rest) = text.strip_prefix("Assertion failed: ") {
+        text = rest.split_once(": ").map_or(rest, |(_, sentence)| sentence);
+    }
+    // <condition> && "<text>"
+    if let Some((_, rest)) = text.split_once(" && \"") {
+        text = rest.strip_suffix('"').unwrap_or(rest);
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(start)?;
+    rest.split_once(end).map(|(inner, _)| inner)
+}
+
+/// A hint applies where its text occurs in the reason.
+type Hints = &'static [(&'static str, &'static str)];
+
+const PARSE_HINTS: Hints = &[
+    (
+        "no ONNX model",
+        "check that the file is complete and not a Git LFS pointer",
+    ),
+    (
+        "Failed to open file",
+        "keep the files with the model's external data beside the model",
+    ),
+    (
+        "Non-zero zero point",
+        "quantize symmetrically: TensorRT takes no zero point but 0",
+    ),
+    (
+        "must have same input types",
+        "all float inputs of a node must share one type: put a Cast before the odd one",
+    ),
+];
+
+const ATTENTION: &str =
+    "TensorRT's Attention has one output, no past key or value and no softcap: decompose this node";
+
+const BUILD_HINTS: Hints = &[
+    (
+        "FP32 GEMM is not supported",
+        "compile with --fp16: sm_75 has no FP32 matrix products",
+    ),
+    (
+        "not supported by a dedicated kernel",
+        "give the Attention node the attribute TRT_decomposable = 1, or compile with --fp16",
+    ),
+    (
+        "no optimization profile has been defined",
+        "give the sizes of the dynamic dimensions with --dim",
+    ),
+    (
+        "is missing dimensions in profile",
+        "give the sizes of the dynamic dimensions with --dim",
+    ),
+    (
+        "not self-consistent",
+        "inputs that share a dimension need the same size for it in a profile",
+    ),
+    (
+        "CUDA error",
+        "there is no usable GPU here: name the compute capability to build for, such as sm_89",
+    ),
+];
+
+pub(super) fn parse_hint(op: Option<&str>, reason: &str) -> Option<&'static str> {
+    pick(PARSE_HINTS, reason).or_else(|| (op == Some("Attention")).then_some(ATTENTION))
+}
+
+pub(super) fn build_hint(reason: &str) -> Option<&'static str> {
+    pick(BUILD_HINTS, reason)
+}
+
+fn pick(hints: Hints, reason: &str) -> Option<&'static str> {
+    hints
+        .iter()
+        .find(|(text, _)| reason.contains(text))
+        .map(|(_, hint)| *hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_is_freed_of_its_source_positions() {
+        let cases = [
+            (
+                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check_turing_op_compatibility] \
+                 Cannot compile operation 'node_MatMul_66' for Turing (SM75): FP32 GEMM is not supported. In compileGraph \
+                 at /_src/optimizer/myelin/codeGenerator.cpp:2012)",
+                "Cannot compile operation 'node_MatMul_66' for Turing (SM75): FP32 GEMM is not supported.",
+            ),
+            (
+                "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Dynamic input tensor attention_mask is \
+                 missing dimensions in profile 0. In validate at /_src/optimizer/api/network.cpp:4046)",
+                "Dynamic input tensor attention_mask is missing dimensions in profile 0.",
+            ),
+            (
+                "IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (In generateForCurrent at \
+                 /_src/runtime/core/cudaDeviceProfile.cpp:221 (cudaError 35: CUDA driver version is insufficient for \
+                 CUDA runtime version))",
+                "CUDA error 35: CUDA driver version is insufficient for CUDA runtime version",
+            ),
+            (
+                "ModelImporter.cpp:1231: TensorRT supports ONNX graphs generated with at least opset 7.",
+                "TensorRT supports ONNX graphs generated with at least opset 7.",
+            ),
+            (
+                "Assertion failed: (axis >= 0 && axis <= nbDims): Axis must be in the range [0, nbDims (2)]. Provided \
+                 axis is: 77",
+                "Axis must be in the range [0, nbDims (2)]. Provided axis is: 77",
+            ),
+            (
+                "softcap == 0.0 && \"Setting softcap is not supported in TensorRT Attention.\"",
+                "Setting softcap is not supported in TensorRT Attention.",
+            ),
+            ("a sentence nobody has seen", "a sentence nobody has seen"),
+            ("", ""),
+        ];
+        for (line, sentence) in cases {
+            assert_eq!(clean(line), sentence);
+        }
+    }
+
+    #[test]
+    fn the_check_of_attention_is_freed_of_its_condition() {
+        let reason = clean(
+            "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1295: attachExceptionMsgToGraph] \
+             MyelinCheckException: decompose_composite_ops.cpp:59: CHECK(composite_op->is_decomposable()) failed. \
+             Attention operation was not supported by a dedicated kernel.)",
+        );
+        assert_eq!(
+            reason,
+            "Attention operation was not supported by a dedicated kernel."
+        );
+        assert!(build_hint(&reason).unwrap().contains("TRT_decomposable"));
+    }
+
+    #[test]
+    fn the_noise_of_a_missing_gpu_hides_no_reason() {
+        let line = |text: &str| LogLine {
+            severity: Severity::Error,
+            text: text.to_owned(),
+            count: 1,
+        };
+        let noise = line(
+            "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at /_src/x.cpp:250 \
+             (cudaError 35: CUDA driver version is insufficient))",
+        );
+        let reason =
+            line("IBuilder::x: Error Code 4: API Usage Error (It is so. In f at /_src/y.cpp:1)");
+        let both = build_failures(&[noise.clone(), reason]);
+        assert_eq!(both.len(), 1);
+        assert_eq!(both[0].reason, "It is so.");
+        assert_eq!(build_failures(&[noise]).len(), 1);
+    }
+}

@@ -1,0 +1,180 @@
+//! What is asked of a builder, and what comes back.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::ffi::HostMemory;
+use super::{ComputeCapability, EngineError, LogLine, Profile, Progress, Version};
+
+/// Makes engines out of ONNX models.
+pub trait EngineBuilder {
+    /// The version of the library that builds.
+    fn version(&self) -> Version;
+
+    /// Builds an engine. It may take minutes, and blocks the calling thread; `progress` may be called from others.
+    ///
+    /// # Errors
+    /// [`EngineError::Request`] and [`EngineError::Profile`] for a request that cannot be met, found before the
+    /// building starts; [`EngineError::Parse`] and [`EngineError::Build`] for what TensorRT refuses;
+    /// [`EngineError::Cancelled`] where `progress` says so.
+    fn build(
+        &self,
+        request: &BuildRequest<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Built, EngineError>;
+}
+
+/// An engine to build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest<'a> {
+    /// The serialized ONNX model, at most 2 GB. TensorRT copies what it keeps.
+    pub onnx: &'a [u8],
+    /// The folder that the paths of external data are relative to; without it, the current folder.
+    pub data_dir: Option<&'a Path>,
+    /// Contents of external initializers by name, little-endian and as long as their dtype and shape say. They take the
+    /// place of the files the model names, and are read from where they lie.
+    pub weights: Vec<(&'a str, &'a [u8])>,
+    /// The GPUs to build for, at least one.
+    pub capabilities: Vec<ComputeCapability>,
+    /// The sizes of the dynamic inputs. None is needed if all inputs are static.
+    pub profiles: Vec<Profile>,
+    /// Most bytes of scratch memory a kernel may use on the GPU; without it, all of the GPU's memory.
+    pub workspace: Option<usize>,
+    /// How hard TensorRT tries, from 0 to 5; without it, TensorRT's default.
+    pub optimization_level: Option<u8>,
+    /// Write the parameters of each layer into the plan, for TensorRT's engine inspector. The inspector itself needs a
+    /// deserialized engine, and deserializing needs a GPU, so a build returns no layer information.
+    pub detailed: bool,
+}
+
+impl<'a> BuildRequest<'a> {
+    /// A request with TensorRT's defaults.
+    pub fn new(onnx: &'a [u8], capability: ComputeCapability) -> Self {
+        Self {
+            onnx,
+            data_dir: None,
+            weights: Vec::new(),
+            capabilities: vec![capability],
+            profiles: Vec::new(),
+            workspace: None,
+            optimization_level: None,
+            detailed: false,
+        }
+    }
+}
+
+/// A built engine, and what is known about it.
+#[derive(Debug)]
+pub struct Built {
+    /// The serialized engine.
+    pub plan: Plan,
+    /// Time TensorRT took to read the model.
+    pub parse_time: Duration,
+    /// Time TensorRT took to build the engine.
+    pub build_time: Duration,
+    /// What TensorRT warned of, oldest first.
+    pub warnings: Vec<LogLine>,
+    /// Number of layers that the parser made of the model. The engine has fewer, fused ones.
+    pub layers: usize,
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+    pub version: Version,
+}
+
+/// An input or output as TensorRT sees it.
+///
+/// The name differs from the model's where the same tensor is input and output, and the dtype where TensorRT has no such
+/// type: FLOAT for an ONNX DOUBLE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TensorInfo {
+    pub name: String,
+    pub dtype: DataType,
+    /// -1 stands for a dynamic dimension.
+    pub shape: Vec<i64>,
+}
+
+/// TensorRT's data types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataType {
+    Float32,
+    Float16,
+    Bfloat16,
+    Float8,
+    Float4,
+    Int64,
+    Int32,
+    Int8,
+    Int4,
+    Uint8,
+    Bool,
+    /// A type of a TensorRT newer than kiln.
+    Other,
+}
+
+impl From<trtx_sys::DataType> for DataType {
+    fn from(raw: trtx_sys::DataType) -> Self {
+        use trtx_sys::DataType as Raw;
+        match raw {
+            Raw::kFLOAT => Self::Float32,
+            Raw::kHALF => Self::Float16,
+            Raw::kBF16 => Self::Bfloat16,
+            Raw::kFP8 => Self::Float8,
+            Raw::kFP4 => Self::Float4,
+            Raw::kINT64 => Self::Int64,
+            Raw::kINT32 => Self::Int32,
+            Raw::kINT8 => Self::Int8,
+            Raw::kINT4 => Self::Int4,
+            Raw::kUINT8 => Self::Uint8,
+            Raw::kBOOL => Self::Bool,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A serialized engine, in the memory where TensorRT wrote it.
+pub struct Plan(Memory);
+
+enum Memory {
+    Host(HostMemory),
+    Owned(Vec<u8>),
+}
+
+impl From<HostMemory> for Plan {
+    fn from(memory: HostMemory) -> Self {
+        Self(Memory::Host(memory))
+    }
+}
+
+impl From<Vec<u8>> for Plan {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Memory::Owned(bytes))
+    }
+}
+
+impl Deref for Plan {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Memory::Host(memory) => memory.bytes(),
+            Memory::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Plan {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plan({} bytes)", self.len())
+    }
+}

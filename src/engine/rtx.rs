@@ -1,0 +1,228 @@
+//! TensorRT for RTX as a builder.
+
+use std::ffi::CString;
+use std::path::Path;
+use std::time::Instant;
+
+use super::ffi::{Api, RawTensor, Session};
+use super::log::Log;
+use super::profile::{self, Input, Profile, ProfileError};
+use super::progress::{Monitor, PHASE_BUILD, PHASE_PARSE};
+use super::{
+    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Libraries, ParseFailure,
+    Plan, Progress, TensorInfo, Version, explain,
+};
+
+/// Builds engines with TensorRT for RTX, on machines without a GPU too.
+///
+/// It is cheap to clone, and may be shared between threads: each build has its own TensorRT objects.
+#[derive(Clone)]
+pub struct RtxBuilder {
+    api: Api,
+}
+
+impl RtxBuilder {
+    /// Loads the libraries. They stay loaded until the process ends.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] or [`EngineError::Version`] if they are not the right ones.
+    pub fn new(libraries: &Libraries) -> Result<Self, EngineError> {
+        Api::load(libraries).map(|api| Self { api })
+    }
+}
+
+impl EngineBuilder for RtxBuilder {
+    fn version(&self) -> Version {
+        self.api.version
+    }
+
+    fn build(
+        &self,
+        request: &BuildRequest<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Built, EngineError> {
+        check_request(request)?;
+        let log = Log::new()?;
+        let monitor = Monitor::new(progress)?;
+        let mut session = Session::new(&self.api, &log, &monitor).map_err(|e| with_log(e, &log))?;
+
+        monitor.start(PHASE_PARSE);
+        let started = Instant::now();
+        let parsed = parse(&mut session, request, &log);
+        let parse_time = started.elapsed();
+        monitor.finish(PHASE_PARSE);
+        parsed?;
+        if monitor.cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+
+        let (inputs, outputs) = (session.inputs(), session.outputs());
+        configure(&mut session, request, &inputs).map_err(|e| with_log(e, &log))?;
+
+        monitor.start(PHASE_BUILD);
+        let started = Instant::now();
+        let plan = session.build();
+        let build_time = started.elapsed();
+        monitor.finish(PHASE_BUILD);
+        // A build that was asked to stop may still have come to its end.
+        if monitor.cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let lines = log.lines();
+        let Some(plan) = plan else {
+            return Err(EngineError::Build {
+                failures: explain::build_failures(&lines),
+                log: lines,
+            });
+        };
+        Ok(Built {
+            plan: Plan::from(plan),
+            parse_time,
+            build_time,
+            warnings: explain::warnings(&lines),
+            layers: session.layer_count(),
+            inputs: inputs.into_iter().map(TensorInfo::from).collect(),
+            outputs: outputs.into_iter().map(TensorInfo::from).collect(),
+            version: self.api.version,
+        })
+    }
+}
+
+fn check_request(request: &BuildRequest<'_>) -> Result<(), EngineError> {
+    let capabilities = &request.capabilities;
+    let refuse = |reason| Err(EngineError::Request(reason));
+    if capabilities.is_empty() {
+        return refuse("an engine needs at least one compute capability to be built for");
+    }
+    if capabilities.len() > 1 && capabilities.contains(&ComputeCapability::Current) {
+        return refuse("the compute capability `current` cannot be combined with others");
+    }
+    if request.optimization_level.is_some_and(|level| level > 5) {
+        return refuse("the builder's optimization level is a number from 0 to 5");
+    }
+    if request.onnx.len() > i32::MAX as usize {
+        return refuse(
+            "the serialized model is larger than 2 GB: keep its weights as external data",
+        );
+    }
+    Ok(())
+}
+
+fn parse<'s>(
+    session: &mut Session<'s>,
+    request: &BuildRequest<'s>,
+    log: &Log,
+) -> Result<(), EngineError> {
+    let path = request.data_dir.map(model_path).transpose()?;
+    let path = path.as_deref();
+    let raw = if request.weights.is_empty() {
+        session.parse(request.onnx, path)
+    } else {
+        let named: Result<Vec<_>, _> = request
+            .weights
+            .iter()
+            .map(|(name, bytes)| CString::new(*name).map(|name| (name, *bytes)))
+            .collect();
+        let named = named.map_err(|_| {
+            EngineError::Request("the name of an initializer contains a NUL character")
+        })?;
+        session.parse_with_weights(request.onnx, path, &named)
+    };
+    let lines = log.lines();
+    let mut failures: Vec<_> = raw
+        .err()
+        .into_iter()
+        .flatten()
+        .map(|f| explain::parse_failure(f, &lines))
+        .collect();
+    // Bytes that are no protobuf at all make an empty network, without an error.
+    if failures.is_empty() && session.outputs().is_empty() {
+        failures.push(ParseFailure {
+            index: None,
+            node: None,
+            op: None,
+            reason: "there is no graph with outputs in it: is it an ONNX model?".to_owned(),
+            unknown_op: false,
+        });
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(EngineError::Parse {
+        failures,
+        log: lines,
+    })
+}
+
+/// The parser takes the path of a model file and looks for external data beside it.
+fn model_path(folder: &Path) -> Result<CString, EngineError> {
+    let path = folder.join("model.onnx").into_os_string();
+    CString::new(path.into_encoded_bytes()).map_err(|_| {
+        EngineError::Request("the folder of the external data has a NUL character in its path")
+    })
+}
+
+fn configure(
+    session: &mut Session<'_>,
+    request: &BuildRequest<'_>,
+    inputs: &[RawTensor],
+) -> Result<(), EngineError> {
+    let known: Vec<_> = inputs
+        .iter()
+        .map(|t| Input {
+            name: &t.name,
+            shape: &t.shape,
+            is_shape: t.is_shape,
+        })
+        .collect();
+    profile::check(&request.profiles, &known)?;
+
+    session.set_capabilities(&request.capabilities)?;
+    if let Some(bytes) = request.workspace {
+        session.set_workspace(bytes);
+    }
+    if let Some(level) = request.optimization_level {
+        session.set_optimization_level(level);
+    }
+    if request.detailed {
+        session.set_detailed();
+    }
+    for (index, profile) in request.profiles.iter().enumerate() {
+        let refused = || ProfileError::Refused { profile: index };
+        let shapes = shapes(profile).ok_or_else(refused)?;
+        if !session.add_profile(&shapes)? {
+            return Err(refused().into());
+        }
+    }
+    Ok(())
+}
+
+/// None if a name contains NUL; a checked profile has no such name.
+fn shapes(profile: &Profile) -> Option<Vec<(CString, [&[i64]; 3])>> {
+    let shape = |input: &'_ super::ProfileInput| CString::new(input.name.as_str()).ok();
+    profile
+        .inputs
+        .iter()
+        .map(|i| Some((shape(i)?, [&*i.min, &*i.opt, &*i.max])))
+        .collect()
+}
+
+fn with_log(error: EngineError, log: &Log) -> EngineError {
+    match error {
+        EngineError::Refused { what, .. } => EngineError::Refused {
+            what,
+            log: log.lines(),
+        },
+        other => other,
+    }
+}
+
+impl From<RawTensor> for TensorInfo {
+    fn from(raw: RawTensor) -> Self {
+        Self {
+            name: raw.name,
+            dtype: raw.dtype.into(),
+            shape: raw.shape,
+        }
+    }
+}

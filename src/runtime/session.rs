@@ -1,0 +1,359 @@
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use bytes::Bytes;
+use kiln_graph::{DType, Tensor};
+use ort::logging::LogLevel;
+use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
+use ort::session::{SessionInputValue, SessionInputs, SessionOutputs};
+use ort::value::{Outlet, ValueType};
+use serde::Serialize;
+
+use super::values::{dtype, from_ort, to_ort};
+use super::{Error, Runtime};
+
+/// How a session runs its model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SessionOptions {
+    pub optimization: Optimization,
+    /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
+    pub intra_threads: Option<NonZeroUsize>,
+    pub device: Device,
+}
+
+/// What ONNX Runtime may do to the graph before it runs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimization {
+    /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which
+    /// hides what FP16 does to them.
+    Disabled,
+    /// Everything it knows. For latency.
+    #[default]
+    All,
+}
+
+/// Where a session runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Device {
+    #[default]
+    Cpu,
+}
+
+/// An input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TensorInfo {
+    pub name: String,
+    #[serde(serialize_with = "as_text")]
+    pub dtype: DType,
+    /// Empty for a scalar, and also where the model says nothing about the rank: ONNX Runtime does not tell the two
+    /// apart.
+    pub shape: Vec<Dim>,
+}
+
+/// A dimension as a model declares it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Dim {
+    Fixed(usize),
+    Symbol(String),
+    Unknown,
+}
+
+fn as_text<S: serde::Serializer>(value: &impl fmt::Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(size) => size.fmt(f),
+            Dim::Symbol(name) => f.write_str(name),
+            Dim::Unknown => f.write_str("?"),
+        }
+    }
+}
+
+/// `float[batch,16]`, as ONNX text writes it.
+impl fmt::Display for TensorInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<_> = self.shape.iter().map(Dim::to_string).collect();
+        write!(f, "{}[{}]", self.dtype, dims.join(","))
+    }
+}
+
+/// A model loaded into ONNX Runtime.
+#[derive(Debug)]
+pub struct Session {
+    session: ort::session::Session,
+    model: String,
+    options: SessionOptions,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+}
+
+impl Session {
+    /// Loads an ONNX file, with the external data beside it.
+    ///
+    /// # Errors
+    /// When ONNX Runtime refuses the model, and when an input or output is not a tensor.
+    pub fn from_path(
+        runtime: &'static Runtime,
+        path: &Path,
+        options: &SessionOptions,
+    ) -> Result<Session, Error> {
+        let model = path.display().to_string();
+        Session::load(runtime, model, options, |b| b.commit_from_file(path))
+    }
+
+    /// Loads an ONNX file from memory; its weights must be inside. `name` stands for the model in messages.
+    ///
+    /// # Errors
+    /// When ONNX Runtime refuses the model, and when an input or output is not a tensor.
+    pub fn from_bytes(
+        runtime: &'static Runtime,
+        name: impl Into<String>,
+        model: &[u8],
+        options: &SessionOptions,
+    ) -> Result<Session, Error> {
+        Session::load(runtime, name.into(), options, |b| {
+            b.commit_from_memory(model)
+        })
+    }
+
+    fn load(
+        runtime: &'static Runtime,
+        model: String,
+        options: &SessionOptions,
+        commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<ort::session::Session>,
+    ) -> Result<Session, Error> {
+        let session = builder(runtime, options)
+            .and_then(|mut builder| commit(&mut builder))
+            .map_err(|e| Error::Model {
+                model: model.clone(),
+                reason: e.to_string(),
+            })?;
+        let inputs = infos(session.inputs(), "the input", &model)?;
+        let outputs = infos(session.outputs(), "the output", &model)?;
+        Ok(Session {
+            session,
+            model,
+            options: *options,
+            inputs,
+            outputs,
+        })
+    }
+
+    /// The model's path, or the name it was given.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// The inputs in the model's order, without initializers that a caller might override.
+    pub fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    /// The outputs in the model's order.
+    pub fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    /// Runs the model once. The order of `inputs` does not matter; the outputs come in the model's order and are
+    /// not copied.
+    ///
+    /// # Errors
+    /// Those of [`Session::bind`] and [`Bound::run`].
+    pub fn run<S: AsRef<str>>(
+        &mut self,
+        inputs: &[(S, Tensor)],
+    ) -> Result<Vec<(String, Tensor)>, Error> {
+        self.bind(inputs)?.run()
+    }
+
+    /// Checks the inputs and hands them to ONNX Runtime, so that they can be run many times.
+    ///
+    /// # Errors
+    /// When an input is missing, unknown, given twice, of another dtype than the model's, or cannot be passed.
+    pub fn bind<S: AsRef<str>>(&mut self, inputs: &[(S, Tensor)]) -> Result<Bound<'_>, Error> {
+        self.refuse_strangers(inputs)?;
+        let mut values = Vec::with_capacity(self.inputs.len());
+        let mut bytes = Vec::with_capacity(self.inputs.len());
+        for info in &self.inputs {
+            let given = inputs.iter().find(|(name, _)| name.as_ref() == info.name);
+            let (_, tensor) = given.ok_or_else(|| Error::MissingInput {
+                model: self.model.clone(),
+                name: info.name.clone(),
+                expected: info.to_string(),
+                given: list(inputs.iter().map(|(name, _)| name.as_ref())),
+            })?;
+            if tensor.dtype() != info.dtype {
+                return Err(Error::InputType {
+                    model: self.model.clone(),
+                    name: info.name.clone(),
+                    expected: info.dtype,
+                    found: tensor.dtype(),
+                });
+            }
+            let input = to_ort(tensor).map_err(|reason| Error::Input {
+                model: self.model.clone(),
+                name: info.name.clone(),
+                reason,
+            })?;
+            values.push(input.value.into());
+            bytes.push(input.bytes);
+        }
+        Ok(Bound {
+            session: self,
+            values,
+            bytes,
+        })
+    }
+
+    fn refuse_strangers<S: AsRef<str>>(&self, inputs: &[(S, Tensor)]) -> Result<(), Error> {
+        for (i, (name, _)) in inputs.iter().enumerate() {
+            let name = name.as_ref();
+            if !self.inputs.iter().any(|info| info.name == name) {
+                return Err(Error::UnknownInput {
+                    model: self.model.clone(),
+                    name: name.to_owned(),
+                    inputs: list(self.inputs.iter().map(|info| info.name.as_str())),
+                });
+            }
+            if inputs[..i].iter().any(|(other, _)| other.as_ref() == name) {
+                return Err(Error::RepeatedInput {
+                    model: self.model.clone(),
+                    name: name.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A session with inputs in place.
+#[derive(Debug)]
+pub struct Bound<'s> {
+    session: &'s mut Session,
+    // In the model's order, and dropped before the bytes that they read.
+    values: Vec<SessionInputValue<'static>>,
+    bytes: Vec<Bytes>,
+}
+
+impl Bound<'_> {
+    /// Runs the model once. The outputs come in the model's order and are not copied.
+    ///
+    /// # Errors
+    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor.
+    pub fn run(&mut self) -> Result<Vec<(String, Tensor)>, Error> {
+        let outputs = raw_run(&mut self.session.session, &self.session.model, &self.values)?;
+        outputs
+            .into_iter()
+            .map(|(name, value)| {
+                let tensor = from_ort(value, &self.bytes).map_err(|reason| Error::Output {
+                    model: self.session.model.clone(),
+                    name: name.to_owned(),
+                    reason,
+                })?;
+                Ok((name.to_owned(), tensor))
+            })
+            .collect()
+    }
+
+    /// Runs the model once and drops the outputs unread: the least that a latency measurement can do.
+    ///
+    /// # Errors
+    /// When ONNX Runtime fails.
+    pub fn run_discarding(&mut self) -> Result<(), Error> {
+        raw_run(&mut self.session.session, &self.session.model, &self.values).map(drop)
+    }
+
+    /// The session that the inputs are bound to.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+}
+
+fn raw_run<'s>(
+    session: &'s mut ort::session::Session,
+    model: &str,
+    values: &[SessionInputValue<'static>],
+) -> Result<SessionOutputs<'s>, Error> {
+    let inputs: SessionInputs<'_, '_> = values.into();
+    session.run(inputs).map_err(|e| Error::Run {
+        model: model.to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+    let level = match options.optimization {
+        Optimization::Disabled => GraphOptimizationLevel::Disable,
+        Optimization::All => GraphOptimizationLevel::All,
+    };
+    // Failures come back as errors, so ONNX Runtime need not print them as well.
+    let builder = ort::session::Session::builder(&runtime.environment)?
+        .with_log_level(LogLevel::Fatal)?
+        .with_optimization_level(level)?
+        // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
+        .with_config_entry("session.force_spinning_stop", "1")?;
+    let builder = match options.intra_threads {
+        Some(threads) => builder.with_intra_threads(threads.get())?,
+        None => builder,
+    };
+    Ok(match options.device {
+        // Without this, the crate lets ONNX Runtime pick whichever device saves the most power.
+        Device::Cpu => builder.with_auto_device(AutoDevicePolicy::PreferCPU)?,
+    })
+}
+
+fn infos(outlets: &[Outlet], port: &'static str, model: &str) -> Result<Vec<TensorInfo>, Error> {
+    outlets.iter().map(|o| info(o, port, model)).collect()
+}
+
+fn info(outlet: &Outlet, port: &'static str, model: &str) -> Result<TensorInfo, Error> {
+    let not_tensor = || Error::NotTensor {
+        model: model.to_owned(),
+        port,
+        name: outlet.name().to_owned(),
+        found: outlet.dtype().to_string(),
+    };
+    let ValueType::Tensor {
+        ty,
+        shape,
+        dimension_symbols,
+    } = outlet.dtype()
+    else {
+        return Err(not_tensor());
+    };
+    let shape = shape
+        .iter()
+        .zip(dimension_symbols.iter())
+        .map(|(&size, symbol)| match usize::try_from(size) {
+            Ok(size) => Dim::Fixed(size),
+            Err(_) if symbol.is_empty() => Dim::Unknown,
+            Err(_) => Dim::Symbol(symbol.clone()),
+        })
+        .collect();
+    Ok(TensorInfo {
+        name: outlet.name().to_owned(),
+        dtype: dtype(*ty).ok_or_else(not_tensor)?,
+        shape,
+    })
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}

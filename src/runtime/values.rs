@@ -1,0 +1,224 @@
+//! Tensors to ONNX Runtime's values and back, for every dtype, without copying where the memory allows it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use kiln_graph::{DType, Tensor};
+use ort::AsPointer;
+use ort::memory::{Allocator, MemoryInfo};
+use ort::value::{DynTensor, DynValue, TensorElementType, ValueType};
+
+const TYPES: &[(DType, TensorElementType)] = &[
+    (DType::F32, TensorElementType::Float32),
+    (DType::U8, TensorElementType::Uint8),
+    (DType::I8, TensorElementType::Int8),
+    (DType::U16, TensorElementType::Uint16),
+    (DType::I16, TensorElementType::Int16),
+    (DType::I32, TensorElementType::Int32),
+    (DType::I64, TensorElementType::Int64),
+    (DType::String, TensorElementType::String),
+    (DType::Bool, TensorElementType::Bool),
+    (DType::F16, TensorElementType::Float16),
+    (DType::F64, TensorElementType::Float64),
+    (DType::U32, TensorElementType::Uint32),
+    (DType::U64, TensorElementType::Uint64),
+    (DType::C64, TensorElementType::Complex64),
+    (DType::C128, TensorElementType::Complex128),
+    (DType::BF16, TensorElementType::Bfloat16),
+    (DType::F8E4M3FN, TensorElementType::Float8E4M3FN),
+    (DType::F8E4M3FNUZ, TensorElementType::Float8E4M3FNUZ),
+    (DType::F8E5M2, TensorElementType::Float8E5M2),
+    (DType::F8E5M2FNUZ, TensorElementType::Float8E5M2FNUZ),
+    (DType::U4, TensorElementType::Uint4),
+    (DType::I4, TensorElementType::Int4),
+    (DType::F4E2M1, TensorElementType::Float4E2M1),
+    (DType::F8E8M0, TensorElementType::Float8E8M0),
+    (DType::U2, TensorElementType::Uint2),
+    (DType::I2, TensorElementType::Int2),
+];
+
+/// The dtype that ONNX Runtime's element type stands for; `None` for `Undefined` and types newer than kiln.
+pub(super) fn dtype(ty: TensorElementType) -> Option<DType> {
+    TYPES.iter().find(|row| row.1 == ty).map(|row| row.0)
+}
+
+fn element_type(dtype: DType) -> Result<TensorElementType, String> {
+    let row = TYPES.iter().find(|row| row.0 == dtype);
+    row.map(|row| row.1)
+        .ok_or_else(|| format!("ONNX Runtime has no {dtype} tensors"))
+}
+
+/// A value that may read `bytes` for as long as it lives.
+pub(super) struct Input {
+    // Dropped before the bytes that it reads.
+    pub value: DynValue,
+    pub bytes: Bytes,
+}
+
+/// An ONNX Runtime value over the tensor's own bytes, or over a copy where their address does not suit the element.
+pub(super) fn to_ort(tensor: &Tensor) -> Result<Input, String> {
+    if let Some(strings) = tensor.strings() {
+        return strings_to_ort(tensor.dims(), strings);
+    }
+    let bytes = normal_bytes(tensor);
+    let element = element_type(tensor.dtype())?;
+    let dims = tensor
+        .dims()
+        .iter()
+        .map(|&d| i64::try_from(d).map_err(|_| format!("the dimension {d} is too large")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let value = if is_aligned(&bytes, tensor.dtype()) && !bytes.is_empty() {
+        over_bytes(&bytes, &dims, element)
+    } else {
+        copied(&bytes, &dims, element)
+    }
+    .map_err(|e| e.to_string())?;
+    Ok(Input { value, bytes })
+}
+
+/// C++ may assume that a bool is 0 or 1; a file can hold anything.
+fn normal_bytes(tensor: &Tensor) -> Bytes {
+    let bytes = tensor.bytes();
+    if tensor.dtype() == DType::Bool && bytes.iter().any(|&b| b > 1) {
+        return bytes.iter().map(|&b| u8::from(b != 0)).collect();
+    }
+    bytes
+}
+
+fn is_aligned(bytes: &Bytes, dtype: DType) -> bool {
+    let align = match dtype {
+        DType::C64 => 4,
+        DType::C128 => 8,
+        other => other.bits().div_ceil(8).max(1) as usize,
+    };
+    (bytes.as_ptr() as usize).is_multiple_of(align)
+}
+
+fn over_bytes(bytes: &Bytes, dims: &[i64], element: TensorElementType) -> ort::Result<DynValue> {
+    let memory = MemoryInfo::default();
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: the pointers are valid for the call. ONNX Runtime checks the length against the dimensions and never
+    // writes to a model's inputs; `Input` keeps the bytes alive for longer than the value.
+    unsafe {
+        let status = (ort::api().CreateTensorWithDataAsOrtValue)(
+            memory.ptr(),
+            bytes.as_ptr().cast_mut().cast(),
+            bytes.len(),
+            dims.as_ptr(),
+            dims.len(),
+            element.into(),
+            &mut raw,
+        );
+        ort::Error::result_from_status(status)?;
+    }
+    let raw = std::ptr::NonNull::new(raw)
+        .ok_or_else(|| ort::Error::new("ONNX Runtime made no tensor"))?;
+    // SAFETY: `raw` is a new tensor value that nothing else releases.
+    Ok(unsafe { DynValue::from_ptr(raw, Some(&Allocator::default())) })
+}
+
+fn copied(bytes: &Bytes, dims: &[i64], element: TensorElementType) -> ort::Result<DynValue> {
+    let mut tensor = DynTensor::new(&Allocator::default(), element, dims.to_vec())?;
+    if tensor.size() != Some(bytes.len()) {
+        return Err(ort::Error::new(format!(
+            "ONNX Runtime wants {:?} bytes for {dims:?} but there are {}",
+            tensor.size(),
+            bytes.len()
+        )));
+    }
+    if !bytes.is_empty() {
+        // SAFETY: the tensor owns `bytes.len()` writable bytes, as just checked.
+        unsafe {
+            let to = tensor.data_ptr_mut().cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+    Ok(tensor.into_dyn())
+}
+
+fn strings_to_ort(dims: &[usize], strings: &[Bytes]) -> Result<Input, String> {
+    let strings = strings
+        .iter()
+        .map(|s| std::str::from_utf8(s).map_err(|_| "a string is not UTF-8".to_owned()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let value = ort::value::Tensor::from_string_array((dims.to_vec(), strings.as_slice()))
+        .map_err(|e| e.to_string())?;
+    Ok(Input {
+        value: value.into_dyn(),
+        bytes: Bytes::new(),
+    })
+}
+
+/// A tensor over the memory of an output of ONNX Runtime, which lives as long as the tensor does.
+///
+/// A model can hand an input through as an output. ONNX Runtime then returns the input's own memory, so an output
+/// that lies within one of `inputs` is copied.
+pub(super) fn from_ort(value: DynValue, inputs: &[Bytes]) -> Result<Tensor, String> {
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(format!("it is {}, not a tensor", value.dtype()));
+    };
+    let dtype = dtype(*ty).ok_or_else(|| format!("its type {ty} is unknown"))?;
+    let dims = shape
+        .iter()
+        .map(|&d| usize::try_from(d).map_err(|_| format!("its shape is {:?}", &shape[..])))
+        .collect::<Result<Vec<_>, _>>()?;
+    if dtype == DType::String {
+        return strings_from_ort(&value, dims);
+    }
+    let tensor = value.downcast::<ort::value::DynTensorValueType>();
+    let tensor = tensor.map_err(|e| e.to_string())?;
+    let len = tensor.size().ok_or("its size is unknown")?;
+    let data = tensor.data_ptr().cast::<u8>();
+    let bytes = if data.is_null() || len == 0 {
+        Bytes::new()
+    } else {
+        let memory = OrtMemory { tensor, data, len };
+        if inputs.iter().any(|input| overlap(input, &memory.range())) {
+            Bytes::copy_from_slice(memory.as_ref())
+        } else {
+            Bytes::from_owner(memory)
+        }
+    };
+    Tensor::from_raw(dtype, dims, bytes).map_err(|e| e.to_string())
+}
+
+fn strings_from_ort(value: &DynValue, dims: Vec<usize>) -> Result<Tensor, String> {
+    let strings = if dims.contains(&0) {
+        Vec::new()
+    } else {
+        value.try_extract_strings().map_err(|e| e.to_string())?.1
+    };
+    let strings = strings.into_iter().map(Bytes::from).collect();
+    Tensor::from_strings(dims, strings).map_err(|e| e.to_string())
+}
+
+/// The memory of a tensor that ONNX Runtime allocated.
+struct OrtMemory {
+    /// Owns the memory.
+    #[expect(dead_code)]
+    tensor: DynTensor,
+    data: *const u8,
+    len: usize,
+}
+
+// SAFETY: the memory belongs to `tensor`, which is `Send`, and is only read.
+unsafe impl Send for OrtMemory {}
+
+impl OrtMemory {
+    fn range(&self) -> Range<usize> {
+        let start = self.data as usize;
+        start..start + self.len
+    }
+}
+
+impl AsRef<[u8]> for OrtMemory {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `tensor` owns `len` initialized bytes at `data` and outlives the borrow.
+        unsafe { std::slice::from_raw_parts(self.data, self.len) }
+    }
+}
+
+fn overlap(input: &Bytes, output: &Range<usize>) -> bool {
+    let start = input.as_ptr() as usize;
+    start < output.end && output.start < start + input.len()
+}
