@@ -13,12 +13,12 @@ pub(super) fn next_is_type(p: &mut Parser) -> bool {
     is_type_word(p.peek_word())
 }
 
-fn elem_type(p: &mut Parser) -> Result<&'static Elem> {
+fn elem_type(p: &mut Parser, what: &str) -> Result<&'static Elem> {
     let word = p.peek_word();
     let Some(elem) = Elem::named(word) else {
-        return Err(p.unexpected("an element type"));
+        return Err(p.unexpected(what));
     };
-    p.word("an element type")?;
+    p.word(what)?;
     Ok(elem)
 }
 
@@ -61,7 +61,7 @@ pub(super) fn type_proto(p: &mut Parser) -> Result<TypeProto> {
             Ok(Value::OptionalType(Optional { elem_type }))
         }
         "map" => wrapped(p, |p| {
-            let key_type = Some(elem_type(p)?.data_type as i32);
+            let key_type = Some(elem_type(p, "an element type")?.data_type as i32);
             p.expect(",", "")?;
             let value_type = Some(Box::new(type_proto(p)?));
             Ok(Value::MapType(Map {
@@ -70,13 +70,13 @@ pub(super) fn type_proto(p: &mut Parser) -> Result<TypeProto> {
             }))
         }),
         "sparse_tensor" => wrapped(p, |p| {
-            let elem_type = Some(elem_type(p)?.data_type as i32);
+            let elem_type = Some(elem_type(p, "an element type")?.data_type as i32);
             let shape = shape(p)?;
             Ok(Value::SparseTensorType(SparseTensor { elem_type, shape }))
         }),
         "opaque" => wrapped(p, opaque),
         _ => {
-            let elem_type = Some(elem_type(p)?.data_type as i32);
+            let elem_type = Some(elem_type(p, "a type")?.data_type as i32);
             let shape = shape(p)?;
             Ok(Value::TensorType(Tensor { elem_type, shape }))
         }

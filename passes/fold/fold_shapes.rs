@@ -1,0 +1,126 @@
+//! Shape arithmetic, computed symbolically: no runtime, and no fixed sizes where the model has symbols.
+
+use kiln_graph::infer::{self, Facts};
+use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, ValueId};
+
+use crate::pass::{Context, Exactness, Pass, PassFailure};
+use crate::patch::Patch;
+
+#[derive(Debug)]
+pub struct FoldShapes;
+
+impl Pass for FoldShapes {
+    fn name(&self) -> &'static str {
+        "fold-shapes"
+    }
+
+    fn about(&self) -> &'static str {
+        "compute shapes, and what is computed from them, without running anything"
+    }
+
+    fn details(&self) -> String {
+        "An integer value that inference knows element by element becomes a constant. A Reshape whose target is \
+         computed, but is known up to one symbolic dimension, gets a constant target: `Reshape(x, Concat(Shape(x)[0], \
+         Shape(x)[1], {4}, {16}))` becomes `Reshape(x, {0, 0, 4, 16})`, where 0 copies the dimension of x and -1 takes \
+         the rest."
+            .into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Exact
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
+        let mut folded = 0;
+        let mut failure = None;
+        model.graph.for_each_graph_mut(&mut |g| {
+            let facts = infer::infer(g);
+            match fold(g, &facts, cx) {
+                Ok(n) => folded += n,
+                Err(e) => failure = Some(e),
+            }
+        });
+        match failure {
+            Some(e) => Err(e),
+            None => Ok(folded),
+        }
+    }
+}
+
+fn fold(g: &mut Graph, facts: &Facts, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
+    let mut folded = 0;
+    // Downstream first, so that a maze is replaced at its end and dies as a whole.
+    for id in g.topo_order()?.into_iter().rev() {
+        let Some(node) = g.get(id) else { continue };
+        let Some(output) = node.output(0).filter(|&v| !g.value(v).is_unused()) else {
+            continue;
+        };
+        let patch = match node.op().is("Reshape") {
+            true => target_of_reshape(g, facts, id),
+            false => known_integers(g, facts, id, output),
+        };
+        let Some(patch) = patch else { continue };
+        if !cx.admit() {
+            return Ok(folded);
+        }
+        patch.apply(g, id, "fold-shapes").map_err(|e| PassFailure::Node {
+            node: e.value.clone(),
+            why: e.to_string(),
+        })?;
+        folded += 1;
+    }
+    Ok(folded)
+}
+
+fn known_integers(g: &Graph, facts: &Facts, id: NodeId, output: ValueId) -> Option<Patch> {
+    if g.node(id).outputs().len() != 1 {
+        return None;
+    }
+    let known: Vec<i64> = (facts.values(output)?.iter())
+        .map(|e| e.as_i64())
+        .collect::<Option<_>>()?;
+    let rank = facts.ty(output).rank().or(g.value(output).ty().rank())?;
+    let tensor = match (facts.ty(output).dtype()?, rank, known.as_slice()) {
+        (DType::I64, 0, [v]) => Tensor::scalar(*v),
+        (DType::I64, 1, v) => Tensor::vector(v),
+        (DType::I32, 0, [v]) => Tensor::scalar(i32::try_from(*v).ok()?),
+        (DType::I32, 1, v) => {
+            let narrow: Option<Vec<i32>> = v.iter().map(|&v| v.try_into().ok()).collect();
+            Tensor::vector(&narrow?)
+        }
+        _ => return None,
+    };
+    let mut patch = Patch::new();
+    let constant = patch.constant(tensor);
+    patch.replace(output, constant);
+    Some(patch)
+}
+
+fn target_of_reshape(g: &Graph, facts: &Facts, id: NodeId) -> Option<Patch> {
+    let node = g.node(id);
+    let (x, target, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
+    if g.constant(target).is_some() || node.attrs().int("allowzero").unwrap_or(0) != 0 {
+        return None;
+    }
+    let from = facts.ty(x).shape();
+    let wanted = facts.values(target)?;
+    let mut dims = Vec::with_capacity(wanted.len());
+    for (k, e) in wanted.iter().enumerate() {
+        let copied = from.and_then(|s| s.get(k));
+        dims.push(match e.as_i64() {
+            Some(n) => n,
+            None => match copied {
+                Some(Dim::Symbol(s)) if **s == *e.to_string() => 0,
+                _ => -1,
+            },
+        });
+    }
+    if dims.iter().filter(|&&d| d == -1).count() > 1 {
+        return None;
+    }
+    let mut patch = Patch::new();
+    let constant = patch.constant(Tensor::vector(&dims));
+    let made = patch.node(Op::onnx("Reshape"), [x.into(), constant], Attrs::new());
+    patch.replace(output, made);
+    Some(patch)
+}
