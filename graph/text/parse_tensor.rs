@@ -61,6 +61,7 @@ pub(super) fn initializer(p: &mut Parser, proto: &TypeProto, offset: usize) -> R
         });
     }
     let start = p.offset();
+    refuse_elided(p)?;
     p.expect("{", "`[`")?;
     let (mut tensor, count) = elements(p, elem)?;
     if element_count(&dims) != Some(count) {
@@ -78,14 +79,21 @@ pub(super) fn initializer(p: &mut Parser, proto: &TypeProto, offset: usize) -> R
     Ok(tensor)
 }
 
+/// Fails where a printer put an ellipsis for the elements; the reference printer puts it without braces.
+fn refuse_elided(p: &mut Parser) -> Result<()> {
+    let start = p.offset();
+    if !p.eat("...") {
+        return Ok(());
+    }
+    let message = "the elements of this tensor were left out when the text was printed; \
+                   only text printed in full (`max_elements: None`) can be read back";
+    Err(p.fail_at(start, message))
+}
+
 /// The elements up to `}`, and how many there are.
 fn elements(p: &mut Parser, elem: &'static Elem) -> Result<(TensorProto, usize)> {
     let start = p.offset();
-    if p.eat("...") {
-        let message = "the elements of this tensor were left out when the text was printed (`max_elements`); \
-                       only text printed in full can be read back";
-        return Err(p.fail_at(start, message));
-    }
+    refuse_elided(p)?;
     let mut tensor = TensorProto {
         data_type: Some(elem.data_type as i32),
         ..TensorProto::default()

@@ -4,10 +4,9 @@ use super::print_value::{
     push, push_attribute, push_dotted, push_entries, push_initializer, push_list, push_name,
     push_quoted, push_sparse, push_type, push_word,
 };
-use super::types::AttrType;
-use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{
-    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto,
+    TensorProto, ValueInfoProto,
 };
 
 /// How to print.
@@ -180,8 +179,8 @@ pub(super) fn push_graph(
 }
 
 enum Declared<'a> {
-    Dense(&'a crate::onnx::proto::TensorProto),
-    Sparse(&'a crate::onnx::proto::SparseTensorProto),
+    Dense(&'a TensorProto),
+    Sparse(&'a SparseTensorProto),
     Info(&'a ValueInfoProto),
 }
 
@@ -212,10 +211,10 @@ fn push_node(out: &mut String, node: &NodeProto, indent: usize, options: &PrintO
         out.push(':');
         push_word(out, overload);
     }
-    let has_graph = node.attribute.iter().any(|attribute| {
-        let no_reference = attribute.ref_attr_name.as_deref().is_none_or(str::is_empty);
-        no_reference && AttrType::of(attribute).is_some_and(|kind| kind.of == AttributeType::Graph)
-    });
+    let has_graph = node
+        .attribute
+        .iter()
+        .any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty());
     if !has_graph && !node.attribute.is_empty() {
         out.push('<');
         push_list(out, &node.attribute, ", ", |out, attribute| {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::explain;
-use super::{LogLine, ProfileError};
+use super::{ENV_DIR, LogLine, ProfileError};
 
 /// The pinned command that installs the libraries this module was written against.
 pub const INSTALL: &str = "pip install tensorrt-rtx-cu13-libs==1.7.1.116";
@@ -92,7 +92,7 @@ impl EngineError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { .. } => Some(format!(
-                "`{INSTALL}` installs it; or set KILN_TENSORRT_RTX_DIR to the folder that holds the libraries"
+                "`{INSTALL}` in the active environment or in ./.venv installs it; or set {ENV_DIR} to the folder of its libraries"
             )),
             Self::Load { .. } | Self::Version { .. } => {
                 Some(format!("`{INSTALL}` installs one that fits"))

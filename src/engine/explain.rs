@@ -13,6 +13,18 @@ pub(super) struct RawFailure {
     pub(super) text: String,
 }
 
+impl RawFailure {
+    /// An error that belongs to no node.
+    pub(super) fn of_model(text: &str) -> Self {
+        Self {
+            index: None,
+            node: None,
+            op: None,
+            text: text.to_owned(),
+        }
+    }
+}
+
 /// Reads a parser error. What kept an initializer from being read stands in the log only.
 pub(super) fn parse_failure(raw: RawFailure, log: &[LogLine]) -> ParseFailure {
     let RawFailure {
@@ -36,11 +48,10 @@ pub(super) fn parse_failure(raw: RawFailure, log: &[LogLine]) -> ParseFailure {
             .collect();
         match telling.as_slice() {
             [] => "the node is invalid".to_owned(),
-            lines => lines
-                .iter()
-                .map(|l| clean(l))
-                .collect::<Vec<_>>()
-                .join("; "),
+            lines => {
+                let sentences: Vec<_> = lines.iter().map(|l| clean(l)).collect();
+                without_prefix(&sentences.join("; "), node.as_deref())
+            }
         }
     };
     ParseFailure {
@@ -50,6 +61,13 @@ pub(super) fn parse_failure(raw: RawFailure, log: &[LogLine]) -> ParseFailure {
         reason,
         unknown_op,
     }
+}
+
+/// Some sentences begin with the name of the node, which stands beside them anyway.
+fn without_prefix(reason: &str, node: Option<&str>) -> String {
+    node.and_then(|node| reason.strip_prefix(node)?.strip_prefix(": "))
+        .unwrap_or(reason)
+        .to_owned()
 }
 
 fn initializer_failure(text: &str, log: &[LogLine]) -> String {
@@ -82,8 +100,10 @@ pub(super) fn build_failures(log: &[LogLine]) -> Vec<BuildFailure> {
         .into_iter()
         .map(|line| {
             let reason = clean(&line.text);
+            let node = between(&reason, "operation '", "'")
+                .or_else(|| between(&reason, "IShuffleLayer ", ": "));
             BuildFailure {
-                node: between(&reason, "operation '", "'").map(str::to_owned),
+                node: node.map(str::to_owned),
                 reason,
             }
         })
@@ -147,6 +167,10 @@ pub(super) fn clean(line: &str) -> String {
     {
         text = sentence;
     }
+    // <text> (See https://docs.nvidia.com/... for shapes and datatypes with dedicated kernels.) Alternatively, ...
+    if let Some((sentence, _)) = text.split_once(" (See https://") {
+        text = sentence;
+    }
     // Assertion failed: <condition>: <text>
     if let Some(rest) = text.strip_prefix("Assertion failed: ") {
         text = rest.split_once(": ").map_or(rest, |(_, sentence)| sentence);
@@ -183,6 +207,10 @@ const PARSE_HINTS: Hints = &[
         "must have same input types",
         "all float inputs of a node must share one type: put a Cast before the odd one",
     ),
+    (
+        "cosCache has batch size",
+        "give RotaryEmbedding cos and sin caches with the batch of its input, or decompose it",
+    ),
 ];
 
 const ATTENTION: &str =
@@ -208,6 +236,11 @@ const BUILD_HINTS: Hints = &[
     (
         "not self-consistent",
         "inputs that share a dimension need the same size for it in a profile",
+    ),
+    (
+        "violate shape constraints",
+        "the model was exported with fixed sizes that the profile does not keep: give those sizes, or export it with \
+         dynamic ones",
     ),
     (
         "CUDA error",

@@ -4,13 +4,14 @@ use std::ffi::CString;
 use std::path::Path;
 use std::time::Instant;
 
+use super::explain::{self, RawFailure};
 use super::ffi::{Api, RawTensor, Session};
 use super::log::Log;
 use super::profile::{self, Input, Profile, ProfileError};
 use super::progress::{Monitor, PHASE_BUILD, PHASE_PARSE};
 use super::{
-    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Libraries, ParseFailure,
-    Plan, Progress, TensorInfo, Version, explain,
+    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Libraries, Plan, Progress,
+    TensorInfo, Version,
 };
 
 /// Builds engines with TensorRT for RTX, on machines without a GPU too.
@@ -128,30 +129,23 @@ fn parse<'s>(
         })?;
         session.parse_with_weights(request.onnx, path, &named)
     };
-    let lines = log.lines();
-    let mut failures: Vec<_> = raw
-        .err()
+    let failures = match raw {
+        Ok(()) if !session.outputs().is_empty() => return Ok(()),
+        // Bytes that are no protobuf at all make an empty network, without an error.
+        Ok(()) => vec![RawFailure::of_model(
+            "there is no graph with outputs in it: is it an ONNX model?",
+        )],
+        Err(failures) if failures.is_empty() => {
+            vec![RawFailure::of_model("the parser does not say why")]
+        }
+        Err(failures) => failures,
+    };
+    let log = log.lines();
+    let failures = failures
         .into_iter()
-        .flatten()
-        .map(|f| explain::parse_failure(f, &lines))
+        .map(|f| explain::parse_failure(f, &log))
         .collect();
-    // Bytes that are no protobuf at all make an empty network, without an error.
-    if failures.is_empty() && session.outputs().is_empty() {
-        failures.push(ParseFailure {
-            index: None,
-            node: None,
-            op: None,
-            reason: "there is no graph with outputs in it: is it an ONNX model?".to_owned(),
-            unknown_op: false,
-        });
-    }
-    if failures.is_empty() {
-        return Ok(());
-    }
-    Err(EngineError::Parse {
-        failures,
-        log: lines,
-    })
+    Err(EngineError::Parse { failures, log })
 }
 
 /// The parser takes the path of a model file and looks for external data beside it.

@@ -1,1 +1,402 @@
+//! Builds by the real TensorRT, on models made by hand. Without TensorRT they are skipped, and say so.
 
+mod onnx;
+
+use std::sync::Mutex;
+
+use self::onnx::{
+    FLOAT, FLOAT16, Graph, Message, external, initializer, int_attribute, node, value,
+};
+use super::*;
+
+const SM: ComputeCapability = ComputeCapability::Sm89;
+
+fn builder() -> Option<RtxBuilder> {
+    match locate(None) {
+        Ok(libraries) => Some(RtxBuilder::new(&libraries).unwrap()),
+        Err(_) => {
+            println!("skipped: TensorRT for RTX not found");
+            None
+        }
+    }
+}
+
+fn build(request: &BuildRequest<'_>) -> Option<Result<Built, EngineError>> {
+    builder().map(|b| b.build(request, &NoProgress))
+}
+
+/// `y = x @ w`, x of [batch, 4], w of [4, 3] as given.
+fn matmul(weight: Message) -> Vec<u8> {
+    Graph {
+        nodes: &[node("MatMul", &["x", "w"], &["y"], &[])],
+        inputs: &[value("x", FLOAT, &[-1, 4])],
+        outputs: &[value("y", FLOAT, &[-1, 3])],
+        initializers: &[weight],
+    }
+    .model(17)
+}
+
+fn matmul_inline() -> Vec<u8> {
+    matmul(initializer("w", FLOAT, &[4, 3], &[0; 48]))
+}
+
+fn attention(attributes: &[Message]) -> Vec<u8> {
+    Graph {
+        nodes: &[node("Attention", &["q", "q", "q"], &["y"], attributes)],
+        inputs: &[value("q", FLOAT, &[1, 2, 16, 32])],
+        outputs: &[value("y", FLOAT, &[1, 2, 16, 32])],
+        initializers: &[],
+    }
+    .model(23)
+}
+
+fn batch(min: i64, opt: i64, max: i64) -> Profile {
+    let shape = |batch| vec![batch, 4];
+    Profile {
+        inputs: vec![ProfileInput {
+            name: "x".to_owned(),
+            min: shape(min),
+            opt: shape(opt),
+            max: shape(max),
+        }],
+    }
+}
+
+fn request(onnx: &[u8]) -> BuildRequest<'_> {
+    BuildRequest {
+        profiles: vec![batch(1, 2, 4)],
+        ..BuildRequest::new(onnx, SM)
+    }
+}
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<String>>);
+
+impl Progress for Recorder {
+    fn phase_start(&self, name: &str, parent: Option<&str>, steps: u32) {
+        let line = format!("+{name} in {parent:?} of {steps}");
+        self.0.lock().unwrap().push(line);
+    }
+    fn phase_finish(&self, name: &str) {
+        self.0.lock().unwrap().push(format!("-{name}"));
+    }
+}
+
+#[test]
+fn a_model_with_a_profile_becomes_an_engine() {
+    let Some(builder) = builder() else { return };
+    let onnx = matmul_inline();
+    let progress = Recorder::default();
+    let built = builder.build(&request(&onnx), &progress).unwrap();
+
+    assert!(built.plan.len() > 1000);
+    assert_eq!(built.version, builder.version());
+    assert!(built.version >= Version::of_headers());
+    assert_eq!(built.inputs[0].name, "x");
+    assert_eq!(built.inputs[0].dtype, DataType::Float32);
+    assert_eq!(built.inputs[0].shape, [-1, 4]);
+    assert_eq!(built.outputs[0].shape, [-1, 3]);
+    assert!(built.layers >= 1);
+    assert_eq!(built.warnings, []);
+
+    let lines = progress.0.into_inner().unwrap();
+    assert_eq!(lines[..2], ["+parse in None of 1", "-parse"]);
+    assert_eq!(lines[2], "+build in None of 1");
+    assert!(lines[3].contains("in Some(\"build\")"), "{}", lines[3]);
+    let count = |sign| lines.iter().filter(|l| l.starts_with(sign)).count();
+    assert_eq!(count('+'), count('-'));
+}
+
+#[test]
+fn several_capabilities_and_profiles_go_into_one_engine() {
+    let onnx = matmul_inline();
+    let request = BuildRequest {
+        capabilities: vec![ComputeCapability::Sm86, SM, ComputeCapability::Sm120],
+        profiles: vec![batch(1, 1, 1), batch(2, 4, 8)],
+        workspace: Some(1 << 28),
+        optimization_level: Some(2),
+        detailed: true,
+        ..BuildRequest::new(&onnx, SM)
+    };
+    let Some(built) = build(&request) else { return };
+    assert!(built.unwrap().plan.len() > 1000);
+}
+
+#[test]
+fn builds_run_side_by_side_off_the_main_thread() {
+    let Some(builder) = builder() else { return };
+    let onnx = matmul_inline();
+    std::thread::scope(|scope| {
+        let builds = [0, 1].map(|_| scope.spawn(|| builder.build(&request(&onnx), &NoProgress)));
+        for build in builds {
+            assert!(build.join().unwrap().is_ok());
+        }
+    });
+}
+
+#[test]
+fn bytes_that_are_no_model_are_refused() {
+    let model = matmul_inline();
+    let garbage: Vec<u8> = (0..4096_u32).map(|i| (i * i * 31 >> 3) as u8).collect();
+    for bytes in [&[][..], b"version https://git-lfs", &garbage, &model[..40]] {
+        let Some(result) = build(&request(bytes)) else {
+            return;
+        };
+        let error = result.unwrap_err();
+        assert!(
+            matches!(&error, EngineError::Parse { failures, .. } if failures[0].node.is_none()),
+            "{error}"
+        );
+        assert!(error.to_string().contains("ONNX model"), "{error}");
+    }
+}
+
+#[test]
+fn all_unknown_ops_are_named_at_once() {
+    let onnx = Graph {
+        nodes: &[
+            node("Foo", &["x"], &["a"], &[]),
+            node("Relu", &["a"], &["b"], &[]),
+            node("BiasGelu", &["b", "b"], &["c"], &[]),
+            node("MatMulInteger", &["c", "c"], &["y"], &[]),
+        ],
+        inputs: &[value("x", FLOAT, &[2])],
+        outputs: &[value("y", FLOAT, &[2])],
+        initializers: &[],
+    }
+    .model(17);
+    let Some(result) = build(&BuildRequest::new(&onnx, SM)) else {
+        return;
+    };
+    let error = result.unwrap_err();
+    let EngineError::Parse { failures, log } = &error else {
+        panic!("{error}")
+    };
+    let named: Vec<_> = failures
+        .iter()
+        .map(|f| {
+            (
+                f.index.unwrap(),
+                f.node.as_deref().unwrap(),
+                f.op.as_deref().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        named,
+        [
+            (0, "Foo_a", "Foo"),
+            (2, "BiasGelu_c", "BiasGelu"),
+            (3, "MatMulInteger_y", "MatMulInteger")
+        ]
+    );
+    assert!(failures.iter().all(|f| f.unknown_op));
+    assert!(error.to_string().contains("and 2 more"), "{error}");
+    assert!(error.hint().unwrap().contains("no `Foo`"));
+    assert!(!log.is_empty());
+}
+
+#[test]
+fn mixed_float_types_are_explained() {
+    let onnx = matmul(initializer("w", FLOAT16, &[4, 3], &[0; 24]));
+    let Some(result) = build(&request(&onnx)) else {
+        return;
+    };
+    let error = result.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("TensorRT cannot read the model: node `MatMul_y` (MatMul): ")
+    );
+    assert!(!error.to_string().contains("_src"), "{error}");
+    assert!(error.hint().unwrap().contains("Cast"), "{error}");
+}
+
+#[test]
+fn turing_takes_no_fp32_products() {
+    let onnx = matmul_inline();
+    let request = BuildRequest {
+        capabilities: vec![ComputeCapability::Sm75],
+        ..request(&onnx)
+    };
+    let Some(result) = build(&request) else {
+        return;
+    };
+    let error = result.unwrap_err();
+    let EngineError::Build { failures, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(failures[0].node.as_deref(), Some("MatMul_y"));
+    assert!(error.hint().unwrap().contains("--fp16"), "{error}");
+}
+
+#[test]
+fn fp32_attention_must_be_decomposable() {
+    let Some(builder) = builder() else { return };
+    let whole = attention(&[]);
+    let error = builder
+        .build(&BuildRequest::new(&whole, SM), &NoProgress)
+        .unwrap_err();
+    assert!(matches!(error, EngineError::Build { .. }));
+    assert!(
+        error.hint().unwrap().contains("TRT_decomposable"),
+        "{error}"
+    );
+
+    let decomposable = attention(&[int_attribute("TRT_decomposable", 1)]);
+    let built = builder.build(&BuildRequest::new(&decomposable, SM), &NoProgress);
+    assert!(built.is_ok(), "{built:?}");
+}
+
+#[test]
+fn dynamic_inputs_need_a_profile() {
+    let onnx = matmul_inline();
+    let Some(result) = build(&BuildRequest::new(&onnx, SM)) else {
+        return;
+    };
+    let error = result.unwrap_err();
+    assert!(
+        matches!(&error, EngineError::Profile(ProfileError::Missing { inputs }) if inputs == &["x"])
+    );
+    assert!(error.hint().unwrap().contains("--dim"));
+}
+
+#[test]
+fn a_size_fixed_in_the_graph_is_explained() {
+    // A reshape to [2, 2] in a model whose batch the profile varies.
+    let shape: Vec<u8> = [2_i64, 4].iter().flat_map(|d| d.to_le_bytes()).collect();
+    let onnx = Graph {
+        nodes: &[node("Reshape", &["x", "s"], &["y"], &[])],
+        inputs: &[value("x", FLOAT, &[-1, 4])],
+        outputs: &[value("y", FLOAT, &[2, 4])],
+        initializers: &[initializer("s", 7, &[2], &shape)],
+    }
+    .model(17);
+    let Some(result) = build(&request(&onnx)) else {
+        return;
+    };
+    let error = result.unwrap_err();
+    assert!(
+        error.hint().unwrap().contains("exported with fixed sizes"),
+        "{error}"
+    );
+}
+
+#[test]
+fn requests_that_contradict_themselves_are_refused() {
+    let Some(builder) = builder() else { return };
+    let onnx = matmul_inline();
+    let good = request(&onnx);
+    let bad = [
+        BuildRequest {
+            capabilities: vec![],
+            ..good.clone()
+        },
+        BuildRequest {
+            capabilities: vec![SM, ComputeCapability::Current],
+            ..good.clone()
+        },
+        BuildRequest {
+            optimization_level: Some(6),
+            ..good
+        },
+    ];
+    for request in bad {
+        let error = builder.build(&request, &NoProgress).unwrap_err();
+        assert!(matches!(error, EngineError::Request(_)), "{error}");
+    }
+}
+
+struct StopAt(&'static str, Mutex<bool>);
+
+impl Progress for StopAt {
+    fn phase_start(&self, name: &str, _: Option<&str>, _: u32) {
+        *self.1.lock().unwrap() |= name == self.0;
+    }
+    fn cancelled(&self) -> bool {
+        *self.1.lock().unwrap()
+    }
+}
+
+struct PanicAt(&'static str);
+
+impl Progress for PanicAt {
+    fn phase_start(&self, name: &str, _: Option<&str>, _: u32) {
+        assert!(name != self.0, "a panic on purpose");
+    }
+}
+
+#[test]
+fn a_build_can_be_stopped_in_each_phase() {
+    let Some(builder) = builder() else { return };
+    let onnx = matmul_inline();
+    for phase in [PHASE_PARSE, PHASE_BUILD, "Optimizing graph"] {
+        let stop = StopAt(phase, Mutex::new(false));
+        for progress in [&stop as &dyn Progress, &PanicAt(phase)] {
+            let error = builder.build(&request(&onnx), progress).unwrap_err();
+            assert!(matches!(error, EngineError::Cancelled), "{phase}: {error}");
+        }
+    }
+}
+
+#[test]
+fn external_weights_come_from_files_or_from_memory() {
+    let Some(builder) = builder() else { return };
+    let onnx = matmul(external("w", FLOAT, &[4, 3], "w.bin"));
+    let weight: Vec<u8> = (0..12_u8)
+        .flat_map(|i| f32::from(i).to_le_bytes())
+        .collect();
+    let folder = std::env::temp_dir().join(format!("kiln-engine-weights-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("w.bin"), &weight).unwrap();
+
+    let from_file = BuildRequest {
+        data_dir: Some(&folder),
+        ..request(&onnx)
+    };
+    let from_memory = BuildRequest {
+        weights: vec![("w", &weight)],
+        ..request(&onnx)
+    };
+    let by_file = builder.build(&from_file, &NoProgress).unwrap();
+    let by_memory = builder.build(&from_memory, &NoProgress).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let holds = |plan: &[u8]| plan.windows(weight.len()).any(|w| w == weight);
+    assert!(holds(&by_file.plan) && holds(&by_memory.plan));
+
+    let error = builder.build(&request(&onnx), &NoProgress).unwrap_err();
+    assert!(error.to_string().contains("Failed to open file"), "{error}");
+    assert!(error.hint().unwrap().contains("external data"), "{error}");
+
+    for weights in [vec![("w", &weight[..8])], vec![("v", &weight[..])]] {
+        let request = BuildRequest {
+            weights,
+            ..request(&onnx)
+        };
+        let error = builder.build(&request, &NoProgress).unwrap_err();
+        assert!(matches!(error, EngineError::Parse { .. }), "{error}");
+        println!("{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_library_is_refused() {
+    let file = std::env::temp_dir().join(format!("kiln-engine-notalib-{}", std::process::id()));
+    std::fs::write(&file, "text").unwrap();
+    let libraries = Libraries {
+        core: file.clone(),
+        parser: file.clone(),
+    };
+    let error = RtxBuilder::new(&libraries).err().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(matches!(&error, EngineError::Load { path, .. } if *path == file));
+    assert!(error.hint().is_some());
+}
+
+#[test]
+fn builders_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<RtxBuilder>();
+    shared::<Built>();
+    shared::<EngineError>();
+}

@@ -35,7 +35,10 @@ pub struct NotFound {
 
 impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "ONNX Runtime (libonnxruntime.so) is not found; searched:")?;
+        writeln!(
+            f,
+            "ONNX Runtime (libonnxruntime.so) is not found; searched:"
+        )?;
         for place in &self.searched {
             writeln!(f, "  {place}")?;
         }

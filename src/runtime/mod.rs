@@ -4,6 +4,7 @@
 //! it, [`Session`] holds one model.
 
 mod error;
+mod info;
 mod locate;
 mod session;
 #[cfg(test)]
@@ -16,8 +17,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use kiln_graph::Tensor;
 
 pub use error::Error;
+pub use info::{Dim, TensorInfo};
 pub use locate::{Found, NotFound, Origin, locate};
-pub use session::{Bound, Device, Dim, Optimization, Session, SessionOptions, TensorInfo};
+pub use session::{Bound, Device, Optimization, Session, SessionOptions};
 
 /// ONNX Runtime, loaded. There is one per process: its environment and thread pools are process-wide.
 #[derive(Debug)]

@@ -3,14 +3,14 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use bytes::Bytes;
-use kiln_graph::{DType, Tensor};
+use kiln_graph::Tensor;
 use ort::logging::LogLevel;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::session::{SessionInputValue, SessionInputs, SessionOutputs};
-use ort::value::{Outlet, ValueType};
 use serde::Serialize;
 
-use super::values::{dtype, from_ort, to_ort};
+use super::info::{TensorInfo, infos};
+use super::values::{from_ort, to_ort};
 use super::{Error, Runtime};
 
 /// How a session runs its model.
@@ -41,48 +41,6 @@ pub enum Optimization {
 pub enum Device {
     #[default]
     Cpu,
-}
-
-/// An input or output of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TensorInfo {
-    pub name: String,
-    #[serde(serialize_with = "as_text")]
-    pub dtype: DType,
-    /// Empty for a scalar, and also where the model says nothing about the rank: ONNX Runtime does not tell the two
-    /// apart.
-    pub shape: Vec<Dim>,
-}
-
-/// A dimension as a model declares it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum Dim {
-    Fixed(usize),
-    Symbol(String),
-    Unknown,
-}
-
-fn as_text<S: serde::Serializer>(value: &impl fmt::Display, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(value)
-}
-
-impl fmt::Display for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dim::Fixed(size) => size.fmt(f),
-            Dim::Symbol(name) => f.write_str(name),
-            Dim::Unknown => f.write_str("?"),
-        }
-    }
-}
-
-/// `float[batch,16]`, as ONNX text writes it.
-impl fmt::Display for TensorInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dims: Vec<_> = self.shape.iter().map(Dim::to_string).collect();
-        write!(f, "{}[{}]", self.dtype, dims.join(","))
-    }
 }
 
 /// A model loaded into ONNX Runtime.
@@ -239,7 +197,6 @@ impl Session {
 }
 
 /// A session with inputs in place.
-#[derive(Debug)]
 pub struct Bound<'s> {
     session: &'s mut Session,
     // In the model's order, and dropped before the bytes that they read.
@@ -281,6 +238,12 @@ impl Bound<'_> {
     }
 }
 
+impl fmt::Debug for Bound<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bound").field(&self.session).finish()
+    }
+}
+
 fn raw_run<'s>(
     session: &'s mut ort::session::Session,
     model: &str,
@@ -314,46 +277,116 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
     })
 }
 
-fn infos(outlets: &[Outlet], port: &'static str, model: &str) -> Result<Vec<TensorInfo>, Error> {
-    outlets.iter().map(|o| info(o, port, model)).collect()
-}
-
-fn info(outlet: &Outlet, port: &'static str, model: &str) -> Result<TensorInfo, Error> {
-    let not_tensor = || Error::NotTensor {
-        model: model.to_owned(),
-        port,
-        name: outlet.name().to_owned(),
-        found: outlet.dtype().to_string(),
-    };
-    let ValueType::Tensor {
-        ty,
-        shape,
-        dimension_symbols,
-    } = outlet.dtype()
-    else {
-        return Err(not_tensor());
-    };
-    let shape = shape
-        .iter()
-        .zip(dimension_symbols.iter())
-        .map(|(&size, symbol)| match usize::try_from(size) {
-            Ok(size) => Dim::Fixed(size),
-            Err(_) if symbol.is_empty() => Dim::Unknown,
-            Err(_) => Dim::Symbol(symbol.clone()),
-        })
-        .collect();
-    Ok(TensorInfo {
-        name: outlet.name().to_owned(),
-        dtype: dtype(*ty).ok_or_else(not_tensor)?,
-        shape,
-    })
-}
-
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.collect();
     if names.is_empty() {
         "none".to_owned()
     } else {
         names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_graph::DType;
+
+    use super::super::testing::{matmul_add, model, node, port, runtime};
+    use super::*;
+
+    fn x() -> Tensor {
+        Tensor::from_values(vec![2, 2], &[1f32, 0., 0., 1.]).unwrap()
+    }
+
+    #[test]
+    fn a_model_tells_its_inputs_and_runs() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("matmul.onnx");
+        std::fs::write(&path, matmul_add()).unwrap();
+        let options = SessionOptions {
+            intra_threads: NonZeroUsize::new(1),
+            ..SessionOptions::default()
+        };
+        let mut session = Session::from_path(runtime, &path, &options).unwrap();
+        assert_eq!(session.inputs()[0].to_string(), "float[batch,2]");
+        assert_eq!(session.outputs()[0].name, "y");
+        let outputs = session.run(&[("x", x())]).unwrap();
+        drop(session);
+        assert_eq!(outputs[0].1.dims(), [2, 2]);
+        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [2., 3., 4., 5.]);
+    }
+
+    #[test]
+    fn wrong_inputs_are_named() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
+        let mut refusal = |inputs: &[(&str, Tensor)]| session.run(inputs).unwrap_err().to_string();
+        assert_eq!(
+            refusal(&[]),
+            "m needs the input \"x\" (float[batch,2]), which is not given; given: none"
+        );
+        assert_eq!(
+            refusal(&[("x", x()), ("z", x())]),
+            "m has no input \"z\"; its inputs: x"
+        );
+        assert_eq!(
+            refusal(&[("x", x()), ("x", x())]),
+            "the input \"x\" of m is given twice"
+        );
+        assert_eq!(
+            refusal(&[("x", Tensor::vector(&[1i64]))]),
+            "the input \"x\" of m is float, but int64 is given"
+        );
+        let shape = refusal(&[("x", Tensor::vector(&[1f32]))]);
+        assert!(shape.contains("for input: x"), "{shape}");
+    }
+
+    #[test]
+    fn failures_keep_the_words_of_onnx_runtime() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let refused = Session::from_bytes(runtime, "m", b"no model", &options).unwrap_err();
+        assert!(matches!(refused, Error::Model { .. }), "{refused}");
+        let missing = Session::from_path(runtime, Path::new("/no/such.onnx"), &options);
+        let missing = missing.unwrap_err().to_string();
+        assert!(missing.contains("/no/such.onnx"), "{missing}");
+
+        let unequal = model(
+            &[node("MatMul", &["a", "b"], &["y"], &[])],
+            &[],
+            &[
+                port("a", DType::F32, &["n", "m"]),
+                port("b", DType::F32, &["k", "l"]),
+            ],
+            &[port("y", DType::F32, &["n", "l"])],
+        );
+        let mut session = Session::from_bytes(runtime, "m", &unequal, &options).unwrap();
+        let three = Tensor::from_values(vec![1, 3], &[1f32, 2., 3.]).unwrap();
+        let failed = session.run(&[("a", x()), ("b", three)]).unwrap_err();
+        assert!(failed.to_string().contains("the_MatMul"), "{failed}");
+        let outputs = session.run(&[("a", x()), ("b", x())]).unwrap();
+        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [1., 0., 0., 1.]);
+    }
+
+    #[test]
+    fn bound_inputs_run_again_and_again() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
+        let mut bound = session.bind(&[("x", x())]).unwrap();
+        bound.run_discarding().unwrap();
+        let first = bound.run().unwrap();
+        let second = bound.run().unwrap();
+        assert!(first[0].1.same_bits(&second[0].1));
+        assert_eq!(bound.session().model(), "m");
     }
 }

@@ -51,11 +51,7 @@ pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str], ints: &[(&str, i
     out.extend(block(3, format!("the_{op}").as_bytes()));
     out.extend(block(4, op.as_bytes()));
     for (name, value) in ints {
-        let attribute = [
-            block(1, name.as_bytes()),
-            int(3, *value as u64),
-            int(20, 2),
-        ];
+        let attribute = [block(1, name.as_bytes()), int(3, *value as u64), int(20, 2)];
         out.extend(block(5, &attribute.concat()));
     }
     out
@@ -84,11 +80,7 @@ pub(crate) fn port(name: &str, dtype: DType, dims: &[&str]) -> Vec<u8> {
         })
         .collect();
     let tensor = [int(1, dtype.to_onnx() as u64), block(2, &dims)].concat();
-    [
-        block(1, name.as_bytes()),
-        block(2, &block(1, &tensor)),
-    ]
-    .concat()
+    [block(1, name.as_bytes()), block(2, &block(1, &tensor))].concat()
 }
 
 /// A model of opset 21.

@@ -6,7 +6,7 @@ use prost::Message;
 
 const SEEDS: &[&str] = &[
     r#"<ir_version: 10, opset_import: ["" : 20, "a.b" : 1], doc_string: "d\"\\", metadata_props: ["k": "v"]>
-    g (float[N, 4] x, seq(map(string, optional(float[]))) s = {1}) => (sparse_tensor(int4[2]) y) <
+    g (float[N, 4] x, seq(map(string, optional(float[]))) s, int64[1] k = {1}) => (sparse_tensor(int4[2]) y) <
       float[2] w = {1.0, -inf}, float16[3] h = {1.0, 15360, nan}, int4[3] q = {-8, 7, 1}, complex64[1] c = {1.0, 2.0},
       string[2] t = {"a\"", b"\xff"}, float[9] e = ["location": "f", "offset": "0"], opaque(a.b, c) o,
       sparse_tensor(float[8]) sp = {float[1] {1.0}, int64[1] {3}}, float8e8m0[1] z = {1.0}, "odd name"
@@ -92,6 +92,8 @@ fn mutated(random: &mut Random, seed: &str) -> String {
 fn mutated_text_never_panics_and_what_parses_round_trips() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let mut parsed = 0;
+    assert!(parse_model(SEEDS[0]).is_ok());
+    assert!(parse_function(SEEDS[1]).is_ok());
     for _ in 0..3000 {
         let seed = SEEDS[random.below(SEEDS.len())];
         let text = mutated(&mut random, seed);

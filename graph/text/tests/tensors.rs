@@ -111,7 +111,7 @@ fn every_narrow_float_reads_back() {
     ] {
         let raw: Vec<u8> = match bits {
             8 => (0..=255).collect(),
-            _ => (0..8).map(|i| 2 * i | (2 * i + 1) << 4).collect(),
+            _ => (0..8).map(|i| 0x10 + 0x22 * i).collect(),
         };
         printed(data_type, &[1 << bits], &raw);
     }
@@ -426,4 +426,5 @@ fn elided_tensors_show_their_content_but_do_not_parse() {
         message.contains("were left out when the text was printed"),
         "{message}"
     );
+    assert_eq!(graph_error("int4[9] w = ...", ""), message);
 }

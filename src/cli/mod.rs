@@ -1,0 +1,182 @@
+//! The command line: parse, call the library, print, exit.
+
+mod check;
+mod compile;
+mod doctor;
+mod inspect;
+mod passes;
+mod progress;
+mod table;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::compile::CompileError;
+
+const AFTER: &str = "\
+EXIT CODES:
+  0  done
+  1  a gate failed: the result is not the same function, or not the precision asked for
+  2  usage, or a file that cannot be written
+  3  the model cannot be read, or is unsupported
+  4  the engine build failed
+  5  a runtime is missing; `kiln doctor` says which, and the command that installs it";
+
+/// Compile Transformer models: ONNX in, a proven FP16 model and a TensorRT engine out.
+#[derive(Parser, Debug)]
+#[command(name = "kiln", version, about, after_help = AFTER, max_term_width = 100)]
+struct Cli {
+    /// ONNX Runtime's library: a file or a folder. Else ORT_DYLIB_PATH, the virtual environment, the system.
+    #[arg(long, global = true, value_name = "PATH")]
+    ort_lib: Option<PathBuf>,
+    /// TensorRT for RTX: a folder. Else KILN_TENSORRT_RTX_DIR, the virtual environment, the system.
+    #[arg(long, global = true, value_name = "PATH")]
+    trt_lib: Option<PathBuf>,
+    /// Say nothing but errors.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Optimize a model, convert it, build its engine, prove that it computes the same, and time it.
+    Compile(compile::Args),
+    /// Compare a model or bundle with its original, output by output.
+    Check(check::Args),
+    /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks.
+    Inspect(inspect::Args),
+    /// List the passes, or explain one.
+    Passes(passes::Args),
+    /// Show what is installed, what is missing, and the command that mends it.
+    Doctor(doctor::Args),
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+}
+
+/// What every verb is given.
+#[derive(Debug)]
+struct Globals {
+    ort_lib: Option<PathBuf>,
+    trt_lib: Option<PathBuf>,
+    quiet: bool,
+}
+
+impl Globals {
+    /// Talks to the user, on stderr.
+    fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            // A closed stderr is no reason to fail.
+            let _ = writeln!(io::stderr(), "{line}");
+        }
+    }
+}
+
+/// A failure with its exit code.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    fn usage(error: impl Into<anyhow::Error>) -> Failure {
+        Failure {
+            code: 2,
+            error: error.into(),
+        }
+    }
+
+    fn model(error: impl Into<anyhow::Error>) -> Failure {
+        Failure {
+            code: 3,
+            error: error.into(),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Failure {
+        Failure::usage(e)
+    }
+}
+
+impl From<CompileError> for Failure {
+    fn from(e: CompileError) -> Failure {
+        Failure {
+            code: e.exit_code(),
+            error: e.into(),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are no errors, and go to stdout.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let globals = Globals {
+        ort_lib: cli.ort_lib,
+        trt_lib: cli.trt_lib,
+        quiet: cli.quiet,
+    };
+    let done = match cli.verb {
+        Verb::Compile(args) => compile::run(&globals, args),
+        Verb::Check(args) => check::run(&globals, args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Passes(args) => passes::run(args),
+        Verb::Doctor(args) => doctor::run(&globals, args),
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "kiln", &mut io::stdout());
+            Ok(0)
+        }
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure { error, .. }) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(Failure { code, error }) => {
+            let _ = writeln!(io::stderr(), "kiln: {}", describe(&error));
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The chain of causes on one line, without repeating what a message already quotes of its cause.
+fn describe(error: &anyhow::Error) -> String {
+    let mut out = error.to_string();
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        if !out.contains(&text) {
+            out.push_str(": ");
+            out.push_str(&text);
+        }
+    }
+    out
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|e| e.downcast_ref::<io::Error>());
+    io.into_iter().any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Data goes to stdout, so that it can be piped.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::usage)?;
+    print(&(text + "\n"))
+}

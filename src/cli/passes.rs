@@ -1,0 +1,47 @@
+//! `kiln passes`
+
+use clap::Subcommand;
+use kiln_passes::registry;
+
+use super::{Failure, print, table::table};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// List the passes and the default pipeline.
+    List,
+    /// Say what a pass does, with the patterns it looks for.
+    Explain { name: String },
+}
+
+pub(super) fn run(args: Args) -> Result<u8, Failure> {
+    match args.what.unwrap_or(What::List) {
+        What::List => {
+            let rows: Vec<Vec<String>> = (registry::ALL.iter())
+                .map(|p| vec![p.name().into(), p.exactness().to_string(), p.about().into()])
+                .collect();
+            let names = |steps: &[kiln_passes::Step]| {
+                let shown: Vec<String> = (steps.iter())
+                    .map(|s| match s {
+                        kiln_passes::Step::Run(p) => p.name().to_string(),
+                        kiln_passes::Step::Enter(phase) => format!("[{phase:?}]"),
+                    })
+                    .collect();
+                shown.join(" ")
+            };
+            print(&table(&["pass", "results", "what it does"], &rows))?;
+            print(&format!("\n  default: {}\n", names(registry::DEFAULT)))?;
+            print(&format!("  --fp16:  {}\n", names(registry::FP16)))?;
+        }
+        What::Explain { name } => {
+            let pass = registry::find(&name).map_err(Failure::usage)?;
+            print(&format!("{}: {} ({})\n\n{}\n", pass.name(), pass.about(), pass.exactness(), pass.details()))?;
+        }
+    }
+    Ok(0)
+}
