@@ -11,7 +11,7 @@ mod model;
 pub mod onnx;
 mod op;
 pub mod tensor;
-pub mod text { #[derive(Debug, thiserror::Error)] #[error("x")] pub struct ParseError; pub fn parse_model(_: &str) -> Result<crate::onnx::proto::ModelProto, ParseError> { Err(ParseError) } }
+pub mod text;
 pub mod types;
 
 pub use attr::{Attr, Attrs};

@@ -92,7 +92,7 @@ mod tests {
         fs::create_dir_all(root.join("lib/other")).unwrap();
         fs::write(site.join("tensorrt_rtx.txt"), "").unwrap();
 
-        assert_eq!(of_venv(&root), [site.clone()]);
+        assert_eq!(of_venv(&root), std::slice::from_ref(&site));
         assert_eq!(
             packages(&site, "tensorrt_rtx"),
             [site.join("tensorrt_rtx"), site.join("tensorrt_rtx_libs")]

@@ -304,7 +304,7 @@ impl Expr {
         let mut shared = above.first()?.factors.clone();
         for term in all {
             let mut left = term.factors.clone();
-            shared.retain(|atom| match left.iter().position(|f| f == atom) {
+            shared.retain(|atom| match left.iter().position(|f| *f == *atom) {
                 Some(k) => {
                     left.remove(k);
                     true

@@ -70,6 +70,23 @@ pub fn function(message: proto::FunctionProto) -> Result<Function> {
     })
 }
 
+/// The attributes of a function that have defaults, as `(name, value)`.
+///
+/// # Errors
+/// When a default is malformed.
+pub fn attribute_defaults(message: &proto::FunctionProto) -> Result<Vec<(String, Attr)>> {
+    let mut importer = Importer {
+        external: &mut External::new(None),
+        opsets: Opsets::default(),
+        overridable: true,
+    };
+    let import = |a: &AttributeProto| {
+        let value = importer.attribute(a.clone(), &mut Captures::default())?;
+        Ok((a.name.clone().unwrap_or_default(), value))
+    };
+    message.attribute_proto.iter().map(import).collect()
+}
+
 fn opsets(imports: &[proto::OperatorSetIdProto]) -> Opsets {
     let mut opsets = Opsets::default();
     for import in imports {

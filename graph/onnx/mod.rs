@@ -12,6 +12,6 @@ mod read;
 mod tensor;
 mod write;
 
-pub use import::function;
+pub use import::{attribute_defaults, function};
 pub use read::{ReadError, ReadErrorKind, read, read_bytes, read_text};
 pub use write::{WriteError, WriteOptions, Written, to_bytes, to_proto, write};

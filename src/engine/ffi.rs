@@ -108,6 +108,12 @@ pub(super) struct RawTensor {
     pub(super) is_shape: bool,
 }
 
+/// The smallest, the usual and the largest shape of an input.
+pub(super) struct Shapes<'a> {
+    pub(super) input: CString,
+    pub(super) dims: [&'a [i64]; 3],
+}
+
 impl<'s> Session<'s> {
     pub(super) fn new(
         api: &Api,
@@ -238,11 +244,8 @@ impl<'s> Session<'s> {
             .setProfilingVerbosity(ProfilingVerbosity::kDETAILED.into());
     }
 
-    /// Adds a profile of `(name, [min, opt, max])` shapes; false if TensorRT refuses it.
-    pub(super) fn add_profile(
-        &mut self,
-        shapes: &[(CString, [&[i64]; 3])],
-    ) -> Result<bool, EngineError> {
+    /// Adds a profile; false if TensorRT refuses it.
+    pub(super) fn add_profile(&mut self, shapes: &[Shapes<'_>]) -> Result<bool, EngineError> {
         let raw = self.builder.pin_mut().createOptimizationProfile();
         // SAFETY: the builder owns the profile and outlives this borrow of it.
         let mut profile = unsafe {
@@ -256,12 +259,12 @@ impl<'s> Session<'s> {
             OptProfileSelector::kOPT,
             OptProfileSelector::kMAX,
         ];
-        for (name, dims) in shapes {
+        for Shapes { input, dims } in shapes {
             for (selector, dims) in selectors.into_iter().zip(dims) {
                 // SAFETY: the name lives through the call, which copies it.
                 let done = unsafe {
                     profile.as_mut().setDimensions(
-                        name.as_ptr(),
+                        input.as_ptr(),
                         selector.into(),
                         &Dims64::from_slice(dims),
                     )

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::explain::{self, RawFailure};
-use super::ffi::{Api, RawTensor, Session};
+use super::ffi::{Api, RawTensor, Session, Shapes};
 use super::log::Log;
 use super::profile::{self, Input, Profile, ProfileError};
 use super::progress::{Monitor, PHASE_BUILD, PHASE_PARSE};
@@ -192,12 +192,16 @@ fn configure(
 }
 
 /// None if a name contains NUL; a checked profile has no such name.
-fn shapes(profile: &Profile) -> Option<Vec<(CString, [&[i64]; 3])>> {
-    let shape = |input: &'_ super::ProfileInput| CString::new(input.name.as_str()).ok();
+fn shapes(profile: &Profile) -> Option<Vec<Shapes<'_>>> {
     profile
         .inputs
         .iter()
-        .map(|i| Some((shape(i)?, [&*i.min, &*i.opt, &*i.max])))
+        .map(|i| {
+            Some(Shapes {
+                input: CString::new(i.name.as_str()).ok()?,
+                dims: [&i.min, &i.opt, &i.max],
+            })
+        })
         .collect()
 }
 

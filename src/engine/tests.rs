@@ -137,7 +137,7 @@ fn builds_run_side_by_side_off_the_main_thread() {
 #[test]
 fn bytes_that_are_no_model_are_refused() {
     let model = matmul_inline();
-    let garbage: Vec<u8> = (0..4096_u32).map(|i| (i * i * 31 >> 3) as u8).collect();
+    let garbage: Vec<u8> = (0..4096_u32).map(|i| ((i * i * 31) >> 3) as u8).collect();
     for bytes in [&[][..], b"version https://git-lfs", &garbage, &model[..40]] {
         let Some(result) = build(&request(bytes)) else {
             return;
@@ -263,7 +263,7 @@ fn dynamic_inputs_need_a_profile() {
 
 #[test]
 fn a_size_fixed_in_the_graph_is_explained() {
-    // A reshape to [2, 2] in a model whose batch the profile varies.
+    // The export froze a batch of 2, which the profile varies.
     let shape: Vec<u8> = [2_i64, 4].iter().flat_map(|d| d.to_le_bytes()).collect();
     let onnx = Graph {
         nodes: &[node("Reshape", &["x", "s"], &["y"], &[])],

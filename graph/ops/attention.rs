@@ -1,0 +1,103 @@
+//! Attention and RotaryEmbedding of the default domain.
+
+use super::view;
+use crate::ValueId;
+
+view! {
+    Attention: "Attention" {
+        "is_causal": Int, "kv_num_heads": Int, "q_num_heads": Int, "qk_matmul_output_mode": Int, "scale": Float,
+        "softcap": Float, "softmax_precision": Int,
+    }
+}
+
+impl Attention<'_> {
+    pub fn is_causal(&self) -> bool {
+        self.flag("is_causal", false)
+    }
+
+    /// The factor on the scores; `None` for `1 / sqrt(head size)` (Attention-23).
+    pub fn scale(&self) -> Option<f32> {
+        self.node().attrs().float("scale")
+    }
+
+    /// Scores are capped at this by a hyperbolic tangent; 0 for no cap.
+    pub fn softcap(&self) -> f32 {
+        self.float("softcap", 0.0)
+    }
+
+    /// Required for 3-D queries.
+    pub fn q_num_heads(&self) -> Option<i64> {
+        self.node().attrs().int("q_num_heads").filter(|&n| n > 0)
+    }
+
+    /// Required for 3-D keys and values.
+    pub fn kv_num_heads(&self) -> Option<i64> {
+        self.node().attrs().int("kv_num_heads").filter(|&n| n > 0)
+    }
+
+    /// The dtype number in which the softmax is computed; `None` for the implementation's choice.
+    pub fn softmax_precision(&self) -> Option<i64> {
+        self.node().attrs().int("softmax_precision")
+    }
+
+    pub fn mask(&self) -> Option<ValueId> {
+        self.input(3)
+    }
+
+    pub fn past_key(&self) -> Option<ValueId> {
+        self.input(4)
+    }
+
+    pub fn past_value(&self) -> Option<ValueId> {
+        self.input(5)
+    }
+
+    /// The number of valid keys of each sequence, from Attention-24 on.
+    pub fn nonpad_kv_seqlen(&self) -> Option<ValueId> {
+        self.input(6)
+    }
+}
+
+view! {
+    RotaryEmbedding: "RotaryEmbedding" { "interleaved": Int, "num_heads": Int, "rotary_embedding_dim": Int }
+}
+
+impl RotaryEmbedding<'_> {
+    /// Whether pairs lie side by side rather than half a head apart (RotaryEmbedding-23).
+    pub fn is_interleaved(&self) -> bool {
+        self.flag("interleaved", false)
+    }
+
+    /// Required for 3-D inputs.
+    pub fn num_heads(&self) -> Option<i64> {
+        self.node().attrs().int("num_heads").filter(|&n| n > 0)
+    }
+
+    /// How many elements of a head are rotated; 0 for all.
+    pub fn rotary_embedding_dim(&self) -> i64 {
+        self.int("rotary_embedding_dim", 0)
+    }
+
+    pub fn position_ids(&self) -> Option<ValueId> {
+        self.input(3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::node;
+    use super::*;
+    use crate::{Attrs, Op};
+
+    #[test]
+    fn attention_defaults_and_foreign_attention() {
+        let (mut g, n) = node(23, "Attention", Attrs::new().with("q_num_heads", 0), &[]);
+        let attention = Attention::of(&g, n).unwrap();
+        assert!(
+            !attention.is_causal() && attention.scale().is_none() && attention.softcap() == 0.0
+        );
+        assert!(attention.q_num_heads().is_none() && attention.mask().is_none());
+        g.set_op(n, Op::new("com.microsoft", "Attention"));
+        assert!(Attention::of(&g, n).is_none());
+    }
+}

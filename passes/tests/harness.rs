@@ -1,0 +1,113 @@
+//! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
+//!
+//! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
+//! apply and a miss with that text is reported, `# keep: name` and `# fp16-io` for options.
+
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln_graph::{Model, onnx, text};
+use kiln_passes::{Context, Evaluator, Options, Target, registry};
+
+pub struct Case {
+    pub path: PathBuf,
+    pub source: String,
+    pub passes: String,
+    pub miss: Option<String>,
+    pub keep: Option<String>,
+    pub fp16_io: bool,
+}
+
+pub struct Applied {
+    pub before: Model,
+    pub after: Model,
+    pub applications: usize,
+    pub misses: Vec<String>,
+}
+
+pub fn fixtures() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let near = here.join("fixtures");
+    if near.is_dir() { near } else { here.join("../fixtures") }
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for folder in sorted(&fixtures().join("passes")) {
+        for path in sorted(&folder) {
+            if path.extension().is_some_and(|e| e == "onnxtxt") {
+                cases.push(read(path, &folder));
+            }
+        }
+    }
+    cases
+}
+
+fn sorted(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+fn read(path: PathBuf, folder: &Path) -> Case {
+    let source = fs::read_to_string(&path).unwrap();
+    let header = |key: &str| {
+        let lines = source.lines().take_while(|l| l.starts_with('#'));
+        let mut found = lines.filter_map(|l| l[1..].trim().strip_prefix(key));
+        found.next().map(|v| v.trim().to_string())
+    };
+    let folder = folder.file_name().unwrap().to_string_lossy();
+    Case {
+        passes: header("passes:").unwrap_or(folder.to_string()),
+        miss: header("miss:"),
+        keep: header("keep:"),
+        fp16_io: header("fp16-io").is_some(),
+        path,
+        source,
+    }
+}
+
+pub fn apply(case: &Case, evaluator: Option<&dyn Evaluator>) -> Applied {
+    let name = case.path.display();
+    let before = onnx::read_text(&case.source).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let mut after = before.clone();
+    let target = Target::standard();
+    let keep = |node: &str| case.keep.as_deref() == Some(node);
+    let options = Options {
+        keep: &keep,
+        convert_io: case.fp16_io,
+        ..Options::default()
+    };
+    let mut cx = Context::new(&target, &options);
+    cx.explain = true;
+    cx.evaluator = evaluator;
+    let steps = registry::select(&case.passes, registry::DEFAULT).unwrap();
+    let reports = kiln_passes::run(&mut after, &steps, &mut cx, &mut |_, _| {});
+    let (applications, mut misses) = match reports {
+        Ok(reports) => (reports.iter().map(|r| r.applications).sum(), Vec::new()),
+        // A pass that refuses is a case too: its message is what the header names.
+        Err(e) => (0, vec![e.to_string()]),
+    };
+    misses.extend(cx.misses.iter().map(|m| m.why.clone()));
+    Applied {
+        before,
+        after,
+        applications,
+        misses,
+    }
+}
+
+pub fn print(model: &Model) -> String {
+    let options = text::PrintOptions {
+        max_elements: Some(64),
+    };
+    text::print_model(&onnx::to_proto(model).unwrap(), &options)
+}
+
+pub fn diff(applied: &Applied) -> String {
+    let (before, after) = (print(&applied.before), print(&applied.after));
+    let diff = similar::TextDiff::from_lines(&before, &after);
+    diff.unified_diff().context_radius(3).to_string()
+}

@@ -1,0 +1,30 @@
+//! kiln compiles Transformer models: it reads ONNX, rewrites the graph, converts its precision, builds a TensorRT
+//! engine, and proves through ONNX Runtime that the result still computes the same.
+//!
+//! ```no_run
+//! use kiln::compile::{Options, compile};
+//!
+//! let options = Options { fp16: true, ..Options::new("model.onnx") };
+//! let outcome = compile(&options, &kiln::talk::Silent)?;
+//! println!("{}", outcome.bundle.display());
+//! # Ok::<(), kiln::compile::CompileError>(())
+//! ```
+//!
+//! This crate is the driver: what a user meets and what touches the outside world. The graph is in `kiln-graph`, the
+//! passes in `kiln-passes`.
+
+pub mod bench;
+pub mod bundle;
+pub mod cli;
+pub mod compile;
+pub mod doctor;
+pub mod engine;
+pub mod manifest;
+pub mod parity;
+pub mod pysite;
+pub mod report;
+pub mod runtime;
+pub mod shapes;
+pub mod summary;
+pub mod talk;
+pub mod targets;
