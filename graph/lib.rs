@@ -7,12 +7,16 @@
 mod attr;
 pub mod dtype;
 pub mod graph;
+pub mod infer;
 mod model;
 pub mod onnx;
 mod op;
+pub mod ops;
+pub mod opset;
 pub mod tensor;
 pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use attr::{Attr, Attrs};
 pub use dtype::DType;

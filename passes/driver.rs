@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kiln_graph::verify::{Finding, Phase, verify};
+use kiln_graph::verify::{Finding, Phase, verify_model};
 use kiln_graph::{Model, infer};
 
 use crate::pass::{Context, Exactness, Pass, PassFailure};
@@ -44,16 +44,16 @@ pub enum PassError {
         #[source]
         failure: PassFailure,
     },
-    #[error("after pass {pass} the graph is broken, which is a defect of kiln: {}", findings(.findings))]
+    #[error("after pass {pass} the graph is broken, which is a defect of kiln: {}", list(.findings))]
     Broken {
         pass: &'static str,
         findings: Vec<Finding>,
     },
-    #[error("the model is malformed: {}", findings(.findings))]
+    #[error("the model is malformed: {}", list(.findings))]
     Malformed { findings: Vec<Finding> },
 }
 
-fn findings(all: &[Finding]) -> String {
+fn list(all: &[Finding]) -> String {
     let shown: Vec<String> = all.iter().take(3).map(Finding::to_string).collect();
     let more = all.len().saturating_sub(3);
     let tail = match more {
@@ -81,7 +81,7 @@ pub fn run(
     after: &mut dyn FnMut(&PassReport, &Model),
 ) -> Result<Vec<PassReport>, PassError> {
     let mut phase = Phase::Imported;
-    let found = verify(model, phase);
+    let found = verify_model(model, phase);
     if !found.is_empty() {
         return Err(PassError::Malformed { findings: found });
     }
@@ -104,7 +104,7 @@ pub fn run(
         if applications > 0 {
             infer::annotate(&mut model.graph);
         }
-        let findings = verify(model, phase);
+        let findings = verify_model(model, phase);
         if !findings.is_empty() {
             return Err(PassError::Broken {
                 pass: pass.name(),

@@ -172,7 +172,7 @@ impl Matcher<'_> {
             });
         }
         let mut ways = self.operands(m.clone(), v, want, have);
-        if want.len() == 2 && ops::is_commutative(found.op()) {
+        if want.len() == 2 && ops::traits::is_commutative(found.op()) {
             ways.extend(self.operands(m, v, want, &[have[1], have[0]]));
         }
         ways.truncate(MAX_WAYS);
@@ -249,7 +249,7 @@ impl Matcher<'_> {
     fn attributes(&self, m: &mut Match, pnode: NodeId, node: NodeId) -> Result<(), String> {
         let (want, have) = (self.pattern.node(pnode), self.graph.node(node));
         for (name, attr) in want.attrs().iter() {
-            let default = ops::default_attr(have.op(), name, self.graph.opset());
+            let default = ops::defaults::default_attr(have.op(), name, self.graph.opset());
             let actual = have.attrs().get(name).or(default.as_ref());
             match (attr, actual) {
                 (Attr::Ref { name, .. }, Some(actual)) => {
@@ -260,7 +260,7 @@ impl Matcher<'_> {
             }
         }
         for (name, attr) in have.attrs().iter() {
-            let default = ops::default_attr(have.op(), name, self.graph.opset());
+            let default = ops::defaults::default_attr(have.op(), name, self.graph.opset());
             if want.attrs().get(name).is_none() && !default.is_some_and(|d| d.same(attr)) {
                 return Err(format!("{} has the attribute '{name}'", have.op()));
             }
@@ -291,6 +291,7 @@ fn same_numbers(want: &Tensor, have: &Tensor) -> bool {
 
 fn show(t: &Tensor) -> String {
     match (t.as_f64(), t.as_i64()) {
+        (Some(v), _) if t.dtype() != DType::F64 => (v as f32).to_string(),
         (Some(v), _) => v.to_string(),
         (_, Some(v)) => v.to_string(),
         _ => format!("{}{:?}", t.dtype(), t.dims()),

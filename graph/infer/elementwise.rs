@@ -72,8 +72,8 @@ fn broadcast_values(call: &Call<'_>, dims: &[Expr], count: usize) -> Option<Vec<
 fn fold(name: &str, float: bool, operands: &[&Expr]) -> Option<Expr> {
     if let ["Sum" | "Max" | "Min", _] = [name, ""] {
         let join = match name {
-            "Max" => Expr::max,
-            "Min" => Expr::min,
+            "Max" => Expr::maximum,
+            "Min" => Expr::minimum,
             _ => Expr::add,
         };
         let (first, rest) = operands.split_first()?;

@@ -322,11 +322,11 @@ impl Expr {
         Some((Expr::from_terms(above)?, Expr::from_terms(below)?))
     }
 
-    pub fn max(&self, other: &Expr) -> Option<Expr> {
+    pub fn maximum(&self, other: &Expr) -> Option<Expr> {
         extremum(self, other, true)
     }
 
-    pub fn min(&self, other: &Expr) -> Option<Expr> {
+    pub fn minimum(&self, other: &Expr) -> Option<Expr> {
         extremum(self, other, false)
     }
 
@@ -376,6 +376,14 @@ impl Expr {
                 [atom] => Some(atom),
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// The name, if the expression is one named size.
+    pub fn lone_symbol(&self) -> Option<&str> {
+        match self.lone_atom() {
+            Some(Atom::Symbol(name)) => Some(name),
             _ => None,
         }
     }
@@ -525,8 +533,8 @@ impl Atom {
             Atom::Floor(inner) => {
                 inner.0.substitute(with)?.floor_div(&inner.1.substitute(with)?)
             }
-            Atom::Max(_) => fold(&Expr::max),
-            Atom::Min(_) => fold(&Expr::min),
+            Atom::Max(_) => fold(&Expr::maximum),
+            Atom::Min(_) => fold(&Expr::minimum),
             Atom::Broadcast(_) => fold(&Expr::broadcast),
         }
     }

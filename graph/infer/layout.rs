@@ -375,9 +375,9 @@ pub(super) fn range(call: &Call<'_>) -> Option<Outs> {
         let step = delta.as_i64()?;
         let span = if step > 0 { limit.sub(start)? } else { start.sub(limit)? };
         let step_size = Expr::from(step.checked_abs()?);
-        let count = span.ceil_div(&step_size)?.max(&Expr::from(0))?;
+        let count = span.ceil_div(&step_size)?.maximum(&Expr::from(0))?;
         let values = count.as_i64().filter(|&n| n <= 1024).and_then(|n| {
-            (0..n).map(|i| start.add(&Expr::from(i.checked_mul(step)?))).collect()
+            (0..n).map(|i: i64| start.add(&Expr::from(i.checked_mul(step)?))).collect()
         });
         Some(Fact::of_values(SmallVec::from_iter([count]), values))
     };

@@ -85,8 +85,8 @@ pub(super) fn reduce(call: &Call<'_>) -> Option<Outs> {
         let join = match call.node.op().name() {
             "ReduceProd" => Expr::mul,
             "ReduceSum" => Expr::add,
-            "ReduceMax" => Expr::max,
-            "ReduceMin" => Expr::min,
+            "ReduceMax" => Expr::maximum,
+            "ReduceMin" => Expr::minimum,
             _ => return None,
         };
         let (first, rest) = values.split_first()?;

@@ -52,8 +52,8 @@ impl Bridge {
             SymExpr::Mul(a, b) => both(a, b).and_then(|(a, b)| a.mul(&b)),
             SymExpr::Div(a, b) => both(a, b).and_then(|(a, b)| a.floor_div(&b)),
             SymExpr::DivCeil(a, b) => both(a, b).and_then(|(a, b)| a.ceil_div(&b)),
-            SymExpr::Max(a, b) => both(a, b).and_then(|(a, b)| a.max(&b)),
-            SymExpr::Min(a, b) => both(a, b).and_then(|(a, b)| a.min(&b)),
+            SymExpr::Max(a, b) => both(a, b).and_then(|(a, b)| a.maximum(&b)),
+            SymExpr::Min(a, b) => both(a, b).and_then(|(a, b)| a.minimum(&b)),
             SymExpr::Broadcast(a, b) => both(a, b).and_then(|(a, b)| a.broadcast(&b)),
             SymExpr::Neg(a) => Expr::from(0).sub(&self.take(a)?),
         }

@@ -122,7 +122,7 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
             let size = call.values(0).and_then(|v| v.first().cloned()).filter(Expr::is_nonnegative);
             Some(one(SmallVec::from_iter([call.size(size)])))
         }
-        "SequenceLength" | "SequenceInsert" if call.node.op().name() == "SequenceLength" => Some(one(Dims::new())),
+        "SequenceLength" => Some(one(Dims::new())),
         _ => rten::plain(call),
     }
 }

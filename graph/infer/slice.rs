@@ -84,8 +84,8 @@ fn cut(size: &Expr, start: &Expr, end: &Expr, step: i64) -> Option<Cut> {
     let place = |at: &Expr| match at.as_i64() {
         Some(n) if n >= FAR => Some(size.clone()),
         Some(n) if n <= -FAR => Some(zero.clone()),
-        _ if at.is_nonnegative() => at.min(size),
-        _ if at.bounds().hi.is_some_and(|hi| hi < 0) => at.add(size)?.max(&zero),
+        _ if at.is_nonnegative() => at.minimum(size),
+        _ if at.bounds().hi.is_some_and(|hi| hi < 0) => at.add(size)?.maximum(&zero),
         // Minus a size that may be 0: -0 is the front and not the end.
         _ if *at == zero.sub(size)? => Some(zero.clone()),
         _ => None,
@@ -93,7 +93,7 @@ fn cut(size: &Expr, start: &Expr, end: &Expr, step: i64) -> Option<Cut> {
     let (first, last) = (place(start)?, place(end)?);
     let ordered = start.is_nonnegative() && end.difference(start).lo.is_some_and(|lo| lo >= 0);
     let span = last.sub(&first)?;
-    let span = if ordered { span } else { span.max(&zero)? };
+    let span = if ordered { span } else { span.maximum(&zero)? };
     Some(Cut {
         start: first.as_i64(),
         step,

@@ -182,8 +182,8 @@ impl<'a> Parser<'a> {
             return None;
         }
         let join = match name {
-            "max" | "Max" => Expr::max,
-            "min" | "Min" => Expr::min,
+            "max" | "Max" => Expr::maximum,
+            "min" | "Min" => Expr::minimum,
             "broadcast" => Expr::broadcast,
             _ => return Some(Expr::symbol(name)),
         };

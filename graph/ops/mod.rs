@@ -17,6 +17,7 @@
 //! Facts are those of ONNX's `docs/Operators.md` and `docs/Changelog.md`, quoted as `Op-version`.
 
 mod attention;
+pub mod defaults;
 mod math;
 mod nn;
 mod norm;

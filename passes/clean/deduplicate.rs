@@ -73,7 +73,7 @@ fn nodes(g: &mut Graph) -> Result<usize, kiln_graph::graph::Cycle> {
     let mut merged = 0;
     for id in g.topo_order()? {
         let node = g.node(id);
-        if node.has_subgraphs() || !ops::is_deterministic(g, id) {
+        if node.has_subgraphs() || !ops::traits::node_is_deterministic(g, id) {
             continue;
         }
         let candidates = seen.entry(hash(node)).or_default();
@@ -97,7 +97,7 @@ fn nodes(g: &mut Graph) -> Result<usize, kiln_graph::graph::Cycle> {
 /// Operands in an order that does not matter where the operator commutes.
 fn operands(node: &Node) -> Vec<Option<ValueId>> {
     let mut inputs = node.inputs().to_vec();
-    if ops::is_commutative(node.op()) {
+    if ops::traits::is_commutative(node.op()) {
         inputs.sort_unstable();
     }
     inputs

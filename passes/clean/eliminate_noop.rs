@@ -57,7 +57,7 @@ fn is_noop(g: &Graph, id: NodeId, node: &Node, x: ValueId, output: ValueId) -> b
     let sole = node.inputs().len() == 1;
     match node.op().name() {
         "Identity" => true,
-        "Dropout" => !ops::dropout_is_training(g, id),
+        "Dropout" => ops::Dropout::of(g, id).is_some_and(|d| d.is_inference()),
         "Cast" => {
             let to = ops::Cast::of(g, id).and_then(|c| c.to());
             to.is_some() && from.dtype() == to

@@ -92,7 +92,7 @@ fn foldable(g: &Graph, cx: &mut Context<'_>) -> Result<Vec<NodeId>, PassFailure>
             && !node.has_subgraphs()
             && node.op().domain().is_empty()
             && !node.op().is_any(&["DequantizeLinear", "Constant"])
-            && ops::is_deterministic(g, id);
+            && ops::traits::node_is_deterministic(g, id);
         if !ready || !plain {
             continue;
         }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::explain;
 use super::{ENV_DIR, LogLine, ProfileError};
+use super::{explain, hints};
 
 /// The pinned command that installs the libraries this module was written against.
 pub const INSTALL: &str = "pip install tensorrt-rtx-cu13-libs==1.7.1.116";
@@ -114,14 +114,14 @@ impl ParseFailure {
                 "TensorRT has no `{op}`: replace it by standard ONNX ops"
             ));
         }
-        explain::parse_hint(self.op.as_deref(), &self.reason).map(str::to_owned)
+        hints::parse_hint(self.op.as_deref(), &self.reason).map(str::to_owned)
     }
 }
 
 impl BuildFailure {
     /// What the user can do, where that is known.
     pub fn hint(&self) -> Option<String> {
-        explain::build_hint(&self.reason).map(str::to_owned)
+        hints::build_hint(&self.reason).map(str::to_owned)
     }
 }
 

@@ -1,6 +1,5 @@
-//! TensorRT's sentences, freed of its source positions, and what to do about the known ones.
-//!
-//! The texts are those of TensorRT for RTX 1.7. A sentence that is not known is passed on as it came, without a hint.
+//! TensorRT's sentences, freed of its source positions. The texts are those of TensorRT for RTX 1.7; one that is not known
+//! is passed on as it came.
 
 use super::log::{LogLine, Severity};
 use super::{BuildFailure, ParseFailure};
@@ -86,35 +85,42 @@ fn initializer_failure(text: &str, log: &[LogLine]) -> String {
 
 /// The errors in a log, as reasons for a failed build.
 pub(super) fn build_failures(log: &[LogLine]) -> Vec<BuildFailure> {
-    let errors: Vec<_> = log
-        .iter()
-        .filter(|l| l.severity > Severity::Warning)
+    let errors = || log.iter().filter(|l| l.severity > Severity::Warning);
+    let telling: Vec<_> = errors()
+        .filter(|l| !is_noise(&l.text))
+        .map(build_failure)
         .collect();
-    let telling: Vec<_> = errors.iter().filter(|l| !is_noise(&l.text)).collect();
-    let lines = if telling.is_empty() {
-        errors.iter().collect()
+    if telling.is_empty() {
+        errors().map(build_failure).collect()
     } else {
         telling
-    };
-    lines
-        .into_iter()
-        .map(|line| {
-            let reason = clean(&line.text);
-            let node = between(&reason, "operation '", "'")
-                .or_else(|| between(&reason, "IShuffleLayer ", ": "));
-            BuildFailure {
-                node: node.map(str::to_owned),
-                reason,
-            }
-        })
+    }
+}
+
+/// TensorRT only warns where the graph cannot keep the smallest or largest sizes of a profile. Such an engine fails at
+/// sizes it was asked to serve.
+pub(super) fn broken_profiles(log: &[LogLine]) -> Vec<BuildFailure> {
+    log.iter()
+        .filter(|l| l.text.contains("values are not self-consistent"))
+        .map(build_failure)
         .collect()
 }
 
-/// The warnings in a log that tell something. The reminder to bind INT64 inputs as INT64 does not: the dtypes of the
-/// inputs say it better.
+fn build_failure(line: &LogLine) -> BuildFailure {
+    let reason = clean(&line.text);
+    let node =
+        between(&reason, "operation '", "'").or_else(|| between(&reason, "IShuffleLayer ", ": "));
+    BuildFailure {
+        node: node.map(str::to_owned),
+        reason,
+    }
+}
+
+/// The warnings in a log that tell something. The reminder to bind INT64 tensors as INT64 does not: the dtypes of inputs
+/// and outputs say it better.
 pub(super) fn warnings(log: &[LogLine]) -> Vec<LogLine> {
     log.iter()
-        .filter(|l| !(l.text.contains("Make sure input ") && l.text.ends_with(" binding.")))
+        .filter(|l| !(l.text.contains("Make sure ") && l.text.ends_with(" binding.")))
         .filter(|l| !is_noise(&l.text))
         .map(|l| LogLine {
             text: clean(&l.text),
@@ -187,82 +193,6 @@ fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
     rest.split_once(end).map(|(inner, _)| inner)
 }
 
-/// A hint applies where its text occurs in the reason.
-type Hints = &'static [(&'static str, &'static str)];
-
-const PARSE_HINTS: Hints = &[
-    (
-        "no ONNX model",
-        "check that the file is complete and not a Git LFS pointer",
-    ),
-    (
-        "Failed to open file",
-        "keep the files with the model's external data beside the model",
-    ),
-    (
-        "Non-zero zero point",
-        "quantize symmetrically: TensorRT takes no zero point but 0",
-    ),
-    (
-        "must have same input types",
-        "all float inputs of a node must share one type: put a Cast before the odd one",
-    ),
-    (
-        "cosCache has batch size",
-        "give RotaryEmbedding cos and sin caches with the batch of its input, or decompose it",
-    ),
-];
-
-const ATTENTION: &str =
-    "TensorRT's Attention has one output, no past key or value and no softcap: decompose this node";
-
-const BUILD_HINTS: Hints = &[
-    (
-        "FP32 GEMM is not supported",
-        "compile with --fp16: sm_75 has no FP32 matrix products",
-    ),
-    (
-        "not supported by a dedicated kernel",
-        "give the Attention node the attribute TRT_decomposable = 1, or compile with --fp16",
-    ),
-    (
-        "no optimization profile has been defined",
-        "give the sizes of the dynamic dimensions with --dim",
-    ),
-    (
-        "is missing dimensions in profile",
-        "give the sizes of the dynamic dimensions with --dim",
-    ),
-    (
-        "not self-consistent",
-        "inputs that share a dimension need the same size for it in a profile",
-    ),
-    (
-        "violate shape constraints",
-        "the model was exported with fixed sizes that the profile does not keep: give those sizes, or export it with \
-         dynamic ones",
-    ),
-    (
-        "CUDA error",
-        "there is no usable GPU here: name the compute capability to build for, such as sm_89",
-    ),
-];
-
-pub(super) fn parse_hint(op: Option<&str>, reason: &str) -> Option<&'static str> {
-    pick(PARSE_HINTS, reason).or_else(|| (op == Some("Attention")).then_some(ATTENTION))
-}
-
-pub(super) fn build_hint(reason: &str) -> Option<&'static str> {
-    pick(BUILD_HINTS, reason)
-}
-
-fn pick(hints: Hints, reason: &str) -> Option<&'static str> {
-    hints
-        .iter()
-        .find(|(text, _)| reason.contains(text))
-        .map(|(_, hint)| *hint)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +249,6 @@ mod tests {
             reason,
             "Attention operation was not supported by a dedicated kernel."
         );
-        assert!(build_hint(&reason).unwrap().contains("TRT_decomposable"));
     }
 
     #[test]

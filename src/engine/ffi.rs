@@ -3,94 +3,22 @@
 //! The crate `trtx` wraps these too, but its parser hands out neither the model's path, nor more than one error, nor the
 //! node an error belongs to; so this goes one layer deeper, to the bindings under it.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::mem::ManuallyDrop;
-use std::path::Path;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::pin::Pin;
-use std::sync::Arc;
 
 use cxx::UniquePtr;
-use libloading::{Library, Symbol};
 use trtx_sys::nvinfer1::{IBuilder, IBuilderConfig, IHostMemory, INetworkDefinition, ITensor};
 use trtx_sys::nvonnxparser::IParser;
 use trtx_sys::{Dims64, MemoryPoolType, OptProfileSelector, ProfilingVerbosity};
 
+use super::api::Api;
 use super::explain::RawFailure;
 use super::log::Log;
+use super::parser_error::ParserError;
 use super::progress::Monitor;
-use super::{ComputeCapability, EngineError, Libraries, Version};
+use super::{ComputeCapability, EngineError};
 
-type CreateBuilder = unsafe extern "C" fn(*mut c_void, i32) -> *mut IBuilder;
-type CreateParser =
-    unsafe extern "C" fn(*mut INetworkDefinition, *mut c_void, c_int) -> *mut IParser;
-type GetVersion = unsafe extern "C" fn() -> i32;
-
-/// The two shared libraries, loaded. They stay loaded until the process ends: TensorRT leaves threads and
-/// thread-local destructors behind that would run into unmapped code.
-#[derive(Clone)]
-pub(super) struct Api {
-    create_builder: CreateBuilder,
-    create_parser: CreateParser,
-    pub(super) version: Version,
-    _libraries: Arc<[ManuallyDrop<Library>; 2]>,
-}
-
-impl Api {
-    pub(super) fn load(libraries: &Libraries) -> Result<Self, EngineError> {
-        // The parser links against nothing of the core, so the order does not matter.
-        let core = open(&libraries.core)?;
-        let parser = open(&libraries.parser)?;
-        // SAFETY: the signatures are those of NvInferRuntime.h, NvInfer.h and NvOnnxParser.h.
-        let number = |name| -> Result<u32, EngineError> {
-            let get: GetVersion = unsafe { symbol(&core, &libraries.core, name)? };
-            Ok(unsafe { get() }.cast_unsigned())
-        };
-        // SAFETY: as above.
-        let api = unsafe {
-            Self {
-                version: Version {
-                    major: number("getInferLibMajorVersion")?,
-                    minor: number("getInferLibMinorVersion")?,
-                    patch: number("getInferLibPatchVersion")?,
-                    build: number("getInferLibBuildVersion")?,
-                },
-                create_builder: symbol(&core, &libraries.core, "createInferBuilder_INTERNAL")?,
-                create_parser: symbol(&parser, &libraries.parser, "createNvOnnxParser_INTERNAL")?,
-                _libraries: Arc::new([ManuallyDrop::new(core), ManuallyDrop::new(parser)]),
-            }
-        };
-        let needed = Version::of_headers();
-        // TensorRT only adds to its interfaces within a major version; an older library lacks what the headers promise.
-        if api.version.major != needed.major || api.version.minor < needed.minor {
-            return Err(EngineError::Version {
-                path: libraries.core.clone(),
-                found: api.version,
-                needed,
-            });
-        }
-        Ok(api)
-    }
-}
-
-fn open(path: &Path) -> Result<Library, EngineError> {
-    // SAFETY: loading runs the library's initialisers; the caller chose the file as TensorRT's.
-    unsafe { Library::new(path) }.map_err(|e| EngineError::Load {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })
-}
-
-/// # Safety
-/// `T` must be the function type that the library exports under `name`.
-unsafe fn symbol<T: Copy>(library: &Library, path: &Path, name: &str) -> Result<T, EngineError> {
-    let found: Result<Symbol<'_, T>, _> = unsafe { library.get(name) };
-    found.map(|s| *s).map_err(|e| EngineError::Load {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })
-}
-
-/// A network being built. The fields drop from the user to the used; the log is borrowed and outlives them all.
+/// A network being built. The fields drop from the user to the used.
 pub(super) struct Session<'s> {
     // The parser holds weights that the network points to.
     parser: UniquePtr<IParser>,
@@ -117,7 +45,7 @@ pub(super) struct Shapes<'a> {
 impl<'s> Session<'s> {
     pub(super) fn new(
         api: &Api,
-        log: &'s Log,
+        log: &'static Log,
         monitor: &'s Monitor<'s>,
     ) -> Result<Self, EngineError> {
         // SAFETY: each pointer is fresh from TensorRT, owned by us and checked for null; log and monitor outlive `'s`.
@@ -164,22 +92,37 @@ impl<'s> Session<'s> {
         weights: &[(CString, &'s [u8])],
     ) -> Result<(), Vec<RawFailure>> {
         let path = model_path.map_or(std::ptr::null(), CStr::as_ptr);
-        let mut parser = self.parser.pin_mut();
-        // SAFETY: as in `parse`; the weights outlive `'s` and with it the parser.
-        let done = unsafe {
-            parser
-                .as_mut()
+        // SAFETY: as in `parse`.
+        let loaded = unsafe {
+            self.parser
+                .pin_mut()
                 .loadModelProto(onnx.as_ptr().cast(), onnx.len(), path)
-                && weights.iter().all(|(name, bytes)| {
-                    parser.as_mut().loadInitializer(
-                        name.as_ptr(),
-                        bytes.as_ptr().cast(),
-                        bytes.len(),
-                    )
-                })
-                && parser.parseModelProto()
         };
-        if done { Ok(()) } else { Err(self.failures()) }
+        if !loaded {
+            return Err(self.failures());
+        }
+        for (name, bytes) in weights {
+            // SAFETY: the bytes outlive `'s` and with it the parser.
+            let taken = unsafe {
+                self.parser.pin_mut().loadInitializer(
+                    name.as_ptr(),
+                    bytes.as_ptr().cast(),
+                    bytes.len(),
+                )
+            };
+            if !taken {
+                return Err(vec![RawFailure::of_model(&format!(
+                    "the model has no initializer `{}` of {} bytes",
+                    name.to_string_lossy(),
+                    bytes.len()
+                ))]);
+            }
+        }
+        if self.parser.pin_mut().parseModelProto() {
+            Ok(())
+        } else {
+            Err(self.failures())
+        }
     }
 
     fn failures(&mut self) -> Vec<RawFailure> {
@@ -317,7 +260,7 @@ fn read_tensor(raw: *mut ITensor) -> Option<RawTensor> {
 
 /// # Safety
 /// `raw` must be null or a C string.
-unsafe fn text(raw: *const c_char) -> Option<String> {
+pub(super) unsafe fn text(raw: *const c_char) -> Option<String> {
     (!raw.is_null()).then(|| {
         unsafe { CStr::from_ptr(raw) }
             .to_string_lossy()
@@ -341,43 +284,5 @@ impl HostMemory {
         }
         // SAFETY: TensorRT says that many bytes are there, for as long as the object lives.
         unsafe { std::slice::from_raw_parts(data, size) }
-    }
-}
-
-/// An `IParserError`. The bindings know only its description, so the rest goes through its table of virtual functions,
-/// in the order in which NvOnnxParser.h declares them.
-#[derive(Clone, Copy)]
-struct ParserError(*mut c_void);
-
-type GetText = unsafe extern "C" fn(*mut c_void) -> *const c_char;
-type GetNumber = unsafe extern "C" fn(*mut c_void) -> c_int;
-
-#[repr(C)]
-struct ParserErrorTable {
-    code: GetNumber,
-    desc: GetText,
-    file: GetText,
-    line: GetNumber,
-    func: GetText,
-    node: GetNumber,
-    node_name: GetText,
-    node_operator: GetText,
-}
-
-impl ParserError {
-    /// # Safety
-    /// The pointer must be a living `IParserError`.
-    unsafe fn read(self) -> RawFailure {
-        unsafe {
-            let table = &**self.0.cast::<*const ParserErrorTable>();
-            let reason = text(trtx_sys::parser_error_desc(self.0)).unwrap_or_default();
-            let filled = |s: Option<String>| s.filter(|s| !s.is_empty());
-            RawFailure {
-                index: usize::try_from((table.node)(self.0)).ok(),
-                node: filled(text((table.node_name)(self.0))),
-                op: filled(text((table.node_operator)(self.0))),
-                text: reason,
-            }
-        }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
-use trtx_sys::{create_rust_logger_bridge, destroy_rust_logger_bridge, get_logger_interface};
+use trtx_sys::{create_rust_logger_bridge, get_logger_interface};
 
 use super::EngineError;
 
@@ -33,8 +33,12 @@ const MAX_LINES: usize = 1000;
 struct Buffer(Mutex<Vec<LogLine>>);
 
 impl Buffer {
+    fn lines(&self) -> MutexGuard<'_, Vec<LogLine>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn push(&self, severity: Severity, text: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines();
         let known = lines
             .iter_mut()
             .find(|l| l.text == text && l.severity == severity);
@@ -50,43 +54,56 @@ impl Buffer {
     }
 }
 
-/// An `ILogger` that writes into a buffer. It must outlive every TensorRT object made with it.
+/// The `ILogger` of this process.
+///
+/// TensorRT keeps the first logger it is given and ignores all others while any of its objects live, so there is one, and
+/// it is never destroyed. Whoever makes TensorRT objects must pass this one.
 pub(super) struct Log {
-    bridge: *mut trtx_sys::RustLoggerBridge,
-    buffer: Box<Buffer>,
+    logger: *mut c_void,
+    buffer: &'static Buffer,
 }
 
+// SAFETY: an `ILogger` must stand calls from any thread, and this one writes into a mutex.
+unsafe impl Send for Log {}
+// SAFETY: as above.
+unsafe impl Sync for Log {}
+
 impl Log {
-    pub(super) fn new() -> Result<Self, EngineError> {
-        let buffer = Box::<Buffer>::default();
-        let user_data = (&raw const *buffer).cast_mut().cast::<c_void>();
-        // SAFETY: the callback only reads `user_data` as a `Buffer`, which is boxed and dropped after the bridge.
-        let bridge = unsafe { create_rust_logger_bridge(on_log, user_data) };
-        if bridge.is_null() {
-            return Err(EngineError::refused("a logger"));
-        }
-        Ok(Self { bridge, buffer })
+    pub(super) fn get() -> Result<&'static Self, EngineError> {
+        static LOG: OnceLock<Option<Log>> = OnceLock::new();
+        LOG.get_or_init(Self::new)
+            .as_ref()
+            .ok_or_else(|| EngineError::refused("a logger"))
+    }
+
+    fn new() -> Option<Self> {
+        static BUFFER: Buffer = Buffer(Mutex::new(Vec::new()));
+        let user_data = (&raw const BUFFER).cast_mut().cast::<c_void>();
+        // SAFETY: the callback reads `user_data` as the `Buffer` it is; the bridge lives as long as the process.
+        let logger = unsafe {
+            let bridge = create_rust_logger_bridge(on_log, user_data);
+            if bridge.is_null() {
+                return None;
+            }
+            get_logger_interface(bridge)
+        };
+        Some(Self {
+            logger,
+            buffer: &BUFFER,
+        })
     }
 
     pub(super) fn as_ptr(&self) -> *mut c_void {
-        // SAFETY: the bridge is alive as long as `self`.
-        unsafe { get_logger_interface(self.bridge) }
+        self.logger
     }
 
-    /// The lines so far, oldest first, equal lines counted once.
+    /// The lines since the last `clear`, oldest first, equal lines counted once.
     pub(super) fn lines(&self) -> Vec<LogLine> {
-        self.buffer
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.buffer.lines().clone()
     }
-}
 
-impl Drop for Log {
-    fn drop(&mut self) {
-        // SAFETY: made by `create_rust_logger_bridge`, destroyed once, before the buffer it points to.
-        unsafe { destroy_rust_logger_bridge(self.bridge) }
+    pub(super) fn clear(&self) {
+        self.buffer.lines().clear();
     }
 }
 

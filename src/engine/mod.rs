@@ -11,23 +11,28 @@
 //!   `TRT_decomposable = 1`; without it, an engine that was built has a dedicated kernel.
 //! * **Symmetric quantization**: every zero point is 0 and written out as INT8.
 //! * **FP16 for `sm_75`**, which has no FP32 matrix products.
-//! * **A profile** for the dynamic inputs. Inputs whose *values* are shapes cannot be given one here.
+//! * **A profile** for the dynamic inputs, which the graph can keep at its smallest, usual and largest sizes. Inputs whose
+//!   *values* are shapes cannot be given one here.
 //! * **A sound graph.** The parser survives garbage, truncated files, cycles and dangling names, but a node without outputs
-//!   ends the process with a segmentation fault. Verify a graph before handing it over.
+//!   ends the process with a segmentation fault, and so does the builder on an `Attention` whose query, key and value are
+//!   one tensor. Verify a graph before handing it over; to survive what nobody foresaw, build in a child process.
 //!
 //! # What a build does
 //!
 //! [`locate`] finds the libraries, [`RtxBuilder::new`] loads them, and [`EngineBuilder::build`] reads the model, checks the
 //! request against it, and builds. No GPU is needed, except for [`ComputeCapability::Current`]. What TensorRT logs is kept
-//! and returned; its kernel compiler and its protobuf reader write a few lines of their own to stderr, which cannot be
-//! caught. A build runs on the calling thread, and builds may run side by side; draw its progress from another thread.
+//! and returned; its kernel compiler and its parser write a few lines of their own to stderr, which cannot be caught. A
+//! build runs on the calling thread, one at a time in a process; draw its progress from another thread.
 
+mod api;
 mod capability;
 mod error;
 mod explain;
 mod ffi;
+mod hints;
 mod locate;
 mod log;
+mod parser_error;
 mod profile;
 mod progress;
 mod request;

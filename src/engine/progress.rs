@@ -14,6 +14,9 @@ use super::EngineError;
 /// A build reports the phases `parse` and `build`; under `build` come the phases that TensorRT names itself. TensorRT
 /// may call from threads of its own, so an implementation must be `Sync`, and should return fast: the build waits for it.
 /// A panic in an implementation stops the build.
+///
+/// Most of a build is one step, the compilation of the kernels ("Determining refit engines"), in which nothing is reported
+/// and a wish to stop goes unheard. Draw something that moves by itself.
 pub trait Progress: Sync {
     /// A phase of `steps` steps begins (at least 1), inside `parent` if there is one.
     fn phase_start(&self, name: &str, parent: Option<&str>, steps: u32) {

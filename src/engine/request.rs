@@ -35,8 +35,9 @@ pub struct BuildRequest<'a> {
     pub onnx: &'a [u8],
     /// The folder that the paths of external data are relative to; without it, the current folder.
     pub data_dir: Option<&'a Path>,
-    /// Contents of external initializers by name, little-endian and as long as their dtype and shape say. They take the
-    /// place of the files the model names, and are read from where they lie.
+    /// Contents of initializers of the main graph by name, little-endian and as long as their dtype and shape say. They
+    /// are read from where they lie, and take the place of what the model says: in `onnx`, such an initializer needs only
+    /// a name, a dtype and a shape. So a model of any size goes through `onnx` in some kilobytes.
     pub weights: Vec<(&'a str, &'a [u8])>,
     /// The GPUs to build for, at least one.
     pub capabilities: Vec<ComputeCapability>,

@@ -1,11 +1,14 @@
 //! TensorRT for RTX as a builder.
 
 use std::ffi::CString;
+use std::fmt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use super::api::Api;
 use super::explain::{self, RawFailure};
-use super::ffi::{Api, RawTensor, Session, Shapes};
+use super::ffi::{RawTensor, Session, Shapes};
 use super::log::Log;
 use super::profile::{self, Input, Profile, ProfileError};
 use super::progress::{Monitor, PHASE_BUILD, PHASE_PARSE};
@@ -14,9 +17,14 @@ use super::{
     TensorInfo, Version,
 };
 
+/// TensorRT's kernel compiler keeps the GPUs to build for in a global variable: two builds at a time for different ones
+/// fail, each with the other's GPU in its error. They would share one log, too.
+static BUILDING: Mutex<()> = Mutex::new(());
+
 /// Builds engines with TensorRT for RTX, on machines without a GPU too.
 ///
-/// It is cheap to clone, and may be shared between threads: each build has its own TensorRT objects.
+/// It is cheap to clone and may be shared between threads, but a process builds one engine at a time: a second build
+/// waits for the first.
 #[derive(Clone)]
 pub struct RtxBuilder {
     api: Api,
@@ -32,6 +40,12 @@ impl RtxBuilder {
     }
 }
 
+impl fmt::Debug for RtxBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RtxBuilder({})", self.api.version)
+    }
+}
+
 impl EngineBuilder for RtxBuilder {
     fn version(&self) -> Version {
         self.api.version
@@ -43,13 +57,15 @@ impl EngineBuilder for RtxBuilder {
         progress: &dyn Progress,
     ) -> Result<Built, EngineError> {
         check_request(request)?;
-        let log = Log::new()?;
+        let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = Log::get()?;
+        log.clear();
         let monitor = Monitor::new(progress)?;
-        let mut session = Session::new(&self.api, &log, &monitor).map_err(|e| with_log(e, &log))?;
+        let mut session = Session::new(&self.api, log, &monitor).map_err(|e| with_log(e, log))?;
 
         monitor.start(PHASE_PARSE);
         let started = Instant::now();
-        let parsed = parse(&mut session, request, &log);
+        let parsed = parse(&mut session, request, log);
         let parse_time = started.elapsed();
         monitor.finish(PHASE_PARSE);
         parsed?;
@@ -58,7 +74,7 @@ impl EngineBuilder for RtxBuilder {
         }
 
         let (inputs, outputs) = (session.inputs(), session.outputs());
-        configure(&mut session, request, &inputs).map_err(|e| with_log(e, &log))?;
+        configure(&mut session, request, &inputs).map_err(|e| with_log(e, log))?;
 
         monitor.start(PHASE_BUILD);
         let started = Instant::now();
@@ -70,11 +86,20 @@ impl EngineBuilder for RtxBuilder {
             return Err(EngineError::Cancelled);
         }
         let lines = log.lines();
-        let Some(plan) = plan else {
-            return Err(EngineError::Build {
-                failures: explain::build_failures(&lines),
-                log: lines,
-            });
+        let broken = explain::broken_profiles(&lines);
+        let plan = match plan {
+            Some(plan) if broken.is_empty() => plan,
+            failed => {
+                let failures = if failed.is_some() {
+                    broken
+                } else {
+                    explain::build_failures(&lines)
+                };
+                return Err(EngineError::Build {
+                    failures,
+                    log: lines,
+                });
+            }
         };
         Ok(Built {
             plan: Plan::from(plan),

@@ -336,6 +336,8 @@ fn descr(dtype: DType) -> &'static str {
         | DType::F8E5M2
         | DType::F8E5M2FNUZ
         | DType::F8E8M0
+        | DType::F6E2M3
+        | DType::F6E3M2
         | DType::F4E2M1 => "|V1",
     }
 }

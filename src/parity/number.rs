@@ -82,6 +82,8 @@ fn small_float(dtype: DType, bits: u8) -> f64 {
         DType::F8E4M3FNUZ => (4, 3, 8),
         DType::F8E5M2 => (5, 2, 15),
         DType::F8E5M2FNUZ => (5, 2, 16),
+        DType::F6E2M3 => (2, 3, 1),
+        DType::F6E3M2 => (3, 2, 3),
         DType::F4E2M1 => (2, 1, 1),
         DType::F8E8M0 if bits == 0xff => return f64::NAN,
         DType::F8E8M0 => return 2f64.powi(i32::from(bits) - 127),
@@ -321,6 +323,7 @@ mod tests {
         let fours: Vec<_> = (0..16).map(|bits| value(DType::F4E2M1, bits)).collect();
         assert_eq!(fours[..8], [0., 0.5, 1., 1.5, 2., 3., 4., 6.]);
         assert_eq!(fours[9..], [-0.5, -1., -1.5, -2., -3., -4., -6.]);
+        assert_eq!((value(DType::F6E2M3, 0x1f), value(DType::F6E3M2, 0x3f)), (7.5, -28.));
         assert_eq!(value(DType::F8E8M0, 128), 2.);
     }
 }

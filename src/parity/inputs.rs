@@ -1,0 +1,340 @@
+//! Inputs to run models on: from a file, or made.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use kiln_graph::{DType, Tensor};
+
+use super::npz::{Npz, NpzError};
+use super::number::{Number, Rounding, convert, from_numbers};
+use crate::runtime::TensorInfo;
+
+/// The prefix of a model's inputs in a file that holds outputs as well.
+pub const INPUT_PREFIX: &str = "in.";
+/// The prefix of a model's outputs.
+pub const OUTPUT_PREFIX: &str = "out.";
+
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    #[error(transparent)]
+    Npz(#[from] NpzError),
+    #[error(
+        "{} has no array \"{input}\" or \"{INPUT_PREFIX}{input}\" for the input of that name; it has: {}",
+        path.display(),
+        has.join(", ")
+    )]
+    Missing {
+        path: PathBuf,
+        input: String,
+        has: Vec<String>,
+    },
+    #[error(
+        "the array \"{array}\" of {} is {found} and cannot become {wanted} without a loss: {reason}",
+        path.display()
+    )]
+    Lossy {
+        path: PathBuf,
+        array: String,
+        found: DType,
+        wanted: DType,
+        reason: String,
+    },
+    #[error("no {dtype}{shape:?} can be made for the input \"{input}\": {reason}")]
+    Make {
+        input: String,
+        dtype: DType,
+        shape: Vec<usize>,
+        reason: String,
+    },
+}
+
+/// Reads a model's inputs from an `.npz` file, where they are called `NAME` or `in.NAME`. Arrays of another dtype are
+/// converted if that changes no value. Other arrays of the file are left alone.
+///
+/// # Errors
+/// When the file cannot be read, when an input is missing, and when a conversion would change a value.
+pub fn from_npz(
+    npz: &mut Npz,
+    inputs: &[TensorInfo],
+) -> Result<Vec<(String, Tensor)>, InputError> {
+    inputs
+        .iter()
+        .map(|input| Ok((input.name.clone(), one_from_npz(npz, input)?)))
+        .collect()
+}
+
+fn one_from_npz(npz: &mut Npz, input: &TensorInfo) -> Result<Tensor, InputError> {
+    let names = [format!("{INPUT_PREFIX}{}", input.name), input.name.clone()];
+    for array in names {
+        let Some(tensor) = npz.read(&array, Some(input.dtype))? else {
+            continue;
+        };
+        return convert(&tensor, input.dtype).map_err(|reason| InputError::Lossy {
+            path: npz.path().to_owned(),
+            array,
+            found: tensor.dtype(),
+            wanted: input.dtype,
+            reason,
+        });
+    }
+    Err(InputError::Missing {
+        path: npz.path().to_owned(),
+        input: input.name.clone(),
+        has: npz.names().map(str::to_owned).collect(),
+    })
+}
+
+/// An input to make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    pub name: String,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    pub kind: InputKind,
+}
+
+/// What an input's numbers mean to the model, so that made ones are plausible.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum InputKind {
+    /// Uniform in `0..upper`: tokens of a vocabulary of that size.
+    TokenIds { upper: i64 },
+    /// Uniform in `0..upper`: places on an axis of that length.
+    Index { upper: i64 },
+    /// One for a token, zero for padding at the end of the last axis. The first sample (along the first axis) has no
+    /// padding, the following ones a quarter, a half, three quarters, and again; no row is all padding.
+    Mask,
+    /// `0, 1, 2, …` along the last axis.
+    Positions,
+    Zeros,
+    /// A bell curve of mean 0, within six standard deviations.
+    Normal { std: f32 },
+}
+
+/// Makes inputs. The same specifications and seed give the same bits on every machine and in every version of kiln:
+/// a saved parity report names a seed and must be repeatable. An input's numbers do not depend on the other inputs.
+///
+/// # Errors
+/// When a dtype cannot hold what the kind says, or a bound is not positive.
+pub fn make(specs: &[InputSpec], seed: u64) -> Result<Vec<(String, Tensor)>, InputError> {
+    specs
+        .iter()
+        .map(|spec| {
+            let tensor = make_one(spec, seed).map_err(|reason| InputError::Make {
+                input: spec.name.clone(),
+                dtype: spec.dtype,
+                shape: spec.shape.clone(),
+                reason,
+            })?;
+            Ok((spec.name.clone(), tensor))
+        })
+        .collect()
+}
+
+fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
+    let InputSpec { dtype, shape, .. } = spec;
+    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let count = count.ok_or("it has too many elements")?;
+    let last = shape.last().copied().unwrap_or(1).max(1);
+    let mut random = Random::new(seed, &spec.name);
+    let value: &mut dyn FnMut(usize) -> Number = match spec.kind {
+        InputKind::Zeros => return zeros(*dtype, shape, count),
+        InputKind::TokenIds { upper } | InputKind::Index { upper } => {
+            let upper = u64::try_from(upper).ok().filter(|&u| u > 0);
+            let upper = upper.ok_or("its numbers must be below a bound of at least 1")?;
+            &mut move |_| Number::Int(random.below(upper).into())
+        }
+        InputKind::Mask => {
+            let first_axis = if shape.len() > 1 { shape[0] } else { 1 };
+            let per_sample = count.checked_div(first_axis).unwrap_or(0).max(1);
+            &mut move |i| {
+                let padding = match i / per_sample {
+                    0 => 0,
+                    sample => last * ((sample - 1) % 3 + 1) / 4,
+                };
+                Number::Int(i128::from(i % last < last - padding))
+            }
+        }
+        InputKind::Positions => &mut move |i| Number::Int((i % last) as i128),
+        InputKind::Normal { std } => {
+            if !dtype.is_float() {
+                return Err("a bell curve needs floats".to_owned());
+            }
+            &mut move |_| Number::Float(random.normal() * f64::from(std))
+        }
+    };
+    let values: Vec<Number> = (0..count).map(value).collect();
+    let rounding = match spec.kind {
+        InputKind::Normal { .. } => Rounding::Nearest,
+        _ => Rounding::Refuse,
+    };
+    from_numbers(*dtype, shape, &values, rounding)
+}
+
+fn zeros(dtype: DType, shape: &[usize], count: usize) -> Result<Tensor, String> {
+    let tensor = match dtype.packed_len(count) {
+        Some(len) => Tensor::from_raw(dtype, shape.to_vec(), vec![0; len].into()),
+        None => Tensor::from_strings(shape.to_vec(), vec![Bytes::new(); count]),
+    };
+    tensor.map_err(|e| e.to_string())
+}
+
+/// SplitMix64, seeded for one input. Written out here because a library may change its algorithm from one version to
+/// the next, and restricted to integer arithmetic because `ln` and `cos` differ in the last bit between machines.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64, name: &str) -> Random {
+        // FNV-1a of the name, so that each input has numbers of its own.
+        let name = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Random(Random(seed).next() ^ name)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, upper: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(upper)) >> 64) as u64
+    }
+
+    /// The sum of twelve uniform numbers has variance 1 and is close to a normal distribution.
+    fn normal(&mut self) -> f64 {
+        let sum: u64 = (0..12).map(|_| self.next() >> 32).sum();
+        let mean = 6u64 << 32;
+        (sum as i64 - mean as i64) as f64 / 2f64.powi(32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parity::npz;
+
+    fn spec(dtype: DType, shape: &[usize], kind: InputKind) -> InputSpec {
+        InputSpec {
+            name: "x".to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            kind,
+        }
+    }
+
+    fn made(dtype: DType, shape: &[usize], kind: InputKind) -> Tensor {
+        make(&[spec(dtype, shape, kind)], 7).unwrap().remove(0).1
+    }
+
+    #[test]
+    fn the_numbers_never_change() {
+        let ids = made(DType::I64, &[2, 4], InputKind::TokenIds { upper: 30522 });
+        let expected = [5241, 17323, 28418, 14464, 24190, 26566, 12710, 17338];
+        assert_eq!(ids.values::<i64>().unwrap(), expected);
+        let normal = made(DType::F32, &[3], InputKind::Normal { std: 1. });
+        let bits: Vec<u32> = normal.values::<f32>().unwrap().iter().map(|v| v.to_bits()).collect();
+        assert_eq!(bits, [0x3f90_eecd, 0xbecc_3cd6, 0xbef1_aa7b]);
+    }
+
+    #[test]
+    fn inputs_differ_by_name_and_seed_alone() {
+        let kind = InputKind::TokenIds { upper: 1 << 40 };
+        let a = spec(DType::I64, &[4], kind);
+        let b = InputSpec {
+            name: "b".to_owned(),
+            ..a.clone()
+        };
+        let both = make(&[b.clone(), a.clone()], 1).unwrap();
+        assert!(both[1].1.same_bits(&make(&[a.clone()], 1).unwrap()[0].1));
+        assert!(!both[0].1.same_bits(&both[1].1));
+        assert!(!both[1].1.same_bits(&make(&[a], 2).unwrap()[0].1));
+    }
+
+    #[test]
+    fn token_ids_stay_below_the_bound_and_reach_it() {
+        let ids = made(DType::I32, &[1000], InputKind::TokenIds { upper: 10 });
+        let ids = ids.to_i64s().unwrap();
+        for id in 0..10 {
+            assert!(ids.contains(&id));
+        }
+        assert!(ids.iter().all(|id| (0..10).contains(id)));
+    }
+
+    #[test]
+    fn a_bell_curve_has_its_mean_and_spread() {
+        let values = made(DType::F16, &[20_000], InputKind::Normal { std: 2. });
+        let values = values.to_f64s().unwrap();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        assert!(mean.abs() < 0.05 && (variance - 4.).abs() < 0.2, "{mean} {variance}");
+    }
+
+    #[test]
+    fn masks_pad_every_sample_but_the_first() {
+        let mask = made(DType::I64, &[5, 4], InputKind::Mask);
+        let rows = mask.to_i64s().unwrap();
+        let ones: Vec<i64> = rows.chunks(4).map(|row| row.iter().sum()).collect();
+        assert_eq!(ones, [4, 3, 2, 1, 3]);
+        assert_eq!(rows[4..8], [1, 1, 1, 0]);
+        let mask = made(DType::Bool, &[2, 1, 2, 4], InputKind::Mask).to_i64s().unwrap();
+        assert_eq!(mask, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0]);
+        let mask = made(DType::F32, &[3, 1], InputKind::Mask);
+        assert_eq!(mask.to_f64s().unwrap(), [1., 1., 1.]);
+        assert_eq!(made(DType::I64, &[3], InputKind::Mask).to_i64s().unwrap(), [1, 1, 1]);
+        assert!(made(DType::I64, &[0, 3], InputKind::Mask).is_empty());
+        assert!(made(DType::I64, &[3, 0], InputKind::Mask).is_empty());
+    }
+
+    #[test]
+    fn positions_count_and_zeros_are_zero() {
+        let positions = made(DType::I32, &[2, 3], InputKind::Positions);
+        assert_eq!(positions.to_i64s().unwrap(), [0, 1, 2, 0, 1, 2]);
+        for dtype in [DType::F8E5M2, DType::I4, DType::F32, DType::String] {
+            assert_eq!(made(dtype, &[3], InputKind::Zeros).len(), 3);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_named() {
+        let refusal = |dtype, kind| make(&[spec(dtype, &[2], kind)], 0).unwrap_err().to_string();
+        let text = refusal(DType::I64, InputKind::TokenIds { upper: 0 });
+        assert!(text.starts_with("no int64[2] can be made for the input \"x\""), "{text}");
+        refusal(DType::String, InputKind::Mask);
+        refusal(DType::I32, InputKind::Normal { std: 1. });
+        let text = refusal(DType::I8, InputKind::Index { upper: 1 << 40 });
+        assert!(text.contains("is not a int8"), "{text}");
+    }
+
+    #[test]
+    fn a_file_gives_inputs_by_either_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("io.npz");
+        let arrays = [
+            ("in.ids", Tensor::vector(&[1i64, 2])),
+            ("mask", Tensor::vector(&[1i64, 0])),
+            ("x", Tensor::vector(&[0.1f64])),
+            ("out.y", Tensor::vector(&[1f32])),
+        ];
+        npz::write(&path, &arrays).unwrap();
+        let mut npz = Npz::open(&path).unwrap();
+        let input = |name: &str, dtype| TensorInfo {
+            name: name.to_owned(),
+            dtype,
+            shape: Vec::new(),
+        };
+        let wanted = [input("ids", DType::I32), input("mask", DType::Bool)];
+        let inputs = from_npz(&mut npz, &wanted).unwrap();
+        assert_eq!(inputs[0].1.values::<i32>().unwrap(), [1, 2]);
+        assert_eq!(inputs[1].1.values::<bool>().unwrap(), [true, false]);
+
+        let err = from_npz(&mut npz, &[input("x", DType::F32)]).unwrap_err();
+        assert!(err.to_string().contains("0.1 is not a float"), "{err}");
+        let err = from_npz(&mut npz, &[input("y", DType::F32)]).unwrap_err();
+        let has = "it has: in.ids, mask, x, out.y";
+        assert!(err.to_string().ends_with(has), "{err}");
+    }
+}

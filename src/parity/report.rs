@@ -1,0 +1,174 @@
+use kiln_graph::{DType, Tensor};
+use serde::Serialize;
+
+use super::metrics::{Metrics, metrics};
+use super::tolerance::{Tolerance, Verdict};
+
+/// How a candidate compares with its reference, on every case.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub tolerance: Tolerance,
+    pub cases: Vec<CaseReport>,
+}
+
+/// One set of inputs.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseReport {
+    /// `smallest`, `typical`, `largest`, or the file the inputs came from.
+    pub name: String,
+    pub inputs: Vec<Port>,
+    /// The outputs of the reference in its order, then those that only the candidate has.
+    pub outputs: Vec<OutputReport>,
+}
+
+/// A tensor without its data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Port {
+    pub name: String,
+    #[serde(serialize_with = "as_text")]
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+}
+
+fn as_text<S: serde::Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(dtype)
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct OutputReport {
+    pub name: String,
+    pub comparison: Comparison,
+}
+
+/// What became of one output.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Comparison {
+    /// Both have it, of the same dtype and shape.
+    Compared { metrics: Metrics, verdict: Verdict },
+    /// The dtypes or shapes differ, so there is nothing to measure.
+    Mismatch { reference: Port, candidate: Port },
+    /// The candidate does not have it.
+    Missing { reference: Port },
+    /// Only the candidate has it.
+    Extra { candidate: Port },
+    /// Its dtype has no values to compare (complex), and the bits differ.
+    Incomparable { reference: Port },
+}
+
+impl Comparison {
+    pub fn pass(&self) -> bool {
+        matches!(self, Comparison::Compared { verdict, .. } if verdict.pass)
+    }
+}
+
+/// The output that is furthest from its reference.
+#[derive(Clone, Copy, Debug)]
+pub struct Worst<'r> {
+    pub case: &'r CaseReport,
+    pub output: &'r OutputReport,
+}
+
+impl Report {
+    /// Whether every output of every case is within the tolerance. Nothing compared is no pass.
+    pub fn pass(&self) -> bool {
+        !self.cases.is_empty() && self.cases.iter().all(CaseReport::pass)
+    }
+
+    /// The output that is furthest from its reference: one that could not be compared before one that failed, one
+    /// that failed before one that passed, and then the one with the largest relative error.
+    pub fn worst(&self) -> Option<Worst<'_>> {
+        let outputs = self.cases.iter().flat_map(|case| {
+            let outputs = case.outputs.iter();
+            outputs.map(move |output| Worst { case, output })
+        });
+        outputs.max_by(|a, b| {
+            let (a, b) = (badness(&a.output.comparison), badness(&b.output.comparison));
+            // The first of equals is the worst, so that reports do not change with the number of cases.
+            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(std::cmp::Ordering::Greater)
+        })
+    }
+}
+
+fn badness(comparison: &Comparison) -> (u8, f64) {
+    match comparison {
+        Comparison::Compared { metrics, verdict } => {
+            let fraction = metrics.unequal as f64 / metrics.elements.max(1) as f64;
+            let error = metrics.float.as_ref().map_or(fraction, |f| f.relative_l2);
+            (u8::from(!verdict.pass), error)
+        }
+        _ => (2, 0.),
+    }
+}
+
+impl CaseReport {
+    pub fn pass(&self) -> bool {
+        !self.outputs.is_empty() && self.outputs.iter().all(|o| o.comparison.pass())
+    }
+}
+
+fn port(name: &str, tensor: &Tensor) -> Port {
+    Port {
+        name: name.to_owned(),
+        dtype: tensor.dtype(),
+        shape: tensor.dims().to_vec(),
+    }
+}
+
+/// Compares the outputs of two runs on the same inputs, by name.
+pub fn compare_outputs(
+    case: &str,
+    inputs: &[(String, Tensor)],
+    reference: &[(String, Tensor)],
+    candidate: &[(String, Tensor)],
+    tolerance: &Tolerance,
+) -> CaseReport {
+    let find = |name: &str| candidate.iter().find(|(n, _)| n == name);
+    let mut outputs: Vec<OutputReport> = reference
+        .iter()
+        .map(|(name, tensor)| OutputReport {
+            name: name.clone(),
+            comparison: match find(name) {
+                Some((_, other)) => compare_output(name, tensor, other, tolerance),
+                None => Comparison::Missing {
+                    reference: port(name, tensor),
+                },
+            },
+        })
+        .collect();
+    let extra = candidate.iter().filter(|(n, _)| !reference.iter().any(|(r, _)| r == n));
+    outputs.extend(extra.map(|(name, tensor)| OutputReport {
+        name: name.clone(),
+        comparison: Comparison::Extra {
+            candidate: port(name, tensor),
+        },
+    }));
+    CaseReport {
+        name: case.to_owned(),
+        inputs: inputs.iter().map(|(n, t)| port(n, t)).collect(),
+        outputs,
+    }
+}
+
+fn compare_output(
+    name: &str,
+    reference: &Tensor,
+    candidate: &Tensor,
+    tolerance: &Tolerance,
+) -> Comparison {
+    if reference.dtype() != candidate.dtype() || reference.dims() != candidate.dims() {
+        return Comparison::Mismatch {
+            reference: port(name, reference),
+            candidate: port(name, candidate),
+        };
+    }
+    match metrics(reference, candidate) {
+        Some(metrics) => Comparison::Compared {
+            verdict: tolerance.check(name, &metrics),
+            metrics,
+        },
+        None => Comparison::Incomparable {
+            reference: port(name, reference),
+        },
+    }
+}
