@@ -15,12 +15,14 @@
 
 pub mod bench;
 pub mod bundle;
+pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod doctor;
 pub mod engine;
 pub mod manifest;
 pub mod parity;
+pub mod prove;
 pub mod pysite;
 pub mod report;
 pub mod runtime;

@@ -117,7 +117,11 @@ impl<'a> Call<'a> {
         if a.equals(b) == Some(false) {
             self.conflict(format!("{what} differ: {a} and {b}"));
         }
-        if b.as_i64().is_some() || (!a.is_named() && b.is_named()) { b.clone() } else { a.clone() }
+        if b.as_i64().is_some() || (!a.is_named() && b.is_named()) {
+            b.clone()
+        } else {
+            a.clone()
+        }
     }
 
     /// Dimensions of operands broadcast against each other.
@@ -126,13 +130,16 @@ impl<'a> Call<'a> {
         let lead = long.len() - short.len();
         let mut dims: Dims = long[..lead].into();
         for (x, y) in long[lead..].iter().zip(short) {
-            match x.broadcast(y) {
-                Some(dim) => dims.push(dim),
-                None => {
-                    self.conflict(format!("shapes {} and {} do not broadcast", text(a), text(b)));
-                    return None;
-                }
+            let dim = x.broadcast(y);
+            if dim.is_none() && x.equals(y) == Some(false) {
+                self.conflict(format!(
+                    "shapes {} and {} do not broadcast",
+                    text(a),
+                    text(b)
+                ));
+                return None;
             }
+            dims.push(self.size(dim));
         }
         Some(dims)
     }
@@ -148,7 +155,11 @@ pub(super) fn sole(fact: Fact) -> Outs {
 
 pub(super) fn resolve(axis: i64, rank: usize) -> Option<usize> {
     let rank = i64::try_from(rank).ok()?;
-    let at = if axis < 0 { axis.checked_add(rank)? } else { axis };
+    let at = if axis < 0 {
+        axis.checked_add(rank)?
+    } else {
+        axis
+    };
     usize::try_from(at).ok().filter(|_| at < rank)
 }
 

@@ -5,18 +5,37 @@ use smallvec::SmallVec;
 use super::call::{Call, Outs, one};
 use super::expr::Expr;
 use super::fact::{Dims, Fact};
-use super::{elementwise, linear, rten, rules};
+use super::{elementwise, linear, rten};
 
 pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
     match call.node.op().name() {
-        "Gelu" | "FastGelu" | "BiasGelu" | "QuickGelu" | "BiasSoftmax" | "BiasSplitGelu"
-        | "RotaryEmbedding" | "Inverse" | "QLinearSoftmax" | "QLinearSigmoid" | "QLinearLeakyRelu"
-        | "QuantizeLinear" | "DequantizeLinear" | "NhwcFusedConv" | "GroupNorm" | "SkipGroupNorm"
-        | "MoE" | "QMoE" | "BifurcationDetector" | "PackedAttention" | "LongformerAttention"
-        | "Trilu" | "BitmaskDropout" => call.like(0),
-        "BiasAdd" | "Irfft" | "Rfft" => None,
+        "Gelu"
+        | "FastGelu"
+        | "BiasGelu"
+        | "QuickGelu"
+        | "BiasSoftmax"
+        | "BiasSplitGelu"
+        | "RotaryEmbedding"
+        | "Inverse"
+        | "QLinearSoftmax"
+        | "QLinearSigmoid"
+        | "QLinearLeakyRelu"
+        | "QuantizeLinear"
+        | "DequantizeLinear"
+        | "NhwcFusedConv"
+        | "GroupNorm"
+        | "SkipGroupNorm"
+        | "MoE"
+        | "QMoE"
+        | "BifurcationDetector"
+        | "PackedAttention"
+        | "LongformerAttention"
+        | "Trilu"
+        | "BitmaskDropout" => call.like(0),
         "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => linear::norm(call, -1),
-        "SimplifiedLayerNormalization" | "LayerNormalization" => linear::norm(call, call.int("axis", -1)?),
+        "SimplifiedLayerNormalization" | "LayerNormalization" => {
+            linear::norm(call, call.int("axis", -1)?)
+        }
         "EmbedLayerNormalization" => embed_norm(call),
         "FusedMatMul" | "TransposeMatMul" => linear::fused_matmul(call),
         "GemmFastGelu" | "DynamicQuantizeMatMul" | "MatMulIntegerToFloat" | "MatMulInteger16" => {
@@ -34,17 +53,20 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
         "RelativePositionBias" => {
             let heads = call.dims(0)?.get(1)?.clone();
             let length = |k: usize| call.size(call.values(k).and_then(|v| v.first().cloned()));
-            Some(one(SmallVec::from_iter([Expr::from(1), heads, length(1), length(2)])))
+            Some(one(SmallVec::from_iter([
+                Expr::from(1),
+                heads,
+                length(1),
+                length(2),
+            ])))
         }
         "QLinearAdd" | "QLinearMul" => {
             let dims = call.broadcast(call.dims(0)?, call.dims(3)?)?;
             Some(one(dims))
         }
-        "ExpandDims" => None,
         "GatherND" => linear::gather_nd(call),
-        _ if call.node.op().name().starts_with("QLinear") => None,
         "Identity" => elementwise::unary(call),
-        _ => rules::none(call),
+        _ => None,
     }
 }
 
@@ -55,7 +77,11 @@ fn embed_norm(call: &Call<'_>) -> Option<Outs> {
     let hidden = call.dims(2)?.get(1)?;
     let dims: Dims = SmallVec::from_iter([batch.clone(), sequence.clone(), hidden.clone()]);
     let mask = Fact::of_dims(SmallVec::from_iter([batch.clone()]));
-    Some(SmallVec::from_iter([Fact::of_dims(dims.clone()), mask, Fact::of_dims(dims)]))
+    Some(SmallVec::from_iter([
+        Fact::of_dims(dims.clone()),
+        mask,
+        Fact::of_dims(dims),
+    ]))
 }
 
 /// Attention over one input and one packed weight.

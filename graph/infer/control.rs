@@ -24,21 +24,38 @@ pub(super) fn infer(call: &Call<'_>, sizes: Option<&Sizes>) -> (Outs, Vec<Facts>
     let nested: Vec<Facts> = graphs
         .iter()
         .map(|graph| {
-            run(graph, &Env {
-                fresh: call.fresh,
-                inputs: &inputs,
-                captures: &captures,
-                sizes,
-            })
+            run(
+                graph,
+                &Env {
+                    fresh: call.fresh,
+                    inputs: &inputs,
+                    captures: &captures,
+                    sizes,
+                },
+            )
         })
         .collect();
     let results: Vec<Vec<Fact>> = (graphs.iter().zip(&nested))
         .map(|(graph, facts)| {
             let outputs = graph.outputs().iter();
-            outputs.map(|o| facts.facts.get(o.value.index()).cloned().unwrap_or_default()).collect()
+            outputs
+                .map(|o| {
+                    facts
+                        .facts
+                        .get(o.value.index())
+                        .cloned()
+                        .unwrap_or_default()
+                })
+                .collect()
         })
         .collect();
+    let condition = call.values(0).and_then(|v| v.first()?.as_i64());
     let outs = match (call.node.op().name(), results.as_slice()) {
+        // Attributes are sorted: `else_branch`, then `then_branch`.
+        ("If", [no, yes]) if condition.is_some() => {
+            let taken = if condition == Some(0) { no } else { yes };
+            taken.iter().cloned().collect()
+        }
         ("If", [a, b]) => a.iter().zip(b).map(|(a, b)| merge(call, a, b)).collect(),
         ("Loop", [body]) => loop_outputs(call, body),
         ("Scan", [body]) => scan_outputs(call, body).unwrap_or_default(),
@@ -50,9 +67,12 @@ pub(super) fn infer(call: &Call<'_>, sizes: Option<&Sizes>) -> (Outs, Vec<Facts>
 /// What holds of both.
 fn merge(call: &Call<'_>, a: &Fact, b: &Fact) -> Fact {
     let dims = match (&a.dims, &b.dims) {
-        (Some(x), Some(y)) if x.len() == y.len() => {
-            Some(x.iter().zip(y).map(|(x, y)| if x == y { x.clone() } else { call.fresh.size() }).collect())
-        }
+        (Some(x), Some(y)) if x.len() == y.len() => Some(
+            x.iter()
+                .zip(y)
+                .map(|(x, y)| if x == y { x.clone() } else { call.fresh.size() })
+                .collect(),
+        ),
         _ => None,
     };
     Fact {
@@ -79,14 +99,19 @@ fn loop_inputs(call: &Call<'_>) -> Vec<Option<Fact>> {
         })
     };
     let state = (2..call.node.inputs().len()).map(|k| Some(varying(call, call.input(k)?)));
-    [scalar(DType::I64), scalar(DType::Bool)].into_iter().chain(state).collect()
+    [scalar(DType::I64), scalar(DType::Bool)]
+        .into_iter()
+        .chain(state)
+        .collect()
 }
 
 fn loop_outputs(call: &Call<'_>, body: &[Fact]) -> Outs {
     let state = call.node.inputs().len().saturating_sub(2);
     let results = body.iter().skip(1).enumerate().map(|(k, fact)| {
         if k < state {
-            let start = call.input(k + 2).map_or(Fact::default(), |f| varying(call, f));
+            let start = call
+                .input(k + 2)
+                .map_or(Fact::default(), |f| varying(call, f));
             return merge(call, &varying(call, fact), &start);
         }
         stacked(call, fact, call.fresh.size(), 0)
@@ -97,7 +122,13 @@ fn loop_outputs(call: &Call<'_>, body: &[Fact]) -> Outs {
 /// A result of each iteration, stacked along a new axis. Sizes that only one iteration knows are forgotten.
 fn stacked(call: &Call<'_>, fact: &Fact, count: Expr, axis: usize) -> Fact {
     let dims = fact.dims.as_ref().filter(|d| axis <= d.len()).map(|dims| {
-        let outside = |d: &Expr| if d.is_named() { d.clone() } else { call.fresh.size() };
+        let outside = |d: &Expr| {
+            if d.is_named() {
+                d.clone()
+            } else {
+                call.fresh.size()
+            }
+        };
         let mut dims: Dims = dims.iter().map(outside).collect();
         dims.insert(axis, count);
         dims
@@ -120,7 +151,10 @@ fn scan_counts(call: &Call<'_>) -> Option<(usize, usize)> {
 }
 
 fn scan_axis(call: &Call<'_>, attr: &str, at: usize, rank: usize) -> Option<usize> {
-    let axis = call.list(attr)?.and_then(|axes| axes.get(at).copied()).unwrap_or(0);
+    let axis = call
+        .list(attr)?
+        .and_then(|axes| axes.get(at).copied())
+        .unwrap_or(0);
     call.axis(axis, rank)
 }
 
@@ -146,7 +180,8 @@ fn scan_inputs(call: &Call<'_>) -> Option<Vec<Option<Fact>>> {
 fn scan_outputs(call: &Call<'_>, body: &[Fact]) -> Option<Outs> {
     let (state, _) = scan_counts(call)?;
     let count = call.dims(state).and_then(|dims| {
-        dims.get(scan_axis(call, "scan_input_axes", 0, dims.len())?).cloned()
+        dims.get(scan_axis(call, "scan_input_axes", 0, dims.len())?)
+            .cloned()
     });
     let count = call.size(count);
     let results = body.iter().enumerate().map(|(k, fact)| {

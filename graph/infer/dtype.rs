@@ -33,11 +33,12 @@ fn attr_or(call: &Call<'_>, name: &str, default: Option<DType>) -> Option<DType>
 fn standard(call: &Call<'_>, k: usize) -> Option<DType> {
     let first = || input(call, 0);
     match call.node.op().name() {
-        "And" | "Or" | "Xor" | "Not" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual"
-        | "IsNaN" | "IsInf" | "RegexFullMatch" | "OptionalHasElement" => Some(DType::Bool),
-        "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression" | "SequenceLength" => {
-            Some(DType::I64)
+        "And" | "Or" | "Xor" | "Not" | "Equal" | "Greater" | "GreaterOrEqual" | "Less"
+        | "LessOrEqual" | "IsNaN" | "IsInf" | "RegexFullMatch" | "OptionalHasElement" => {
+            Some(DType::Bool)
         }
+        "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression"
+        | "SequenceLength" => Some(DType::I64),
         "Cast" => attr(call, "to"),
         "CastLike" => input(call, 1),
         "Constant" => constant(call),
@@ -72,26 +73,144 @@ fn standard(call: &Call<'_>, k: usize) -> Option<DType> {
         "StringNormalizer" | "StringConcat" => Some(DType::String),
         "StringSplit" => Some(if k == 0 { DType::String } else { DType::I64 }),
         "ImageDecoder" => Some(DType::U8),
-        "Abs" | "Acos" | "Acosh" | "Add" | "AffineGrid" | "Asin" | "Asinh" | "Atan" | "Atanh"
-        | "Attention" | "AveragePool" | "BatchNormalization" | "BitShift" | "BitwiseAnd" | "BitwiseNot"
-        | "BitwiseOr" | "BitwiseXor" | "Ceil" | "Celu" | "CenterCropPad" | "Clip" | "Col2Im" | "Compress"
-        | "Concat" | "Conv" | "ConvTranspose" | "Cos" | "Cosh" | "CumProd" | "CumSum" | "DFT"
-        | "DeformConv" | "DepthToSpace" | "Det" | "Div" | "Dropout" | "Einsum" | "Elu" | "Erf" | "Exp"
-        | "Expand" | "Flatten" | "Floor" | "GRU" | "Gather" | "GatherElements" | "GatherND" | "Gelu"
-        | "Gemm" | "GlobalAveragePool" | "GlobalLpPool" | "GlobalMaxPool" | "GridSample"
-        | "GroupNormalization" | "HardSigmoid" | "HardSwish" | "Hardmax" | "Identity"
-        | "InstanceNormalization" | "LRN" | "LSTM" | "LayerNormalization" | "LeakyRelu" | "Log"
-        | "LogSoftmax" | "LpNormalization" | "LpPool" | "MatMul" | "Max" | "MaxPool" | "MaxRoiPool"
-        | "MaxUnpool" | "Mean" | "MeanVarianceNormalization" | "Min" | "Mish" | "Mod" | "Mul" | "Neg"
-        | "NegativeLogLikelihoodLoss" | "PRelu" | "Pad" | "Pow" | "RMSNormalization" | "RNN" | "Range"
-        | "Reciprocal" | "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax"
-        | "ReduceMean" | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" | "Relu"
-        | "Reshape" | "Resize" | "ReverseSequence" | "RoiAlign" | "RotaryEmbedding" | "Round" | "STFT"
-        | "Scatter" | "ScatterElements" | "ScatterND" | "Selu" | "Shrink" | "Sigmoid" | "Sign" | "Sin"
-        | "SimplifiedLayerNormalization" | "Sinh" | "Slice" | "Softmax" | "SoftmaxCrossEntropyLoss"
-        | "Softplus" | "Softsign" | "SpaceToDepth" | "Split" | "Sqrt" | "Squeeze" | "Sub" | "Sum"
-        | "Swish" | "Tan" | "Tanh" | "TensorScatter" | "ThresholdedRelu" | "Tile" | "TopK" | "Transpose"
-        | "Trilu" | "Unique" | "Unsqueeze" | "Upsample" => first(),
+        "Abs"
+        | "Acos"
+        | "Acosh"
+        | "Add"
+        | "AffineGrid"
+        | "Asin"
+        | "Asinh"
+        | "Atan"
+        | "Atanh"
+        | "Attention"
+        | "AveragePool"
+        | "BatchNormalization"
+        | "BitShift"
+        | "BitwiseAnd"
+        | "BitwiseNot"
+        | "BitwiseOr"
+        | "BitwiseXor"
+        | "Ceil"
+        | "Celu"
+        | "CenterCropPad"
+        | "Clip"
+        | "Col2Im"
+        | "Compress"
+        | "Concat"
+        | "Conv"
+        | "ConvTranspose"
+        | "Cos"
+        | "Cosh"
+        | "CumProd"
+        | "CumSum"
+        | "DFT"
+        | "DeformConv"
+        | "DepthToSpace"
+        | "Det"
+        | "Div"
+        | "Dropout"
+        | "Einsum"
+        | "Elu"
+        | "Erf"
+        | "Exp"
+        | "Expand"
+        | "Flatten"
+        | "Floor"
+        | "GRU"
+        | "Gather"
+        | "GatherElements"
+        | "GatherND"
+        | "Gelu"
+        | "Gemm"
+        | "GlobalAveragePool"
+        | "GlobalLpPool"
+        | "GlobalMaxPool"
+        | "GridSample"
+        | "GroupNormalization"
+        | "HardSigmoid"
+        | "HardSwish"
+        | "Hardmax"
+        | "Identity"
+        | "InstanceNormalization"
+        | "LRN"
+        | "LSTM"
+        | "LayerNormalization"
+        | "LeakyRelu"
+        | "Log"
+        | "LogSoftmax"
+        | "LpNormalization"
+        | "LpPool"
+        | "MatMul"
+        | "Max"
+        | "MaxPool"
+        | "MaxRoiPool"
+        | "MaxUnpool"
+        | "Mean"
+        | "MeanVarianceNormalization"
+        | "Min"
+        | "Mish"
+        | "Mod"
+        | "Mul"
+        | "Neg"
+        | "NegativeLogLikelihoodLoss"
+        | "PRelu"
+        | "Pad"
+        | "Pow"
+        | "RMSNormalization"
+        | "RNN"
+        | "Range"
+        | "Reciprocal"
+        | "ReduceL1"
+        | "ReduceL2"
+        | "ReduceLogSum"
+        | "ReduceLogSumExp"
+        | "ReduceMax"
+        | "ReduceMean"
+        | "ReduceMin"
+        | "ReduceProd"
+        | "ReduceSum"
+        | "ReduceSumSquare"
+        | "Relu"
+        | "Reshape"
+        | "Resize"
+        | "ReverseSequence"
+        | "RoiAlign"
+        | "RotaryEmbedding"
+        | "Round"
+        | "STFT"
+        | "Scatter"
+        | "ScatterElements"
+        | "ScatterND"
+        | "Selu"
+        | "Shrink"
+        | "Sigmoid"
+        | "Sign"
+        | "Sin"
+        | "SimplifiedLayerNormalization"
+        | "Sinh"
+        | "Slice"
+        | "Softmax"
+        | "SoftmaxCrossEntropyLoss"
+        | "Softplus"
+        | "Softsign"
+        | "SpaceToDepth"
+        | "Split"
+        | "Sqrt"
+        | "Squeeze"
+        | "Sub"
+        | "Sum"
+        | "Swish"
+        | "Tan"
+        | "Tanh"
+        | "TensorScatter"
+        | "ThresholdedRelu"
+        | "Tile"
+        | "TopK"
+        | "Transpose"
+        | "Trilu"
+        | "Unique"
+        | "Unsqueeze"
+        | "Upsample" => first(),
         _ => None,
     }
 }
@@ -107,19 +226,36 @@ fn constant(call: &Call<'_>) -> Option<DType> {
         ("value_strings", DType::String),
     ];
     let tensor = attrs.tensor("value").map(crate::Tensor::dtype);
-    tensor.or_else(|| kinds.iter().find(|(name, _)| attrs.get(name).is_some()).map(|kind| kind.1))
+    tensor.or_else(|| {
+        kinds
+            .iter()
+            .find(|(name, _)| attrs.get(name).is_some())
+            .map(|kind| kind.1)
+    })
 }
 
 /// The zero point says what is quantized to; without one it is an attribute, else `uint8`.
 fn quantized(call: &Call<'_>) -> Option<DType> {
-    if call.has(2) { input(call, 2) } else { attr_or(call, "output_dtype", Some(DType::U8)) }
+    if call.has(2) {
+        input(call, 2)
+    } else {
+        attr_or(call, "output_dtype", Some(DType::U8))
+    }
 }
 
 fn contrib(call: &Call<'_>, k: usize) -> Option<DType> {
     let first = || input(call, 0);
     match call.node.op().name() {
-        "EmbedLayerNormalization" => if k == 1 { Some(DType::I32) } else { input(call, 2) },
-        "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" | "LayerNormalization"
+        "EmbedLayerNormalization" => {
+            if k == 1 {
+                Some(DType::I32)
+            } else {
+                input(call, 2)
+            }
+        }
+        "SkipLayerNormalization"
+        | "SkipSimplifiedLayerNormalization"
+        | "LayerNormalization"
         | "SimplifiedLayerNormalization"
             if k == 1 || k == 2 =>
         {
@@ -132,19 +268,68 @@ fn contrib(call: &Call<'_>, k: usize) -> Option<DType> {
         "GatherBlockQuantized" => input(call, 2),
         "MatMulInteger16" => Some(DType::I32),
         "GroupQueryAttention" if k == 1 || k == 2 => input(call, 2 + k).or_else(first),
-        "ConvTransposeWithDynamicPads" | "Attention" | "BiasAdd" | "BiasGelu" | "BiasSoftmax"
-        | "BiasSplitGelu" | "CDist" | "DecoderAttention" | "DecoderMaskedMultiHeadAttention"
-        | "DecoderMaskedSelfAttention" | "DynamicQuantizeLSTM" | "DynamicQuantizeMatMul" | "ExpandDims"
-        | "FastGelu" | "FusedConv" | "FusedGemm" | "FusedMatMul" | "GatedRelativePositionBias"
-        | "GatherND" | "Gelu" | "GemmFastGelu" | "GridSample" | "GroupNorm" | "GroupQueryAttention"
-        | "Identity" | "Inverse" | "LayerNormalization" | "LongformerAttention" | "MatMulBnb4" | "MatMulFpQ4"
-        | "MatMulNBits" | "MoE" | "MultiHeadAttention" | "NGramRepeatBlock" | "NhwcConv"
-        | "NhwcFusedConv" | "PackedAttention" | "PackedMultiHeadAttention" | "Pad" | "QLinearAdd"
-        | "QLinearAveragePool" | "QLinearConcat" | "QLinearGlobalAveragePool" | "QLinearLeakyRelu"
-        | "QLinearMul" | "QLinearReduceMean" | "QLinearSigmoid" | "QLinearSoftmax" | "QLinearWhere"
-        | "QMoE" | "QuickGelu" | "RelativePositionBias" | "RemovePadding" | "RestorePadding"
-        | "RotaryEmbedding" | "SimplifiedLayerNormalization" | "SkipGroupNorm" | "SkipLayerNormalization"
-        | "SkipSimplifiedLayerNormalization" | "SparseAttention" | "TransposeMatMul" | "Trilu"
+        "ConvTransposeWithDynamicPads"
+        | "Attention"
+        | "BiasAdd"
+        | "BiasGelu"
+        | "BiasSoftmax"
+        | "BiasSplitGelu"
+        | "CDist"
+        | "DecoderAttention"
+        | "DecoderMaskedMultiHeadAttention"
+        | "DecoderMaskedSelfAttention"
+        | "DynamicQuantizeLSTM"
+        | "DynamicQuantizeMatMul"
+        | "ExpandDims"
+        | "FastGelu"
+        | "FusedConv"
+        | "FusedGemm"
+        | "FusedMatMul"
+        | "GatedRelativePositionBias"
+        | "GatherND"
+        | "Gelu"
+        | "GemmFastGelu"
+        | "GridSample"
+        | "GroupNorm"
+        | "GroupQueryAttention"
+        | "Identity"
+        | "Inverse"
+        | "LayerNormalization"
+        | "LongformerAttention"
+        | "MatMulBnb4"
+        | "MatMulFpQ4"
+        | "MatMulNBits"
+        | "MoE"
+        | "MultiHeadAttention"
+        | "NGramRepeatBlock"
+        | "NhwcConv"
+        | "NhwcFusedConv"
+        | "PackedAttention"
+        | "PackedMultiHeadAttention"
+        | "Pad"
+        | "QLinearAdd"
+        | "QLinearAveragePool"
+        | "QLinearConcat"
+        | "QLinearGlobalAveragePool"
+        | "QLinearLeakyRelu"
+        | "QLinearMul"
+        | "QLinearReduceMean"
+        | "QLinearSigmoid"
+        | "QLinearSoftmax"
+        | "QLinearWhere"
+        | "QMoE"
+        | "QuickGelu"
+        | "RelativePositionBias"
+        | "RemovePadding"
+        | "RestorePadding"
+        | "RotaryEmbedding"
+        | "SimplifiedLayerNormalization"
+        | "SkipGroupNorm"
+        | "SkipLayerNormalization"
+        | "SkipSimplifiedLayerNormalization"
+        | "SparseAttention"
+        | "TransposeMatMul"
+        | "Trilu"
         | "Unique" => first(),
         _ => None,
     }
@@ -155,8 +340,8 @@ fn alike(call: &Call<'_>) -> Option<(usize, usize)> {
     let last = call.node.inputs().len().checked_sub(1)?;
     match call.node.op().name() {
         "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Equal" | "Less" | "LessOrEqual" | "Greater"
-        | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Max" | "Min" | "Sum" | "Mean" | "Concat" | "MatMul"
-        | "Gemm" | "Einsum" | "PRelu" | "Conv" | "ConvTranspose" => Some((0, last)),
+        | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Max" | "Min" | "Sum" | "Mean" | "Concat"
+        | "MatMul" | "Gemm" | "Einsum" | "PRelu" | "Conv" | "ConvTranspose" => Some((0, last)),
         "Where" => Some((1, 2)),
         "LayerNormalization" | "RMSNormalization" => None,
         _ => None,

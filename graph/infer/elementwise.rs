@@ -17,7 +17,11 @@ pub(super) fn unary(call: &Call<'_>) -> Option<Outs> {
         "Cast" | "CastLike" => cast(input.dtype, super::dtype::output(call, 0)),
         "Neg" => |v| Expr::from(0).sub(v),
         "Abs" => |v| {
-            if v.is_nonnegative() { Some(v.clone()) } else { v.as_i64()?.checked_abs().map(Expr::from) }
+            if v.is_nonnegative() {
+                Some(v.clone())
+            } else {
+                v.as_i64()?.checked_abs().map(Expr::from)
+            }
         },
         "Not" => |v| Some(Expr::from(i64::from(v.as_i64()? == 0))),
         "Sign" => |v| match v.as_i64() {
@@ -26,7 +30,9 @@ pub(super) fn unary(call: &Call<'_>) -> Option<Outs> {
         },
         _ => |_| None,
     };
-    let values = values.iter().map(|v| apply(v).unwrap_or_else(|| call.fresh.integer()));
+    let values = values
+        .iter()
+        .map(|v| apply(v).unwrap_or_else(|| call.fresh.integer()));
     let values = values.collect();
     Some(sole(Fact::of_values(dims, Some(values))))
 }
@@ -146,11 +152,15 @@ impl<'a> Spread<'a> {
         let (dims, out) = (known(dims)?, known(out)?);
         let lead = out.len().checked_sub(dims.len())?;
         let mut axes = vec![(1, 0); out.len()];
-        let mut stride = 1;
+        let mut stride = 1usize;
         for k in (0..out.len()).rev() {
-            let size = k.checked_sub(lead).and_then(|i| dims.get(i)).copied().unwrap_or(1);
+            let size = k
+                .checked_sub(lead)
+                .and_then(|i| dims.get(i))
+                .copied()
+                .unwrap_or(1);
             axes[k] = (out[k], if size == 1 { 0 } else { stride });
-            stride *= size.max(1);
+            stride = stride.saturating_mul(size.max(1));
         }
         Some(Spread { values, axes })
     }
@@ -158,7 +168,7 @@ impl<'a> Spread<'a> {
     pub fn get(&self, mut at: usize) -> Option<&'a Expr> {
         let mut index = 0;
         for &(size, stride) in self.axes.iter().rev() {
-            index += at.checked_rem(size)? * stride;
+            index += at.checked_rem(size)?.checked_mul(stride)?;
             at /= size;
         }
         self.values.get(index)

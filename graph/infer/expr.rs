@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::atom::{Atom, Term};
 use super::bounds::Bounds;
 
 /// The largest expression that is kept, in atoms and coefficients.
-const MAX_WEIGHT: usize = 48;
+pub(super) const MAX_WEIGHT: usize = 48;
 
 /// An integer known as an expression over named sizes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -23,28 +24,6 @@ enum Repr {
     Const(i64),
     /// Sorted, without zero coefficients, never a lone constant.
     Sum(Arc<[Term]>),
-}
-
-/// A coefficient times a product of atoms; no atoms is the constant term, which comes last.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(super) struct Term {
-    pub factors: SmallVec<[Atom; 2]>,
-    pub coeff: i64,
-}
-
-/// What an expression is built from.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(super) enum Atom {
-    /// A named size: at least 0.
-    Symbol(Arc<str>),
-    /// A value that nothing names, the same wherever its number appears in one run.
-    Fresh { id: u32, size: bool },
-    /// Division rounded down; the divisor is assumed not to be 0.
-    Floor(Arc<(Expr, Expr)>),
-    Max(Arc<[Expr]>),
-    Min(Arc<[Expr]>),
-    /// The common size of dimensions that are equal or 1.
-    Broadcast(Arc<[Expr]>),
 }
 
 impl From<i64> for Expr {
@@ -121,7 +100,7 @@ impl Expr {
         self.terms().iter().flat_map(|t| &t.factors)
     }
 
-    fn to_terms(&self) -> Vec<Term> {
+    pub(super) fn to_terms(&self) -> Vec<Term> {
         match &self.0 {
             Repr::Const(0) => Vec::new(),
             Repr::Const(coeff) => vec![Term {
@@ -132,12 +111,14 @@ impl Expr {
         }
     }
 
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         let terms = self.terms().iter();
-        1 + terms.map(|t| 1 + t.factors.iter().map(Atom::weight).sum::<usize>()).sum::<usize>()
+        1 + terms
+            .map(|t| 1 + t.factors.iter().map(Atom::weight).sum::<usize>())
+            .sum::<usize>()
     }
 
-    fn from_terms(mut terms: Vec<Term>) -> Option<Expr> {
+    pub(super) fn from_terms(mut terms: Vec<Term>) -> Option<Expr> {
         terms.sort_by(|a, b| {
             let constant = |t: &Term| t.factors.is_empty();
             (constant(a), &a.factors).cmp(&(constant(b), &b.factors))
@@ -207,121 +188,6 @@ impl Expr {
         sizes.into_iter().try_fold(Expr::from(1), |p, d| p.mul(d))
     }
 
-    /// Division rounded down, for a divisor that is not 0.
-    pub fn floor_div(&self, by: &Expr) -> Option<Expr> {
-        match (self.as_i64(), by.as_i64()) {
-            (_, Some(0)) => return None,
-            (Some(a), Some(b)) => {
-                let quotient = a.checked_div(b)?;
-                let down = a.checked_rem(b)? != 0 && (a < 0) != (b < 0);
-                return quotient.checked_sub(i64::from(down)).map(Expr::from);
-            }
-            (Some(0), _) => return Some(Expr::from(0)),
-            (_, Some(1)) => return Some(self.clone()),
-            (_, Some(b)) if b < 0 => {
-                let minus = Expr::from(-1);
-                return self.mul(&minus)?.floor_div(&by.mul(&minus)?);
-            }
-            _ => {}
-        }
-        if let Some(whole) = self.divide_by_sum(by) {
-            return Some(whole);
-        }
-        // Multiples of the divisor leave the floor: floor((q*b + r) / b) = q + floor(r / b).
-        let (mut whole, mut rest) = (Vec::new(), Vec::new());
-        for term in self.to_terms() {
-            match by.monomial().and_then(|b| term.divide(&b)) {
-                Some(quotient) => whole.push(quotient),
-                None => rest.push(term),
-            }
-        }
-        let whole = Expr::from_terms(whole)?;
-        let rest = Expr::from_terms(rest)?;
-        if rest == Expr::from(0) {
-            return Some(whole);
-        }
-        let (rest, by) = rest.cancel(by)?;
-        whole.add(&rest.floor_atom(&by)?)
-    }
-
-    /// Division rounded up, for a divisor above 0.
-    pub fn ceil_div(&self, by: &Expr) -> Option<Expr> {
-        self.add(by)?.sub(&Expr::from(1))?.floor_div(by)
-    }
-
-    /// The quotient where it is exact for certain.
-    pub fn exact_div(&self, by: &Expr) -> Option<Expr> {
-        let quotient = self.floor_div(by)?;
-        (quotient.mul(by)? == *self).then_some(quotient)
-    }
-
-    fn floor_atom(&self, by: &Expr) -> Option<Expr> {
-        if by.as_i64() == Some(1) {
-            return Some(self.clone());
-        }
-        if let Some(b) = by.as_i64() {
-            if self.as_i64().is_some() {
-                return self.floor_div(by);
-            }
-            let bounds = self.bounds();
-            if bounds.lo.is_some_and(|lo| lo >= 0) && bounds.hi.is_some_and(|hi| hi < b) {
-                return Some(Expr::from(0));
-            }
-            // floor(floor(x / a) / b) = floor(x / (a * b)) for a and b above 0.
-            if let [Term { factors, coeff: 1 }] = self.terms()
-                && let [Atom::Floor(inner)] = factors.as_slice()
-                && inner.1.as_i64().is_some_and(|a| a > 0)
-            {
-                return inner.0.floor_div(&inner.1.mul(by)?);
-            }
-        }
-        let atom = Atom::Floor(Arc::new((self.clone(), by.clone())));
-        (atom.weight() <= MAX_WEIGHT).then(|| atom.into())
-    }
-
-    /// The quotient by a sum of several terms, where it is a single product.
-    fn divide_by_sum(&self, by: &Expr) -> Option<Expr> {
-        let [lead, _, ..] = by.terms() else {
-            return None;
-        };
-        let quotient = self.terms().first()?.divide(lead)?;
-        let quotient = Expr::from_terms(vec![quotient])?;
-        (quotient.mul(by)? == *self).then_some(quotient)
-    }
-
-    fn monomial(&self) -> Option<Term> {
-        match self.to_terms().as_slice() {
-            [only] => Some(only.clone()),
-            _ => None,
-        }
-    }
-
-    /// Both sides without the factors that all their terms share.
-    fn cancel(&self, by: &Expr) -> Option<(Expr, Expr)> {
-        let (mut above, mut below) = (self.to_terms(), by.to_terms());
-        let all = above.iter().chain(&below);
-        let divisor = all.clone().fold(0u64, |g, t| gcd(g, t.coeff.unsigned_abs()));
-        let mut shared = above.first()?.factors.clone();
-        for term in all {
-            let mut left = term.factors.clone();
-            shared.retain(|atom| match left.iter().position(|f| *f == *atom) {
-                Some(k) => {
-                    left.remove(k);
-                    true
-                }
-                None => false,
-            });
-        }
-        let common = Term {
-            factors: shared,
-            coeff: i64::try_from(divisor).ok().filter(|&d| d > 0)?,
-        };
-        for term in above.iter_mut().chain(&mut below) {
-            *term = term.divide(&common)?;
-        }
-        Some((Expr::from_terms(above)?, Expr::from_terms(below)?))
-    }
-
     pub fn maximum(&self, other: &Expr) -> Option<Expr> {
         extremum(self, other, true)
     }
@@ -330,7 +196,7 @@ impl Expr {
         extremum(self, other, false)
     }
 
-    /// The size of two dimensions broadcast against each other; `None` if they certainly cannot be.
+    /// The size of two dimensions broadcast against each other; `None` for two different numbers, neither of them 1.
     pub fn broadcast(&self, other: &Expr) -> Option<Expr> {
         match (self.as_i64(), other.as_i64()) {
             _ if self == other => return Some(self.clone()),
@@ -367,7 +233,8 @@ impl Expr {
         if let [only] = sizes.as_slice() {
             return Some(only.clone());
         }
-        Some(Atom::Broadcast(sizes.into()).into())
+        let atom = Atom::Broadcast(sizes.into());
+        (atom.weight() <= MAX_WEIGHT).then(|| atom.into())
     }
 
     pub(super) fn lone_atom(&self) -> Option<&Atom> {
@@ -430,7 +297,11 @@ fn extremum(a: &Expr, b: &Expr, larger: bool) -> Option<Expr> {
         for arm in nested {
             let beats = |x: &Expr, y: &Expr| {
                 let d = x.difference(y);
-                if larger { d.lo.is_some_and(|lo| lo >= 0) } else { d.hi.is_some_and(|hi| hi <= 0) }
+                if larger {
+                    d.lo.is_some_and(|lo| lo >= 0)
+                } else {
+                    d.hi.is_some_and(|hi| hi <= 0)
+                }
             };
             if arms.iter().any(|kept| beats(kept, arm)) {
                 continue;
@@ -443,103 +314,10 @@ fn extremum(a: &Expr, b: &Expr, larger: bool) -> Option<Expr> {
     if let [only] = arms.as_slice() {
         return Some(only.clone());
     }
-    let atom = if larger { Atom::Max(arms.into()) } else { Atom::Min(arms.into()) };
+    let atom = if larger {
+        Atom::Max(arms.into())
+    } else {
+        Atom::Min(arms.into())
+    };
     (atom.weight() <= MAX_WEIGHT).then(|| atom.into())
-}
-
-impl Term {
-    /// The quotient, if the division is exact.
-    fn divide(&self, by: &Term) -> Option<Term> {
-        if by.coeff == 0 || self.coeff.checked_rem(by.coeff)? != 0 {
-            return None;
-        }
-        let mut factors = self.factors.clone();
-        for atom in &by.factors {
-            let k = factors.iter().position(|f| f == atom)?;
-            factors.remove(k);
-        }
-        Some(Term {
-            factors,
-            coeff: self.coeff.checked_div(by.coeff)?,
-        })
-    }
-
-    fn bounds(&self) -> Bounds {
-        let product = (self.factors.iter()).fold(Bounds::exactly(1), |p, a| p.mul(a.bounds()));
-        product.scale(self.coeff)
-    }
-}
-
-impl Atom {
-    fn parts(&self) -> &[Expr] {
-        match self {
-            Atom::Max(arms) | Atom::Min(arms) | Atom::Broadcast(arms) => arms,
-            _ => &[],
-        }
-    }
-
-    fn weight(&self) -> usize {
-        match self {
-            Atom::Floor(inner) => 1 + inner.0.weight() + inner.1.weight(),
-            _ => 1 + self.parts().iter().map(Expr::weight).sum::<usize>(),
-        }
-    }
-
-    fn is_named(&self) -> bool {
-        match self {
-            Atom::Fresh { .. } => false,
-            Atom::Floor(inner) => inner.0.is_named() && inner.1.is_named(),
-            _ => self.parts().iter().all(Expr::is_named),
-        }
-    }
-
-    fn bounds(&self) -> Bounds {
-        match self {
-            Atom::Symbol(_) | Atom::Fresh { size: true, .. } => Bounds::SIZE,
-            Atom::Fresh { size: false, .. } => Bounds::default(),
-            Atom::Floor(inner) => inner.0.bounds().floor_div(inner.1.bounds()),
-            Atom::Max(arms) => Bounds::max(arms.iter().map(Expr::bounds)),
-            Atom::Min(arms) => Bounds::min(arms.iter().map(Expr::bounds)),
-            Atom::Broadcast(_) => Bounds::SIZE,
-        }
-    }
-
-    fn eval(&self, size: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
-        let mut parts = self.parts().iter().map(|e| e.eval(size));
-        match self {
-            Atom::Symbol(name) => size(name),
-            Atom::Fresh { .. } => None,
-            Atom::Floor(inner) => {
-                Expr::from(inner.0.eval(size)?).floor_div(&inner.1.eval(size)?.into())?.as_i64()
-            }
-            Atom::Max(_) => parts.try_fold(i64::MIN, |m, v| Some(m.max(v?))),
-            Atom::Min(_) => parts.try_fold(i64::MAX, |m, v| Some(m.min(v?))),
-            Atom::Broadcast(_) => parts.try_fold(1, |m, v| match (m, v?) {
-                (1, v) => Some(v),
-                (m, v) => (v == 1 || v == m).then_some(m),
-            }),
-        }
-    }
-
-    fn substitute(&self, with: &dyn Fn(&str) -> Option<Expr>) -> Option<Expr> {
-        let fold = |join: &dyn Fn(&Expr, &Expr) -> Option<Expr>| {
-            let mut parts = self.parts().iter().map(|e| e.substitute(with));
-            let first = parts.next()??;
-            parts.try_fold(first, |a, b| join(&a, &b?))
-        };
-        match self {
-            Atom::Symbol(name) => Some(with(name).unwrap_or_else(|| self.clone().into())),
-            Atom::Fresh { .. } => Some(self.clone().into()),
-            Atom::Floor(inner) => {
-                inner.0.substitute(with)?.floor_div(&inner.1.substitute(with)?)
-            }
-            Atom::Max(_) => fold(&Expr::maximum),
-            Atom::Min(_) => fold(&Expr::minimum),
-            Atom::Broadcast(_) => fold(&Expr::broadcast),
-        }
-    }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

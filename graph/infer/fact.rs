@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::expr::{Atom, Expr};
+use super::atom::Atom;
+use super::expr::Expr;
 use crate::types::Shape;
 use crate::{DType, Dim, Tensor, Type};
 
@@ -100,7 +101,10 @@ impl Fact {
     }
 
     pub fn of_tensor(tensor: &Tensor) -> Fact {
-        let dims = tensor.dims().iter().map(|&d| Expr::from(i64::try_from(d).unwrap_or(i64::MAX)));
+        let dims = tensor
+            .dims()
+            .iter()
+            .map(|&d| Expr::from(i64::try_from(d).unwrap_or(i64::MAX)));
         let dims: Dims = dims.collect();
         let values = read_values(tensor).map(|v| v.into_iter().map(Expr::from).collect());
         Fact {
@@ -114,6 +118,19 @@ impl Fact {
             dtype: ty.dtype(),
             dims: ty.shape().map(|s| s.iter().map(|d| fresh.dim(d)).collect()),
             values: None,
+        }
+    }
+
+    /// Forgets numbers that the element type cannot hold: arithmetic on them wraps or rounds.
+    pub fn forget_unfit(&mut self, fresh: &Fresh) {
+        let (Some(dtype), Some(values)) = (self.dtype, &self.values) else {
+            return;
+        };
+        let (least, most) = exact_range(dtype);
+        let unfit = |v: &Expr| v.as_i64().is_some_and(|n| n < least || n > most);
+        if values.iter().any(unfit) {
+            let fit = |v: &Expr| if unfit(v) { fresh.integer() } else { v.clone() };
+            self.values = Some(values.iter().map(fit).collect());
         }
     }
 
@@ -135,8 +152,32 @@ impl Fact {
         }
         Type::Tensor {
             dtype: self.dtype,
-            shape: self.dims.as_ref().map(|dims| dims.iter().map(to_dim).collect::<Shape>()),
+            shape: self
+                .dims
+                .as_ref()
+                .map(|dims| dims.iter().map(to_dim).collect::<Shape>()),
         }
+    }
+}
+
+/// The range in which the type holds every whole number exactly.
+fn exact_range(dtype: DType) -> (i64, i64) {
+    let within = |n: i64| (-n, n);
+    match dtype {
+        DType::I64 => (i64::MIN, i64::MAX),
+        DType::I32 => (i32::MIN.into(), i32::MAX.into()),
+        DType::I16 => (i16::MIN.into(), i16::MAX.into()),
+        DType::I8 => (i8::MIN.into(), i8::MAX.into()),
+        DType::U64 => (0, i64::MAX),
+        DType::U32 => (0, u32::MAX.into()),
+        DType::U16 => (0, u16::MAX.into()),
+        DType::U8 => (0, u8::MAX.into()),
+        DType::Bool => (0, 1),
+        DType::F64 => within(1 << 53),
+        DType::F32 => within(1 << 24),
+        DType::F16 => within(1 << 11),
+        DType::BF16 => within(1 << 8),
+        _ => (0, -1),
     }
 }
 
@@ -150,7 +191,9 @@ fn to_dim(size: &Expr) -> Dim {
 
 /// The dimensions as numbers.
 pub(super) fn known(dims: &[Expr]) -> Option<SmallVec<[usize; 4]>> {
-    dims.iter().map(|d| usize::try_from(d.as_i64()?).ok()).collect()
+    dims.iter()
+        .map(|d| usize::try_from(d.as_i64()?).ok())
+        .collect()
 }
 
 /// The number of elements, if it is known and small enough for values to be followed.

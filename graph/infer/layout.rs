@@ -7,9 +7,11 @@ use super::elementwise::Spread;
 use super::expr::Expr;
 use super::fact::{Dims, Fact, Values, known, known_count};
 
+/// The same elements in the same order under other dimensions.
 fn with_values(dims: Dims, values: Option<&Values>) -> Outs {
+    let count = known_count(&dims);
     sole(Fact {
-        values: values.cloned(),
+        values: values.filter(|v| Some(v.len()) == count).cloned(),
         ..Fact::of_dims(dims)
     })
 }
@@ -46,30 +48,18 @@ fn strides(dims: &[Expr]) -> SmallVec<[usize; 4]> {
     strides
 }
 
-pub(super) fn shape(call: &Call<'_>) -> Option<Outs> {
-    let dims = call.dims(0)?;
-    let rank = i64::try_from(dims.len()).ok()?;
-    let clamp = |at: i64| usize::try_from(if at < 0 { at.saturating_add(rank) } else { at }.clamp(0, rank));
-    let start = clamp(call.int("start", 0)?).ok()?;
-    let end = clamp(call.int("end", rank)?).ok()?;
-    let sizes = dims.get(start..end.max(start))?;
-    Some(sole(Fact::vector(sizes.to_vec())))
-}
-
-pub(super) fn size(call: &Call<'_>) -> Option<Outs> {
-    let count = call.dims(0).and_then(Expr::product);
-    Some(sole(Fact::scalar(call.size(count))))
-}
-
 pub(super) fn reshape(call: &Call<'_>) -> Option<Outs> {
     let data = call.input(0)?;
     let attr = call.list("shape")?;
     let wanted: Vec<Expr> = match (attr, call.values(1)) {
-        (Some(shape), _) if call.opset < 5 => shape.iter().map(|&d| d.into()).collect(),
+        (Some(shape), _) if !call.has(1) => shape.iter().map(|&d| d.into()).collect(),
         (_, Some(shape)) => shape.to_vec(),
         _ => {
             let rank = known(call.dims(1)?)?;
-            return rank.first().filter(|&&r| r <= 64).map(|&r| one(call.fresh.shape(r)));
+            return rank
+                .first()
+                .filter(|&&r| r <= 64)
+                .map(|&r| one(call.fresh.shape(r)));
         }
     };
     let copies = call.int("allowzero", 0)? == 0;
@@ -81,7 +71,10 @@ pub(super) fn reshape(call: &Call<'_>) -> Option<Outs> {
                 Some(source) => match source.get(k) {
                     Some(dim) => dim.clone(),
                     None => {
-                        call.conflict(format!("the new shape copies dimension {k} of rank {}", source.len()));
+                        call.conflict(format!(
+                            "the new shape copies dimension {k} of rank {}",
+                            source.len()
+                        ));
                         call.fresh.size()
                     }
                 },
@@ -106,7 +99,9 @@ pub(super) fn reshape(call: &Call<'_>) -> Option<Outs> {
     // A single size that nothing names follows from the others, as an open one does.
     let anonymous = |dim: &Expr| !dim.is_named() && dim.lone_atom().is_some();
     let mut unnamed = (0..dims.len()).filter(|&k| !dims[k].is_named());
-    let sole_unnamed = unnamed.next().filter(|&k| unnamed.next().is_none() && anonymous(&dims[k]));
+    let sole_unnamed = unnamed
+        .next()
+        .filter(|&k| unnamed.next().is_none() && anonymous(&dims[k]));
     let solved = open.or(sole_unnamed);
     if let Some(source) = data.dims.as_deref() {
         // Sizes on both sides go first: products of many symbols need not even be formed.
@@ -123,28 +118,42 @@ pub(super) fn reshape(call: &Call<'_>) -> Option<Outs> {
                 if let (Some(t), Some(r)) = (total.as_i64(), rest.as_i64())
                     && t.checked_rem(r) != Some(0)
                 {
-                    call.conflict(format!("{} cannot take the shape {}", text(source), text(&wanted)));
+                    call.conflict(format!(
+                        "{} cannot take the shape {}",
+                        text(source),
+                        text(&wanted)
+                    ));
                 } else if let Some(size) = total.floor_div(&rest) {
                     dims[k] = size;
                 }
             }
             (None, Some(total), Some(rest)) if total.equals(&rest) == Some(false) => {
-                call.conflict(format!("{} cannot take the shape {}", text(source), text(&wanted)));
+                call.conflict(format!(
+                    "{} cannot take the shape {}",
+                    text(source),
+                    text(&wanted)
+                ));
             }
             _ => {}
         }
     }
-    let fits = data.values.as_ref().is_some_and(|v| known_count(&dims) == Some(v.len()));
-    Some(with_values(dims, data.values.as_ref().filter(|_| fits)))
+    Some(with_values(dims, data.values.as_ref()))
 }
 
 pub(super) fn flatten(call: &Call<'_>) -> Option<Outs> {
     let dims = call.dims(0)?;
     let axis = call.int("axis", 1)?;
-    let at = if usize::try_from(axis) == Ok(dims.len()) { dims.len() } else { call.axis(axis, dims.len())? };
+    let at = if usize::try_from(axis) == Ok(dims.len()) {
+        dims.len()
+    } else {
+        call.axis(axis, dims.len())?
+    };
     let (outer, inner) = dims.split_at(at);
     let sides = [outer, inner].map(|side| call.size(Expr::product(side)));
-    Some(with_values(SmallVec::from_iter(sides), call.input(0)?.values.as_ref()))
+    Some(with_values(
+        SmallVec::from_iter(sides),
+        call.input(0)?.values.as_ref(),
+    ))
 }
 
 pub(super) fn squeeze(call: &Call<'_>) -> Option<Outs> {
@@ -154,7 +163,10 @@ pub(super) fn squeeze(call: &Call<'_>) -> Option<Outs> {
         Axes::At(axes) => axes,
         Axes::Unknown => return None,
         Axes::Absent => {
-            let sizes = dims.iter().map(Expr::as_i64).collect::<Option<Vec<i64>>>()?;
+            let sizes = dims
+                .iter()
+                .map(Expr::as_i64)
+                .collect::<Option<Vec<i64>>>()?;
             (0..sizes.len()).filter(|&k| sizes[k] == 1).collect()
         }
     };
@@ -164,7 +176,10 @@ pub(super) fn squeeze(call: &Call<'_>) -> Option<Outs> {
         }
     }
     let kept = dims.iter().enumerate().filter(|(k, _)| !gone.contains(k));
-    Some(with_values(kept.map(|(_, d)| d.clone()).collect(), input.values.as_ref()))
+    Some(with_values(
+        kept.map(|(_, d)| d.clone()).collect(),
+        input.values.as_ref(),
+    ))
 }
 
 pub(super) fn unsqueeze(call: &Call<'_>) -> Option<Outs> {
@@ -172,7 +187,7 @@ pub(super) fn unsqueeze(call: &Call<'_>) -> Option<Outs> {
     let dims = input.dims.as_deref()?;
     let count = match call.list("axes")? {
         Some(axes) => axes.len(),
-        None => known(call.dims(1)?)?.iter().product(),
+        None => *known(call.dims(1)?)?.first()?,
     };
     if count > 64 {
         return None;
@@ -188,7 +203,13 @@ pub(super) fn unsqueeze(call: &Call<'_>) -> Option<Outs> {
     }
     let mut old = dims.iter().cloned();
     let dims = (0..rank)
-        .map(|k| if new.contains(&k) { Some(Expr::from(1)) } else { old.next() })
+        .map(|k| {
+            if new.contains(&k) {
+                Some(Expr::from(1))
+            } else {
+                old.next()
+            }
+        })
         .collect::<Option<Dims>>()?;
     Some(with_values(dims, input.values.as_ref()))
 }
@@ -211,13 +232,19 @@ pub(super) fn transpose(call: &Call<'_>) -> Option<Outs> {
                 call.conflict(format!("{perm:?} is no permutation of rank {}", dims.len()));
                 return None;
             }
-            perm.iter().filter_map(|&p| resolve(p, dims.len())).collect()
+            perm.iter()
+                .filter_map(|&p| resolve(p, dims.len()))
+                .collect()
         }
     };
     let steps = strides(dims);
     let out = perm.iter().map(|&p| dims[p].clone()).collect();
     Some(picked(input, out, |index| {
-        index.iter().zip(&perm).map(|(i, &p)| Some(i * steps.get(p)?)).sum()
+        index
+            .iter()
+            .zip(&perm)
+            .map(|(i, &p)| Some(i * steps.get(p)?))
+            .sum()
     }))
 }
 
@@ -225,8 +252,19 @@ pub(super) fn expand(call: &Call<'_>) -> Option<Outs> {
     let data = call.input(0)?;
     let dims = data.dims.as_deref()?;
     let wanted: Dims = match call.values(1) {
-        Some(shape) => shape.iter().map(|d| if d.is_nonnegative() { d.clone() } else { call.fresh.size() }).collect(),
-        None => call.fresh.shape(*known(call.dims(1)?)?.first().filter(|&&r| r <= 64)?),
+        Some(shape) => shape
+            .iter()
+            .map(|d| {
+                if d.is_nonnegative() {
+                    d.clone()
+                } else {
+                    call.fresh.size()
+                }
+            })
+            .collect(),
+        None => call
+            .fresh
+            .shape(*known(call.dims(1)?)?.first().filter(|&&r| r <= 64)?),
     };
     let out = call.broadcast(dims, &wanted)?;
     let values = data.values.as_deref().and_then(|values| {
@@ -250,7 +288,10 @@ pub(super) fn concat(call: &Call<'_>) -> Option<Outs> {
             continue;
         };
         if part.len() != rank {
-            call.conflict(format!("operands of rank {rank} and {} are joined", part.len()));
+            call.conflict(format!(
+                "operands of rank {rank} and {} are joined",
+                part.len()
+            ));
             return None;
         }
         along = along.and_then(|sum| sum.add(&part[axis]));
@@ -265,6 +306,9 @@ pub(super) fn concat(call: &Call<'_>) -> Option<Outs> {
 
 fn joined(call: &Call<'_>, count: usize, axis: usize, dims: &[Expr]) -> Option<Vec<Expr>> {
     let total = known_count(dims)?;
+    if total == 0 {
+        return Some(Vec::new());
+    }
     let outer: usize = known(&dims[..axis])?.iter().product();
     let mut out = Vec::with_capacity(total);
     for block in 0..outer {
@@ -291,7 +335,9 @@ pub(super) fn split(call: &Call<'_>) -> Option<Outs> {
         (None, false) => {
             let parts = Expr::from(i64::try_from(count).ok()?);
             let each = dims[axis].ceil_div(&parts);
-            let before = each.as_ref().and_then(|e| e.mul(&parts.sub(&Expr::from(1))?));
+            let before = each
+                .as_ref()
+                .and_then(|e| e.mul(&parts.sub(&Expr::from(1))?));
             let last = before.and_then(|b| dims[axis].sub(&b));
             let mut sizes = vec![call.size(each); count];
             *sizes.last_mut()? = call.size(last);
@@ -304,7 +350,11 @@ pub(super) fn split(call: &Call<'_>) -> Option<Outs> {
     }
     let sum = sizes.iter().try_fold(Expr::from(0), |sum, s| sum.add(s));
     if sum.is_some_and(|sum| sum.equals(&dims[axis]) == Some(false)) {
-        call.conflict(format!("parts {} of a dimension of {}", text(&sizes), dims[axis]));
+        call.conflict(format!(
+            "parts {} of a dimension of {}",
+            text(&sizes),
+            dims[axis]
+        ));
     }
     let steps = strides(dims);
     let mut start = Some(0usize);
@@ -312,7 +362,11 @@ pub(super) fn split(call: &Call<'_>) -> Option<Outs> {
         let mut part: Dims = dims.into();
         let from = start;
         start = from.and_then(|f| f.checked_add(usize::try_from(size.as_i64()?).ok()?));
-        part[axis] = if size.is_nonnegative() { size } else { call.fresh.size() };
+        part[axis] = if size.is_nonnegative() {
+            size
+        } else {
+            call.fresh.size()
+        };
         let mut out = picked(input, part, |index| {
             let flat = index.iter().zip(&steps).map(|(i, s)| i * s).sum::<usize>();
             flat.checked_add(from?.checked_mul(*steps.get(axis)?)?)
@@ -332,7 +386,9 @@ pub(super) fn gather(call: &Call<'_>) -> Option<Outs> {
     out.extend(dims[axis + 1..].iter().cloned());
     let size = dims[axis].as_i64();
     if let (Some(size), Some(indices)) = (size, &index.values) {
-        let bad = (indices.iter()).filter_map(Expr::as_i64).find(|&i| i >= size || i < -size);
+        let bad = (indices.iter())
+            .filter_map(Expr::as_i64)
+            .find(|&i| i >= size || i < -size);
         if let Some(bad) = bad {
             call.conflict(format!("index {bad} in a dimension of {size}"));
             return Some(one(out));
@@ -343,44 +399,14 @@ pub(super) fn gather(call: &Call<'_>) -> Option<Outs> {
     Some(picked(data, out, |at| {
         let (outer, rest) = at.split_at_checked(axis)?;
         let (middle, inner) = rest.split_at_checked(picks.len())?;
-        let which = middle.iter().zip(&pick_steps).map(|(i, s)| i * s).sum::<usize>();
+        let which = middle
+            .iter()
+            .zip(&pick_steps)
+            .map(|(i, s)| i * s)
+            .sum::<usize>();
         let chosen = index.values.as_deref()?.get(which)?.as_i64()?;
         let chosen = resolve(chosen, usize::try_from(size?).ok()?)?;
         let path = outer.iter().chain([&chosen]).chain(inner);
         Some(path.zip(&steps).map(|(i, s)| i * s).sum())
     }))
-}
-
-pub(super) fn constant_of_shape(call: &Call<'_>) -> Option<Outs> {
-    let Some(sizes) = call.values(0) else {
-        let rank = *known(call.dims(0)?)?.first()?;
-        return (rank <= 64).then(|| one(call.fresh.shape(rank)));
-    };
-    let dims: Dims = (sizes.iter())
-        .map(|d| if d.is_nonnegative() { d.clone() } else { call.fresh.size() })
-        .collect();
-    let fill = match call.node.attrs().get("value") {
-        None => Some(Expr::from(0)),
-        Some(crate::Attr::Tensor(t)) => Fact::of_tensor(t).values.and_then(|v| v.first().cloned()),
-        Some(_) => None,
-    };
-    let values = fill.and_then(|fill| Some(vec![fill; known_count(&dims)?]));
-    Some(sole(Fact::of_values(dims, values)))
-}
-
-pub(super) fn range(call: &Call<'_>) -> Option<Outs> {
-    let length = || {
-        let [start, limit, delta] =
-            [call.values(0)?.first()?, call.values(1)?.first()?, call.values(2)?.first()?];
-        let step = delta.as_i64()?;
-        let span = if step > 0 { limit.sub(start)? } else { start.sub(limit)? };
-        let step_size = Expr::from(step.checked_abs()?);
-        let count = span.ceil_div(&step_size)?.maximum(&Expr::from(0))?;
-        let values = count.as_i64().filter(|&n| n <= 1024).and_then(|n| {
-            (0..n).map(|i: i64| start.add(&Expr::from(i.checked_mul(step)?))).collect()
-        });
-        Some(Fact::of_values(SmallVec::from_iter([count]), values))
-    };
-    let fact = length().unwrap_or_else(|| Fact::of_dims(call.fresh.shape(1)));
-    Some(sole(fact))
 }

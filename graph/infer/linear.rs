@@ -21,7 +21,11 @@ pub(super) fn product(call: &Call<'_>, a: &[Expr], b: &[Expr]) -> Option<Outs> {
         None => (b_last, None, b_rest),
     };
     if inner_a.equals(inner_b) == Some(false) {
-        call.conflict(format!("inner dimensions {inner_a} and {inner_b} of {} and {} differ", text(a), text(b)));
+        call.conflict(format!(
+            "inner dimensions {inner_a} and {inner_b} of {} and {} differ",
+            text(a),
+            text(b)
+        ));
     }
     let (row, a_batch) = match rows.split_last() {
         Some((row, batch)) => (Some(row), batch),
@@ -81,17 +85,23 @@ pub(super) fn reduce(call: &Call<'_>) -> Option<Outs> {
     };
     let out = without(dims, &axes, keep);
     let whole = axes.len() == dims.len();
-    let values = input.values.as_deref().filter(|v| whole && !v.is_empty()).and_then(|values| {
-        let join = match call.node.op().name() {
-            "ReduceProd" => Expr::mul,
-            "ReduceSum" => Expr::add,
-            "ReduceMax" => Expr::maximum,
-            "ReduceMin" => Expr::minimum,
-            _ => return None,
-        };
-        let (first, rest) = values.split_first()?;
-        Some(vec![rest.iter().try_fold(first.clone(), |a, b| join(&a, b))?])
-    });
+    let values = input
+        .values
+        .as_deref()
+        .filter(|v| whole && !v.is_empty())
+        .and_then(|values| {
+            let join = match call.node.op().name() {
+                "ReduceProd" => Expr::mul,
+                "ReduceSum" => Expr::add,
+                "ReduceMax" => Expr::maximum,
+                "ReduceMin" => Expr::minimum,
+                _ => return None,
+            };
+            let (first, rest) = values.split_first()?;
+            Some(vec![
+                rest.iter().try_fold(first.clone(), |a, b| join(&a, b))?,
+            ])
+        });
     Some(sole(Fact::of_values(out, values)))
 }
 
@@ -103,10 +113,13 @@ pub(super) fn arg(call: &Call<'_>) -> Option<Outs> {
 }
 
 fn without(dims: &[Expr], axes: &[usize], keep: bool) -> Dims {
-    let reduced = dims.iter().enumerate().filter_map(|(k, dim)| match axes.contains(&k) {
-        false => Some(dim.clone()),
-        true => keep.then(|| Expr::from(1)),
-    });
+    let reduced = dims
+        .iter()
+        .enumerate()
+        .filter_map(|(k, dim)| match axes.contains(&k) {
+            false => Some(dim.clone()),
+            true => keep.then(|| Expr::from(1)),
+        });
     reduced.collect()
 }
 
@@ -120,10 +133,6 @@ pub(super) fn norm(call: &Call<'_>, axis: i64) -> Option<Outs> {
     let full = || Fact::of_dims(dims.into());
     let mean = Fact::of_dims(statistics);
     Some(SmallVec::from_iter([full(), mean.clone(), mean, full()]))
-}
-
-pub(super) fn cumulative(call: &Call<'_>) -> Option<Outs> {
-    call.like(0)
 }
 
 /// Sizes of one spatial dimension's window.
@@ -143,7 +152,9 @@ fn windows(call: &Call<'_>, rank: usize) -> Option<Vec<Window>> {
     let pads = call.list("pads")?.unwrap_or(&zeros);
     let auto = call.node.attrs().str("auto_pad").unwrap_or("NOTSET");
     if strides.len() != rank || dilations.len() != rank || pads.len() != 2 * rank {
-        call.conflict(format!("strides, dilations or pads do not fit {rank} spatial dimensions"));
+        call.conflict(format!(
+            "strides, dilations or pads do not fit {rank} spatial dimensions"
+        ));
         return None;
     }
     if strides.iter().chain(dilations).any(|&n| n < 1) {
@@ -169,7 +180,10 @@ fn windows(call: &Call<'_>, rank: usize) -> Option<Vec<Window>> {
 impl Window {
     /// `dilation * (kernel - 1) + 1`
     fn extent(&self, kernel: &Expr) -> Option<Expr> {
-        kernel.sub(&1.into())?.mul(&self.dilation.into())?.add(&1.into())
+        kernel
+            .sub(&1.into())?
+            .mul(&self.dilation.into())?
+            .add(&1.into())
     }
 
     fn size(&self, input: &Expr, kernel: &Expr, ceil: bool) -> Option<Expr> {
@@ -194,7 +208,10 @@ impl Window {
             return input.mul(&stride);
         };
         let spread = input.sub(&1.into())?.mul(&stride)?;
-        spread.add(&self.extent(kernel)?)?.add(&extra.into())?.sub(&pads.into())
+        spread
+            .add(&self.extent(kernel)?)?
+            .add(&extra.into())?
+            .sub(&pads.into())
     }
 }
 
@@ -242,10 +259,15 @@ pub(super) fn conv_transpose(call: &Call<'_>) -> Option<Outs> {
     let group = Expr::from(call.int("group", 1)?);
     let extra = call.list("output_padding")?.unwrap_or(&[]);
     let fixed = call.list("output_shape")?.unwrap_or(&[]);
-    let mut dims: Dims = SmallVec::from_iter([batch.clone(), call.size(weight.get(1)?.mul(&group))]);
+    let mut dims: Dims =
+        SmallVec::from_iter([batch.clone(), call.size(weight.get(1)?.mul(&group))]);
     for (at, window) in windows(call, sizes.len())?.iter().enumerate() {
         let extra = extra.get(at).copied().unwrap_or(0);
-        let size = match fixed.len().checked_sub(sizes.len()).and_then(|lead| fixed.get(lead + at)) {
+        let size = match fixed
+            .len()
+            .checked_sub(sizes.len())
+            .and_then(|lead| fixed.get(lead + at))
+        {
             Some(&size) => Some(size.into()),
             None => window.transposed(&sizes[at], kernel.get(at)?, extra),
         };
@@ -278,20 +300,32 @@ pub(super) fn resize(call: &Call<'_>, scales: usize, sizes: Option<usize>) -> Op
     let dims = call.dims(0)?;
     let axes: SmallVec<[usize; 4]> = match call.list("axes")? {
         None => (0..dims.len()).collect(),
-        Some(axes) => axes.iter().map(|&a| call.axis(a, dims.len())).collect::<Option<_>>()?,
+        Some(axes) => axes
+            .iter()
+            .map(|&a| call.axis(a, dims.len()))
+            .collect::<Option<_>>()?,
     };
     let mut out: Dims = dims.into();
-    let given = sizes.filter(|&k| call.has(k) && known_count(call.dims(k).unwrap_or(&[])) != Some(0));
-    let stretch = matches!(call.node.attrs().str("keep_aspect_ratio_policy"), None | Some("stretch"));
+    let given =
+        sizes.filter(|&k| call.has(k) && known_count(call.dims(k).unwrap_or(&[])) != Some(0));
+    let stretch = matches!(
+        call.node.attrs().str("keep_aspect_ratio_policy"),
+        None | Some("stretch")
+    );
     let factors = match call.node.attrs().get("scales") {
         Some(crate::Attr::Floats(f)) => Some(f.iter().map(|&f| f64::from(f)).collect()),
-        _ => call.tensor(scales).filter(|t| t.len() <= 64).and_then(crate::Tensor::to_f64s),
+        _ => call
+            .tensor(scales)
+            .filter(|t| t.len() <= 64)
+            .and_then(crate::Tensor::to_f64s),
     };
     for (at, &axis) in axes.iter().enumerate() {
         let size = match given {
             Some(k) if stretch => call.values(k).and_then(|v| v.get(at).cloned()),
             Some(_) => None,
-            None => factors.as_ref().and_then(|f| scaled(&dims[axis], *f.get(at)?)),
+            None => factors
+                .as_ref()
+                .and_then(|f| scaled(&dims[axis], *f.get(at)?)),
         };
         out[axis] = call.size(size.filter(Expr::is_nonnegative));
     }
@@ -303,7 +337,9 @@ fn scaled(size: &Expr, factor: f64) -> Option<Expr> {
         return size.mul(&Expr::from(factor as i64));
     }
     let product = size.as_i64()? as f64 * factor;
-    (0.0..1e15).contains(&product).then(|| Expr::from(product.floor() as i64))
+    (0.0..1e15)
+        .contains(&product)
+        .then(|| Expr::from(product.floor() as i64))
 }
 
 /// `GatherND`

@@ -8,14 +8,17 @@
 //! Types written in the graph fill in what inference leaves open. Where both speak, inference wins: a type may be left
 //! from before a rewrite, and exporters write sizes that hold for their example only.
 
+mod atom;
 mod bounds;
 mod call;
 mod contrib;
 mod control;
+mod divide;
 mod dtype;
 mod elementwise;
 mod expr;
 mod fact;
+mod generate;
 mod layout;
 mod linear;
 mod rten;
@@ -93,12 +96,15 @@ impl Facts {
 
 /// Infers types, shapes and values of a whole graph.
 pub fn infer(graph: &Graph) -> Facts {
-    run(graph, &Env {
-        fresh: &Fresh::default(),
-        inputs: &[],
-        captures: &[],
-        sizes: None,
-    })
+    run(
+        graph,
+        &Env {
+            fresh: &Fresh::default(),
+            inputs: &[],
+            captures: &[],
+            sizes: None,
+        },
+    )
 }
 
 /// Infers under other shapes of some inputs. Sizes that the inputs' declared types name take the new values everywhere;
@@ -122,7 +128,11 @@ pub fn with_inputs(graph: &Graph, overrides: &[(ValueId, Shape)]) -> Facts {
                 }
             } else {
                 let name = graph.value(*value).name();
-                let message = format!("input {name} has rank {} and not {}", dims.len(), given.len());
+                let message = format!(
+                    "input {name} has rank {} and not {}",
+                    dims.len(),
+                    given.len()
+                );
                 conflicts.push(Conflict {
                     node: None,
                     message,
@@ -132,12 +142,15 @@ pub fn with_inputs(graph: &Graph, overrides: &[(ValueId, Shape)]) -> Facts {
         fact.dims = Some(given);
         inputs[at] = Some(fact);
     }
-    let mut facts = run(graph, &Env {
-        fresh: &fresh,
-        inputs: &inputs,
-        captures: &[],
-        sizes: Some(&sizes),
-    });
+    let mut facts = run(
+        graph,
+        &Env {
+            fresh: &fresh,
+            inputs: &inputs,
+            captures: &[],
+            sizes: Some(&sizes),
+        },
+    );
     conflicts.append(&mut facts.conflicts);
     facts.conflicts = conflicts;
     facts
@@ -161,7 +174,10 @@ fn write(graph: &mut Graph, facts: &Facts) {
         }
     }
     for (&node, nested) in &facts.nested {
-        let graphs = graph.attrs_mut(node).values_mut().flat_map(|a| a.graphs_mut());
+        let graphs = graph
+            .attrs_mut(node)
+            .values_mut()
+            .flat_map(|a| a.graphs_mut());
         for (inner, facts) in graphs.zip(nested) {
             write(inner, facts);
         }
@@ -177,7 +193,10 @@ impl Sizes {
         if name.as_i64().is_some() || !size.is_named() || name.lone_symbol().is_none() {
             return;
         }
-        let old = self.0.entry(name.to_string()).or_insert_with(|| size.clone());
+        let old = self
+            .0
+            .entry(name.to_string())
+            .or_insert_with(|| size.clone());
         if old.equals(size) == Some(false) {
             conflicts.push(Conflict {
                 node: None,
@@ -221,7 +240,11 @@ impl Env<'_> {
         let mut fact = Fact::of_type(ty, self.fresh);
         if let (Some(sizes), Some(dims)) = (self.sizes, &mut fact.dims) {
             for dim in dims {
-                let size = if dim.as_i64().is_some() { None } else { sizes.apply(dim) };
+                let size = if dim.as_i64().is_some() {
+                    None
+                } else {
+                    sizes.apply(dim)
+                };
                 *dim = size.unwrap_or_else(|| self.fresh.size());
             }
         }
@@ -263,7 +286,8 @@ fn run(graph: &Graph, env: &Env<'_>) -> Facts {
             facts: &out.facts,
             fresh: env.fresh,
             conflicts: &messages,
-            opset: graph.opset(),
+            // A graph that names no version is one of today's.
+            opset: graph.opsets().get("").unwrap_or(i64::MAX),
         };
         let mut outs = if node.has_subgraphs() {
             let (outs, nested) = control::infer(&call, env.sizes);
@@ -285,13 +309,15 @@ fn run(graph: &Graph, env: &Env<'_>) -> Facts {
             };
             let declared = graph.value(*value).ty();
             let mut fact = settle(fact, env.declared(declared), &messages);
+            fact.forget_unfit(env.fresh);
             fact.number_elements(env.fresh);
             out.facts[value.index()] = fact;
         }
-        out.conflicts.extend(messages.take().into_iter().map(|message| Conflict {
-            node: Some(id),
-            message,
-        }));
+        out.conflicts
+            .extend(messages.take().into_iter().map(|message| Conflict {
+                node: Some(id),
+                message,
+            }));
     }
     out.types = types(graph, &out.facts);
     out
@@ -302,14 +328,20 @@ fn settle(mut inferred: Fact, declared: Fact, conflicts: &RefCell<Vec<String>>) 
     if let (Some(a), Some(b)) = (inferred.dtype, declared.dtype)
         && a != b
     {
-        conflicts.borrow_mut().push(format!("the result is {a}, declared as {b}"));
+        conflicts
+            .borrow_mut()
+            .push(format!("the result is {a}, declared as {b}"));
     }
     inferred.dtype = inferred.dtype.or(declared.dtype);
     match (&mut inferred.dims, declared.dims) {
         (None, dims) => inferred.dims = dims,
         (Some(_), None) => {}
         (Some(dims), Some(said)) if dims.len() != said.len() => {
-            let message = format!("the result has rank {}, declared as {}", dims.len(), said.len());
+            let message = format!(
+                "the result has rank {}, declared as {}",
+                dims.len(),
+                said.len()
+            );
             conflicts.borrow_mut().push(message);
         }
         (Some(dims), Some(said)) => {

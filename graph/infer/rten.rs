@@ -22,12 +22,20 @@ impl Bridge {
         if let Some(n) = size.as_i64().and_then(|n| i32::try_from(n).ok()) {
             return SymExpr::Value(n);
         }
-        let at = self.sizes.iter().position(|s| s == size).unwrap_or_else(|| {
-            self.sizes.push(size.clone());
-            self.sizes.len() - 1
-        });
+        let at = self
+            .sizes
+            .iter()
+            .position(|s| s == size)
+            .unwrap_or_else(|| {
+                self.sizes.push(size.clone());
+                self.sizes.len() - 1
+            });
         let name = at.to_string();
-        if size.is_nonnegative() { SymExpr::pos_var(&name) } else { SymExpr::var(&name) }
+        if size.is_nonnegative() {
+            SymExpr::pos_var(&name)
+        } else {
+            SymExpr::var(&name)
+        }
     }
 
     fn fact(&mut self, fact: &Fact) -> SymTensor {
@@ -64,7 +72,12 @@ fn infer(call: &Call<'_>, op: &dyn InferShapes) -> Option<Outs> {
     let mut bridge = Bridge::default();
     let inputs = call.node.inputs().iter().enumerate();
     let inputs: Vec<Option<SymTensor>> = inputs
-        .map(|(k, v)| v.map(|_| call.input(k).map_or(SymTensor::unknown(""), |f| bridge.fact(f))))
+        .map(|(k, v)| {
+            v.map(|_| {
+                call.input(k)
+                    .map_or(SymTensor::unknown(""), |f| bridge.fact(f))
+            })
+        })
         .collect();
     infer_with(call, op, &bridge, &inputs)
 }
@@ -103,32 +116,52 @@ pub(super) fn plain(call: &Call<'_>) -> Option<Outs> {
             infer(call, &ops::Einsum { equation })
         }
         "DepthToSpace" => {
-            let block_size = u32::try_from(call.int("blocksize", 0)?).ok().filter(|&b| b > 0)?;
+            let block_size = u32::try_from(call.int("blocksize", 0)?)
+                .ok()
+                .filter(|&b| b > 0)?;
             infer(call, &ops::DepthToSpace { block_size })
         }
         "GridSample" => infer(call, &ops::GridSample),
-        "TopK" if call.opset >= 10 => infer(call, &ops::TopK {
-            axis: Some(narrow("axis", -1)?),
-        }),
-        "OneHot" => infer(call, &ops::OneHot {
-            axis: narrow("axis", -1)?,
-        }),
+        "TopK" if call.has(1) => infer(
+            call,
+            &ops::TopK {
+                axis: Some(narrow("axis", -1)?),
+            },
+        ),
+        "OneHot" => infer(
+            call,
+            &ops::OneHot {
+                axis: narrow("axis", -1)?,
+            },
+        ),
         "Tile" if call.opset >= 6 => infer(call, &ops::Tile),
         "NonZero" => infer(call, &ops::NonZero),
         "NonMaxSuppression" => infer(call, &ops::NonMaxSuppression),
-        "LSTM" if call.int("layout", 0)? == 0 => infer(call, &ops::LSTM {
-            direction: direction(call),
-        }),
-        "GRU" if call.int("layout", 0)? == 0 => infer(call, &ops::GRU {
-            direction: direction(call),
-        }),
-        "STFT" => infer(call, &ops::STFT {
-            onesided: call.int("onesided", 1)? != 0,
-        }),
-        "DFT" if call.opset >= 20 => infer(call, &ops::DFT {
-            inverse: call.int("inverse", 0)? != 0,
-            onesided: call.int("onesided", 0)? != 0,
-        }),
+        "LSTM" if call.int("layout", 0)? == 0 => infer(
+            call,
+            &ops::LSTM {
+                direction: direction(call),
+            },
+        ),
+        "GRU" if call.int("layout", 0)? == 0 => infer(
+            call,
+            &ops::GRU {
+                direction: direction(call),
+            },
+        ),
+        "STFT" => infer(
+            call,
+            &ops::STFT {
+                onesided: call.int("onesided", 1)? != 0,
+            },
+        ),
+        "DFT" if call.opset >= 20 => infer(
+            call,
+            &ops::DFT {
+                inverse: call.int("inverse", 0)? != 0,
+                onesided: call.int("onesided", 0)? != 0,
+            },
+        ),
         _ => None,
     }
 }
@@ -148,12 +181,22 @@ pub(super) fn pad(call: &Call<'_>) -> Option<Outs> {
     let mut bridge = Bridge::default();
     let data = bridge.fact(call.input(0)?);
     let pads = pads.iter().map(|&p| bridge.put(&p.into())).collect();
-    infer_with(call, &ops::Pad, &bridge, &[Some(data), Some(SymTensor::from_vec(pads))])
+    infer_with(
+        call,
+        &ops::Pad,
+        &bridge,
+        &[Some(data), Some(SymTensor::from_vec(pads))],
+    )
 }
 
 /// The standard `Attention`, and the two of `com.microsoft` with separate or packed query, key and value.
 pub(super) fn attention(call: &Call<'_>) -> Option<Outs> {
-    let heads = |name: &str| call.node.attrs().int(name).and_then(|n| u32::try_from(n).ok());
+    let heads = |name: &str| {
+        call.node
+            .attrs()
+            .int(name)
+            .and_then(|n| u32::try_from(n).ok())
+    };
     match call.node.op().name() {
         "MultiHeadAttention" => {
             let num_heads = heads("num_heads")?;
@@ -161,13 +204,22 @@ pub(super) fn attention(call: &Call<'_>) -> Option<Outs> {
             // A key or value of rank 4 is a cache in its own layout.
             if call.dims(1).is_some_and(|d| d.len() != 3) {
                 outs.truncate(1);
-                return call.dims(0).filter(|d| d.len() == 3).and_then(|_| call.like(0));
+                return call
+                    .dims(0)
+                    .filter(|d| d.len() == 3)
+                    .and_then(|_| call.like(0));
             }
             Some(outs)
         }
         "GroupQueryAttention" => {
             let (num_heads, kv_num_heads) = (heads("num_heads")?, heads("kv_num_heads")?);
-            let mut outs = infer(call, &ops::GroupQueryAttention { num_heads, kv_num_heads })?;
+            let mut outs = infer(
+                call,
+                &ops::GroupQueryAttention {
+                    num_heads,
+                    kv_num_heads,
+                },
+            )?;
             // The cache may be a shared buffer that is already as long as it gets.
             for cache in outs.iter_mut().skip(1) {
                 if let Some(length) = cache.dims.as_mut().and_then(|d| d.get_mut(2)) {
@@ -178,7 +230,13 @@ pub(super) fn attention(call: &Call<'_>) -> Option<Outs> {
         }
         _ => {
             let (q_num_heads, kv_num_heads) = (heads("q_num_heads"), heads("kv_num_heads"));
-            let mut outs = infer(call, &ops::Attention { q_num_heads, kv_num_heads })?;
+            let mut outs = infer(
+                call,
+                &ops::Attention {
+                    q_num_heads,
+                    kv_num_heads,
+                },
+            )?;
             outs.push(scores(call, q_num_heads, outs.get(1)).unwrap_or_default());
             Some(outs)
         }
@@ -190,7 +248,12 @@ fn scores(call: &Call<'_>, heads: Option<u32>, keys: Option<&Fact>) -> Option<Fa
     let total = keys?.dims.as_deref()?.get(2)?.clone();
     let dims = match call.dims(0)? {
         [batch, heads, queries, _] => [batch.clone(), heads.clone(), queries.clone(), total],
-        [batch, queries, _] => [batch.clone(), i64::from(heads?).into(), queries.clone(), total],
+        [batch, queries, _] => [
+            batch.clone(),
+            i64::from(heads?).into(),
+            queries.clone(),
+            total,
+        ],
         _ => return None,
     };
     Some(Fact::of_dims(dims.into_iter().collect()))

@@ -5,13 +5,18 @@ use smallvec::SmallVec;
 use super::call::{Call, Outs, one};
 use super::expr::Expr;
 use super::fact::{Dims, Fact};
-use super::{contrib, elementwise, layout, linear, rten, slice};
+use super::{contrib, elementwise, generate, layout, linear, rten, slice};
 use crate::Attr;
 
 /// Shapes and values of a node's outputs; `None` if nothing can be said.
 pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
     // A function's attribute has no value here, so its default must not be taken either.
-    if call.node.attrs().iter().any(|(_, a)| matches!(a, Attr::Ref { .. })) {
+    if call
+        .node
+        .attrs()
+        .iter()
+        .any(|(_, a)| matches!(a, Attr::Ref { .. }))
+    {
         return None;
     }
     match call.node.op().domain() {
@@ -21,38 +26,91 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
     }
 }
 
-/// No rule.
-pub(super) fn none(_: &Call<'_>) -> Option<Outs> {
-    None
-}
-
 fn standard(call: &Call<'_>) -> Option<Outs> {
     match call.node.op().name() {
-        "Identity" | "Cast" | "CastLike" | "Neg" | "Abs" | "Floor" | "Ceil" | "Round" | "Not" | "Sign" => {
-            elementwise::unary(call)
+        "Identity" | "Cast" | "CastLike" | "Neg" | "Abs" | "Floor" | "Ceil" | "Round" | "Not"
+        | "Sign" => elementwise::unary(call),
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Less" | "LessOrEqual"
+        | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Where" | "Min" | "Max" | "Sum"
+        | "Mean" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => {
+            elementwise::broadcast(call)
         }
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Less" | "LessOrEqual" | "Greater"
-        | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Where" | "Min" | "Max" | "Sum" | "Mean"
-        | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => elementwise::broadcast(call),
-        "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "Bernoulli" | "BitwiseNot" | "Celu" | "Clip"
-        | "Cos" | "Cosh" | "DequantizeLinear" | "Elu" | "Erf" | "Exp" | "EyeLike" | "FakeQuantize" | "Gelu"
-        | "GroupNormalization" | "HardSigmoid" | "HardSwish" | "Hardmax" | "InstanceNormalization"
-        | "IsInf" | "IsNaN" | "LRN" | "LeakyRelu" | "Log" | "LogSoftmax" | "LpNormalization"
-        | "MeanVarianceNormalization" | "Mish" | "PRelu" | "QuantizeLinear" | "RMSNormalization"
-        | "RandomNormalLike" | "RandomUniformLike" | "Reciprocal" | "Relu" | "ReverseSequence"
-        | "RotaryEmbedding" | "ScatterElements" | "Scatter" | "ScatterND" | "Selu" | "Shrink" | "Sigmoid"
-        | "Sin" | "Sinh" | "Softmax" | "Softplus" | "Softsign" | "Sqrt" | "Swish" | "Tan" | "Tanh"
-        | "TensorScatter" | "ThresholdedRelu" | "Trilu" | "CumSum" | "CumProd" => call.like(0),
+        "Acos"
+        | "Acosh"
+        | "Asin"
+        | "Asinh"
+        | "Atan"
+        | "Atanh"
+        | "Bernoulli"
+        | "BitwiseNot"
+        | "Celu"
+        | "Clip"
+        | "Cos"
+        | "Cosh"
+        | "DequantizeLinear"
+        | "Elu"
+        | "Erf"
+        | "Exp"
+        | "EyeLike"
+        | "FakeQuantize"
+        | "Gelu"
+        | "GroupNormalization"
+        | "HardSigmoid"
+        | "HardSwish"
+        | "Hardmax"
+        | "InstanceNormalization"
+        | "IsInf"
+        | "IsNaN"
+        | "LRN"
+        | "LeakyRelu"
+        | "Log"
+        | "LogSoftmax"
+        | "LpNormalization"
+        | "MeanVarianceNormalization"
+        | "Mish"
+        | "PRelu"
+        | "QuantizeLinear"
+        | "RMSNormalization"
+        | "RandomNormalLike"
+        | "RandomUniformLike"
+        | "Reciprocal"
+        | "Relu"
+        | "ReverseSequence"
+        | "RotaryEmbedding"
+        | "ScatterElements"
+        | "Scatter"
+        | "ScatterND"
+        | "Selu"
+        | "Shrink"
+        | "Sigmoid"
+        | "Sin"
+        | "Sinh"
+        | "Softmax"
+        | "Softplus"
+        | "Softsign"
+        | "Sqrt"
+        | "Swish"
+        | "Tan"
+        | "Tanh"
+        | "TensorScatter"
+        | "ThresholdedRelu"
+        | "Trilu"
+        | "CumSum"
+        | "CumProd" => call.like(0),
         "GatherElements" => call.like(1),
         "Dropout" => {
             let same = call.like(0)?;
             Some(same.iter().chain(&same).cloned().collect())
         }
-        "LayerNormalization" => linear::norm(call, call.int("axis", -1)?),
-        "SimplifiedLayerNormalization" => linear::norm(call, call.int("axis", -1)?),
+        "LayerNormalization" | "SimplifiedLayerNormalization" => {
+            linear::norm(call, call.int("axis", -1)?)
+        }
         "BatchNormalization" => {
             let mut outs = call.like(0)?;
-            let statistics = call.dims(3).map(|d| Fact::of_dims(d.into())).unwrap_or_default();
+            let statistics = call
+                .dims(3)
+                .map(|d| Fact::of_dims(d.into()))
+                .unwrap_or_default();
             outs.extend(std::iter::repeat_n(statistics, 4));
             Some(outs)
         }
@@ -61,8 +119,8 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
             outs.extend([Fact::of_dims(Dims::new()), Fact::of_dims(Dims::new())]);
             Some(outs)
         }
-        "Shape" => layout::shape(call),
-        "Size" => layout::size(call),
+        "Shape" => generate::shape(call),
+        "Size" => generate::size(call),
         "Reshape" => layout::reshape(call),
         "Flatten" => layout::flatten(call),
         "Squeeze" => layout::squeeze(call),
@@ -74,13 +132,15 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
         "Slice" => slice::slice(call),
         "Gather" => layout::gather(call),
         "GatherND" => linear::gather_nd(call),
-        "ConstantOfShape" => layout::constant_of_shape(call),
-        "Range" => layout::range(call),
+        "ConstantOfShape" => generate::constant_of_shape(call),
+        "Range" => generate::range(call),
         "MatMul" | "MatMulInteger" => linear::matmul(call),
         "QLinearMatMul" => linear::product(call, call.dims(0)?, call.dims(3)?),
         "Gemm" => linear::gemm(call),
-        "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean"
-        | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => linear::reduce(call),
+        "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax"
+        | "ReduceMean" | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => {
+            linear::reduce(call)
+        }
         "ArgMax" | "ArgMin" => linear::arg(call),
         "Conv" | "ConvInteger" => linear::conv(call, 1),
         "QLinearConv" => linear::conv(call, 3),
@@ -95,11 +155,17 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
         "Constant" => constant(call),
         "RandomNormal" | "RandomUniform" => {
             let shape = call.list("shape")??;
-            shape.iter().all(|&d| d >= 0).then(|| one(shape.iter().map(|&d| d.into()).collect()))
+            shape
+                .iter()
+                .all(|&d| d >= 0)
+                .then(|| one(shape.iter().map(|&d| d.into()).collect()))
         }
         "Multinomial" => {
             let count = Expr::from(call.int("sample_size", 1)?);
-            Some(one(SmallVec::from_iter([call.dims(0)?.first()?.clone(), count])))
+            Some(one(SmallVec::from_iter([
+                call.dims(0)?.first()?.clone(),
+                count,
+            ])))
         }
         "SpaceToDepth" => space_to_depth(call),
         "Det" => Some(one(call.dims(0)?.split_last_chunk::<2>()?.0.into())),
@@ -115,11 +181,22 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
         "Unique" => {
             let count = call.fresh.shape(1);
             let list = Fact::of_dims(count);
-            let first = if call.node.attrs().get("axis").is_none() { list.clone() } else { Fact::default() };
-            Some(SmallVec::from_iter([first, list, Fact::of_dims(call.fresh.shape(1))]))
+            let first = if call.node.attrs().get("axis").is_none() {
+                list.clone()
+            } else {
+                Fact::default()
+            };
+            Some(SmallVec::from_iter([
+                first,
+                list,
+                Fact::of_dims(call.fresh.shape(1)),
+            ]))
         }
         "HannWindow" | "HammingWindow" | "BlackmanWindow" => {
-            let size = call.values(0).and_then(|v| v.first().cloned()).filter(Expr::is_nonnegative);
+            let size = call
+                .values(0)
+                .and_then(|v| v.first().cloned())
+                .filter(Expr::is_nonnegative);
             Some(one(SmallVec::from_iter([call.size(size)])))
         }
         "SequenceLength" => Some(one(Dims::new())),
@@ -132,7 +209,10 @@ fn constant(call: &Call<'_>) -> Option<Outs> {
     if let Some(tensor) = attrs.tensor("value") {
         return Some(SmallVec::from_iter([Fact::of_tensor(tensor)]));
     }
-    let scalar = attrs.get("value_float").or(attrs.get("value_int")).or(attrs.get("value_string"));
+    let scalar = attrs
+        .get("value_float")
+        .or(attrs.get("value_int"))
+        .or(attrs.get("value_string"));
     scalar.map(|_| one(Dims::new()))
 }
 

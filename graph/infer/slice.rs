@@ -18,14 +18,20 @@ struct Cut {
 pub(super) fn slice(call: &Call<'_>) -> Option<Outs> {
     let input = call.input(0)?;
     let dims = input.dims.as_deref()?;
-    let from_attrs = call.opset < 10;
+    let from_attrs = call.node.attrs().get("starts").is_some();
     let operand = |name: &str, k: usize| -> Option<Vec<Expr>> {
         if from_attrs {
             return Some(call.list(name)??.iter().map(|&v| v.into()).collect());
         }
         call.values(k).map(<[Expr]>::to_vec)
     };
-    let present = |name: &str, k: usize| if from_attrs { call.node.attrs().get(name).is_some() } else { call.has(k) };
+    let present = |name: &str, k: usize| {
+        if from_attrs {
+            call.node.attrs().get(name).is_some()
+        } else {
+            call.has(k)
+        }
+    };
     let axes: Vec<usize> = if present("axes", 3) {
         let Some(axes) = operand("axes", 3) else {
             return Some(one(call.fresh.shape(dims.len())));
@@ -33,7 +39,9 @@ pub(super) fn slice(call: &Call<'_>) -> Option<Outs> {
         let Some(axes) = axes.iter().map(Expr::as_i64).collect::<Option<Vec<i64>>>() else {
             return Some(one(call.fresh.shape(dims.len())));
         };
-        axes.iter().map(|&a| call.axis(a, dims.len())).collect::<Option<_>>()?
+        axes.iter()
+            .map(|&a| call.axis(a, dims.len()))
+            .collect::<Option<_>>()?
     } else {
         (0..dims.len()).collect()
     };
@@ -102,7 +110,11 @@ fn cut(size: &Expr, start: &Expr, end: &Expr, step: i64) -> Option<Cut> {
 }
 
 fn known_cut(size: i64, start: i64, end: i64, step: i64) -> Option<Cut> {
-    let (lowest, highest) = if step > 0 { (0, size) } else { (-1, size.checked_sub(1)?) };
+    let (lowest, highest) = if step > 0 {
+        (0, size)
+    } else {
+        (-1, size.checked_sub(1)?)
+    };
     let place = |at: i64| {
         let at = if at < 0 { at.saturating_add(size) } else { at };
         at.clamp(lowest, highest)
@@ -122,7 +134,9 @@ fn cut_values(input: &Fact, out: &[Expr], cuts: &[Option<Cut>]) -> Option<Vec<Ex
     let values = input.values.as_deref()?;
     let sizes = known(input.dims.as_deref()?)?;
     let lens = known(out)?;
-    known_count(out)?;
+    if known_count(out)? == 0 {
+        return Some(Vec::new());
+    }
     let mut picks = vec![0usize];
     for ((size, len), cut) in sizes.iter().zip(&lens).zip(cuts) {
         let (start, step) = match cut {
@@ -130,11 +144,17 @@ fn cut_values(input: &Fact, out: &[Expr], cuts: &[Option<Cut>]) -> Option<Vec<Ex
             Some(cut) => (cut.start?, cut.step),
         };
         let along = (0..*len).map(|k| {
-            let at = i64::try_from(k).ok()?.checked_mul(step)?.checked_add(start)?;
+            let at = i64::try_from(k)
+                .ok()?
+                .checked_mul(step)?
+                .checked_add(start)?;
             usize::try_from(at).ok().filter(|at| at < size)
         });
         let along = along.collect::<Option<Vec<usize>>>()?;
-        picks = picks.iter().flat_map(|p| along.iter().map(move |a| p * size + a)).collect();
+        picks = picks
+            .iter()
+            .flat_map(|p| along.iter().map(move |a| p * size + a))
+            .collect();
     }
     picks.into_iter().map(|p| values.get(p).cloned()).collect()
 }

@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use super::expr::{Atom, Expr, Term};
+use super::atom::{Atom, Term};
+use super::expr::Expr;
 
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +90,9 @@ fn write_divided(expr: &Expr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn is_identifier(name: &str) -> bool {
     let mut chars = name.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+    chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
 }
 
@@ -99,7 +102,10 @@ impl Expr {
         if is_identifier(text) {
             return Expr::symbol(text);
         }
-        let mut parser = Parser { rest: text, depth: 0 };
+        let mut parser = Parser {
+            rest: text,
+            depth: 0,
+        };
         match parser.sum() {
             Some(expr) if parser.rest.is_empty() && expr.as_i64().is_none() => expr,
             _ => Expr::symbol(text),
@@ -167,16 +173,16 @@ impl<'a> Parser<'a> {
             self.rest = rest;
             return Some(Expr::symbol(name));
         }
-        let end = |allowed: fn(char) -> bool| {
-            self.rest.find(|c| !allowed(c)).unwrap_or(self.rest.len())
-        };
+        let end =
+            |allowed: fn(char) -> bool| self.rest.find(|c| !allowed(c)).unwrap_or(self.rest.len());
         if self.rest.starts_with(|c: char| c.is_ascii_digit()) {
             let (digits, rest) = self.rest.split_at(end(|c| c.is_ascii_digit()));
             self.rest = rest;
             return digits.parse::<i64>().ok().map(Expr::from);
         }
-        let (name, rest) =
-            self.rest.split_at(end(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.')));
+        let (name, rest) = self
+            .rest
+            .split_at(end(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.')));
         self.rest = rest;
         if !is_identifier(name) {
             return None;

@@ -76,7 +76,7 @@ impl Squeeze<'_> {
     /// Whether the axes are left out: every axis of size 1 goes.
     pub fn squeezes_all(&self) -> bool {
         match self.opset() {
-            ..13 => self.int_list("axes").is_none(),
+            ..13 => self.int_list("axes").is_none_or(<[i64]>::is_empty),
             _ => self.input(1).is_none(),
         }
     }

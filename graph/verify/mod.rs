@@ -424,7 +424,7 @@ impl<'a> Check<'a> {
                     1 => format!("{} in {name}, ", graph_label(graph, id)),
                     _ => format!("{} in {name}[{k}], ", graph_label(graph, id)),
                 };
-                let outer = std::mem::replace(&mut self.path, String::new());
+                let outer = std::mem::take(&mut self.path);
                 self.path = format!("{outer}{at}");
                 self.graph(inner, Some(&mut owner));
                 self.path = outer;

@@ -53,10 +53,7 @@ pub enum InputError {
 ///
 /// # Errors
 /// When the file cannot be read, when an input is missing, and when a conversion would change a value.
-pub fn from_npz(
-    npz: &mut Npz,
-    inputs: &[TensorInfo],
-) -> Result<Vec<(String, Tensor)>, InputError> {
+pub fn from_npz(npz: &mut Npz, inputs: &[TensorInfo]) -> Result<Vec<(String, Tensor)>, InputError> {
     inputs
         .iter()
         .map(|input| Ok((input.name.clone(), one_from_npz(npz, input)?)))
@@ -97,9 +94,13 @@ pub struct InputSpec {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum InputKind {
     /// Uniform in `0..upper`: tokens of a vocabulary of that size.
-    TokenIds { upper: i64 },
+    TokenIds {
+        upper: i64,
+    },
     /// Uniform in `0..upper`: places on an axis of that length.
-    Index { upper: i64 },
+    Index {
+        upper: i64,
+    },
     /// One for a token, zero for padding at the end of the last axis. The first sample (along the first axis) has no
     /// padding, the following ones a quarter, a half, three quarters, and again; no row is all padding.
     Mask,
@@ -107,7 +108,9 @@ pub enum InputKind {
     Positions,
     Zeros,
     /// A bell curve of mean 0, within six standard deviations.
-    Normal { std: f32 },
+    Normal {
+        std: f32,
+    },
 }
 
 /// Makes inputs. The same specifications and seed give the same bits on every machine and in every version of kiln:
@@ -235,7 +238,12 @@ mod tests {
         let expected = [5241, 17323, 28418, 14464, 24190, 26566, 12710, 17338];
         assert_eq!(ids.values::<i64>().unwrap(), expected);
         let normal = made(DType::F32, &[3], InputKind::Normal { std: 1. });
-        let bits: Vec<u32> = normal.values::<f32>().unwrap().iter().map(|v| v.to_bits()).collect();
+        let bits: Vec<u32> = normal
+            .values::<f32>()
+            .unwrap()
+            .iter()
+            .map(|v| v.to_bits())
+            .collect();
         assert_eq!(bits, [0x3f90_eecd, 0xbecc_3cd6, 0xbef1_aa7b]);
     }
 
@@ -270,7 +278,10 @@ mod tests {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-        assert!(mean.abs() < 0.05 && (variance - 4.).abs() < 0.2, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.05 && (variance - 4.).abs() < 0.2,
+            "{mean} {variance}"
+        );
     }
 
     #[test]
@@ -280,11 +291,16 @@ mod tests {
         let ones: Vec<i64> = rows.chunks(4).map(|row| row.iter().sum()).collect();
         assert_eq!(ones, [4, 3, 2, 1, 3]);
         assert_eq!(rows[4..8], [1, 1, 1, 0]);
-        let mask = made(DType::Bool, &[2, 1, 2, 4], InputKind::Mask).to_i64s().unwrap();
+        let mask = made(DType::Bool, &[2, 1, 2, 4], InputKind::Mask)
+            .to_i64s()
+            .unwrap();
         assert_eq!(mask, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0]);
         let mask = made(DType::F32, &[3, 1], InputKind::Mask);
         assert_eq!(mask.to_f64s().unwrap(), [1., 1., 1.]);
-        assert_eq!(made(DType::I64, &[3], InputKind::Mask).to_i64s().unwrap(), [1, 1, 1]);
+        assert_eq!(
+            made(DType::I64, &[3], InputKind::Mask).to_i64s().unwrap(),
+            [1, 1, 1]
+        );
         assert!(made(DType::I64, &[0, 3], InputKind::Mask).is_empty());
         assert!(made(DType::I64, &[3, 0], InputKind::Mask).is_empty());
     }
@@ -302,7 +318,10 @@ mod tests {
     fn what_cannot_be_made_is_named() {
         let refusal = |dtype, kind| make(&[spec(dtype, &[2], kind)], 0).unwrap_err().to_string();
         let text = refusal(DType::I64, InputKind::TokenIds { upper: 0 });
-        assert!(text.starts_with("no int64[2] can be made for the input \"x\""), "{text}");
+        assert!(
+            text.starts_with("no int64[2] can be made for the input \"x\""),
+            "{text}"
+        );
         refusal(DType::String, InputKind::Mask);
         refusal(DType::I32, InputKind::Normal { std: 1. });
         let text = refusal(DType::I8, InputKind::Index { upper: 1 << 40 });

@@ -98,7 +98,11 @@ pub fn metrics(reference: &Tensor, candidate: &Tensor) -> Option<Metrics> {
 }
 
 fn unequal<T: PartialEq>(reference: &[T], candidate: &[T]) -> usize {
-    reference.iter().zip(candidate).filter(|(r, c)| r != c).count()
+    reference
+        .iter()
+        .zip(candidate)
+        .filter(|(r, c)| r != c)
+        .count()
 }
 
 #[derive(Default)]
@@ -147,7 +151,13 @@ impl Sums {
 fn float_metrics(reference: &Floats, candidate: &Floats, dims: &[usize]) -> (usize, FloatMetrics) {
     let mut sums = Sums::default();
     each(reference, candidate, |at, r, c| sums.add(at, r, c));
-    let mean = |sum: f64| if sums.finite == 0 { 0. } else { sum / sums.finite as f64 };
+    let mean = |sum: f64| {
+        if sums.finite == 0 {
+            0.
+        } else {
+            sum / sums.finite as f64
+        }
+    };
     let rms = mean(sums.reference).sqrt();
 
     let mut max_scaled = 0f64;
@@ -199,7 +209,9 @@ fn percentile_99(errors: &mut [f64]) -> f64 {
         return 0.;
     };
     let rank = (errors.len() * 99).div_ceil(100) - 1;
-    *errors.select_nth_unstable_by(rank.min(last), f64::total_cmp).1
+    *errors
+        .select_nth_unstable_by(rank.min(last), f64::total_cmp)
+        .1
 }
 
 fn each(reference: &Floats, candidate: &Floats, mut f: impl FnMut(usize, f64, f64)) {
@@ -284,7 +296,9 @@ mod tests {
         assert!(close(f.cosine, 25. / (5. * 50f64.sqrt())));
         // The first row agrees; the second ties in the reference.
         assert_eq!(f.argmax, Some(1.));
-        let f = compare(&[1., 2., 3., 4.], &[1., 2., 4., 3.], &[2, 2]).float.unwrap();
+        let f = compare(&[1., 2., 3., 4.], &[1., 2., 4., 3.], &[2, 2])
+            .float
+            .unwrap();
         assert_eq!(f.argmax, Some(0.5));
     }
 
@@ -294,7 +308,10 @@ mod tests {
         let candidate: Vec<f32> = (1..=200).map(|i| i as f32).collect();
         let f = compare(&reference, &candidate, &[200]).float.unwrap();
         assert_eq!(f.p99_abs, 198.);
-        assert_eq!((f.relative_l2, f.max_scaled), (f64::INFINITY, f64::INFINITY));
+        assert_eq!(
+            (f.relative_l2, f.max_scaled),
+            (f64::INFINITY, f64::INFINITY)
+        );
         assert_eq!(f.cosine, 0.);
     }
 
@@ -314,7 +331,11 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_counted_and_left_out() {
         let (nan, inf) = (f32::NAN, f32::INFINITY);
-        let m = compare(&[nan, inf, inf, 1., nan, 2.], &[nan, inf, -inf, nan, inf, 2.5], &[6]);
+        let m = compare(
+            &[nan, inf, inf, 1., nan, 2.],
+            &[nan, inf, -inf, nan, inf, 2.5],
+            &[6],
+        );
         let f = m.float.unwrap();
         let counts = Nonfinite {
             reference_nan: 2,
@@ -347,7 +368,12 @@ mod tests {
             let v = v.map(|s| bytes::Bytes::from_static(s.as_bytes()));
             Tensor::from_strings(vec![2], v.to_vec()).unwrap()
         };
-        assert_eq!(metrics(&texts(["a", "b"]), &texts(["a", "c"])).unwrap().unequal, 1);
+        assert_eq!(
+            metrics(&texts(["a", "b"]), &texts(["a", "c"]))
+                .unwrap()
+                .unequal,
+            1
+        );
         let yes = Tensor::from_raw(DType::Bool, vec![1], bytes::Bytes::from_static(&[1])).unwrap();
         let also = Tensor::from_raw(DType::Bool, vec![1], bytes::Bytes::from_static(&[2])).unwrap();
         let m = metrics(&yes, &also).unwrap();

@@ -17,9 +17,7 @@ use kiln_graph::Tensor;
 
 use crate::runtime::{self, Session};
 
-pub use inputs::{
-    INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npz, make,
-};
+pub use inputs::{INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npz, make};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, metrics};
 pub use npz::{Npz, NpzError};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};
@@ -41,7 +39,9 @@ pub enum ParityError {
         side: Side,
         source: runtime::Error,
     },
-    #[error("the tolerance names the output \"{output}\", which the model does not have; it has: {has}")]
+    #[error(
+        "the tolerance names the output \"{output}\", which the model does not have; it has: {has}"
+    )]
     UnknownOutput { output: String, has: String },
 }
 
@@ -80,7 +80,13 @@ pub fn compare(
         .map(|case| {
             let expected = run(reference, case, Side::Reference)?;
             let found = run(candidate, case, Side::Candidate)?;
-            Ok(compare_outputs(&case.name, &case.inputs, &expected, &found, tolerance))
+            Ok(compare_outputs(
+                &case.name,
+                &case.inputs,
+                &expected,
+                &found,
+                tolerance,
+            ))
         })
         .collect::<Result<_, ParityError>>()?;
     Ok(Report {
@@ -92,7 +98,12 @@ pub fn compare(
 fn refuse_unknown_outputs(reference: &Session, tolerance: &Tolerance) -> Result<(), ParityError> {
     let outputs = reference.outputs();
     let unknown = |output: &&String| !outputs.iter().any(|o| o.name == **output);
-    match tolerance.overrides.iter().map(|(output, _)| output).find(unknown) {
+    match tolerance
+        .overrides
+        .iter()
+        .map(|(output, _)| output)
+        .find(unknown)
+    {
         None => Ok(()),
         Some(output) => {
             let names: Vec<_> = outputs.iter().map(|o| o.name.as_str()).collect();
@@ -109,11 +120,13 @@ fn run(
     case: &Case,
     side: Side,
 ) -> Result<Vec<(String, Tensor)>, ParityError> {
-    session.run(&case.inputs).map_err(|source| ParityError::Run {
-        case: case.name.clone(),
-        side,
-        source,
-    })
+    session
+        .run(&case.inputs)
+        .map_err(|source| ParityError::Run {
+            case: case.name.clone(),
+            side,
+            source,
+        })
 }
 
 /// Writes a case's inputs and outputs to an `.npz` file, as `in.NAME` and `out.NAME`, so that it can be run again.
@@ -127,9 +140,103 @@ pub fn save(
 ) -> Result<(), NpzError> {
     let prefixed = |prefix, tensors: &[(String, Tensor)]| {
         let tensors = tensors.iter().cloned();
-        tensors.map(move |(n, t)| (format!("{prefix}{n}"), t)).collect::<Vec<_>>()
+        tensors
+            .map(move |(n, t)| (format!("{prefix}{n}"), t))
+            .collect::<Vec<_>>()
     };
     let mut arrays = prefixed(INPUT_PREFIX, inputs);
     arrays.extend(prefixed(OUTPUT_PREFIX, outputs));
     npz::write(path, &arrays)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{SessionOptions, testing};
+    use kiln_graph::DType;
+
+    fn cases() -> Vec<Case> {
+        let case = |name: &str, batch| {
+            let spec = InputSpec {
+                name: "x".to_owned(),
+                dtype: DType::F32,
+                shape: vec![batch, 2],
+                kind: InputKind::Normal { std: 1. },
+            };
+            Case {
+                name: name.to_owned(),
+                inputs: make(&[spec], 3).unwrap(),
+            }
+        };
+        vec![case("smallest", 1), case("largest", 32)]
+    }
+
+    fn session(model: &[u8]) -> Option<Session> {
+        let options = SessionOptions::default();
+        let session = Session::from_bytes(testing::runtime()?, "m", model, &options);
+        Some(session.unwrap())
+    }
+
+    #[test]
+    fn a_model_is_equal_to_itself_and_not_to_another() {
+        let model = testing::matmul_add();
+        let (Some(mut reference), Some(mut same)) = (session(&model), session(&model)) else {
+            return;
+        };
+        let mut other = session(&testing::scaled_matmul_add(1.1)).unwrap();
+        let tolerance = Tolerance::from(Preset::Fp32Exact);
+        let report = compare(&mut reference, &mut same, &cases(), &tolerance).unwrap();
+        assert!(report.pass());
+
+        let tolerance = Tolerance::from(Preset::Fp16);
+        let report = compare(&mut reference, &mut other, &cases(), &tolerance).unwrap();
+        assert!(!report.pass());
+        let worst = report.worst().unwrap();
+        let Comparison::Compared { verdict, .. } = &worst.output.comparison else {
+            panic!("{worst:?}");
+        };
+        assert!(verdict.failed.iter().any(|f| f.metric == "relative_l2"));
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(json.contains("\"name\":\"smallest\""), "{json}");
+    }
+
+    #[test]
+    fn a_tolerance_for_an_output_that_is_not_there_is_refused() {
+        let model = testing::matmul_add();
+        let (Some(mut a), Some(mut b)) = (session(&model), session(&model)) else {
+            return;
+        };
+        let tolerance = Tolerance::named("fp16").unwrap();
+        let tolerance = tolerance.with_override("logits:cosine=0.9").unwrap();
+        let err = compare(&mut a, &mut b, &cases(), &tolerance).unwrap_err();
+        assert!(err.to_string().contains("\"logits\""), "{err}");
+        let no_inputs = Case {
+            name: "npz".to_owned(),
+            inputs: Vec::new(),
+        };
+        let tolerance = Tolerance::named("fp16").unwrap();
+        let err = compare(&mut a, &mut b, &[no_inputs], &tolerance).unwrap_err();
+        let text = err.to_string();
+        assert!(
+            text.starts_with("case npz: the reference did not run: m needs"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_saved_case_runs_again() {
+        let Some(mut session) = session(&testing::matmul_add()) else {
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("case.npz");
+        let case = cases().remove(1);
+        let outputs = session.run(&case.inputs).unwrap();
+        save(&path, &case.inputs, &outputs).unwrap();
+        let mut npz = Npz::open(&path).unwrap();
+        let inputs = from_npz(&mut npz, session.inputs()).unwrap();
+        assert!(inputs[0].1.same_bits(&case.inputs[0].1));
+        let saved = npz.read("out.y", None).unwrap().unwrap();
+        assert!(saved.same_bits(&outputs[0].1));
+    }
 }

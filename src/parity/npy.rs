@@ -158,6 +158,8 @@ fn element(descr: &str) -> Result<Element, String> {
         ("u", 2) => number(DType::U16),
         ("u", 4) => number(DType::U32),
         ("u", 8) => number(DType::U64),
+        // What the package `ml_dtypes` calls this one type of FP8.
+        ("f", 1) => number(DType::F8E5M2),
         ("f", 2) => number(DType::F16),
         ("f", 4) => number(DType::F32),
         ("f", 8) => number(DType::F64),
@@ -250,7 +252,10 @@ fn strings(data: &[u8], count: usize, size: usize, kind: Kind) -> Result<Vec<Byt
 }
 
 fn without_zeros(cell: &[u8]) -> &[u8] {
-    let end = cell.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1);
+    let end = cell
+        .iter()
+        .rposition(|&b| b != 0)
+        .map_or(0, |last| last + 1);
     &cell[..end]
 }
 
@@ -375,7 +380,8 @@ mod tests {
     use super::*;
 
     fn header(descr: &str, fortran: &str, shape: &str) -> Result<Header, String> {
-        let text = format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }} \n");
+        let text =
+            format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }} \n");
         parse_header(text.as_bytes())
     }
 
@@ -388,7 +394,7 @@ mod tests {
         let read = header("'<f4'", "False", "(2, 3)").unwrap();
         assert_eq!(read.element.kind, Kind::Number(DType::F32));
         assert_eq!((read.shape, read.fortran), (vec![2, 3], false));
-        assert_eq!(header("\"|b1\"", "True", "()").unwrap().shape, []);
+        assert!(header("\"|b1\"", "True", "()").unwrap().shape.is_empty());
         assert_eq!(header("'>i8'", "True", "(7,)").unwrap().shape, [7]);
     }
 
@@ -398,11 +404,27 @@ mod tests {
         assert!(refused("'|O'", "False", "()").contains("'|O' is not supported"));
         assert!(refused("'<f16'", "False", "()").contains("'<f16' is not supported"));
         assert!(refused("[('a', '<f4')]", "False", "()").contains("records"));
-        for text in ["", "{", "{}", "{'descr'", "{'descr': '<f4'}", "{'é': 1}", "{'shape': (-1,)}"] {
+        for text in [
+            "",
+            "{",
+            "{}",
+            "{'descr'",
+            "{'descr': '<f4'}",
+            "{'é': 1}",
+            "{'shape': (-1,)}",
+        ] {
             assert!(parse_header(text.as_bytes()).is_err(), "{text}");
         }
-        assert!(header_extent(b"\x93NUMPY\x04\0\0\0\0\0").unwrap_err().contains("version 4"));
-        assert!(header_extent(b"\x93NUMPY\x01\0\0").unwrap_err().contains("ends within"));
+        assert!(
+            header_extent(b"\x93NUMPY\x04\0\0\0\0\0")
+                .unwrap_err()
+                .contains("version 4")
+        );
+        assert!(
+            header_extent(b"\x93NUMPY\x01\0\0")
+                .unwrap_err()
+                .contains("ends within")
+        );
         assert!(header_extent(b"\x93NUMPY\x02\0\xff\xff\xff\xff").is_err());
         assert!(header_extent(b"PK").is_err());
     }
@@ -419,7 +441,10 @@ mod tests {
     #[test]
     fn fortran_order_and_big_endian_are_converted() {
         // [[1, 2, 3], [4, 5, 6]] by columns.
-        let data: Vec<u8> = [1i16, 4, 2, 5, 3, 6].iter().flat_map(|v| v.to_be_bytes()).collect();
+        let data: Vec<u8> = [1i16, 4, 2, 5, 3, 6]
+            .iter()
+            .flat_map(|v| v.to_be_bytes())
+            .collect();
         let tensor = read("'>i2'", "True", "(2, 3)", &data).unwrap();
         assert_eq!(tensor.dims(), [2, 3]);
         assert_eq!(tensor.values::<i16>().unwrap(), [1, 2, 3, 4, 5, 6]);
@@ -430,7 +455,10 @@ mod tests {
 
     #[test]
     fn strings_lose_their_padding() {
-        let wide: Vec<u8> = "ab\0ö\0\0".chars().flat_map(|c| u32::from(c).to_be_bytes()).collect();
+        let wide: Vec<u8> = "ab\0ö\0\0"
+            .chars()
+            .flat_map(|c| u32::from(c).to_be_bytes())
+            .collect();
         let tensor = read("'>U3'", "False", "(2,)", &wide).unwrap();
         assert_eq!(tensor.strings().unwrap(), ["ab", "ö"]);
         let tensor = read("'|S3'", "False", "(2,)", b"a\0bc\0\0").unwrap();
@@ -449,6 +477,8 @@ mod tests {
         assert!(decode(&two, data, Some(DType::F32)).is_err());
         let one = header("'|V1'", "False", "(3,)").unwrap();
         assert!(decode(&one, vec![1, 2, 3], None).is_err());
+        let tensor = read("'<f1'", "False", "()", &[1]).unwrap();
+        assert_eq!(tensor.dtype(), DType::F8E5M2);
         let tensor = decode(&one, vec![1, 2, 3], Some(DType::F8E5M2)).unwrap();
         assert_eq!(&tensor.bytes()[..], [1, 2, 3]);
         let tensor = decode(&one, vec![1, 2, 3], Some(DType::F4E2M1)).unwrap();

@@ -66,8 +66,7 @@ impl Npz {
             path: path.to_owned(),
             reason,
         };
-        let archive =
-            ZipArchive::new(BufReader::new(file)).map_err(|e| not_npz(e.to_string()))?;
+        let archive = ZipArchive::new(BufReader::new(file)).map_err(|e| not_npz(e.to_string()))?;
         if archive.len() > MAX_ARRAYS {
             return Err(not_npz(format!("it has {} entries", archive.len())));
         }
@@ -100,11 +99,7 @@ impl Npz {
     /// # Errors
     /// When the array is malformed, of a type that a tensor cannot have, longer or shorter than its header says, or
     /// when the file unpacks to more than 16 GiB.
-    pub fn read(
-        &mut self,
-        name: &str,
-        wanted: Option<DType>,
-    ) -> Result<Option<Tensor>, NpzError> {
+    pub fn read(&mut self, name: &str, wanted: Option<DType>) -> Result<Option<Tensor>, NpzError> {
         let Some(&(index, _)) = self.names.iter().find(|(_, n)| n == name) else {
             return Ok(None);
         };
@@ -135,8 +130,13 @@ impl Npz {
         let read = entry.take(limit).read_to_end(&mut data);
         read.map_err(|e| e.to_string())?;
         if data.len() != size {
-            let (is, what) = (data.len().min(size), if data.len() > size { "more" } else { "less" });
-            return Err(format!("its header says {size} bytes of data but there is {what} ({is})"));
+            let (is, what) = (
+                data.len().min(size),
+                if data.len() > size { "more" } else { "less" },
+            );
+            return Err(format!(
+                "its header says {size} bytes of data but there is {what} ({is})"
+            ));
         }
         self.left -= size;
         npy::decode(&header, data, wanted)
@@ -275,9 +275,18 @@ mod tests {
         let texts = ["", "kiln", "Öl"].map(|s| Bytes::from_static(s.as_bytes()));
         let bytes = [&b"\xff"[..], b"ab"].map(Bytes::from_static);
         let arrays = [
-            ("texts", Tensor::from_strings(vec![3], texts.to_vec()).unwrap()),
-            ("bytes", Tensor::from_strings(vec![2, 1], bytes.to_vec()).unwrap()),
-            ("no.texts", Tensor::from_strings(vec![0], Vec::new()).unwrap()),
+            (
+                "texts",
+                Tensor::from_strings(vec![3], texts.to_vec()).unwrap(),
+            ),
+            (
+                "bytes",
+                Tensor::from_strings(vec![2, 1], bytes.to_vec()).unwrap(),
+            ),
+            (
+                "no.texts",
+                Tensor::from_strings(vec![0], Vec::new()).unwrap(),
+            ),
             ("scalar", Tensor::scalar(7i64)),
             ("none", Tensor::from_values::<f32>(vec![2, 0], &[]).unwrap()),
             ("in.a/b", Tensor::vector(&[true, false])),

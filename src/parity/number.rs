@@ -115,7 +115,9 @@ fn bits_at(bytes: &[u8], bits: u32, index: usize) -> u8 {
     let per_byte = 8 / bits as usize;
     let shift = (index % per_byte) as u32 * bits;
     let mask = 0xffu8 >> (8 - bits);
-    bytes.get(index / per_byte).map_or(0, |b| (b >> shift) & mask)
+    bytes
+        .get(index / per_byte)
+        .map_or(0, |b| (b >> shift) & mask)
 }
 
 /// One byte per element: the data itself, and for elements that share bytes one byte each, sign extended.
@@ -145,7 +147,10 @@ pub(super) fn pack(dtype: DType, dims: &[usize], elements: &[u8]) -> Result<Tens
     let packed: Bytes = elements
         .chunks(8 / bits as usize)
         .map(|chunk| {
-            let shifted = chunk.iter().enumerate().map(|(i, v)| (v & mask) << (i as u32 * bits));
+            let shifted = chunk
+                .iter()
+                .enumerate()
+                .map(|(i, v)| (v & mask) << (i as u32 * bits));
             shifted.fold(0, |byte, v| byte | v)
         })
         .collect();
@@ -243,7 +248,9 @@ fn ints<T: Element + TryFrom<i128>>(dtype: DType, values: &[Number]) -> Result<V
     let mut out = Vec::with_capacity(size_of::<T>() * values.len());
     for &value in values {
         let fitting = value.as_int().and_then(|v| T::try_from(v).ok());
-        fitting.ok_or_else(|| does_not_fit(value, dtype))?.push_le(&mut out);
+        fitting
+            .ok_or_else(|| does_not_fit(value, dtype))?
+            .push_le(&mut out);
     }
     Ok(out)
 }
@@ -251,7 +258,8 @@ fn ints<T: Element + TryFrom<i128>>(dtype: DType, values: &[Number]) -> Result<V
 fn ranged(dtype: DType, values: &[Number], min: i128, max: i128) -> Result<Vec<u8>, String> {
     let fitting = |value: &Number| {
         let int = value.as_int().filter(|v| (min..=max).contains(v));
-        int.map(|v| v as u8).ok_or_else(|| does_not_fit(*value, dtype))
+        int.map(|v| v as u8)
+            .ok_or_else(|| does_not_fit(*value, dtype))
     };
     values.iter().map(fitting).collect()
 }
@@ -282,10 +290,19 @@ mod tests {
     #[test]
     fn only_exact_conversions_are_made() {
         let ints = Tensor::vector(&[0i64, 1, 255]);
-        assert_eq!(convert(&ints, DType::U8).unwrap().values::<u8>().unwrap(), [0, 1, 255]);
+        assert_eq!(
+            convert(&ints, DType::U8).unwrap().values::<u8>().unwrap(),
+            [0, 1, 255]
+        );
         assert_eq!(convert(&ints, DType::I8).unwrap_err(), "255 is not a int8");
-        assert_eq!(convert(&ints, DType::Bool).unwrap_err(), "255 is not a bool");
-        assert_eq!(convert(&ints, DType::F16).unwrap().to_f64s().unwrap(), [0., 1., 255.]);
+        assert_eq!(
+            convert(&ints, DType::Bool).unwrap_err(),
+            "255 is not a bool"
+        );
+        assert_eq!(
+            convert(&ints, DType::F16).unwrap().to_f64s().unwrap(),
+            [0., 1., 255.]
+        );
         assert!(convert(&Tensor::vector(&[16_777_217i64]), DType::F32).is_err());
         assert!(convert(&Tensor::vector(&[i64::MAX]), DType::F64).is_err());
         let floats = Tensor::vector(&[1.5f32, f32::NAN, f32::INFINITY]);
@@ -323,7 +340,10 @@ mod tests {
         let fours: Vec<_> = (0..16).map(|bits| value(DType::F4E2M1, bits)).collect();
         assert_eq!(fours[..8], [0., 0.5, 1., 1.5, 2., 3., 4., 6.]);
         assert_eq!(fours[9..], [-0.5, -1., -1.5, -2., -3., -4., -6.]);
-        assert_eq!((value(DType::F6E2M3, 0x1f), value(DType::F6E3M2, 0x3f)), (7.5, -28.));
+        assert_eq!(
+            (value(DType::F6E2M3, 0x1f), value(DType::F6E3M2, 0x3f)),
+            (7.5, -28.)
+        );
         assert_eq!(value(DType::F8E8M0, 128), 2.);
     }
 }

@@ -1,3 +1,5 @@
+use std::cmp::Ordering;
+
 use kiln_graph::{DType, Tensor};
 use serde::Serialize;
 
@@ -82,10 +84,14 @@ impl Report {
             let outputs = case.outputs.iter();
             outputs.map(move |output| Worst { case, output })
         });
-        outputs.max_by(|a, b| {
-            let (a, b) = (badness(&a.output.comparison), badness(&b.output.comparison));
-            // The first of equals is the worst, so that reports do not change with the number of cases.
-            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(std::cmp::Ordering::Greater)
+        outputs.reduce(|worst, next| {
+            let of = |w: &Worst<'_>| badness(&w.output.comparison);
+            let (worst_one, next_one) = (of(&worst), of(&next));
+            let order = next_one.0.cmp(&worst_one.0);
+            match order.then(next_one.1.total_cmp(&worst_one.1)) {
+                Ordering::Greater => next,
+                _ => worst,
+            }
         })
     }
 }
@@ -136,7 +142,9 @@ pub fn compare_outputs(
             },
         })
         .collect();
-    let extra = candidate.iter().filter(|(n, _)| !reference.iter().any(|(r, _)| r == n));
+    let extra = candidate
+        .iter()
+        .filter(|(n, _)| !reference.iter().any(|(r, _)| r == n));
     outputs.extend(extra.map(|(name, tensor)| OutputReport {
         name: name.clone(),
         comparison: Comparison::Extra {
@@ -170,5 +178,100 @@ fn compare_output(
         None => Comparison::Incomparable {
             reference: port(name, reference),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tolerance() -> Tolerance {
+        Tolerance::named("fp16").unwrap()
+    }
+
+    fn named(tensors: &[(&str, Tensor)]) -> Vec<(String, Tensor)> {
+        tensors
+            .iter()
+            .map(|(n, t)| ((*n).to_owned(), t.clone()))
+            .collect()
+    }
+
+    fn vector(v: [f32; 2]) -> Tensor {
+        Tensor::vector(&v)
+    }
+
+    #[test]
+    fn outputs_meet_by_name_whatever_their_order() {
+        let reference = named(&[("a", vector([1., 2.])), ("b", vector([3., 4.]))]);
+        let candidate = named(&[("b", vector([3., 4.])), ("a", vector([1., 2.]))]);
+        let case = compare_outputs("typical", &reference, &reference, &candidate, &tolerance());
+        assert!(case.pass());
+        assert_eq!(case.inputs[0].shape, [2]);
+    }
+
+    #[test]
+    fn what_cannot_be_compared_fails_and_is_named() {
+        let reference = named(&[
+            ("gone", vector([1., 2.])),
+            ("longer", vector([1., 2.])),
+            ("other", Tensor::vector(&[1i64])),
+            ("same", Tensor::vector(&[1i64])),
+        ]);
+        let candidate = named(&[
+            ("longer", Tensor::vector(&[1f32, 2., 3.])),
+            ("other", Tensor::vector(&[1i32])),
+            ("same", Tensor::vector(&[1i64])),
+            ("new", vector([0., 0.])),
+        ]);
+        let case = compare_outputs("npz", &[], &reference, &candidate, &tolerance());
+        let outcomes: Vec<_> = case
+            .outputs
+            .iter()
+            .map(|o| {
+                let json = serde_json::to_value(o).unwrap();
+                let outcome = json["comparison"]["outcome"].as_str().unwrap().to_owned();
+                (o.name.clone(), outcome, o.comparison.pass())
+            })
+            .collect();
+        let expected = [
+            ("gone", "missing", false),
+            ("longer", "mismatch", false),
+            ("other", "mismatch", false),
+            ("same", "compared", true),
+            ("new", "extra", false),
+        ];
+        let expected = expected.map(|(n, o, p)| (n.to_owned(), o.to_owned(), p));
+        assert_eq!(outcomes, expected);
+        assert!(!case.pass());
+    }
+
+    #[test]
+    fn the_worst_is_what_could_not_be_compared_then_what_failed() {
+        let reference = named(&[("a", vector([1., 1.])), ("b", vector([1., 1.]))]);
+        let case = |name, b: Tensor| {
+            let candidate = named(&[("a", vector([1., 1.0001])), ("b", b)]);
+            compare_outputs(name, &[], &reference, &candidate, &tolerance())
+        };
+        let mut report = Report {
+            tolerance: tolerance(),
+            cases: vec![
+                case("smallest", vector([1., 1.])),
+                case("typical", vector([1., 2.])),
+                case("largest", vector([1., 3.])),
+                case("again", vector([1., 3.])),
+            ],
+        };
+        let worst = |report: &Report| {
+            let worst = report.worst().unwrap();
+            (worst.case.name.clone(), worst.output.name.clone())
+        };
+        assert_eq!(worst(&report), ("largest".to_owned(), "b".to_owned()));
+        report.cases.push(case("npz", Tensor::vector(&[1i64])));
+        assert_eq!(worst(&report), ("npz".to_owned(), "b".to_owned()));
+        report.cases.truncate(1);
+        assert_eq!(worst(&report), ("smallest".to_owned(), "a".to_owned()));
+        assert!(report.pass());
+        report.cases.clear();
+        assert!(report.worst().is_none() && !report.pass());
     }
 }

@@ -1,0 +1,338 @@
+//! Latency of several subjects on the same inputs, measured in turns.
+//!
+//! Turns make subjects comparable: whatever slows the machine for a while slows all of them. All raw samples are
+//! kept, and what casts doubt on them is part of the result ([`Warning`]).
+
+mod stats;
+mod warning;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use kiln_graph::Tensor;
+use serde::Serialize;
+
+use crate::runtime::{self, Session, SessionOptions};
+
+pub use stats::{Interval, Ratio, Stats};
+pub use warning::Warning;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BenchOptions {
+    /// Runs of each subject before the measurement; they are not kept.
+    pub warmup: usize,
+    /// Runs of each subject at least.
+    pub min_runs: usize,
+    /// Runs of each subject at most, whatever the duration.
+    pub max_runs: usize,
+    /// The measured runs of every subject add up to this at least, unless `max_runs` are reached before.
+    pub min_duration: Duration,
+    /// Items that one run computes, for the throughput.
+    pub batch: usize,
+}
+
+impl Default for BenchOptions {
+    fn default() -> BenchOptions {
+        BenchOptions {
+            warmup: 10,
+            min_runs: 30,
+            max_runs: 10_000,
+            min_duration: Duration::from_secs(3),
+            batch: 1,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    #[error("there is nothing to measure")]
+    NoSubjects,
+    #[error("no number of runs is at least {min_runs} (and 1) and at most {max_runs}")]
+    Runs { min_runs: usize, max_runs: usize },
+    #[error("{subject} failed while it was measured: {source}")]
+    Run {
+        subject: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Something to measure.
+pub struct Subject<'a> {
+    name: String,
+    settings: Option<SessionOptions>,
+    run: Run<'a>,
+}
+
+type Run<'a> = Box<dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a>;
+
+impl<'a> Subject<'a> {
+    /// A subject that runs a session; the inputs are handed over once, the outputs are dropped unread.
+    ///
+    /// # Errors
+    /// When the session refuses the inputs.
+    pub fn session<S: AsRef<str>>(
+        name: impl Into<String>,
+        session: &'a mut Session,
+        inputs: &[(S, Tensor)],
+    ) -> Result<Subject<'a>, runtime::Error> {
+        let settings = Some(*session.options());
+        let mut bound = session.bind(inputs)?;
+        Ok(Subject {
+            name: name.into(),
+            settings,
+            run: Box::new(move || Ok(bound.run_discarding()?)),
+        })
+    }
+
+    /// A subject that does anything else, for example run an engine.
+    pub fn new<E: std::error::Error + Send + Sync + 'static>(
+        name: impl Into<String>,
+        mut run: impl FnMut() -> Result<(), E> + 'a,
+    ) -> Subject<'a> {
+        Subject {
+            name: name.into(),
+            settings: None,
+            run: Box::new(move || Ok(run()?)),
+        }
+    }
+
+    fn run(&mut self) -> Result<(), BenchError> {
+        (self.run)().map_err(|source| BenchError::Run {
+            subject: self.name.clone(),
+            source,
+        })
+    }
+}
+
+impl fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Subject").field(&self.name).finish()
+    }
+}
+
+/// A measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    pub options: BenchOptions,
+    /// Threads that the machine runs at once, if that is known.
+    pub cores: Option<usize>,
+    pub subjects: Vec<SubjectReport>,
+    /// Every other subject against the first.
+    pub ratios: Vec<Ratio>,
+    pub warnings: Vec<Warning>,
+}
+
+/// One subject of a measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct SubjectReport {
+    pub name: String,
+    /// Threads, optimization and device, if the subject is a session.
+    pub settings: Option<SessionOptions>,
+    pub stats: Stats,
+    /// Items per second: the batch over the mean latency.
+    pub throughput: f64,
+    /// Every latency in nanoseconds, in the order of measurement.
+    pub samples: Vec<u64>,
+}
+
+/// Measures the subjects in turns. The order within a round changes from round to round, so that none always runs
+/// after the same other or on the caches that it left.
+///
+/// # Errors
+/// When a subject fails, without subjects, and when the options contradict each other.
+pub fn measure(
+    subjects: &mut [Subject<'_>],
+    options: &BenchOptions,
+) -> Result<BenchReport, BenchError> {
+    let start = Instant::now();
+    measure_by(&|| start.elapsed().as_nanos() as u64, subjects, options)
+}
+
+fn measure_by(
+    clock: &dyn Fn() -> u64,
+    subjects: &mut [Subject<'_>],
+    options: &BenchOptions,
+) -> Result<BenchReport, BenchError> {
+    if subjects.is_empty() {
+        return Err(BenchError::NoSubjects);
+    }
+    let BenchOptions {
+        min_runs, max_runs, ..
+    } = *options;
+    if max_runs == 0 || min_runs > max_runs {
+        return Err(BenchError::Runs { min_runs, max_runs });
+    }
+    for _ in 0..options.warmup {
+        subjects.iter_mut().try_for_each(Subject::run)?;
+    }
+    let samples = rounds(clock, subjects, options)?;
+    let reports: Vec<SubjectReport> = subjects
+        .iter()
+        .zip(samples)
+        .filter_map(|(subject, samples)| {
+            let stats = Stats::of(&samples)?;
+            Some(SubjectReport {
+                name: subject.name.clone(),
+                settings: subject.settings,
+                stats,
+                throughput: options.batch as f64 * 1e9 / stats.mean,
+                samples,
+            })
+        })
+        .collect();
+    let (base, others) = reports.split_first().ok_or(BenchError::NoSubjects)?;
+    let ratios = others
+        .iter()
+        .map(|r| Ratio::of((&base.name, &base.samples), (&r.name, &r.samples)))
+        .collect();
+    let cores = std::thread::available_parallelism().ok().map(usize::from);
+    Ok(BenchReport {
+        options: *options,
+        cores,
+        ratios,
+        warnings: warning::warnings(&reports, options, cores),
+        subjects: reports,
+    })
+}
+
+/// The latencies of every subject.
+fn rounds(
+    clock: &dyn Fn() -> u64,
+    subjects: &mut [Subject<'_>],
+    options: &BenchOptions,
+) -> Result<Vec<Vec<u64>>, BenchError> {
+    let min_duration = u64::try_from(options.min_duration.as_nanos()).unwrap_or(u64::MAX);
+    // Room for the usual number of runs, so that the vectors do not grow between two runs.
+    let room = options.max_runs.min(1 << 16);
+    let mut samples = vec![Vec::with_capacity(room); subjects.len()];
+    let mut totals = vec![0u64; subjects.len()];
+    for round in 0..options.max_runs {
+        let long_enough = totals.iter().all(|&total| total >= min_duration);
+        if round >= options.min_runs && round > 0 && long_enough {
+            break;
+        }
+        for place in 0..subjects.len() {
+            let i = turn(round, place, subjects.len());
+            let start = clock();
+            subjects[i].run()?;
+            let latency = clock() - start;
+            samples[i].push(latency);
+            totals[i] = totals[i].saturating_add(latency);
+        }
+    }
+    Ok(samples)
+}
+
+/// Who runs at this place of a round: every other round is reversed, every second one starts one later.
+fn turn(round: usize, place: usize, subjects: usize) -> usize {
+    let place = if round.is_multiple_of(2) {
+        place
+    } else {
+        subjects - 1 - place
+    };
+    (place + round / 2) % subjects
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::runtime::testing;
+
+    fn options(min_runs: usize, max_runs: usize, min_nanos: u64) -> BenchOptions {
+        BenchOptions {
+            warmup: 2,
+            min_runs,
+            max_runs,
+            min_duration: Duration::from_nanos(min_nanos),
+            batch: 4,
+        }
+    }
+
+    /// Measures subjects of fixed latencies by a clock that only they move; tells the order of all runs, too.
+    fn simulate(latencies: &[u64], options: &BenchOptions) -> (BenchReport, String) {
+        let now = Cell::new(0);
+        let order = RefCell::new(String::new());
+        let mut subjects: Vec<_> = latencies
+            .iter()
+            .zip('a'..)
+            .map(|(latency, name)| {
+                let (now, order) = (&now, &order);
+                Subject::new(name, move || {
+                    now.set(now.get() + latency);
+                    order.borrow_mut().push(name);
+                    Ok::<(), fmt::Error>(())
+                })
+            })
+            .collect();
+        let report = measure_by(&|| now.get(), &mut subjects, options).unwrap();
+        drop(subjects);
+        (report, order.into_inner())
+    }
+
+    #[test]
+    fn subjects_take_turns_in_changing_order() {
+        let (_, order) = simulate(&[10, 20], &options(4, 4, 0));
+        assert_eq!(order, "abab abba baab".replace(' ', ""));
+        let (_, order) = simulate(&[1, 1, 1], &options(6, 6, 0));
+        assert_eq!(&order[6..], "abccbabcaacbcabbac");
+    }
+
+    #[test]
+    fn warm_up_runs_are_not_kept() {
+        let (report, order) = simulate(&[1000, 500], &options(3, 3, 0));
+        assert_eq!(order.len(), 2 * (2 + 3));
+        assert_eq!(report.subjects[0].samples, [1000; 3]);
+        assert_eq!(report.subjects[1].samples, [500; 3]);
+        assert_eq!(report.subjects[1].throughput, 4. * 1e9 / 500.);
+        assert_eq!(report.ratios[0].speedup, 2.);
+        assert_eq!(
+            (&*report.ratios[0].baseline, &*report.ratios[0].subject),
+            ("a", "b")
+        );
+    }
+
+    #[test]
+    fn the_fastest_subject_reaches_the_duration_too() {
+        let runs = |options| simulate(&[1000, 100], &options).0.subjects[0].stats.runs;
+        assert_eq!(runs(options(1, 100, 1000)), 10);
+        assert_eq!(runs(options(20, 100, 1000)), 20);
+        assert_eq!(runs(options(1, 5, 1000)), 5);
+        assert_eq!(runs(options(0, 5, 0)), 1);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let none = measure(&mut [], &BenchOptions::default());
+        assert!(matches!(none, Err(BenchError::NoSubjects)));
+        let mut failing = [Subject::new("broken", || Err(fmt::Error))];
+        let failed = measure(&mut failing, &BenchOptions::default()).unwrap_err();
+        assert!(failed.to_string().starts_with("broken failed"), "{failed}");
+        let contradiction = measure(&mut failing, &options(5, 4, 0));
+        assert!(matches!(contradiction, Err(BenchError::Runs { .. })));
+    }
+
+    #[test]
+    fn sessions_are_measured_and_their_threads_told() {
+        let Some(runtime) = testing::runtime() else {
+            return;
+        };
+        let session_options = SessionOptions {
+            intra_threads: NonZeroUsize::new(1),
+            ..SessionOptions::default()
+        };
+        let model = testing::matmul_add();
+        let mut session = Session::from_bytes(runtime, "m", &model, &session_options).unwrap();
+        let x = Tensor::from_values(vec![1, 2], &[1f32, 2.]).unwrap();
+        let subject = Subject::session("m", &mut session, &[("x", x)]).unwrap();
+        let report = measure(&mut [subject], &options(20, 20, 0)).unwrap();
+        assert_eq!(report.subjects[0].samples.len(), 20);
+        assert!(report.subjects[0].stats.min > 0. && report.ratios.is_empty());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["subjects"][0]["settings"]["intra_threads"], 1);
+        assert_eq!(json["subjects"][0]["settings"]["device"], "cpu");
+    }
+}

@@ -1,0 +1,180 @@
+//! The pipeline: read → canonical → fused → typed → built → proved → reported.
+
+mod error;
+mod stages;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use regex::Regex;
+
+pub use error::CompileError;
+pub use stages::{Rewritten, Source};
+
+use crate::bundle::{self, Partial};
+use crate::manifest::{Manifest, Stage};
+use crate::prove;
+use crate::report;
+use crate::shapes::{DimSpec, ShapeSpec};
+use crate::talk::Talk;
+use crate::targets::Targets;
+
+/// What to compile, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub model: PathBuf,
+    /// The bundle; beside the model if it is not given.
+    pub output: Option<PathBuf>,
+    /// The local GPU's, or a portable engine's, if it is not given.
+    pub targets: Option<Targets>,
+    pub fp16: bool,
+    /// Graph inputs and outputs become FP16 too.
+    pub fp16_io: bool,
+    pub dims: Vec<DimSpec>,
+    pub shapes: Vec<ShapeSpec>,
+    /// Inputs for the proof; made from the graph if they are not given.
+    pub inputs: Option<PathBuf>,
+    pub engine: bool,
+    pub check: bool,
+    /// A pass list such as `default,-fuse-gelu`.
+    pub passes: Option<String>,
+    /// Nodes that keep their precision.
+    pub keep: Option<Regex>,
+    /// A pass's name or `all`, and the folder that gets the model after it as ONNX text.
+    pub dump_after: Option<(String, PathBuf)>,
+    /// Whether to collect why rules did not apply.
+    pub explain: bool,
+    pub ort_lib: Option<PathBuf>,
+    pub trt_lib: Option<PathBuf>,
+    /// Of the inputs that are made.
+    pub seed: u64,
+}
+
+impl Options {
+    /// The defaults for a model: no change of precision, an engine, a proof.
+    pub fn new(model: impl Into<PathBuf>) -> Options {
+        Options {
+            model: model.into(),
+            output: None,
+            targets: None,
+            fp16: false,
+            fp16_io: false,
+            dims: Vec::new(),
+            shapes: Vec::new(),
+            inputs: None,
+            engine: true,
+            check: true,
+            passes: None,
+            keep: None,
+            dump_after: None,
+            explain: false,
+            ort_lib: None,
+            trt_lib: None,
+            seed: 1,
+        }
+    }
+}
+
+/// A finished compilation.
+#[derive(Debug)]
+pub struct Outcome {
+    pub bundle: PathBuf,
+    pub manifest: Manifest,
+    /// Why rules did not apply, if that was asked for.
+    pub misses: Vec<kiln_passes::MissReport>,
+}
+
+/// Compiles a model into a bundle. On failure nothing is left behind, and an older bundle stays as it was.
+///
+/// # Errors
+/// Each stage has its variant of [`CompileError`], which knows its exit code.
+pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileError> {
+    let mut clock = Clock {
+        stages: Vec::new(),
+        talk,
+    };
+    let original = clock.time("read", || stages::read(options))?;
+    let mut shapes = stages::shapes(options, &original)?;
+    let targets = stages::targets(options, talk);
+    let partial = Partial::new(&output_path(options))?;
+
+    let rewritten = clock.time("passes", || {
+        stages::rewrite(options, &targets, original.clone(), talk)
+    })?;
+    let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
+    let source = clock.time("hash", || stages::fingerprint(&options.model))?;
+
+    let mut proof = match options.check {
+        true => Some(clock.time("sizes", || {
+            let request = prove::Request {
+                reference: &source.path,
+                candidate: &partial.file(bundle::MODEL),
+                original: &original.graph,
+                folded: &rewritten.model.graph,
+                inputs: options.inputs.as_deref(),
+                seed: options.seed,
+                ort_lib: options.ort_lib.as_deref(),
+            };
+            prove::open(&request, &mut shapes, talk)
+        })?),
+        false => None,
+    };
+    let engine = match &targets {
+        Targets::Engines(capabilities) if options.engine => Some(clock.time("engine", || {
+            stages::build(options, capabilities, &rewritten.model, &shapes, &partial, talk)
+        })?),
+        _ => None,
+    };
+    let (mut parity, mut latency) = (None, None);
+    if let Some(proof) = &mut proof {
+        parity = Some(clock.time("parity", || stages::prove(options, proof, &partial))?);
+        latency = Some(clock.time("latency", || proof.latency())?);
+    }
+
+    let manifest = Manifest {
+        sizes: shapes.ranges.clone(),
+        warnings: proof.as_ref().map(|s| s.warnings.clone()).unwrap_or_default(),
+        runtime: proof.as_ref().map(|s| s.runtime_version()),
+        engine,
+        parity,
+        latency,
+        stages: clock.stages,
+        ..Manifest::new(options, &targets, &source, &original, &rewritten, &written)
+    };
+    let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
+    partial.write(bundle::MANIFEST, &json)?;
+    partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;
+    Ok(Outcome {
+        bundle: partial.finish()?,
+        manifest,
+        misses: rewritten.misses,
+    })
+}
+
+fn output_path(options: &Options) -> PathBuf {
+    let chosen = options.output.clone();
+    chosen.unwrap_or_else(|| bundle::default_path(Path::new(&options.model)))
+}
+
+/// Names each stage to the user and keeps its time.
+struct Clock<'a> {
+    stages: Vec<Stage>,
+    talk: &'a dyn Talk,
+}
+
+impl Clock<'_> {
+    fn time<T>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> Result<T, CompileError>,
+    ) -> Result<T, CompileError> {
+        self.talk.stage(name);
+        let start = Instant::now();
+        let done = work()?;
+        self.stages.push(Stage {
+            name: name.into(),
+            seconds: start.elapsed().as_secs_f64(),
+        });
+        Ok(done)
+    }
+}

@@ -1,0 +1,92 @@
+//! What can stop a compilation, and the exit code of each.
+
+use std::path::PathBuf;
+
+use crate::bundle::BundleError;
+use crate::engine::EngineError;
+use crate::parity;
+use crate::runtime;
+use crate::shapes::SpecError;
+
+/// A compilation stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error(transparent)]
+    Read(#[from] kiln_graph::onnx::ReadError),
+    #[error(transparent)]
+    Write(#[from] kiln_graph::onnx::WriteError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    UnknownPass(#[from] kiln_passes::registry::UnknownPass),
+    #[error("{}: {source}", model.display())]
+    Pass {
+        model: PathBuf,
+        source: kiln_passes::PassError,
+    },
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("{}: {why}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        why: &'static str,
+        source: std::io::Error,
+    },
+    #[error("{}: the original does not run at these sizes: {why}; give others with --dim", model.display())]
+    Sizes { model: PathBuf, why: String },
+    #[error("{source}{}", hint(.source))]
+    Engine { source: EngineError },
+    #[error("{0}")]
+    Runtime(#[from] runtime::Error),
+    #[error(transparent)]
+    Parity(#[from] parity::ParityError),
+    #[error(transparent)]
+    Inputs(#[from] parity::InputError),
+    #[error(transparent)]
+    Tolerance(#[from] parity::ToleranceError),
+    #[error(transparent)]
+    Npz(#[from] parity::NpzError),
+    #[error("the result is not the same function as {}: {failed}; no bundle was written. Nodes can be kept in FP32 with --keep", model.display())]
+    NotTheSame { model: PathBuf, failed: String },
+    #[error("the manifest cannot be written: {0}")]
+    Manifest(serde_json::Error),
+}
+
+fn hint(source: &EngineError) -> String {
+    source.hint().map_or(String::new(), |h| format!(" ({h})"))
+}
+
+impl From<EngineError> for CompileError {
+    fn from(source: EngineError) -> CompileError {
+        CompileError::Engine { source }
+    }
+}
+
+impl CompileError {
+    /// The exit code of the command line.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            CompileError::NotTheSame { .. } => 1,
+            CompileError::Spec(_)
+            | CompileError::UnknownPass(_)
+            | CompileError::Bundle(_)
+            | CompileError::Io { .. }
+            | CompileError::Inputs(_)
+            | CompileError::Npz(_)
+            | CompileError::Tolerance(_)
+            | CompileError::Manifest(_)
+            | CompileError::Sizes { .. }
+            | CompileError::Write(_) => 2,
+            CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,
+            CompileError::Engine { source } => match source {
+                EngineError::NotFound { .. }
+                | EngineError::Load { .. }
+                | EngineError::Version { .. } => 5,
+                EngineError::Request(_) | EngineError::Profile(_) => 2,
+                _ => 4,
+            },
+            CompileError::Runtime(e) if e.is_missing_runtime() => 5,
+            CompileError::Runtime(_) => 3,
+        }
+    }
+}

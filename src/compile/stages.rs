@@ -1,0 +1,271 @@
+//! The stages that touch files, passes and TensorRT.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use kiln_graph::onnx::{self, WriteOptions, Written};
+use kiln_graph::{Attr, Model, Op, Tensor, text};
+use kiln_passes::{Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, registry};
+use sha2::{Digest, Sha256};
+
+use super::{CompileError, Options};
+use crate::bundle::{self, Partial};
+use crate::engine::{self, BuildRequest, ComputeCapability, EngineBuilder, EngineError, RtxBuilder};
+use crate::manifest::EngineFacts;
+use crate::parity::{self, Preset, Tolerance};
+use crate::prove::Proof;
+use crate::report;
+use crate::runtime::{self, Runtime};
+use crate::shapes::Shapes;
+use crate::summary;
+use crate::talk::Talk;
+use crate::targets::Targets;
+
+pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
+    match &options.targets {
+        Some(targets) => targets.clone(),
+        None => {
+            let (targets, why) = Targets::default_for_machine();
+            talk.warn(&why);
+            targets
+        }
+    }
+}
+
+pub(super) fn read(options: &Options) -> Result<Model, CompileError> {
+    Ok(onnx::read(bundle::model_path(&options.model))?)
+}
+
+pub(super) fn shapes(options: &Options, original: &Model) -> Result<Shapes, CompileError> {
+    Ok(Shapes::new(&original.graph, &options.dims, &options.shapes)?)
+}
+
+/// The model after the passes, and what they did.
+pub struct Rewritten {
+    pub model: Model,
+    pub passes: Vec<PassReport>,
+    pub remarks: Vec<Remark>,
+    pub misses: Vec<MissReport>,
+    pub ops_before: BTreeMap<String, usize>,
+    pub ops_after: BTreeMap<String, usize>,
+}
+
+/// Computes constants with ONNX Runtime, which is loaded when the first is wanted.
+struct OrtEvaluator<'a> {
+    library: Option<&'a Path>,
+    runtime: OnceCell<&'static Runtime>,
+}
+
+impl Evaluator for OrtEvaluator<'_> {
+    fn evaluate(&self, model: &Model) -> Result<Vec<Tensor>, EvaluatorError> {
+        let failed = |e: &dyn std::fmt::Display| EvaluatorError(e.to_string());
+        let runtime = match self.runtime.get() {
+            Some(runtime) => *runtime,
+            None => {
+                let loaded = Runtime::load(self.library).map_err(|e| failed(&e))?;
+                self.runtime.get_or_init(|| loaded)
+            }
+        };
+        let bytes = onnx::to_bytes(model).map_err(|e| failed(&e))?;
+        let none: [(&str, Tensor); 0] = [];
+        let outputs = runtime::run_model_bytes(runtime, &bytes, &none).map_err(|e| failed(&e))?;
+        Ok(outputs.into_iter().map(|(_, tensor)| tensor).collect())
+    }
+}
+
+pub(super) fn rewrite(
+    options: &Options,
+    targets: &Targets,
+    mut model: Model,
+    talk: &dyn Talk,
+) -> Result<Rewritten, CompileError> {
+    let target = targets.for_passes();
+    let mut default = registry::DEFAULT.to_vec();
+    if options.fp16 {
+        default.extend_from_slice(registry::FP16);
+    }
+    let steps = match &options.passes {
+        Some(list) => registry::select(list, &default)?,
+        None => default,
+    };
+    let ops_before = summary::op_counts(&model.graph);
+    let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
+    let choices = kiln_passes::Options {
+        keep: &keep,
+        convert_io: options.fp16_io,
+        ..kiln_passes::Options::default()
+    };
+    let library = options.ort_lib.as_deref();
+    let evaluator = OrtEvaluator {
+        library,
+        runtime: OnceCell::new(),
+    };
+    let mut cx = Context::new(&target, &choices);
+    cx.explain = options.explain;
+    // Without a check the runtime is not needed, so folding does without it where it is missing.
+    if options.check || runtime::locate(library).is_ok() {
+        cx.evaluator = Some(&evaluator);
+    }
+    let mut dumps = Vec::new();
+    let passes = kiln_passes::run(&mut model, &steps, &mut cx, &mut |report, model| {
+        talk.stage(&format!("passes: {}", report.name));
+        if let Some((which, folder)) = &options.dump_after
+            && (which == "all" || which == report.name)
+        {
+            dumps.push(dump(folder, dumps.len(), report.name, model));
+        }
+    })
+    .map_err(|source| CompileError::Pass {
+        model: options.model.clone(),
+        source,
+    })?;
+    dumps.into_iter().collect::<Result<Vec<()>, _>>()?;
+    Ok(Rewritten {
+        ops_before,
+        ops_after: summary::op_counts(&model.graph),
+        remarks: std::mem::take(&mut cx.remarks),
+        misses: std::mem::take(&mut cx.misses),
+        model,
+        passes,
+    })
+}
+
+fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), CompileError> {
+    let path = folder.join(format!("{k:02}-{pass}.onnxtxt"));
+    let print = || {
+        fs::create_dir_all(folder)?;
+        let message = onnx::to_proto(model).map_err(std::io::Error::other)?;
+        let options = text::PrintOptions {
+            max_elements: Some(64),
+        };
+        fs::write(&path, text::print_model(&message, &options))
+    };
+    print().map_err(|source| CompileError::Io {
+        path: path.clone(),
+        why: "the dump cannot be written",
+        source,
+    })
+}
+
+pub(super) fn write(model: &Model, partial: &Partial) -> Result<Written, CompileError> {
+    Ok(onnx::write(model, partial.file(bundle::MODEL), &WriteOptions::default())?)
+}
+
+/// What identifies the input.
+pub struct Source {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+pub(super) fn fingerprint(path: &Path) -> Result<Source, CompileError> {
+    let path = bundle::model_path(path);
+    let hash = || {
+        let file = File::open(&path)?;
+        // SAFETY: read-only; a file cut short while it is hashed is the one hazard, as for every mapped input.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        let digest = Sha256::digest(&map[..]);
+        let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+        Ok((map.len() as u64, hex))
+    };
+    let (bytes, sha256) = hash().map_err(|source| CompileError::Io {
+        path: path.clone(),
+        why: "cannot be read",
+        source,
+    })?;
+    Ok(Source { path, bytes, sha256 })
+}
+
+pub(super) fn build(
+    options: &Options,
+    capabilities: &[ComputeCapability],
+    model: &Model,
+    shapes: &Shapes,
+    partial: &Partial,
+    talk: &dyn Talk,
+) -> Result<EngineFacts, CompileError> {
+    let libraries = engine::locate(options.trt_lib.as_deref())?;
+    let builder = RtxBuilder::new(&libraries)?;
+    let path = partial.file(bundle::MODEL);
+    let broken = |source| CompileError::Io {
+        path: partial.file(bundle::MODEL),
+        why: "cannot be mapped",
+        source,
+    };
+    let file = File::open(&path).map_err(broken)?;
+    // SAFETY: the file was written by this process, under a name that nobody else knows.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(broken)?;
+    let request = |onnx| BuildRequest {
+        data_dir: path.parent(),
+        capabilities: capabilities.to_vec(),
+        profiles: shapes.profile().into_iter().collect(),
+        ..BuildRequest::new(onnx, capabilities[0])
+    };
+    let mut decomposed = false;
+    let built = match builder.build(&request(&map), talk.engine()) {
+        Err(EngineError::Build { failures, log }) => {
+            // Attention without a dedicated kernel builds when the node allows TensorRT to take it apart.
+            let wants = failures.iter().any(|f| f.reason.contains("dedicated kernel"));
+            let marked = wants.then(|| decomposable(model)).flatten();
+            match marked {
+                None => return Err(EngineError::Build { failures, log }.into()),
+                Some(bytes) => {
+                    decomposed = true;
+                    builder.build(&request(&bytes), talk.engine())?
+                }
+            }
+        }
+        other => other?,
+    };
+    partial.write(bundle::ENGINE, &built.plan)?;
+    Ok(EngineFacts {
+        runtime: format!("TensorRT for RTX {}", built.version),
+        capabilities: capabilities.iter().map(|c| c.name().to_string()).collect(),
+        bytes: built.plan.len() as u64,
+        parse_seconds: built.parse_time.as_secs_f64(),
+        build_seconds: built.build_time.as_secs_f64(),
+        layers: built.layers,
+        attention_decomposed: decomposed,
+        inputs: built.inputs,
+        outputs: built.outputs,
+        warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
+    })
+}
+
+/// Compares with the original and saves the typical case.
+pub(super) fn prove(
+    options: &Options,
+    proof: &mut Proof,
+    partial: &Partial,
+) -> Result<parity::Report, CompileError> {
+    let preset = if options.fp16 { Preset::Fp16 } else { Preset::Fp32Rewrite };
+    let report = proof.compare(&Tolerance::from(preset))?;
+    if !report.pass() {
+        return Err(CompileError::NotTheSame {
+            model: options.model.clone(),
+            failed: report::failures(&report),
+        });
+    }
+    proof.save(&partial.file(bundle::PROOF))?;
+    Ok(report)
+}
+
+/// The model's bytes with every Attention marked as decomposable; `None` if it has none. ONNX Runtime does not know the
+/// attribute, so it is in what TensorRT reads only.
+fn decomposable(model: &Model) -> Option<Vec<u8>> {
+    let mut model = model.clone();
+    let attention = Op::onnx("Attention");
+    let nodes: Vec<_> = (model.graph.nodes())
+        .filter(|(_, n)| n.op() == attention)
+        .map(|(id, _)| id)
+        .collect();
+    for &id in &nodes {
+        model.graph.attrs_mut(id).set("TRT_decomposable", Attr::Int(1));
+    }
+    match nodes.is_empty() {
+        true => None,
+        false => onnx::to_bytes(&model).ok(),
+    }
+}

@@ -1,0 +1,240 @@
+//! `manifest.json`: what was done to which model, and what was proved, for machines.
+
+use std::collections::BTreeMap;
+
+use kiln_graph::Model;
+use kiln_graph::onnx::Written;
+use kiln_passes::Remark;
+use serde::Serialize;
+
+use crate::bench;
+use crate::compile::{Options, Rewritten, Source};
+use crate::engine::TensorInfo;
+use crate::parity;
+use crate::shapes::Range;
+use crate::summary::{self, Summary};
+use crate::targets::Targets;
+
+/// Everything about a bundle.
+#[derive(Clone, Debug, Serialize)]
+pub struct Manifest {
+    pub kiln: String,
+    pub source: SourceFacts,
+    pub target: String,
+    pub precision: String,
+    pub options: Chosen,
+    /// The ranges of the symbolic dimensions that were proved and built for.
+    pub sizes: BTreeMap<String, Range>,
+    pub before: Summary,
+    pub after: Summary,
+    pub ops_before: BTreeMap<String, usize>,
+    pub ops_after: BTreeMap<String, usize>,
+    pub passes: Vec<Applied>,
+    pub converted: usize,
+    pub kept: Vec<Kept>,
+    pub clamped: Vec<Clamped>,
+    pub warnings: Vec<String>,
+    pub model: Files,
+    pub engine: Option<EngineFacts>,
+    /// `None`: not run.
+    pub parity: Option<parity::Report>,
+    /// `None`: not run.
+    pub latency: Option<bench::Report>,
+    /// Why no engine was compared.
+    pub engine_parity: String,
+    pub runtime: Option<String>,
+    pub environment: Environment,
+    pub stages: Vec<Stage>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceFacts {
+    pub path: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// The options as they were resolved.
+#[derive(Clone, Debug, Serialize)]
+pub struct Chosen {
+    pub fp16: bool,
+    pub fp16_io: bool,
+    pub engine: bool,
+    pub check: bool,
+    pub passes: Option<String>,
+    pub keep: Option<String>,
+    pub inputs: Option<String>,
+    pub seed: u64,
+}
+
+/// One pass of the pipeline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Applied {
+    pub name: String,
+    pub results: String,
+    pub applications: usize,
+    pub milliseconds: f64,
+    pub nodes_before: usize,
+    pub nodes_after: usize,
+}
+
+/// A node that keeps FP32.
+#[derive(Clone, Debug, Serialize)]
+pub struct Kept {
+    pub node: String,
+    pub why: String,
+}
+
+/// A weight with values beyond the range of FP16.
+#[derive(Clone, Debug, Serialize)]
+pub struct Clamped {
+    pub tensor: String,
+    pub values: usize,
+    pub abs_max: f32,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Files {
+    pub bytes: u64,
+    /// The external data's name and bytes.
+    pub external: Option<(String, u64)>,
+}
+
+/// The engine that was built.
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineFacts {
+    pub runtime: String,
+    pub capabilities: Vec<String>,
+    pub bytes: u64,
+    pub parse_seconds: f64,
+    pub build_seconds: f64,
+    pub layers: usize,
+    /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
+    pub attention_decomposed: bool,
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+    pub warnings: Vec<String>,
+}
+
+/// Where it was compiled.
+#[derive(Clone, Debug, Serialize)]
+pub struct Environment {
+    pub os: String,
+    pub cpu: String,
+    pub threads: usize,
+}
+
+/// A stage of the compilation and the wall time it took.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stage {
+    pub name: String,
+    pub seconds: f64,
+}
+
+fn environment() -> Environment {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|l| l.starts_with("model name"));
+    let cpu = model.and_then(|l| l.split_once(':')).map_or("unknown", |(_, name)| name.trim());
+    Environment {
+        os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        cpu: cpu.to_string(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+impl Manifest {
+    /// What is known before anything is proved or built.
+    pub fn new(
+        options: &Options,
+        targets: &Targets,
+        source: &Source,
+        original: &Model,
+        rewritten: &Rewritten,
+        written: &Written,
+    ) -> Manifest {
+        let mut manifest = Manifest {
+            kiln: env!("CARGO_PKG_VERSION").into(),
+            source: SourceFacts {
+                path: source.path.display().to_string(),
+                bytes: source.bytes,
+                sha256: source.sha256.clone(),
+            },
+            target: targets.to_string(),
+            precision: if options.fp16 { "fp16" } else { "fp32" }.into(),
+            options: Chosen {
+                fp16: options.fp16,
+                fp16_io: options.fp16_io,
+                engine: options.engine,
+                check: options.check,
+                passes: options.passes.clone(),
+                keep: options.keep.as_ref().map(|r| r.to_string()),
+                inputs: options.inputs.as_ref().map(|p| p.display().to_string()),
+                seed: options.seed,
+            },
+            sizes: BTreeMap::new(),
+            before: summary::of(original),
+            after: summary::of(&rewritten.model),
+            ops_before: rewritten.ops_before.clone(),
+            ops_after: rewritten.ops_after.clone(),
+            passes: Vec::new(),
+            converted: 0,
+            kept: Vec::new(),
+            clamped: Vec::new(),
+            warnings: Vec::new(),
+            model: Files {
+                bytes: written.bytes,
+                external: written.external.as_ref().map(|(path, bytes)| {
+                    let name = path.file_name().unwrap_or_default();
+                    (name.to_string_lossy().into_owned(), *bytes)
+                }),
+            },
+            engine: None,
+            parity: None,
+            latency: None,
+            engine_parity: "not run: no CUDA device".into(),
+            runtime: None,
+            environment: environment(),
+            stages: Vec::new(),
+        };
+        for report in &rewritten.passes {
+            if report.name == "convert-fp16" {
+                manifest.converted = report.applications;
+            }
+            manifest.passes.push(Applied {
+                name: report.name.into(),
+                results: report.exactness.to_string(),
+                applications: report.applications,
+                milliseconds: report.elapsed.as_secs_f64() * 1e3,
+                nodes_before: report.nodes_before,
+                nodes_after: report.nodes_after,
+            });
+        }
+        for remark in &rewritten.remarks {
+            manifest.note(remark);
+        }
+        manifest
+    }
+
+    fn note(&mut self, remark: &Remark) {
+        match remark {
+            Remark::Kept { node, why } => self.kept.push(Kept {
+                node: node.clone(),
+                why: why.clone(),
+            }),
+            Remark::Clamped {
+                tensor,
+                values,
+                abs_max,
+            } => self.clamped.push(Clamped {
+                tensor: tensor.clone(),
+                values: *values,
+                abs_max: *abs_max,
+            }),
+            Remark::OverBudget { node, bytes } => self.warnings.push(format!(
+                "{node} was not folded: its result takes {}",
+                summary::bytes(*bytes)
+            )),
+            Remark::Skipped { why } => self.warnings.push(why.clone()),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Limits on metrics, and the named sets of them.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::metrics::Metrics;
+
+/// Limits on metrics. `None` does not check a metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Limits {
+    /// Every bit must be equal.
+    pub same_bits: bool,
+    /// The most that [`max_scaled`](super::FloatMetrics::max_scaled) may be.
+    pub max_scaled: Option<f64>,
+    /// The most that [`max_abs`](super::FloatMetrics::max_abs) may be.
+    pub max_abs: Option<f64>,
+    /// The most that [`p99_abs`](super::FloatMetrics::p99_abs) may be.
+    pub p99_abs: Option<f64>,
+    /// The most that [`relative_l2`](super::FloatMetrics::relative_l2) may be.
+    pub relative_l2: Option<f64>,
+    /// The least that [`cosine`](super::FloatMetrics::cosine) may be.
+    pub cosine: Option<f64>,
+    /// The least that [`sqnr_db`](super::FloatMetrics::sqnr_db) may be.
+    pub sqnr_db: Option<f64>,
+    /// The least that [`argmax`](super::FloatMetrics::argmax) may be, where there is one.
+    pub argmax: Option<f64>,
+    /// The most places where NaN or infinity on one side meets something else on the other.
+    pub nonfinite: Option<f64>,
+    /// The largest fraction of unequal elements, for dtypes other than floats.
+    pub unequal: Option<f64>,
+}
+
+/// The outcome of a check.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    pub pass: bool,
+    /// The limits that were exceeded.
+    pub failed: Vec<Failure>,
+}
+
+/// A metric beyond its limit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Failure {
+    pub metric: &'static str,
+    pub value: f64,
+    pub limit: f64,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure {
+            metric,
+            value,
+            limit,
+        } = self;
+        if value.abs() < 1e-3 || value.abs() >= 1e4 {
+            write!(f, "{metric} is {value:.3e}, the limit is {limit}")
+        } else {
+            write!(f, "{metric} is {value:.6}, the limit is {limit}")
+        }
+    }
+}
+
+impl Limits {
+    /// Whether the metrics are within the limits.
+    pub fn check(&self, metrics: &Metrics) -> Verdict {
+        let mut failed = Vec::new();
+        // A comparison with NaN is false, and then the check fails.
+        let mut check = |metric, value: f64, limit: Option<f64>, within: fn(&f64, &f64) -> bool| {
+            if let Some(limit) = limit.filter(|limit| !within(&value, limit)) {
+                failed.push(Failure {
+                    metric,
+                    value,
+                    limit,
+                });
+            }
+        };
+        let exact = self.same_bits.then_some(1.);
+        check(
+            "same_bits",
+            f64::from(u8::from(metrics.same_bits)),
+            exact,
+            f64::ge,
+        );
+        if let Some(float) = &metrics.float {
+            let differ = float.nonfinite.differ as f64;
+            check("nonfinite", differ, self.nonfinite, f64::le);
+            check("max_scaled", float.max_scaled, self.max_scaled, f64::le);
+            check("max_abs", float.max_abs, self.max_abs, f64::le);
+            check("p99_abs", float.p99_abs, self.p99_abs, f64::le);
+            check("relative_l2", float.relative_l2, self.relative_l2, f64::le);
+            check("cosine", float.cosine, self.cosine, f64::ge);
+            check("sqnr_db", float.sqnr_db, self.sqnr_db, f64::ge);
+            check("argmax", float.argmax.unwrap_or(1.), self.argmax, f64::ge);
+        } else {
+            let fraction = metrics.unequal as f64 / metrics.elements.max(1) as f64;
+            check("unequal", fraction, self.unequal, f64::le);
+        }
+        Verdict {
+            pass: failed.is_empty(),
+            failed,
+        }
+    }
+}
+
+/// The named tolerances.
+///
+/// All of them demand that NaN and infinity stay where they are, and that outputs of integers, bools and strings are
+/// equal. Errors are relative to the reference, never absolute: probabilities over a large vocabulary are all small.
+/// `max_scaled` is there beside the norms because one wrong element among many moves neither cosine nor relative L2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// `fp32-exact`: every bit is equal. For passes that only rename, reorder or remove nodes.
+    Fp32Exact,
+    /// `fp32-rewrite`: the same mathematics in another order of operations. The rounding unit of FP32 is 6e-8. Over
+    /// 61 exports of small Transformers ONNX Runtime's own optimizer moves outputs by up to 4e-7 in relative L2 and
+    /// 2e-6 in single elements; the limits leave ten times that for deeper models. Another GELU or a mask of -1e4 for
+    /// -inf moves them by more than 1e-4.
+    Fp32Rewrite,
+    /// `fp16`: 11 significant bits, a rounding unit of 5e-4. The same exports stay within 1e-3 in relative L2 and
+    /// 5e-3 in single elements, as residual connections carry the signal; ten times that is no rounding. Overflow
+    /// beyond 65504 shows as infinity or NaN.
+    Fp16,
+    /// `bf16`: 8 significant bits, a rounding unit of 4e-3, eight times that of FP16, and so are its errors. The
+    /// limit on relative L2 is less than eight times that of FP16, so that a scale wrong by 5 % in half of the
+    /// elements (0.036) still fails.
+    Bf16,
+    /// `int8`: 8-bit weights and activations. A step is 1/127 of the largest value that a scale covers, so elements
+    /// well below it lose most of their digits: single elements may be off by more than the typical magnitude, the
+    /// direction of the whole must stay. A sound quantization of a sentence encoder stays within 0.11 in relative L2,
+    /// one whose sums saturate reaches 0.33.
+    Int8,
+    /// `fp8`: E4M3 weights and activations have 4 significant bits, so an element is off by up to 6 %; sums of many
+    /// average it out, as with `int8`, but the step is relative to each element.
+    Fp8,
+}
+
+impl Preset {
+    pub const ALL: [Preset; 6] = [
+        Preset::Fp32Exact,
+        Preset::Fp32Rewrite,
+        Preset::Fp16,
+        Preset::Bf16,
+        Preset::Int8,
+        Preset::Fp8,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Fp32Exact => "fp32-exact",
+            Preset::Fp32Rewrite => "fp32-rewrite",
+            Preset::Fp16 => "fp16",
+            Preset::Bf16 => "bf16",
+            Preset::Int8 => "int8",
+            Preset::Fp8 => "fp8",
+        }
+    }
+
+    fn names() -> [&'static str; 6] {
+        Preset::ALL.map(Preset::name)
+    }
+
+    pub fn limits(self) -> Limits {
+        let floats = |max_scaled, relative_l2, cosine| Limits {
+            max_scaled: Some(max_scaled),
+            relative_l2: Some(relative_l2),
+            cosine: Some(cosine),
+            nonfinite: Some(0.),
+            unequal: Some(0.),
+            ..Limits::default()
+        };
+        match self {
+            Preset::Fp32Exact => Limits {
+                same_bits: true,
+                ..Limits::default()
+            },
+            Preset::Fp32Rewrite => floats(5e-5, 5e-6, 0.999_999),
+            Preset::Fp16 => floats(0.05, 0.01, 0.9999),
+            Preset::Bf16 => floats(0.25, 0.03, 0.999),
+            Preset::Int8 => floats(1.5, 0.15, 0.99),
+            Preset::Fp8 => floats(1.5, 0.2, 0.98),
+        }
+    }
+}
+

@@ -1,0 +1,162 @@
+//! Parity and latency through ONNX Runtime, and the sizes at which the original runs.
+
+use std::path::{Path, PathBuf};
+
+use kiln_graph::Graph;
+
+use crate::bench::{self, BenchOptions};
+use crate::compile::CompileError;
+use crate::parity::{self, Case, InputKind, InputSpec, Tolerance};
+use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
+use crate::shapes::{self, Point, Shapes};
+use crate::talk::Talk;
+
+/// Two models to compare, and on what.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub reference: &'a Path,
+    pub candidate: &'a Path,
+    /// The reference's graph, from which inputs are made.
+    pub original: &'a Graph,
+    /// A graph of the same inputs whose shapes are folded as far as possible, to find sizes that exporters baked in.
+    pub folded: &'a Graph,
+    /// An `.npz` file with inputs.
+    pub inputs: Option<&'a Path>,
+    pub seed: u64,
+    pub ort_lib: Option<&'a Path>,
+}
+
+/// Both models in ONNX Runtime, with the inputs to compare them on.
+#[derive(Debug)]
+pub struct Proof {
+    runtime: &'static Runtime,
+    reference: Session,
+    candidate: Session,
+    paths: [PathBuf; 2],
+    cases: Vec<Case>,
+    /// Items served at once at the typical sizes.
+    batch: usize,
+    /// What had to change in the sizes.
+    pub warnings: Vec<String>,
+}
+
+const TYPICAL: &str = "typical";
+
+/// Opens both models and settles the sizes: `shapes` shrinks to what the reference runs at.
+///
+/// # Errors
+/// When the runtime is missing, a model does not load, the inputs do not fit, or the reference runs at no size.
+pub fn open(request: &Request<'_>, shapes: &mut Shapes, talk: &dyn Talk) -> Result<Proof, CompileError> {
+    let runtime = Runtime::load(request.ort_lib)?;
+    // The optimizer would hide what FP16 does: it keeps values in FP32 between nodes.
+    let plain = SessionOptions {
+        optimization: Optimization::Disabled,
+        ..SessionOptions::default()
+    };
+    let mut reference = Session::from_path(runtime, request.reference, &plain)?;
+    let mut cases = Vec::new();
+    if let Some(path) = request.inputs {
+        let mut npz = parity::Npz::open(path)?;
+        cases.push(Case {
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            inputs: parity::from_npz(&mut npz, reference.inputs())?,
+        });
+    }
+    let fixed = shapes.clone();
+    let mut probe = |point: &Point| {
+        let made = parity::make(&specs(request.original, &fixed, point), request.seed);
+        let inputs = made.map_err(|e| e.to_string())?;
+        reference.run(&inputs).map(drop).map_err(|e| e.to_string())
+    };
+    let settled = shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {
+        model: request.reference.to_path_buf(),
+        why,
+    })?;
+    for warning in &settled.warnings {
+        talk.warn(warning);
+    }
+    let mut batch = 1;
+    for (name, point) in shapes.points() {
+        if name == TYPICAL {
+            batch = shapes.batch(&point);
+        }
+        cases.push(Case {
+            name: name.to_string(),
+            inputs: parity::make(&specs(request.original, shapes, &point), request.seed)?,
+        });
+    }
+    Ok(Proof {
+        runtime,
+        candidate: Session::from_path(runtime, request.candidate, &plain)?,
+        reference,
+        paths: [request.reference.to_path_buf(), request.candidate.to_path_buf()],
+        cases,
+        batch,
+        warnings: settled.warnings,
+    })
+}
+
+fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
+    let kind = |name: &str| {
+        let mut inputs = original.inputs().iter();
+        let found = inputs.find(|&&v| original.value(v).name() == name);
+        found.map_or(InputKind::Zeros, |&v| shapes::input_kind(original, v))
+    };
+    (shapes.inputs.iter().zip(shapes.at(point)))
+        .map(|(input, (name, shape))| InputSpec {
+            kind: kind(&name),
+            dtype: input.dtype,
+            name,
+            shape,
+        })
+        .collect()
+}
+
+impl Proof {
+    /// The runtime's name and version.
+    pub fn runtime_version(&self) -> String {
+        format!("ONNX Runtime {}", self.runtime.version().unwrap_or("of unknown version"))
+    }
+
+    /// Compares the outputs at every case.
+    ///
+    /// # Errors
+    /// When a model does not run.
+    pub fn compare(&mut self, tolerance: &Tolerance) -> Result<parity::Report, CompileError> {
+        Ok(parity::compare(&mut self.reference, &mut self.candidate, &self.cases, tolerance)?)
+    }
+
+    fn typical(&self) -> Option<&Case> {
+        let typical = self.cases.iter().find(|c| c.name == TYPICAL);
+        typical.or(self.cases.first())
+    }
+
+    /// Saves the typical inputs and the reference's outputs.
+    ///
+    /// # Errors
+    /// When the reference does not run or the file cannot be written.
+    pub fn save(&mut self, path: &Path) -> Result<(), CompileError> {
+        if let Some(case) = self.typical().cloned() {
+            let outputs = self.reference.run(&case.inputs)?;
+            parity::save(path, &case.inputs, &outputs)?;
+        }
+        Ok(())
+    }
+
+    /// Times both at the typical sizes, with all of ONNX Runtime's own optimizations.
+    ///
+    /// # Errors
+    /// When a model does not load or run.
+    pub fn latency(&self) -> Result<bench::Report, CompileError> {
+        let optimized = SessionOptions::default();
+        let mut original = Session::from_path(self.runtime, &self.paths[0], &optimized)?;
+        let mut result = Session::from_path(self.runtime, &self.paths[1], &optimized)?;
+        let inputs = self.typical().map(|c| c.inputs.clone()).unwrap_or_default();
+        Ok(bench::run(
+            &mut [("original", &mut original), ("result", &mut result)],
+            &inputs,
+            self.batch,
+            &BenchOptions::default(),
+        )?)
+    }
+}

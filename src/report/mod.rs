@@ -1,0 +1,279 @@
+//! `report.md`: what was done, and whether it is still right, for people.
+
+use std::collections::BTreeSet;
+
+use crate::manifest::Manifest;
+use crate::parity::{Comparison, Report};
+use crate::summary::{bytes, count};
+
+/// The report of a bundle, in Markdown.
+pub fn markdown(m: &Manifest) -> String {
+    let mut out = format!("# kiln report: {}\n\n", m.source.path);
+    out += &summary(m);
+    out += "\n## Parity\n\n";
+    out += &parity(m);
+    out += "\n## Latency\n\n";
+    out += &latency(m);
+    out += "\n## Engine\n\n";
+    out += &engine(m);
+    out += "\n## What changed\n\n";
+    out += &passes(m);
+    out += "\n";
+    out += &operators(m);
+    if m.precision == "fp16" {
+        out += "\n## Precision\n\n";
+        out += &precision(m);
+    }
+    if !m.warnings.is_empty() {
+        out += "\n## Warnings\n\n";
+        for warning in &m.warnings {
+            out += &format!("- {warning}\n");
+        }
+    }
+    out += "\n## Environment\n\n";
+    out += &environment(m);
+    out
+}
+
+/// A Markdown table.
+fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let escape = |cell: &str| cell.replace('|', "\\|");
+    let mut out = format!("| {} |\n|{}\n", header.join(" | "), "---|".repeat(header.len()));
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|c| escape(c)).collect();
+        out += &format!("| {} |\n", cells.join(" | "));
+    }
+    out
+}
+
+fn summary(m: &Manifest) -> String {
+    let sizes: Vec<String> = m.sizes.iter().map(|(name, range)| format!("{name} {range}")).collect();
+    let verdict = match &m.parity {
+        None => "not run".into(),
+        Some(report) => verdict(report),
+    };
+    table(
+        &["", ""],
+        [
+            vec!["target".into(), m.target.clone()],
+            vec!["precision".into(), m.precision.clone()],
+            vec!["parity with the original".into(), verdict],
+            vec!["engine parity".into(), m.engine_parity.clone()],
+            vec![
+                "model".into(),
+                format!("{} → {}", bytes(m.source.bytes as usize), bytes(model_bytes(m) as usize)),
+            ],
+            vec!["nodes".into(), format!("{} → {}", m.before.nodes, m.after.nodes)],
+            vec!["parameters".into(), count(m.before.parameters)],
+            vec![
+                "sizes (min:opt:max)".into(),
+                if sizes.is_empty() { "fixed".into() } else { sizes.join(", ") },
+            ],
+        ],
+    )
+}
+
+/// Bytes of the optimized model with its external data.
+pub fn model_bytes(m: &Manifest) -> u64 {
+    m.model.bytes + m.model.external.as_ref().map_or(0, |(_, n)| *n)
+}
+
+/// `passes (fp16): cosine ≥ 0.99999, …`, in one line.
+pub fn verdict(report: &Report) -> String {
+    let word = if report.pass() { "passes" } else { "FAILS" };
+    let mut cosine = f64::INFINITY;
+    let mut max_abs = 0f64;
+    for output in report.cases.iter().flat_map(|c| &c.outputs) {
+        if let Comparison::Compared { metrics, .. } = &output.comparison
+            && let Some(float) = &metrics.float
+        {
+            cosine = cosine.min(float.cosine);
+            max_abs = max_abs.max(float.max_abs);
+        }
+    }
+    match cosine.is_finite() {
+        true => format!("{word} ({}): cosine ≥ {cosine:.7}, max abs ≤ {max_abs:.3e}", report.tolerance.name),
+        false => format!("{word} ({})", report.tolerance.name),
+    }
+}
+
+/// What failed, in one line, worst first.
+pub fn failures(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for case in &report.cases {
+        for output in case.outputs.iter().filter(|o| !o.comparison.pass()) {
+            let what = match &output.comparison {
+                Comparison::Compared { verdict, .. } => {
+                    let failed = verdict.failed.iter();
+                    let failed = failed.map(|f| format!("{} {:.3e} (limit {:.3e})", f.metric, f.value, f.limit));
+                    failed.collect::<Vec<_>>().join(", ")
+                }
+                Comparison::Mismatch { reference, candidate } => format!(
+                    "{}{:?} became {}{:?}",
+                    reference.dtype, reference.shape, candidate.dtype, candidate.shape
+                ),
+                Comparison::Missing { .. } => "it is missing".into(),
+                Comparison::Extra { .. } => "the original does not have it".into(),
+                Comparison::Incomparable { .. } => "its type cannot be compared, and its bits differ".into(),
+            };
+            lines.push(format!("output '{}' at {}: {what}", output.name, case.name));
+        }
+    }
+    lines.join("; ")
+}
+
+/// Rows of case, output and metrics: `(header, rows)`, for a table of any kind.
+pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let header = vec![
+        "case", "output", "shape", "max abs", "rel L2", "cosine", "SQNR dB", "argmax", "NaN/Inf", "verdict",
+    ];
+    let mut rows = Vec::new();
+    for case in &report.cases {
+        for output in &case.outputs {
+            let pass = if output.comparison.pass() { "ok" } else { "FAIL" };
+            let mut row = vec![case.name.clone(), output.name.clone()];
+            match &output.comparison {
+                Comparison::Compared { metrics, .. } => match &metrics.float {
+                    Some(f) => row.extend([
+                        format!("{} elements", metrics.elements),
+                        format!("{:.2e}", f.max_abs),
+                        format!("{:.2e}", f.relative_l2),
+                        format!("{:.7}", f.cosine),
+                        format!("{:.1}", f.sqnr_db),
+                        f.argmax.map_or(String::new(), |a| format!("{:.2} %", a * 100.0)),
+                        f.nonfinite.differ.to_string(),
+                    ]),
+                    None => row.extend([
+                        format!("{} elements", metrics.elements),
+                        format!("{} differ", metrics.unequal),
+                        String::new(),
+                        String::new(),
+                        String::new(),
+                        String::new(),
+                        String::new(),
+                    ]),
+                },
+                _ => row.extend(std::iter::repeat_n(String::new(), 7)),
+            }
+            row.push(pass.into());
+            rows.push(row);
+        }
+    }
+    (header, rows)
+}
+
+fn parity(m: &Manifest) -> String {
+    match &m.parity {
+        None => "Not run (`--no-check`).\n".into(),
+        Some(report) => {
+            let (header, rows) = parity_rows(report);
+            format!(
+                "Against the original in FP32 on ONNX Runtime's CPU provider, graph optimization disabled; tolerance \
+                 `{}`.\n\n{}",
+                report.tolerance.name,
+                table(&header, rows)
+            )
+        }
+    }
+}
+
+fn latency(m: &Manifest) -> String {
+    let Some(report) = &m.latency else {
+        return "Not run (`--no-check`).\n".into();
+    };
+    let (header, rows) = crate::bench::rows(report);
+    format!(
+        "ONNX Runtime's CPU provider with all its optimizations, interleaved runs, at the typical sizes. The engine was \
+         not timed: no CUDA device.\n\n{}",
+        table(&header, rows)
+    )
+}
+
+fn engine(m: &Manifest) -> String {
+    let Some(e) = &m.engine else {
+        return "None was built.\n".into();
+    };
+    let mut out = table(
+        &["", ""],
+        [
+            vec!["builder".into(), e.runtime.clone()],
+            vec!["compute capabilities".into(), e.capabilities.join(", ")],
+            vec!["plan".into(), bytes(e.bytes as usize)],
+            vec!["parse, build".into(), format!("{:.2} s, {:.2} s", e.parse_seconds, e.build_seconds)],
+            vec!["layers read".into(), e.layers.to_string()],
+        ],
+    );
+    if e.attention_decomposed {
+        out += "\nTensorRT has no dedicated kernel for this attention; it was allowed to take it apart.\n";
+    }
+    for warning in e.warnings.iter().take(8) {
+        out += &format!("\n- TensorRT warns: {warning}");
+    }
+    out + "\n"
+}
+
+fn passes(m: &Manifest) -> String {
+    table(
+        &["pass", "results", "applications", "ms", "nodes"],
+        m.passes.iter().map(|p| {
+            vec![
+                p.name.clone(),
+                p.results.clone(),
+                p.applications.to_string(),
+                format!("{:.1}", p.milliseconds),
+                format!("{} → {}", p.nodes_before, p.nodes_after),
+            ]
+        }),
+    )
+}
+
+fn operators(m: &Manifest) -> String {
+    let names: BTreeSet<&String> = m.ops_before.keys().chain(m.ops_after.keys()).collect();
+    let mut rows: Vec<(usize, usize, &String)> = (names.into_iter())
+        .map(|op| {
+            let n = |ops: &std::collections::BTreeMap<String, usize>| ops.get(op).copied().unwrap_or(0);
+            (n(&m.ops_before), n(&m.ops_after), op)
+        })
+        .collect();
+    rows.sort_by_key(|(before, after, _)| std::cmp::Reverse(before.max(after).to_owned()));
+    table(
+        &["operator", "before", "after"],
+        rows.into_iter().map(|(before, after, op)| vec![op.clone(), before.to_string(), after.to_string()]),
+    )
+}
+
+fn precision(m: &Manifest) -> String {
+    let mut out = format!("{} nodes are FP16; {} keep FP32.\n", m.converted, m.kept.len());
+    if !m.kept.is_empty() {
+        out += "\n";
+        out += &table(
+            &["node in FP32", "why"],
+            m.kept.iter().map(|k| vec![k.node.clone(), k.why.clone()]),
+        );
+    }
+    for c in &m.clamped {
+        out += &format!(
+            "\n- weight `{}`: {} values up to {:.3e} were clamped to ±65504",
+            c.tensor, c.values, c.abs_max
+        );
+    }
+    out + "\n"
+}
+
+fn environment(m: &Manifest) -> String {
+    let stages: Vec<String> = m.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
+    table(
+        &["", ""],
+        [
+            vec!["kiln".into(), m.kiln.clone()],
+            vec!["input".into(), format!("SHA-256 {}", m.source.sha256)],
+            vec!["producer".into(), m.before.producer.clone()],
+            vec!["proved with".into(), m.runtime.clone().unwrap_or_else(|| "not run".into())],
+            vec![
+                "machine".into(),
+                format!("{}, {} threads, {}", m.environment.cpu, m.environment.threads, m.environment.os),
+            ],
+            vec!["time".into(), stages.join(", ")],
+        ],
+    )
+}
