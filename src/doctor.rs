@@ -1,6 +1,6 @@
 //! What is installed, what is missing, and the command that mends it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -50,7 +50,7 @@ fn tensorrt(lib: Option<&Path>) -> Finding {
         detail: match &built {
             Ok((path, builder)) => {
                 use engine::EngineBuilder;
-                format!("{} at {}", builder.version(), PathBuf::display(path))
+                format!("{} at {}", builder.version(), path.display())
             }
             Err(e) => e.to_string(),
         },

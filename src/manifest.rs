@@ -39,7 +39,7 @@ pub struct Manifest {
     /// `None`: not run.
     pub parity: Option<parity::Report>,
     /// `None`: not run.
-    pub latency: Option<bench::Report>,
+    pub latency: Option<bench::BenchReport>,
     /// Why no engine was compared.
     pub engine_parity: String,
     pub runtime: Option<String>,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::Graph;
 
-use crate::bench::{self, BenchOptions};
+use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
 use crate::parity::{self, Case, InputKind, InputSpec, Tolerance};
 use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
@@ -147,16 +147,19 @@ impl Proof {
     ///
     /// # Errors
     /// When a model does not load or run.
-    pub fn latency(&self) -> Result<bench::Report, CompileError> {
+    pub fn latency(&self) -> Result<BenchReport, CompileError> {
         let optimized = SessionOptions::default();
         let mut original = Session::from_path(self.runtime, &self.paths[0], &optimized)?;
         let mut result = Session::from_path(self.runtime, &self.paths[1], &optimized)?;
         let inputs = self.typical().map(|c| c.inputs.clone()).unwrap_or_default();
-        Ok(bench::run(
-            &mut [("original", &mut original), ("result", &mut result)],
-            &inputs,
-            self.batch,
-            &BenchOptions::default(),
-        )?)
+        let mut subjects = [
+            Subject::session("original", &mut original, &inputs)?,
+            Subject::session("result", &mut result, &inputs)?,
+        ];
+        let options = BenchOptions {
+            batch: self.batch,
+            ..BenchOptions::default()
+        };
+        Ok(bench::measure(&mut subjects, &options)?)
     }
 }

@@ -63,7 +63,6 @@ impl<'a> Call<'a> {
     }
 
     /// A list attribute, `Some(None)` if it is absent.
-    #[allow(clippy::option_option)]
     pub fn list(&self, name: &str) -> Option<Option<&'a [i64]>> {
         match self.node.attrs().get(name) {
             None => Some(None),

@@ -343,7 +343,6 @@ fn alike(call: &Call<'_>) -> Option<(usize, usize)> {
         | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Max" | "Min" | "Sum" | "Mean" | "Concat"
         | "MatMul" | "Gemm" | "Einsum" | "PRelu" | "Conv" | "ConvTranspose" => Some((0, last)),
         "Where" => Some((1, 2)),
-        "LayerNormalization" | "RMSNormalization" => None,
         _ => None,
     }
 }

@@ -76,12 +76,13 @@ fn broadcast_values(call: &Call<'_>, dims: &[Expr], count: usize) -> Option<Vec<
 }
 
 fn fold(name: &str, float: bool, operands: &[&Expr]) -> Option<Expr> {
-    if let ["Sum" | "Max" | "Min", _] = [name, ""] {
-        let join = match name {
-            "Max" => Expr::maximum,
-            "Min" => Expr::minimum,
-            _ => Expr::add,
-        };
+    let join: Option<fn(&Expr, &Expr) -> Option<Expr>> = match name {
+        "Max" => Some(Expr::maximum),
+        "Min" => Some(Expr::minimum),
+        "Sum" => Some(Expr::add),
+        _ => None,
+    };
+    if let Some(join) = join {
         let (first, rest) = operands.split_first()?;
         return rest.iter().try_fold((*first).clone(), |a, b| join(&a, b));
     }

@@ -308,7 +308,7 @@ fn run(graph: &Graph, env: &Env<'_>) -> Facts {
                 continue;
             };
             let declared = graph.value(*value).ty();
-            let mut fact = settle(fact, env.declared(declared), &messages);
+            let mut fact = settle(fact, env.declared(declared), env.sizes.is_none(), &messages);
             fact.forget_unfit(env.fresh);
             fact.number_elements(env.fresh);
             out.facts[value.index()] = fact;
@@ -323,8 +323,14 @@ fn run(graph: &Graph, env: &Env<'_>) -> Facts {
     out
 }
 
-/// What was inferred, with what was declared where inference has no name for it.
-fn settle(mut inferred: Fact, declared: Fact, conflicts: &RefCell<Vec<String>>) -> Fact {
+/// What was inferred, with what was declared where inference has no name for it. Declared sizes contradict only under
+/// the inputs they were written for: exporters name outputs' axes as they please.
+fn settle(
+    mut inferred: Fact,
+    declared: Fact,
+    sizes_hold: bool,
+    conflicts: &RefCell<Vec<String>>,
+) -> Fact {
     if let (Some(a), Some(b)) = (inferred.dtype, declared.dtype)
         && a != b
     {
@@ -348,6 +354,7 @@ fn settle(mut inferred: Fact, declared: Fact, conflicts: &RefCell<Vec<String>>) 
             for (dim, said) in dims.iter_mut().zip(&said) {
                 if let (Some(a), Some(b)) = (dim.as_i64(), said.as_i64())
                     && a != b
+                    && sizes_hold
                 {
                     let message = format!("the result has a dimension of {a}, declared as {b}");
                     conflicts.borrow_mut().push(message);

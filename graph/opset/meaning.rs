@@ -176,17 +176,23 @@ fn group_shape(cx: &mut Cx<'_>, id: NodeId, x: ValueId, groups: i64) -> Result<V
     cx.add(id, "Concat", [groups, each], Attrs::new().with("axis", 0))
 }
 
+/// More channels than any model has; a shape may say anything.
+const MOST_CHANNELS: usize = 1 << 24;
+
 /// A 1-D tensor with each element `times` times in a row.
 fn repeat_each(tensor: &Tensor, times: usize) -> Option<Tensor> {
     let width = tensor.dtype().bits() as usize / 8;
-    if tensor.rank() != 1 || width == 0 {
+    let count = tensor.len().checked_mul(times)?;
+    if tensor.rank() != 1 || width == 0 || count > MOST_CHANNELS {
         return None;
     }
     let bytes = tensor.bytes();
-    let repeated: Vec<u8> = bytes
-        .chunks_exact(width)
-        .flat_map(|e| e.repeat(times))
-        .collect();
-    let dims = Dims::from_slice(&[tensor.len().checked_mul(times)?]);
-    Tensor::from_raw(tensor.dtype(), dims, Bytes::from(repeated)).ok()
+    let elements = bytes.chunks_exact(width);
+    let repeated: Vec<u8> = elements.flat_map(|e| e.repeat(times)).collect();
+    Tensor::from_raw(
+        tensor.dtype(),
+        Dims::from_slice(&[count]),
+        Bytes::from(repeated),
+    )
+    .ok()
 }

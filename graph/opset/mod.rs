@@ -11,13 +11,16 @@
 //!   it was.
 //! - Operators of other domains stay, and so do operators that this table has never heard of.
 //! - Bodies of local functions ([`Model::functions`]) are not touched: each carries the operator sets it was written for.
+//!   But runtimes inline them under the model's, so a body with an operator that changes on the way is an error.
 //!
 //! Facts are those of ONNX's `docs/Changelog.md`. Where an old version left something open (the rounding of `Resize-10`),
-//! ONNX Runtime's reading is taken. One difference is accepted: `OneHot-11` gives meaning to negative indices, which
-//! `OneHot-9` mapped to all off.
+//! ONNX Runtime's reading is taken. Two differences are accepted: `OneHot-11` gives meaning to negative indices, which
+//! `OneHot-9` mapped to all off; and the mask of a dropout in inference is all ones from `Dropout-12` on, where nothing
+//! said what it held before.
 
 mod below7;
 mod cx;
+mod functions;
 mod inputs;
 mod meaning;
 mod resize;
@@ -28,6 +31,7 @@ mod tests;
 use rustc_hash::FxHashSet;
 
 use self::cx::Cx;
+use self::steps::{Adapter, Steps};
 use crate::infer::{self, Facts};
 use crate::{Graph, Model, Op};
 
@@ -54,6 +58,18 @@ pub enum OpsetError {
         /// The version that was asked for.
         to: i64,
         why: String,
+    },
+    #[error(
+        "the local function {function} calls {op}, which {op}-{version} changed: bodies of functions are not converted \
+         (this one is of operator set {from}, the model is to be of {to})"
+    )]
+    Function {
+        function: String,
+        op: String,
+        version: i64,
+        /// The version that the function's body was written for.
+        from: i64,
+        to: i64,
     },
 }
 
@@ -88,12 +104,13 @@ pub fn convert(model: &mut Model, to: i64) -> Result<Converted, OpsetError> {
         let to = from;
         return Ok(Converted { from, to, nodes: 0 });
     }
-    let functions = model.functions().filter(|(domain, _)| is_default(domain));
-    let conversion = Conversion {
-        from,
-        to,
-        functions: functions.map(|(_, name)| name.to_string()).collect(),
-    };
+    let mut steps = steps::by_operator();
+    // A local function hides the operator of its name.
+    for (_, name) in model.functions().filter(|(domain, _)| is_default(domain)) {
+        steps.remove(name);
+    }
+    functions::check(model, &steps, from, to)?;
+    let conversion = Conversion { from, to, steps };
     let mut nodes = 0;
     if conversion.is_work(&model.graph) {
         // Tensors are shared, so this copies no weights.
@@ -117,14 +134,17 @@ fn set_version(graph: &mut Graph, to: i64) {
 struct Conversion {
     from: i64,
     to: i64,
-    /// Local functions that hide operators of the default domain.
-    functions: FxHashSet<String>,
+    steps: Steps,
 }
 
 impl Conversion {
-    fn adapter(&self, op: Op, version: i64) -> Option<steps::Adapter> {
-        let known = op.domain().is_empty() && !self.functions.contains(op.name());
-        known.then(|| steps::adapter(op, version))?
+    fn adapter(&self, op: Op, version: i64) -> Option<Adapter> {
+        let steps = self
+            .steps
+            .get(op.name())
+            .filter(|_| op.domain().is_empty())?;
+        let step = steps.iter().find(|(v, _)| *v == version);
+        step.map(|(_, adapter)| *adapter)
     }
 
     /// Whether any node has an adapter on the way.

@@ -7,9 +7,11 @@
 //! …) or optional inputs (`Pad-18`, `Attention-24`); that make an input optional (`Gemm-11`, `OptionalHasElement-18`);
 //! that broadcast more (`Max-8`) or mix types (`Pow-12`).
 
+use rustc_hash::FxHashMap;
+
 use super::cx::{Cx, Outcome};
 use super::{below7, inputs, meaning, resize};
-use crate::{NodeId, Op};
+use crate::NodeId;
 
 /// Carries a node to its version; says whether it changed anything.
 pub(super) type Adapter = fn(&mut Cx<'_>, NodeId) -> Outcome;
@@ -79,11 +81,18 @@ const STEPS: &[(&[&str], i64, Adapter)] = &[
     (&["GroupNormalization"], 21, meaning::group_normalization_21),
 ];
 
-/// The adapter of an operator of the default domain at a version.
-pub(super) fn adapter(op: Op, version: i64) -> Option<Adapter> {
-    let mut steps = STEPS.iter();
-    let step = steps.find(|(ops, v, _)| *v == version && op.is_any(ops));
-    step.map(|(_, _, adapter)| *adapter)
+/// Versions that changed an operator, in rising order, with their adapters.
+pub(super) type Steps = FxHashMap<&'static str, Vec<(i64, Adapter)>>;
+
+/// The table by operator name.
+pub(super) fn by_operator() -> Steps {
+    let mut steps = Steps::default();
+    for (ops, version, adapter) in STEPS {
+        for op in *ops {
+            steps.entry(*op).or_default().push((*version, *adapter));
+        }
+    }
+    steps
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ops::testing::graph;
-use crate::{Attr, Attrs, DType, Dim, Graph, Op, Tensor};
+use crate::{Attr, Attrs, DType, Dim, Graph, Op, Tensor, Type};
 
 fn f32() -> Type {
     Type::tensor(DType::F32, None)

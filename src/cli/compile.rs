@@ -139,7 +139,7 @@ fn render(outcome: &Outcome) -> String {
         out += &table(&header, &rows);
     }
     if let Some(latency) = &m.latency {
-        let (header, rows) = crate::bench::rows(latency);
+        let (header, rows) = report::latency_rows(latency);
         out.push('\n');
         out += &table(&header, &rows);
     }

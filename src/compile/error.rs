@@ -45,6 +45,8 @@ pub enum CompileError {
     #[error(transparent)]
     Tolerance(#[from] parity::ToleranceError),
     #[error(transparent)]
+    Bench(#[from] crate::bench::BenchError),
+    #[error(transparent)]
     Npz(#[from] parity::NpzError),
     #[error("the result is not the same function as {}: {failed}; no bundle was written. Nodes can be kept in FP32 with --keep", model.display())]
     NotTheSame { model: PathBuf, failed: String },
@@ -77,7 +79,7 @@ impl CompileError {
             | CompileError::Manifest(_)
             | CompileError::Sizes { .. }
             | CompileError::Write(_) => 2,
-            CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,
+            CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) | CompileError::Bench(_) => 3,
             CompileError::Engine { source } => match source {
                 EngineError::NotFound { .. }
                 | EngineError::Load { .. }

@@ -256,7 +256,11 @@ mod tests {
             ..a.clone()
         };
         let both = make(&[b.clone(), a.clone()], 1).unwrap();
-        assert!(both[1].1.same_bits(&make(&[a.clone()], 1).unwrap()[0].1));
+        assert!(
+            both[1]
+                .1
+                .same_bits(&make(std::slice::from_ref(&a), 1).unwrap()[0].1)
+        );
         assert!(!both[0].1.same_bits(&both[1].1));
         assert!(!both[1].1.same_bits(&make(&[a], 2).unwrap()[0].1));
     }

@@ -157,7 +157,7 @@ impl Preset {
         }
     }
 
-    fn names() -> [&'static str; 6] {
+    pub(super) fn names() -> [&'static str; 6] {
         Preset::ALL.map(Preset::name)
     }
 
@@ -184,3 +184,143 @@ impl Preset {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+    use kiln_graph::{DType, Tensor};
+
+    use super::super::inputs::{InputKind, InputSpec, make};
+    use super::super::metrics::metrics;
+    use super::super::tolerance::Tolerance;
+    use super::*;
+
+    const ROWS: usize = 200;
+    const WIDTH: usize = 100;
+
+    fn reference() -> Vec<f32> {
+        let spec = InputSpec {
+            name: "hidden".to_owned(),
+            dtype: DType::F32,
+            shape: vec![ROWS, WIDTH],
+            kind: InputKind::Normal { std: 1. },
+        };
+        make(&[spec], 1).unwrap()[0].1.values().unwrap()
+    }
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::from_values(vec![ROWS, WIDTH], values).unwrap()
+    }
+
+    /// The tolerances that refuse what `change` does to the reference.
+    fn refusing(change: impl Fn(&mut Vec<f32>)) -> Vec<&'static str> {
+        let reference = reference();
+        let mut candidate = reference.clone();
+        change(&mut candidate);
+        let metrics = metrics(&tensor(&reference), &tensor(&candidate)).unwrap();
+        let refuses = |p: &Preset| !p.limits().check(&metrics).pass;
+        Preset::ALL
+            .into_iter()
+            .filter(refuses)
+            .map(Preset::name)
+            .collect()
+    }
+
+    #[test]
+    fn rounding_passes_the_tolerance_of_its_precision() {
+        assert!(refusing(|_| ()).is_empty());
+        let last_bit = |v: &mut f32| *v = f32::from_bits(v.to_bits() ^ 1);
+        assert_eq!(
+            refusing(|c| c.iter_mut().for_each(last_bit)),
+            ["fp32-exact"]
+        );
+        let to_f16 = |v: &mut f32| *v = f16::from_f32(*v).to_f32();
+        assert_eq!(
+            refusing(|c| c.iter_mut().for_each(to_f16)),
+            ["fp32-exact", "fp32-rewrite"]
+        );
+        let to_bf16 = |v: &mut f32| *v = bf16::from_f32(*v).to_f32();
+        assert!(!refusing(|c| c.iter_mut().for_each(to_bf16)).contains(&"bf16"));
+        let to_int8 = |v: &mut f32| *v = (*v * 127. / 6.).round() * 6. / 127.;
+        assert!(!refusing(|c| c.iter_mut().for_each(to_int8)).contains(&"int8"));
+        // E4M3 keeps three bits behind the leading one.
+        let to_fp8 = |v: &mut f32| *v = f32::from_bits((v.to_bits() + (1 << 19)) & !0xf_ffff);
+        assert!(!refusing(|c| c.iter_mut().for_each(to_fp8)).contains(&"fp8"));
+    }
+
+    #[test]
+    fn one_wrong_element_fails_every_tolerance() {
+        let all = Preset::names();
+        assert_eq!(refusing(|c| c[777] += 4.), all);
+        let largest = |c: &[f32]| (0..c.len()).max_by(|&a, &b| c[a].total_cmp(&c[b])).unwrap();
+        let flip = |c: &mut Vec<f32>| {
+            let at = largest(c);
+            c[at] = -c[at];
+        };
+        assert_eq!(refusing(flip), all);
+    }
+
+    #[test]
+    fn one_row_permuted_fails_every_tolerance() {
+        assert_eq!(refusing(|c| c[300..400].rotate_left(1)), Preset::names());
+        assert_eq!(
+            refusing(|c| c[..2 * WIDTH].rotate_left(WIDTH)),
+            Preset::names()
+        );
+    }
+
+    #[test]
+    fn what_is_not_finite_fails_every_tolerance() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(refusing(|c| c[5] = value), Preset::names());
+        }
+    }
+
+    #[test]
+    fn a_small_wrong_scale_fails_where_rounding_is_smaller() {
+        let half = |c: &mut Vec<f32>| c.iter_mut().step_by(2).for_each(|v| *v *= 1.05);
+        // 3.6 % of relative L2 is what quantization itself may do.
+        assert_eq!(
+            refusing(half),
+            ["fp32-exact", "fp32-rewrite", "fp16", "bf16"]
+        );
+        let slightly = |c: &mut Vec<f32>| c.iter_mut().for_each(|v| *v *= 1.0001);
+        assert_eq!(refusing(slightly), ["fp32-exact", "fp32-rewrite"]);
+        assert_eq!(refusing(|c| c.fill(0.)), Preset::names());
+        assert_eq!(
+            refusing(|c| c.iter_mut().for_each(|v| *v = -*v)),
+            Preset::names()
+        );
+    }
+
+    #[test]
+    fn an_unequal_integer_fails_every_tolerance() {
+        let reference = Tensor::vector(&[1i64, 2, 3, 4]);
+        let candidate = Tensor::vector(&[1i64, 2, 3, 5]);
+        let metrics = metrics(&reference, &candidate).unwrap();
+        for preset in Preset::ALL {
+            assert!(!preset.limits().check(&metrics).pass, "{}", preset.name());
+        }
+        let lenient = Tolerance::named("fp16").unwrap();
+        let lenient = lenient.with_override("ids:unequal=0.25").unwrap();
+        assert!(lenient.check("ids", &metrics).pass);
+        assert!(!lenient.check("other", &metrics).pass);
+    }
+
+    #[test]
+    fn a_failure_reads_well_and_nan_fails() {
+        let failure = |value| Failure {
+            metric: "relative_l2",
+            value,
+            limit: 5e-6,
+        };
+        assert_eq!(
+            failure(0.03571).to_string(),
+            "relative_l2 is 0.035710, the limit is 0.000005"
+        );
+        assert!(failure(1.2e-5).to_string().contains("1.200e-5"));
+        let one = Tensor::scalar(1f32);
+        let mut m = metrics(&one, &one).unwrap();
+        m.float.as_mut().unwrap().cosine = f64::NAN;
+        assert!(!Preset::Fp16.limits().check(&m).pass);
+    }
+}

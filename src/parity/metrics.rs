@@ -10,7 +10,7 @@ const CHUNK: usize = 8 * 1024;
 
 /// How two tensors of the same dtype and shape differ. All arithmetic is in f64.
 ///
-/// Places where either side is NaN or infinite are counted in [`Metrics::nonfinite`] and left out of all other
+/// Places where either side is NaN or infinite are counted in [`FloatMetrics::nonfinite`] and left out of all other
 /// numbers. Infinite numbers (a ratio to a reference of zero, the SQNR of equal tensors) become `null` in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Metrics {

@@ -4,6 +4,7 @@
 //! against a named [`Tolerance`]. Inputs are made ([`make`]) or come from a file ([`from_npz`]).
 
 mod inputs;
+mod limits;
 mod metrics;
 mod npy;
 pub mod npz;
@@ -18,10 +19,11 @@ use kiln_graph::Tensor;
 use crate::runtime::{self, Session};
 
 pub use inputs::{INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npz, make};
+pub use limits::{Failure, Limits, Preset, Verdict};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, metrics};
 pub use npz::{Npz, NpzError};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};
-pub use tolerance::{Failure, Limits, Preset, Tolerance, ToleranceError, Verdict};
+pub use tolerance::{Tolerance, ToleranceError};
 
 /// Inputs under a name.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use kiln_graph::{DType, Tensor};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::npy;
+use super::npy::{self, header};
 
 /// The most data that one file may unpack to, in bytes.
 const MAX_TOTAL: usize = 16 << 30;
@@ -113,13 +113,13 @@ impl Npz {
 
     fn read_at(&mut self, index: usize, wanted: Option<DType>) -> Result<Tensor, String> {
         let mut entry = self.archive.by_index(index).map_err(|e| e.to_string())?;
-        let mut start = read_up_to(&mut entry, npy::PREAMBLE)?;
-        let (offset, len) = npy::header_extent(&start)?;
+        let mut start = read_up_to(&mut entry, header::PREAMBLE)?;
+        let (offset, len) = header::extent(&start)?;
         let rest = offset + len - start.len().min(offset + len);
         start.extend(read_up_to(&mut entry, rest)?);
         let text = start.get(offset..offset + len);
-        let header = npy::parse_header(text.ok_or("it ends within its header")?)?;
-        let size = header.data_len().ok_or("its shape is too large")?;
+        let parsed = header::parse(text.ok_or("it ends within its header")?)?;
+        let size = parsed.data_len().ok_or("its shape is too large")?;
         if size > self.left {
             return Err(format!("the file unpacks to more than {MAX_TOTAL} bytes"));
         }
@@ -139,7 +139,7 @@ impl Npz {
             ));
         }
         self.left -= size;
-        npy::decode(&header, data, wanted)
+        npy::decode(&parsed, data, wanted)
     }
 }
 

@@ -3,8 +3,9 @@ use std::cmp::Ordering;
 use kiln_graph::{DType, Tensor};
 use serde::Serialize;
 
+use super::limits::Verdict;
 use super::metrics::{Metrics, metrics};
-use super::tolerance::{Tolerance, Verdict};
+use super::tolerance::Tolerance;
 
 /// How a candidate compares with its reference, on every case.
 #[derive(Clone, Debug, Serialize)]

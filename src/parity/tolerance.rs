@@ -1,9 +1,8 @@
 //! What difference from the reference is accepted, by name.
 
-use std::fmt;
-
 use serde::Serialize;
 
+use super::limits::{Limits, Preset, Verdict};
 use super::metrics::Metrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,11 +116,7 @@ fn set(limits: &mut Limits, change: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inputs::{InputKind, InputSpec, make};
-    use super::super::metrics::metrics;
     use super::*;
-    use half::{bf16, f16};
-    use kiln_graph::{DType, Tensor};
 
     #[test]
     fn overrides_change_what_they_name() {
@@ -157,6 +152,4 @@ mod tests {
             "{err}"
         );
     }
-
-
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::bench::BenchReport;
 use crate::manifest::Manifest;
 use crate::parity::{Comparison, Report};
 use crate::summary::{bytes, count};
@@ -177,11 +178,34 @@ fn parity(m: &Manifest) -> String {
     }
 }
 
+/// Rows of model and percentiles in milliseconds: `(header, rows)`, for a table of any kind.
+pub fn latency_rows(report: &BenchReport) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let ms = |ns: f64| format!("{:.3}", ns / 1e6);
+    let header = vec!["model", "runs", "p50 ms", "p90 ms", "p99 ms", "items/s", "speed-up (95 %)"];
+    let rows = report.subjects.iter().map(|s| {
+        let ratio = report.ratios.iter().find(|r| r.subject == s.name);
+        let speedup = ratio.map_or(String::new(), |r| match r.interval {
+            Some(i) => format!("{:.2}x ({:.2} to {:.2})", r.speedup, i.low, i.high),
+            None => format!("{:.2}x", r.speedup),
+        });
+        vec![
+            s.name.clone(),
+            s.stats.runs.to_string(),
+            ms(s.stats.p50),
+            ms(s.stats.p90),
+            ms(s.stats.p99),
+            format!("{:.1}", s.throughput),
+            speedup,
+        ]
+    });
+    (header, rows.collect())
+}
+
 fn latency(m: &Manifest) -> String {
     let Some(report) = &m.latency else {
         return "Not run (`--no-check`).\n".into();
     };
-    let (header, rows) = crate::bench::rows(report);
+    let (header, rows) = latency_rows(report);
     format!(
         "ONNX Runtime's CPU provider with all its optimizations, interleaved runs, at the typical sizes. The engine was \
          not timed: no CUDA device.\n\n{}",

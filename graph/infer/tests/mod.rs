@@ -529,6 +529,55 @@ fn branches_are_merged_and_captures_carry_facts() {
 }
 
 #[test]
+fn loops_keep_type_and_rank_of_what_varies() {
+    let mut body = Graph::new(Opsets::default());
+    body.add_input("i", Type::Unknown);
+    let go = body.add_input("go", Type::Unknown);
+    let state = body.add_input("state", Type::Unknown);
+    let node = body.add_node(
+        Op::onnx("Concat"),
+        "",
+        [Some(state), Some(state)],
+        1,
+        none().with("axis", 0),
+    );
+    let next = body.node(node).outputs()[0].unwrap();
+    for value in [go, next, state] {
+        body.add_output("", value);
+    }
+    let mut b = Build::new(17);
+    let (count, x) = (b.int(3), b.input(DType::F16, &["batch", "8"]));
+    let go = b.input(DType::Bool, &[]);
+    let mut attrs = none();
+    attrs.set("body", Attr::Graph(Box::new(body)));
+    let outs = b.ops(Op::onnx("Loop"), &[count, go, x], 2, attrs);
+    assert_eq!(b.ty(outs[0]), "float16[?,?]");
+    assert_eq!(b.ty(outs[1]), "float16[?,?,?]");
+}
+
+#[test]
+fn scans_walk_one_axis() {
+    let mut body = Graph::new(Opsets::default());
+    let state = body.add_input("state", Type::Unknown);
+    let row = body.add_input("row", Type::Unknown);
+    for value in [state, row] {
+        body.add_output("", value);
+    }
+    let mut b = Build::new(17);
+    let (s, x) = (
+        b.input(DType::F32, &["4"]),
+        b.input(DType::F32, &["batch", "seq", "8"]),
+    );
+    let mut attrs = none()
+        .with("num_scan_inputs", 1)
+        .with("scan_input_axes", vec![1]);
+    attrs.set("body", Attr::Graph(Box::new(body)));
+    let outs = b.ops(Op::onnx("Scan"), &[s, x], 2, attrs);
+    assert_eq!(b.ty(outs[0]), "float[?]");
+    assert_eq!(b.ty(outs[1]), "float[seq,batch,8]");
+}
+
+#[test]
 fn other_input_shapes_show_what_is_baked_in() {
     let mut b = Build::new(17);
     let x = b.input(DType::F32, &["seq", "batch", "64"]);
@@ -553,6 +602,12 @@ fn other_input_shapes_show_what_is_baked_in() {
             .contains("[7,2,64] cannot take")
     );
     assert_eq!(facts.ty(y).to_string(), "float[16,2,4,16]");
+    // A wrong name on an output says nothing of the sizes tried.
+    let dims = [Dim::Symbol("batch".into()), Dim::Known(2), Dim::Known(64)];
+    let same = b.op("Relu", &[x], none());
+    b.graph
+        .set_type(same, Type::tensor(DType::F32, Some(dims.as_slice().into())));
+    assert_eq!(with_inputs(&b.graph, &sized(16, 2)).conflicts(), []);
     let flat = [(x, [Dim::Known(4)].as_slice().into())];
     assert!(
         with_inputs(&b.graph, &flat).conflicts()[0]
