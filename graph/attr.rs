@@ -190,11 +190,11 @@ mod tests {
 
     #[test]
     fn sorted_and_replaced() {
-        let attrs = Attrs::new()
-            .with("to", 10)
-            .with("axis", -1)
-            .with("axis", 2);
-        assert_eq!(attrs.iter().map(|(n, _)| &**n).collect::<Vec<_>>(), ["axis", "to"]);
+        let attrs = Attrs::new().with("to", 10).with("axis", -1).with("axis", 2);
+        assert_eq!(
+            attrs.iter().map(|(n, _)| &**n).collect::<Vec<_>>(),
+            ["axis", "to"]
+        );
         assert_eq!(attrs.int("axis"), Some(2));
         assert_eq!(attrs.float("axis"), None);
         assert!(attrs.same(&Attrs::new().with("axis", 2).with("to", 10)));

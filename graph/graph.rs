@@ -290,7 +290,10 @@ pub(crate) struct Carried {
     pub quantization: Vec<crate::onnx::proto::TensorAnnotation>,
     /// Documentation, denotation and metadata of values.
     pub infos: rustc_hash::FxHashMap<ValueId, crate::onnx::proto::ValueInfoProto>,
-    pub devices: Vec<(NodeId, Vec<crate::onnx::proto::NodeDeviceConfigurationProto>)>,
+    pub devices: Vec<(
+        NodeId,
+        Vec<crate::onnx::proto::NodeDeviceConfigurationProto>,
+    )>,
 }
 
 impl Graph {
@@ -389,7 +392,9 @@ impl Graph {
     /// The single node that reads a value which is not an output of the graph.
     pub fn single_use(&self, id: ValueId) -> Option<Use> {
         match self.value(id) {
-            Value { uses, outputs: 0, .. } if uses.len() == 1 => Some(uses[0]),
+            Value {
+                uses, outputs: 0, ..
+            } if uses.len() == 1 => Some(uses[0]),
             _ => None,
         }
     }
@@ -401,7 +406,11 @@ impl Graph {
             return format!("{} ({})", node.name, node.op);
         }
         let output = node.outputs.iter().flatten().next();
-        format!("{} → {}", node.op, output.map_or("nothing", |&v| self.value(v).name()))
+        format!(
+            "{} → {}",
+            node.op,
+            output.map_or("nothing", |&v| self.value(v).name())
+        )
     }
 
     /// Nodes so that each comes after what it reads; ties go by id, so the order is the same each time.
@@ -580,7 +589,9 @@ impl Graph {
             inputs.pop();
         }
         if let Some(old) = old {
-            self.values[old.index()].uses.retain(|u| *u != Use { node, slot });
+            self.values[old.index()]
+                .uses
+                .retain(|u| *u != Use { node, slot });
         }
         if let Some(new) = value {
             self.values[new.index()].uses.push(Use { node, slot });
@@ -681,7 +692,12 @@ impl Graph {
     /// Removes a node whose outputs nothing reads. Gives `false`, and does nothing, if something does.
     pub fn remove_node(&mut self, id: NodeId) -> bool {
         let node = self.node(id);
-        if node.outputs.iter().flatten().any(|&v| !self.value(v).is_unused()) {
+        if node
+            .outputs
+            .iter()
+            .flatten()
+            .any(|&v| !self.value(v).is_unused())
+        {
             return false;
         }
         if let Some(node) = self.nodes[id.index()].take() {

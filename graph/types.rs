@@ -167,7 +167,9 @@ mod tests {
     #[test]
     fn only_certain_differences_conflict() {
         let batch = Dim::Symbol("batch".into());
-        assert!(!ty(&[batch.clone(), Dim::Known(4)]).conflicts(&ty(&[Dim::Known(2), Dim::Known(4)])));
+        assert!(
+            !ty(&[batch.clone(), Dim::Known(4)]).conflicts(&ty(&[Dim::Known(2), Dim::Known(4)]))
+        );
         assert!(ty(&[Dim::Known(3)]).conflicts(&ty(&[Dim::Known(2)])));
         assert!(ty(&[Dim::Known(3)]).conflicts(&ty(&[])));
         assert!(!Type::Unknown.conflicts(&ty(&[])));

@@ -58,7 +58,10 @@ pub fn parse(body: &str) -> Result<Parsed, String> {
     let fixed = kiln_graph::onnx::attribute_defaults(&message).map_err(|e| e.to_string())?;
     let function = kiln_graph::onnx::function(message).map_err(|e| e.to_string())?;
     let output = function.body.outputs().first().ok_or("no output")?.value;
-    let root = function.body.producer(output).ok_or("the output is not computed")?;
+    let root = function
+        .body
+        .producer(output)
+        .ok_or("the output is not computed")?;
     Ok(Parsed {
         root: function.body.node(root).op(),
         function,

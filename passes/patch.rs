@@ -124,7 +124,12 @@ impl Patch {
             Ref::Old(v) => Some(v),
             Ref::New(k) => made[k],
         };
-        let many = self.steps.iter().filter(|s| matches!(s, Step::Node { .. })).count() > 1;
+        let many = self
+            .steps
+            .iter()
+            .filter(|s| matches!(s, Step::Node { .. }))
+            .count()
+            > 1;
         for step in self.steps {
             match step {
                 Step::Constant(tensor, at) => made[at] = Some(g.add_constant("", tensor)),

@@ -4,7 +4,7 @@
 //! binds. All ways to match are found, not the first: a commutative node over two wildcards would otherwise commit to
 //! an order that a later node contradicts.
 
-use kiln_graph::{Attr, Def, DType, Function, Graph, NodeId, Tensor, ValueId, ops};
+use kiln_graph::{Attr, DType, Def, Function, Graph, NodeId, Tensor, ValueId, ops};
 use smallvec::SmallVec;
 
 use crate::pass::Miss;
@@ -47,7 +47,10 @@ impl Match {
     }
 
     fn bound(&self, pattern: ValueId) -> Option<ValueId> {
-        self.values.iter().find(|(p, _)| *p == pattern).map(|(_, v)| *v)
+        self.values
+            .iter()
+            .find(|(p, _)| *p == pattern)
+            .map(|(_, v)| *v)
     }
 }
 
@@ -119,7 +122,9 @@ impl Matcher<'_> {
                     (Some(a), Some(b)) if a.same_bits(b));
             return match same {
                 true => vec![m],
-                false => self.miss(&m, v, || "it differs from the operand matched before".into()),
+                false => self.miss(&m, v, || {
+                    "it differs from the operand matched before".into()
+                }),
             };
         }
         match self.pattern.value(p).def() {
@@ -154,11 +159,15 @@ impl Matcher<'_> {
             return self.parameter(m, pnode, v, p);
         }
         let Def::Node(node, at) = *self.graph.value(v).def() else {
-            return self.miss(&m, v, || format!("expected {}, found no node", pattern.op()));
+            return self.miss(&m, v, || {
+                format!("expected {}, found no node", pattern.op())
+            });
         };
         let found = self.graph.node(node);
         if found.op() != pattern.op() || at != k {
-            return self.miss(&m, v, || format!("expected {}, found {}", pattern.op(), found.op()));
+            return self.miss(&m, v, || {
+                format!("expected {}, found {}", pattern.op(), found.op())
+            });
         }
         if let Err(why) = self.attributes(&mut m, pnode, node) {
             return self.miss(&m, v, || why);
@@ -198,7 +207,9 @@ impl Matcher<'_> {
             };
             if !self.keeps_rank(h, have, k) {
                 let m = ways.swap_remove(0);
-                return self.miss(&m, h, || "the constant raises the rank of its operand".into());
+                return self.miss(&m, h, || {
+                    "the constant raises the rank of its operand".into()
+                });
             }
             ways = ways.into_iter().flat_map(|m| self.value(m, p, h)).collect();
             ways.truncate(MAX_WAYS);
@@ -224,19 +235,24 @@ impl Matcher<'_> {
 
     /// A `Constant` whose value is a reference binds the function's attribute to the graph's constant.
     fn parameter(&mut self, mut m: Match, pnode: NodeId, v: ValueId, p: ValueId) -> Vec<Match> {
-        let Some(Attr::Ref { name, .. }) = self.pattern.node(pnode).attrs().iter().next().map(|a| a.1)
+        let Some(Attr::Ref { name, .. }) =
+            self.pattern.node(pnode).attrs().iter().next().map(|a| a.1)
         else {
             return Vec::new();
         };
         let constant = self.graph.constant(v);
         let bound = match constant {
-            Some(t) if t.len() == 1 && t.dtype().is_float() => t.as_f64().map(|f| Attr::Float(f as f32)),
+            Some(t) if t.len() == 1 && t.dtype().is_float() => {
+                t.as_f64().map(|f| Attr::Float(f as f32))
+            }
             Some(t) if t.len() == 1 => t.as_i64().map(Attr::Int),
             Some(t) => t.to_i64s().map(Attr::Ints),
             None => None,
         };
         match bound {
-            None => self.miss(&m, v, || format!("'{name}' is not a constant that fits an attribute")),
+            None => self.miss(&m, v, || {
+                format!("'{name}' is not a constant that fits an attribute")
+            }),
             Some(attr) => {
                 m.attrs.push((name.to_string(), attr));
                 m.values.push((p, v));
@@ -284,7 +300,10 @@ fn same_numbers(want: &Tensor, have: &Tensor) -> bool {
         _ => 1e-6,
     };
     match (numbers(want), numbers(have)) {
-        (Some(a), Some(b)) => a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= close * a.abs()),
+        (Some(a), Some(b)) => a
+            .iter()
+            .zip(&b)
+            .all(|(a, b)| (a - b).abs() <= close * a.abs()),
         _ => false,
     }
 }

@@ -127,7 +127,10 @@ mod tests {
             let steps = select(list, DEFAULT).unwrap();
             steps.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>()
         };
-        assert_eq!(names("fold-constants, fuse-gelu"), ["fold-constants", "fuse-gelu"]);
+        assert_eq!(
+            names("fold-constants, fuse-gelu"),
+            ["fold-constants", "fuse-gelu"]
+        );
         assert!(!names("default,-fuse-gelu").contains(&"fuse-gelu".to_string()));
         let err = select("default,fuse-gelo", DEFAULT).unwrap_err();
         assert!(err.to_string().contains("fuse-gelu"));

@@ -67,7 +67,8 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
     for round in 0..MAX_ROUNDS {
         let before = applied;
         for root in g.topo_order()? {
-            let interested = |op: kiln_graph::Op| rule.roots().is_empty() || op.is_any(rule.roots());
+            let interested =
+                |op: kiln_graph::Op| rule.roots().is_empty() || op.is_any(rule.roots());
             // An application earlier in the sweep may have removed the node.
             if !g.get(root).is_some_and(|node| interested(node.op())) {
                 continue;
@@ -80,10 +81,12 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
                         return Ok(applied);
                     }
                     last = g.label(root);
-                    patch.apply(g, root, rule.name()).map_err(|e| PassFailure::Node {
-                        node: last.clone(),
-                        why: format!("the rewrite does not fit: {e}"),
-                    })?;
+                    patch
+                        .apply(g, root, rule.name())
+                        .map_err(|e| PassFailure::Node {
+                            node: last.clone(),
+                            why: format!("the rewrite does not fit: {e}"),
+                        })?;
                     applied += 1;
                 }
             }

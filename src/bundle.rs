@@ -103,18 +103,25 @@ impl Partial {
         let old = beside(&self.target, "old");
         let replaced = self.target.exists();
         if replaced {
-            fs::rename(&self.target, &old).map_err(io_error(&self.target, "the older bundle cannot be moved away"))?;
+            fs::rename(&self.target, &old).map_err(io_error(
+                &self.target,
+                "the older bundle cannot be moved away",
+            ))?;
         }
         if let Err(source) = fs::rename(&self.folder, &self.target) {
             if replaced {
                 // Back to what was; if that fails as well, it still lies beside.
                 let _ = fs::rename(&old, &self.target);
             }
-            return Err(io_error(&self.target, "the bundle cannot be put in its place")(source));
+            return Err(io_error(
+                &self.target,
+                "the bundle cannot be put in its place",
+            )(source));
         }
         self.done = true;
         if replaced {
-            fs::remove_dir_all(&old).map_err(io_error(&old, "the older bundle cannot be removed"))?;
+            fs::remove_dir_all(&old)
+                .map_err(io_error(&old, "the older bundle cannot be removed"))?;
         }
         Ok(self.target.clone())
     }
@@ -156,6 +163,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("precious");
         fs::create_dir(&target).unwrap();
-        assert!(matches!(Partial::new(&target), Err(BundleError::NotOurs(_))));
+        assert!(matches!(
+            Partial::new(&target),
+            Err(BundleError::NotOurs(_))
+        ));
     }
 }

@@ -121,7 +121,14 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let engine = match &targets {
         Targets::Engines(capabilities) if options.engine => Some(clock.time("engine", || {
-            stages::build(options, capabilities, &rewritten.model, &shapes, &partial, talk)
+            stages::build(
+                options,
+                capabilities,
+                &rewritten.model,
+                &shapes,
+                &partial,
+                talk,
+            )
         })?),
         _ => None,
     };
@@ -133,7 +140,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
 
     let manifest = Manifest {
         sizes: shapes.ranges.clone(),
-        warnings: proof.as_ref().map(|s| s.warnings.clone()).unwrap_or_default(),
+        warnings: proof
+            .as_ref()
+            .map(|s| s.warnings.clone())
+            .unwrap_or_default(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
         engine,
         parity,

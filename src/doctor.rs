@@ -33,16 +33,23 @@ fn onnx_runtime(lib: Option<&Path>) -> Finding {
         enables: "constant folding, parity, latency",
         found: loaded.is_ok(),
         detail: match &loaded {
-            Ok(r) => format!("{} at {}", r.version().unwrap_or("unknown version"), r.library().path.display()),
+            Ok(r) => format!(
+                "{} at {}",
+                r.version().unwrap_or("unknown version"),
+                r.library().path.display()
+            ),
             Err(e) => e.to_string(),
         },
-        mend: loaded.is_err().then(|| "pip install onnxruntime==1.31.1".into()),
+        mend: loaded
+            .is_err()
+            .then(|| "pip install onnxruntime==1.31.1".into()),
     }
 }
 
 fn tensorrt(lib: Option<&Path>) -> Finding {
     let located = engine::locate(lib);
-    let built = located.and_then(|libraries| Ok((libraries.core.clone(), engine::RtxBuilder::new(&libraries)?)));
+    let built = located
+        .and_then(|libraries| Ok((libraries.core.clone(), engine::RtxBuilder::new(&libraries)?)));
     Finding {
         what: "TensorRT for RTX",
         enables: "engines for sm_75 to sm_121, built with or without a GPU",
@@ -54,15 +61,23 @@ fn tensorrt(lib: Option<&Path>) -> Finding {
             }
             Err(e) => e.to_string(),
         },
-        mend: built.err().map(|e| e.hint().unwrap_or_else(|| engine::INSTALL.into())),
+        mend: built
+            .err()
+            .map(|e| e.hint().unwrap_or_else(|| engine::INSTALL.into())),
     }
 }
 
 fn gpu() -> Finding {
     let (found, detail) = match targets::local_gpu() {
         Some(Ok(c)) => (true, c.name().to_string()),
-        Some(Err(name)) => (true, format!("{name}, which TensorRT for RTX does not serve")),
-        None => (false, "no NVIDIA driver answers; engines are built for --target and are not run here".into()),
+        Some(Err(name)) => (
+            true,
+            format!("{name}, which TensorRT for RTX does not serve"),
+        ),
+        None => (
+            false,
+            "no NVIDIA driver answers; engines are built for --target and are not run here".into(),
+        ),
     };
     Finding {
         what: "GPU",

@@ -134,7 +134,9 @@ pub struct Stage {
 fn environment() -> Environment {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find(|l| l.starts_with("model name"));
-    let cpu = model.and_then(|l| l.split_once(':')).map_or("unknown", |(_, name)| name.trim());
+    let cpu = model
+        .and_then(|l| l.split_once(':'))
+        .map_or("unknown", |(_, name)| name.trim());
     Environment {
         os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         cpu: cpu.to_string(),

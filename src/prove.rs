@@ -46,7 +46,11 @@ const TYPICAL: &str = "typical";
 ///
 /// # Errors
 /// When the runtime is missing, a model does not load, the inputs do not fit, or the reference runs at no size.
-pub fn open(request: &Request<'_>, shapes: &mut Shapes, talk: &dyn Talk) -> Result<Proof, CompileError> {
+pub fn open(
+    request: &Request<'_>,
+    shapes: &mut Shapes,
+    talk: &dyn Talk,
+) -> Result<Proof, CompileError> {
     let runtime = Runtime::load(request.ort_lib)?;
     // The optimizer would hide what FP16 does: it keeps values in FP32 between nodes.
     let plain = SessionOptions {
@@ -58,7 +62,11 @@ pub fn open(request: &Request<'_>, shapes: &mut Shapes, talk: &dyn Talk) -> Resu
     if let Some(path) = request.inputs {
         let mut npz = parity::Npz::open(path)?;
         cases.push(Case {
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             inputs: parity::from_npz(&mut npz, reference.inputs())?,
         });
     }
@@ -68,10 +76,11 @@ pub fn open(request: &Request<'_>, shapes: &mut Shapes, talk: &dyn Talk) -> Resu
         let inputs = made.map_err(|e| e.to_string())?;
         reference.run(&inputs).map(drop).map_err(|e| e.to_string())
     };
-    let settled = shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {
-        model: request.reference.to_path_buf(),
-        why,
-    })?;
+    let settled =
+        shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {
+            model: request.reference.to_path_buf(),
+            why,
+        })?;
     for warning in &settled.warnings {
         talk.warn(warning);
     }
@@ -89,7 +98,10 @@ pub fn open(request: &Request<'_>, shapes: &mut Shapes, talk: &dyn Talk) -> Resu
         runtime,
         candidate: Session::from_path(runtime, request.candidate, &plain)?,
         reference,
-        paths: [request.reference.to_path_buf(), request.candidate.to_path_buf()],
+        paths: [
+            request.reference.to_path_buf(),
+            request.candidate.to_path_buf(),
+        ],
         cases,
         batch,
         warnings: settled.warnings,
@@ -115,7 +127,10 @@ fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
 impl Proof {
     /// The runtime's name and version.
     pub fn runtime_version(&self) -> String {
-        format!("ONNX Runtime {}", self.runtime.version().unwrap_or("of unknown version"))
+        format!(
+            "ONNX Runtime {}",
+            self.runtime.version().unwrap_or("of unknown version")
+        )
     }
 
     /// Compares the outputs at every case.
@@ -123,7 +138,12 @@ impl Proof {
     /// # Errors
     /// When a model does not run.
     pub fn compare(&mut self, tolerance: &Tolerance) -> Result<parity::Report, CompileError> {
-        Ok(parity::compare(&mut self.reference, &mut self.candidate, &self.cases, tolerance)?)
+        Ok(parity::compare(
+            &mut self.reference,
+            &mut self.candidate,
+            &self.cases,
+            tolerance,
+        )?)
     }
 
     fn typical(&self) -> Option<&Case> {

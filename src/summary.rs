@@ -60,12 +60,24 @@ pub fn of(model: &Model) -> Summary {
     Summary {
         producer: model.producer(),
         ir_version: model.ir_version(),
-        opsets: graph.opsets().iter().map(|(d, v)| (d.to_string(), v)).collect(),
+        opsets: graph
+            .opsets()
+            .iter()
+            .map(|(d, v)| (d.to_string(), v))
+            .collect(),
         nodes,
         parameters,
         constant_bytes: model.constant_bytes(),
-        inputs: graph.inputs().iter().map(|&v| typed(graph.value(v).name(), v)).collect(),
-        outputs: graph.outputs().iter().map(|o| typed(&o.name, o.value)).collect(),
+        inputs: graph
+            .inputs()
+            .iter()
+            .map(|&v| typed(graph.value(v).name(), v))
+            .collect(),
+        outputs: graph
+            .outputs()
+            .iter()
+            .map(|o| typed(&o.name, o.value))
+            .collect(),
         ops,
         blocks: found,
         functions: model.functions().map(|(d, n)| format!("{d}.{n}")).collect(),
@@ -89,10 +101,15 @@ fn blocks(g: &Graph) -> Blocks {
         match node.op().name() {
             "Attention" | "MultiHeadAttention" | "GroupQueryAttention" => found.attention += 1,
             "Softmax" if feeds_product(g, node) => found.attention += 1,
-            "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization"
-            | "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => found.norms += 1,
+            "LayerNormalization"
+            | "RMSNormalization"
+            | "SimplifiedLayerNormalization"
+            | "SkipLayerNormalization"
+            | "SkipSimplifiedLayerNormalization" => found.norms += 1,
             "Sqrt" if of_mean(g, node) => found.norms += 1,
-            "Gelu" | "FastGelu" | "BiasGelu" | "QuickGelu" | "Erf" | "Relu" | "Swish" => found.activations += 1,
+            "Gelu" | "FastGelu" | "BiasGelu" | "QuickGelu" | "Erf" | "Relu" | "Swish" => {
+                found.activations += 1
+            }
             // A pooler's Tanh has no factor beside it; that of an activation is added to and multiplied.
             "Tanh" if read_by(g, node, "Add") => found.activations += 1,
             "Sigmoid" if read_by(g, node, "Mul") => found.activations += 1,
@@ -102,9 +119,14 @@ fn blocks(g: &Graph) -> Blocks {
     found
 }
 
-fn readers<'a>(g: &'a Graph, node: &'a kiln_graph::Node) -> impl Iterator<Item = &'a kiln_graph::Node> {
+fn readers<'a>(
+    g: &'a Graph,
+    node: &'a kiln_graph::Node,
+) -> impl Iterator<Item = &'a kiln_graph::Node> {
     let outputs = node.outputs().iter().flatten();
-    outputs.flat_map(|&v| g.value(v).uses()).map(|u| g.node(u.node))
+    outputs
+        .flat_map(|&v| g.value(v).uses())
+        .map(|u| g.node(u.node))
 }
 
 fn read_by(g: &Graph, node: &kiln_graph::Node, op: &str) -> bool {
@@ -118,7 +140,9 @@ fn feeds_product(g: &Graph, node: &kiln_graph::Node) -> bool {
         if layer.iter().any(|n| n.op().is_any(&["MatMul", "Einsum"])) {
             return true;
         }
-        let relays = ["Where", "Cast", "Reshape", "Dropout", "IsNaN", "Mul", "Identity"];
+        let relays = [
+            "Where", "Cast", "Reshape", "Dropout", "IsNaN", "Mul", "Identity",
+        ];
         layer = (layer.iter())
             .filter(|n| n.op().is_any(&relays))
             .flat_map(|n| readers(g, n))

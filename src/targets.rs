@@ -106,7 +106,9 @@ impl Targets {
 pub fn local_gpu() -> Option<Result<ComputeCapability, String>> {
     let query = ["--query-gpu=compute_cap", "--format=csv,noheader"];
     let output = Command::new("nvidia-smi").args(query).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    let text = String::from_utf8(output.stdout)
+        .ok()
+        .filter(|_| output.status.success())?;
     let name = format!("sm_{}", text.lines().next()?.trim().replace('.', ""));
     let parsed: Result<ComputeCapability, _> = name.parse();
     Some(parsed.map_err(|_| name))

@@ -202,7 +202,9 @@ impl<'a> Exporter<'a> {
         }
         let metadata = node.notes().metadata();
         let devices = self.graph.carried.devices.iter();
-        let devices = devices.filter(|(n, _)| *n == id).flat_map(|(_, d)| d.clone());
+        let devices = devices
+            .filter(|(n, _)| *n == id)
+            .flat_map(|(_, d)| d.clone());
         let message = NodeProto {
             input: node.inputs().iter().map(|v| self.name(v)).collect(),
             output: node.outputs().iter().map(|v| self.name(v)).collect(),
@@ -220,7 +222,13 @@ impl<'a> Exporter<'a> {
     }
 
     fn info(&self, v: ValueId, name: &str, with_type: bool) -> ValueInfoProto {
-        let carried = self.graph.carried.infos.get(&v).cloned().unwrap_or_default();
+        let carried = self
+            .graph
+            .carried
+            .infos
+            .get(&v)
+            .cloned()
+            .unwrap_or_default();
         let denotation = carried.r#type.and_then(|t| t.denotation);
         let ty = with_type.then(|| export_type(self.graph.value(v).ty(), None));
         ValueInfoProto {
@@ -268,7 +276,9 @@ impl<'a> Exporter<'a> {
                 name => name.to_string(),
             }),
             doc_string: (!graph.doc.is_empty()).then(|| graph.doc.clone()),
-            input: inputs.map(|&v| self.info(v, &self.names[v.index()], true)).collect(),
+            input: inputs
+                .map(|&v| self.info(v, &self.names[v.index()], true))
+                .collect(),
             output: outputs.map(|o| self.info(o.value, &o.name, true)).collect(),
             value_info,
             quantization_annotation: graph.carried.quantization.clone(),

@@ -85,13 +85,21 @@ impl External {
         let folder = (self.folder.as_deref())
             .ok_or("the model was not read from a file, so it has no folder")?;
         let relative = Path::new(location);
-        let plain = (relative.components()).all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        let plain =
+            (relative.components()).all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if location.is_empty() || location.contains('\0') || !plain {
-            return Err("external data must lie in the model's folder, by a relative path without '..'".into());
+            return Err(
+                "external data must lie in the model's folder, by a relative path without '..'"
+                    .into(),
+            );
         }
         let path = folder.join(relative);
-        let real = (path.canonicalize())
-            .map_err(|e| format!("cannot open {}: {e}; it belongs beside the model", path.display()))?;
+        let real = (path.canonicalize()).map_err(|e| {
+            format!(
+                "cannot open {}: {e}; it belongs beside the model",
+                path.display()
+            )
+        })?;
         let root = folder.canonicalize().map_err(|e| e.to_string())?;
         if !real.starts_with(&root) {
             return Err(format!(

@@ -97,9 +97,8 @@ fn opsets(imports: &[proto::OperatorSetIdProto]) -> Opsets {
 }
 
 fn pairs(entries: Vec<proto::StringStringEntryProto>) -> Vec<(String, String)> {
-    let pair = |e: proto::StringStringEntryProto| {
-        (e.key.unwrap_or_default(), e.value.unwrap_or_default())
-    };
+    let pair =
+        |e: proto::StringStringEntryProto| (e.key.unwrap_or_default(), e.value.unwrap_or_default());
     entries.into_iter().map(pair).collect()
 }
 
@@ -158,7 +157,12 @@ struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    fn define(&mut self, name: &str, value: ValueId, definer: impl FnOnce() -> String) -> Result<()> {
+    fn define(
+        &mut self,
+        name: &str,
+        value: ValueId,
+        definer: impl FnOnce() -> String,
+    ) -> Result<()> {
         if self.names.insert(name.to_string(), value).is_some() {
             return Err(ReadErrorKind::Duplicate {
                 value: name.to_string(),
@@ -194,7 +198,9 @@ struct Importer<'a> {
 
 impl Importer<'_> {
     fn tensor(&mut self, message: TensorProto) -> Result<Tensor> {
-        tensor::import(message, &mut |name, at, len| self.external.fetch(name, at, len))
+        tensor::import(message, &mut |name, at, len| {
+            self.external.fetch(name, at, len)
+        })
     }
 
     fn graph(&mut self, message: GraphProto, outer: Option<&mut Captures>) -> Result<Graph> {
@@ -295,7 +301,10 @@ impl Importer<'_> {
         let name = message.name.clone().unwrap_or_default();
         let op_type = message.op_type.as_deref().unwrap_or("");
         let label = || match name.as_str() {
-            "" => format!("the {op_type} node that makes '{}'", message.output.join("', '")),
+            "" => format!(
+                "the {op_type} node that makes '{}'",
+                message.output.join("', '")
+            ),
             name => format!("node '{name}' ({op_type})"),
         };
         if op_type.is_empty() {

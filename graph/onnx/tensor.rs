@@ -49,10 +49,17 @@ pub(super) type Fetch<'a> =
 pub(super) fn import(proto: TensorProto, fetch: &mut Fetch<'_>) -> Result<Tensor, ReadErrorKind> {
     let name = proto.name.as_deref().unwrap_or("");
     let number = proto.data_type.unwrap_or(0);
-    let dtype = DType::from_onnx(number)
-        .ok_or_else(|| bad(name, format!("its element type is the unknown number {number}")))?;
+    let dtype = DType::from_onnx(number).ok_or_else(|| {
+        bad(
+            name,
+            format!("its element type is the unknown number {number}"),
+        )
+    })?;
     if proto.segment.is_some() {
-        return Err(bad(name, "it is a segment of a larger tensor, which kiln does not read"));
+        return Err(bad(
+            name,
+            "it is a segment of a larger tensor, which kiln does not read",
+        ));
     }
     let dims = (proto.dims.iter())
         .map(|&d| usize::try_from(d).map_err(|_| bad(name, format!("it has the dimension {d}"))))

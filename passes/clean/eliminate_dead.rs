@@ -39,7 +39,11 @@ fn sweep(g: &mut Graph) -> usize {
         let outputs = g.node(id).outputs().iter().flatten();
         outputs.into_iter().all(|&v| g.value(v).is_unused())
     };
-    let seeds: Vec<NodeId> = g.nodes().map(|(id, _)| id).filter(|&id| dead(g, id)).collect();
+    let seeds: Vec<NodeId> = g
+        .nodes()
+        .map(|(id, _)| id)
+        .filter(|&id| dead(g, id))
+        .collect();
     let removed = remove_dead(g, seeds);
     let unused: Vec<ValueId> = (g.values())
         .filter(|(_, v)| v.is_unused() && matches!(v.def(), Def::Constant(_)))

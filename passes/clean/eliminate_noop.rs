@@ -31,8 +31,24 @@ impl Rule for EliminateNoop {
 
     fn roots(&self) -> &[&'static str] {
         &[
-            "Identity", "Dropout", "Cast", "Reshape", "Transpose", "Expand", "Slice", "Concat", "Sum",
-            "Max", "Min", "Mean", "Unsqueeze", "Squeeze", "Flatten", "Pad", "Mul", "Div",
+            "Identity",
+            "Dropout",
+            "Cast",
+            "Reshape",
+            "Transpose",
+            "Expand",
+            "Slice",
+            "Concat",
+            "Sum",
+            "Max",
+            "Min",
+            "Mean",
+            "Unsqueeze",
+            "Squeeze",
+            "Flatten",
+            "Pad",
+            "Mul",
+            "Div",
         ]
     }
 
@@ -42,7 +58,13 @@ impl Rule for EliminateNoop {
             return Err(Miss::none());
         };
         // A second output, Dropout's mask, must not be wanted.
-        if node.outputs().iter().skip(1).flatten().any(|&v| !g.value(v).is_unused()) {
+        if node
+            .outputs()
+            .iter()
+            .skip(1)
+            .flatten()
+            .any(|&v| !g.value(v).is_unused())
+        {
             return Err(Miss::because("its second output is used"));
         }
         match is_noop(g, root, node, x, output) {
@@ -73,7 +95,10 @@ fn is_noop(g: &Graph, id: NodeId, node: &Node, x: ValueId, output: ValueId) -> b
         }
         "Slice" => whole_slice(g, node),
         "Pad" => {
-            let pads = node.input(1).and_then(|p| g.constant(p)).and_then(|t| t.to_i64s());
+            let pads = node
+                .input(1)
+                .and_then(|p| g.constant(p))
+                .and_then(|t| t.to_i64s());
             pads.is_some_and(|p| p.iter().all(|&n| n == 0))
         }
         "Mul" | "Div" => {
@@ -96,7 +121,11 @@ fn same_shape(a: Option<&[kiln_graph::Dim]>, b: Option<&[kiln_graph::Dim]>) -> b
 
 /// Starts at 0, ends beyond every size, steps by 1 (Slice-10 and later, whose bounds are inputs).
 fn whole_slice(g: &Graph, node: &Node) -> bool {
-    let ints = |k: usize| node.input(k).and_then(|v| g.constant(v)).and_then(|t| t.to_i64s());
+    let ints = |k: usize| {
+        node.input(k)
+            .and_then(|v| g.constant(v))
+            .and_then(|t| t.to_i64s())
+    };
     let (Some(starts), Some(ends)) = (ints(1), ints(2)) else {
         return false;
     };

@@ -39,7 +39,10 @@ impl Rule for MergeChains {
             return Err(Miss::none());
         };
         let inner = g.producer(middle).ok_or_else(Miss::none)?;
-        let (first, x) = (g.node(inner), g.node(inner).input(0).ok_or_else(Miss::none)?);
+        let (first, x) = (
+            g.node(inner),
+            g.node(inner).input(0).ok_or_else(Miss::none)?,
+        );
         let link = Link {
             g,
             outer: node,
@@ -71,7 +74,10 @@ struct Link<'a> {
 
 impl Link<'_> {
     fn axes(&self, node: &Node) -> Result<Vec<i64>, Miss> {
-        let axes = node.input(1).and_then(|v| self.g.constant(v)).and_then(|t| t.to_i64s());
+        let axes = node
+            .input(1)
+            .and_then(|v| self.g.constant(v))
+            .and_then(|t| t.to_i64s());
         axes.ok_or_else(|| Miss::because("its axes are not constant"))
     }
 
@@ -94,7 +100,11 @@ impl Link<'_> {
         if composed.iter().enumerate().all(|(k, &p)| p == k as i64) {
             return Ok(Patch::replacing(self.output, self.x));
         }
-        Ok(self.one(Op::onnx("Transpose"), None, Attrs::new().with("perm", composed)))
+        Ok(self.one(
+            Op::onnx("Transpose"),
+            None,
+            Attrs::new().with("perm", composed),
+        ))
     }
 
     fn reshape(&self) -> Result<Patch, Miss> {
@@ -111,7 +121,9 @@ impl Link<'_> {
                 || matches!((before.get(k), between.get(k)), (Some(a), Some(b)) if a.certainly_equals(b))
         });
         if !copies_same {
-            return Err(Miss::because("the second Reshape copies a dimension that the first one made"));
+            return Err(Miss::because(
+                "the second Reshape copies a dimension that the first one made",
+            ));
         }
         let mut patch = Patch::new();
         let made = patch.node(
@@ -135,10 +147,22 @@ impl Link<'_> {
         let first = place(first, middle).ok_or_else(malformed)?;
         let second = place(second, outer).ok_or_else(malformed)?;
         let kept = (0..outer).filter(|k| !second.contains(k));
-        let moved = kept.enumerate().filter(|(k, _)| first.contains(k)).map(|(_, at)| at);
-        let mut axes: Vec<i64> = second.iter().copied().chain(moved).map(|k| k as i64).collect();
+        let moved = kept
+            .enumerate()
+            .filter(|(k, _)| first.contains(k))
+            .map(|(_, at)| at);
+        let mut axes: Vec<i64> = second
+            .iter()
+            .copied()
+            .chain(moved)
+            .map(|k| k as i64)
+            .collect();
         axes.sort_unstable();
-        Ok(self.one(Op::onnx("Unsqueeze"), Some(Tensor::vector(&axes)), Attrs::new()))
+        Ok(self.one(
+            Op::onnx("Unsqueeze"),
+            Some(Tensor::vector(&axes)),
+            Attrs::new(),
+        ))
     }
 
     fn undone(&self) -> Result<Patch, Miss> {
@@ -148,16 +172,23 @@ impl Link<'_> {
             axes.sort_unstable();
             axes
         };
-        let (added, removed) = (sorted(self.axes(self.inner)?), sorted(self.axes(self.outer)?));
+        let (added, removed) = (
+            sorted(self.axes(self.inner)?),
+            sorted(self.axes(self.outer)?),
+        );
         match added == removed {
             true => Ok(Patch::replacing(self.output, self.x)),
-            false => Err(Miss::because("the Squeeze removes other axes than were added")),
+            false => Err(Miss::because(
+                "the Squeeze removes other axes than were added",
+            )),
         }
     }
 
     fn casts(&self, root: NodeId) -> Result<Patch, Miss> {
         let ty = |v: ValueId| self.g.value(v).ty().dtype();
-        let to = ops::Cast::of(self.g, root).and_then(|c| c.to()).ok_or_else(Miss::none)?;
+        let to = ops::Cast::of(self.g, root)
+            .and_then(|c| c.to())
+            .ok_or_else(Miss::none)?;
         match (ty(self.x), ty(self.middle)) {
             (Some(from), Some(through)) if holds(through, from) => {
                 if from == to {
@@ -188,7 +219,10 @@ fn holds(wide: DType, narrow: DType) -> bool {
             F32 => wide == F64,
             I8 => matches!(wide, I16 | I32 | I64 | F16 | F32 | F64),
             U8 => matches!(wide, I16 | U16 | I32 | U32 | I64 | U64 | F16 | F32 | F64),
-            I16 | U16 => matches!(wide, I32 | I64 | F32 | F64) || (narrow == U16 && matches!(wide, U32 | U64)),
+            I16 | U16 => {
+                matches!(wide, I32 | I64 | F32 | F64)
+                    || (narrow == U16 && matches!(wide, U32 | U64))
+            }
             I32 => matches!(wide, I64 | F64),
             U32 => matches!(wide, I64 | U64 | F64),
             Bool => wide.is_int() && wide.bits() >= 8 || matches!(wide, F16 | BF16 | F32 | F64),

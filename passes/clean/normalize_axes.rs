@@ -30,8 +30,14 @@ impl Rule for NormalizeAxes {
 
     fn roots(&self) -> &[&'static str] {
         &[
-            "ReduceMean", "ReduceSum", "ReduceL2", "ReduceMax", "ReduceSumSquare", "Softmax",
-            "LogSoftmax", "LayerNormalization",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceL2",
+            "ReduceMax",
+            "ReduceSumSquare",
+            "Softmax",
+            "LogSoftmax",
+            "LayerNormalization",
         ]
     }
 
@@ -46,9 +52,14 @@ impl Rule for NormalizeAxes {
         let mut attrs: Attrs = node.attrs().clone();
         let mut patch = Patch::new();
         if node.op().name().starts_with("Reduce") {
-            let axes = node.input(1).and_then(|v| g.constant(v)).and_then(|t| t.to_i64s());
+            let axes = node
+                .input(1)
+                .and_then(|v| g.constant(v))
+                .and_then(|t| t.to_i64s());
             if axes != Some(vec![last]) {
-                return Err(Miss::because("it does not reduce the last axis by its number"));
+                return Err(Miss::because(
+                    "it does not reduce the last axis by its number",
+                ));
             }
             inputs[1] = Some(patch.constant(Tensor::vector(&[-1i64])));
         } else if attrs.int("axis") == Some(last) {

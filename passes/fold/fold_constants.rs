@@ -55,7 +55,10 @@ fn fold(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
     }
     let Some(evaluator) = cx.evaluator else {
         cx.remarks.push(Remark::Skipped {
-            why: format!("{} constant nodes were not folded: there is no runtime to compute them", batch.len()),
+            why: format!(
+                "{} constant nodes were not folded: there is no runtime to compute them",
+                batch.len()
+            ),
         });
         return Ok(0);
     };
@@ -125,7 +128,9 @@ fn growth(g: &Graph, id: NodeId) -> Growth {
     let size = |v: ValueId| {
         let ty = g.value(v).ty();
         let dims = ty.shape()?.iter().map(|d| d.known());
-        let count = dims.into_iter().try_fold(1usize, |n, d| n.checked_mul(d?))?;
+        let count = dims
+            .into_iter()
+            .try_fold(1usize, |n, d| n.checked_mul(d?))?;
         ty.dtype()?.packed_len(count)
     };
     let mut made = 0usize;
@@ -165,7 +170,13 @@ fn compute(
                 })),
             });
         }
-        let copy = sub.add_node(node.op(), "", inputs, node.outputs().len(), node.attrs().clone());
+        let copy = sub.add_node(
+            node.op(),
+            "",
+            inputs,
+            node.outputs().len(),
+            node.attrs().clone(),
+        );
         for (old, new) in node.outputs().iter().zip(sub.node(copy).outputs().to_vec()) {
             if let (Some(old), Some(new)) = (old, new) {
                 sub.set_type(new, g.value(*old).ty().clone());

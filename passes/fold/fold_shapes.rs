@@ -63,10 +63,12 @@ fn fold(g: &mut Graph, facts: &Facts, cx: &mut Context<'_>) -> Result<usize, Pas
         if !cx.admit() {
             return Ok(folded);
         }
-        patch.apply(g, id, "fold-shapes").map_err(|e| PassFailure::Node {
-            node: e.value.clone(),
-            why: e.to_string(),
-        })?;
+        patch
+            .apply(g, id, "fold-shapes")
+            .map_err(|e| PassFailure::Node {
+                node: e.value.clone(),
+                why: e.to_string(),
+            })?;
         folded += 1;
     }
     Ok(folded)

@@ -56,13 +56,22 @@ pub static FUSE_LAYER_NORM: Fusion = Fusion {
 
 fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {
     let x = m.input(0)?;
-    let size = g.value(x).ty().shape().and_then(|s| s.last()).and_then(|d| d.known());
+    let size = g
+        .value(x)
+        .ty()
+        .shape()
+        .and_then(|s| s.last())
+        .and_then(|d| d.known());
     let size = size.ok_or_else(|| Miss::at(x, 9, "the size of its last axis is unknown"))?;
     for k in [1, 2] {
         let v = m.input(k)?;
         let shape = g.value(v).ty().shape().unwrap_or_default();
         if !matches!(shape, [d] if d.known() == Some(size)) {
-            return Err(Miss::at(v, 9, format!("it is no vector of {size} elements")));
+            return Err(Miss::at(
+                v,
+                9,
+                format!("it is no vector of {size} elements"),
+            ));
         }
     }
     Ok(())

@@ -68,7 +68,11 @@ fn convert(
         half: vec![false; g.value_bound()],
         twins: FxHashMap::default(),
     };
-    let values: Vec<ValueId> = g.values().map(|(id, _)| id).filter(|&v| is_f32(g, v)).collect();
+    let values: Vec<ValueId> = g
+        .values()
+        .map(|(id, _)| id)
+        .filter(|&v| is_f32(g, v))
+        .collect();
     for v in values {
         let to_half = match g.value(v).def() {
             Def::Capture(k) => captures.get(*k as usize) == Some(&true),
@@ -172,7 +176,12 @@ fn retype(g: &mut Graph, v: ValueId) {
 
 fn touches_float(g: &Graph, id: NodeId, state: &State) -> bool {
     let node = g.node(id);
-    let all = node.inputs().iter().chain(node.outputs()).flatten().copied();
+    let all = node
+        .inputs()
+        .iter()
+        .chain(node.outputs())
+        .flatten()
+        .copied();
     let mut all = all.chain(node.captures().iter().copied());
     all.any(|v| is_f32(g, v) || state.half.get(v.index()) == Some(&true))
 }
@@ -184,7 +193,9 @@ fn operands(g: &mut Graph, id: NodeId, want_half: bool, state: &mut State, cx: &
         return;
     }
     for k in 0..g.node(id).inputs().len() {
-        let Some(v) = g.node(id).input(k) else { continue };
+        let Some(v) = g.node(id).input(k) else {
+            continue;
+        };
         let want_half = want_half && !half_rules::input_stays(g.node(id).op(), k);
         let is_half = state.half[v.index()];
         if is_half != want_half && (is_half || is_f32(g, v)) {
@@ -229,12 +240,16 @@ fn nested(
     state: &State,
     cx: &mut Context<'_>,
 ) -> Result<usize, PassFailure> {
-    if !g.node(id).has_subgraphs() || boundary == Boundary::Kept && g.node(id).captures().is_empty() {
+    if !g.node(id).has_subgraphs() || boundary == Boundary::Kept && g.node(id).captures().is_empty()
+    {
         return Ok(0);
     }
-    let half = |v: &ValueId| g.value(*v).ty().dtype() == Some(DType::F16) && {
-        // A value that was FP32 before, or the half copy of a constant.
-        state.half.get(v.index()).copied().unwrap_or(true) || state.twins.values().any(|t| t == v)
+    let half = |v: &ValueId| {
+        g.value(*v).ty().dtype() == Some(DType::F16) && {
+            // A value that was FP32 before, or the half copy of a constant.
+            state.half.get(v.index()).copied().unwrap_or(true)
+                || state.twins.values().any(|t| t == v)
+        }
     };
     let captures: Vec<bool> = g.node(id).captures().iter().map(half).collect();
     let mut converted = 0;

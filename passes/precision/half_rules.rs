@@ -5,32 +5,92 @@ use kiln_graph::{DType, Dim, Graph, NodeId, Op, ValueId};
 /// Operators of the default domain whose float operands may not be 16 bits wide, or whose result type is written in an
 /// attribute (ONNX `docs/Operators.md`, type constraints).
 const NO_HALF: &[&str] = &[
-    "Bernoulli", "BlackmanWindow", "DFT", "DequantizeLinear", "DynamicQuantizeLinear", "EyeLike",
-    "HammingWindow", "HannWindow", "ImageDecoder", "MelWeightMatrix", "Multinomial", "NonMaxSuppression",
-    "Optional", "OptionalGetElement", "OptionalHasElement", "QuantizeLinear", "RandomNormal",
-    "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "STFT", "SequenceAt",
-    "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-    "SequenceMap", "SplitToSequence", "ConcatFromSequence", "StringConcat", "StringNormalizer",
-    "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "Upsample",
+    "Bernoulli",
+    "BlackmanWindow",
+    "DFT",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "EyeLike",
+    "HammingWindow",
+    "HannWindow",
+    "ImageDecoder",
+    "MelWeightMatrix",
+    "Multinomial",
+    "NonMaxSuppression",
+    "Optional",
+    "OptionalGetElement",
+    "OptionalHasElement",
+    "QuantizeLinear",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Range",
+    "STFT",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SequenceMap",
+    "SplitToSequence",
+    "ConcatFromSequence",
+    "StringConcat",
+    "StringNormalizer",
+    "StringSplit",
+    "RegexFullMatch",
+    "TfIdfVectorizer",
+    "Upsample",
 ];
 
 /// Normalizations sum squares of activations: half precision overflows beyond 256 (TensorRT takes the precision of the
 /// statistics from the operand since strong typing, `stash_type` does nothing).
 const NORMS: &[&str] = &[
-    "LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization",
-    "MeanVarianceNormalization", "LpNormalization", "SimplifiedLayerNormalization",
+    "LayerNormalization",
+    "RMSNormalization",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "MeanVarianceNormalization",
+    "LpNormalization",
+    "SimplifiedLayerNormalization",
 ];
 
 /// Sums over many elements.
 const REDUCTIONS: &[&str] = &[
-    "ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
-    "ReduceLogSumExp", "ReduceProd", "CumSum",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceProd",
+    "CumSum",
 ];
 
 /// What is done to statistics before they meet the data again.
 const STATISTICS: &[&str] = &[
-    "Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Clip", "Max", "Min", "Pow", "Expand", "Neg",
-    "Exp", "Log", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Where", "Abs",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Sqrt",
+    "Reciprocal",
+    "Clip",
+    "Max",
+    "Min",
+    "Pow",
+    "Expand",
+    "Neg",
+    "Exp",
+    "Log",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "Cast",
+    "Where",
+    "Abs",
 ];
 
 /// Inputs that ONNX wants in FP32 whatever the data's type is: Resize's `roi` may be half, its `scales` may not.
@@ -39,7 +99,11 @@ pub(super) fn input_stays(op: Op, k: usize) -> bool {
 }
 
 /// For each node: `None` if it may become half precision, else why it keeps its type.
-pub(super) fn kept(g: &Graph, order: &[NodeId], keep: &dyn Fn(&str) -> bool) -> Vec<Option<String>> {
+pub(super) fn kept(
+    g: &Graph,
+    order: &[NodeId],
+    keep: &dyn Fn(&str) -> bool,
+) -> Vec<Option<String>> {
     let mut why: Vec<Option<String>> = vec![None; g.node_bound()];
     for &id in order {
         let node = g.node(id);
@@ -47,7 +111,9 @@ pub(super) fn kept(g: &Graph, order: &[NodeId], keep: &dyn Fn(&str) -> bool) -> 
         let reason = if keep(node.name()) {
             Some("it matches --keep".to_string())
         } else if !op.domain().is_empty() {
-            Some(format!("kiln does not know whether {op} takes half precision"))
+            Some(format!(
+                "kiln does not know whether {op} takes half precision"
+            ))
         } else if op.is_any(NO_HALF) {
             Some(format!("ONNX's {op} has no half-precision form"))
         } else if op.is_any(NORMS) {
@@ -73,24 +139,37 @@ pub(super) fn is_f32(g: &Graph, v: ValueId) -> bool {
 fn touches(g: &Graph, id: NodeId, test: impl Fn(ValueId) -> bool) -> bool {
     let node = g.node(id);
     let all = node.inputs().iter().chain(node.outputs()).flatten();
-    all.copied().chain(node.captures().iter().copied()).any(test)
+    all.copied()
+        .chain(node.captures().iter().copied())
+        .any(test)
 }
 
 /// A reduction, the square that feeds it, and what is done with its result until it meets the data again.
 fn keep_statistics(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
-    const WHY: &str = "it computes a sum or mean, or the statistics of a normalization made from one";
+    const WHY: &str =
+        "it computes a sum or mean, or the statistics of a normalization made from one";
     let mut statistic = vec![false; g.value_bound()];
     for &id in order {
         let node = g.node(id);
         let floats = |v: &&ValueId| is_f32(g, **v);
-        let reads = node.inputs().iter().flatten().filter(floats).any(|v| statistic[v.index()]);
+        let reads = node
+            .inputs()
+            .iter()
+            .flatten()
+            .filter(floats)
+            .any(|v| statistic[v.index()]);
         let reduces = node.op().is_any(REDUCTIONS) && touches(g, id, |v| is_f32(g, v));
         if !reduces && !(reads && node.op().is_any(STATISTICS)) {
             continue;
         }
         why[id.index()].get_or_insert_with(|| WHY.into());
         if reduces {
-            for producer in node.inputs().iter().flatten().filter_map(|&v| g.producer(v)) {
+            for producer in node
+                .inputs()
+                .iter()
+                .flatten()
+                .filter_map(|&v| g.producer(v))
+            {
                 let p = g.node(producer);
                 if p.op().is("Pow") || (p.op().is("Mul") && p.input(0) == p.input(1)) {
                     why[producer.index()].get_or_insert_with(|| WHY.into());
@@ -99,7 +178,9 @@ fn keep_statistics(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
         }
         // Once a statistic has met a value that is none, the result is data again.
         let others = node.inputs().iter().flatten().filter(floats);
-        let met = others.into_iter().any(|v| !statistic[v.index()] && !small_constant(g, *v));
+        let met = others
+            .into_iter()
+            .any(|v| !statistic[v.index()] && !small_constant(g, *v));
         if reduces || !met {
             for v in node.outputs().iter().flatten() {
                 statistic[v.index()] = true;
@@ -113,9 +194,11 @@ fn keep_positions(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
     let mut positional = vec![false; g.value_bound()];
     for &id in order {
         let node = g.node(id);
-        let derived = node.inputs().iter().flatten().all(|&v| {
-            positional[v.index()] || !is_f32(g, v) || g.constant(v).is_some()
-        });
+        let derived = node
+            .inputs()
+            .iter()
+            .flatten()
+            .all(|&v| positional[v.index()] || !is_f32(g, v) || g.constant(v).is_some());
         // A row of a table is an embedding, not a position.
         if derived && node.captures().is_empty() && !node.op().is_any(&["Gather", "GatherND"]) {
             for &v in node.outputs().iter().flatten() {
@@ -123,7 +206,9 @@ fn keep_positions(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
             }
         }
     }
-    let roots = order.iter().filter(|&&id| g.node(id).op().is_any(&["Sin", "Cos"]));
+    let roots = order
+        .iter()
+        .filter(|&&id| g.node(id).op().is_any(&["Sin", "Cos"]));
     let mut todo: Vec<NodeId> = roots.copied().collect();
     while let Some(id) = todo.pop() {
         for &v in g.node(id).inputs().iter().flatten() {

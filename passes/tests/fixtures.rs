@@ -23,22 +23,33 @@ fn cases_give_their_blessed_diffs() {
         let name = case.path.display().to_string();
         if let Some(miss) = &case.miss {
             if applied.applications > 0 {
-                wrong.push(format!("{name}: must not apply, but did:\n{}", harness::diff(&applied)));
+                wrong.push(format!(
+                    "{name}: must not apply, but did:\n{}",
+                    harness::diff(&applied)
+                ));
             }
             if !applied.misses.iter().any(|m| m.contains(miss.as_str())) {
-                wrong.push(format!("{name}: no miss says '{miss}', but: {:?}", applied.misses));
+                wrong.push(format!(
+                    "{name}: no miss says '{miss}', but: {:?}",
+                    applied.misses
+                ));
             }
             continue;
         }
         let diff = harness::diff(&applied);
         if diff.is_empty() {
-            wrong.push(format!("{name}: nothing applied; misses: {:?}", applied.misses));
+            wrong.push(format!(
+                "{name}: nothing applied; misses: {:?}",
+                applied.misses
+            ));
         }
         let blessed = case.path.with_extension("diff");
         if bless {
             fs::write(&blessed, &diff).unwrap();
         } else if fs::read_to_string(&blessed).unwrap_or_default() != diff {
-            wrong.push(format!("{name}: the diff differs; `make bless` writes it again:\n{diff}"));
+            wrong.push(format!(
+                "{name}: the diff differs; `make bless` writes it again:\n{diff}"
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
@@ -48,20 +59,37 @@ fn cases_give_their_blessed_diffs() {
 fn every_pass_has_a_positive_and_every_rule_a_negative_case() {
     let cases = harness::cases();
     // Whole-graph passes have nothing to miss.
-    let whole = ["eliminate-dead", "deduplicate", "fold-shapes", "fold-constants", "raise-opset"];
+    let whole = [
+        "eliminate-dead",
+        "deduplicate",
+        "fold-shapes",
+        "fold-constants",
+        "raise-opset",
+    ];
     for pass in registry::ALL {
         let folder = |c: &&harness::Case| c.path.parent().unwrap().ends_with(pass.name());
         let mine: Vec<_> = cases.iter().filter(folder).collect();
-        assert!(mine.iter().any(|c| c.miss.is_none()), "{} has no positive case", pass.name());
+        assert!(
+            mine.iter().any(|c| c.miss.is_none()),
+            "{} has no positive case",
+            pass.name()
+        );
         let negative = mine.iter().any(|c| c.miss.is_some());
-        assert!(negative || whole.contains(&pass.name()), "{} has no negative case", pass.name());
+        assert!(
+            negative || whole.contains(&pass.name()),
+            "{} has no negative case",
+            pass.name()
+        );
     }
 }
 
 #[test]
 fn passes_are_idempotent_and_deterministic() {
     for case in harness::cases() {
-        if needs_runtime(&case.passes) || case.miss.is_some() || case.passes.contains("convert-fp16") {
+        if needs_runtime(&case.passes)
+            || case.miss.is_some()
+            || case.passes.contains("convert-fp16")
+        {
             continue;
         }
         let first = harness::print(&harness::apply(&case, None).after);
@@ -73,16 +101,25 @@ fn passes_are_idempotent_and_deterministic() {
             ..case
         };
         let twice = harness::apply(&again, None);
-        assert_eq!(harness::print(&twice.after), first, "{}", again.path.display());
+        assert_eq!(
+            harness::print(&twice.after),
+            first,
+            "{}",
+            again.path.display()
+        );
         assert_eq!(twice.applications, 0, "{}", again.path.display());
     }
 }
 
 #[test]
 fn every_body_of_a_fusion_parses() {
-    for fusion in [&kiln_passes::fuse::fuse_gelu::FUSE_GELU, &kiln_passes::fuse::fuse_layer_norm::FUSE_LAYER_NORM] {
+    for fusion in [
+        &kiln_passes::fuse::fuse_gelu::FUSE_GELU,
+        &kiln_passes::fuse::fuse_layer_norm::FUSE_LAYER_NORM,
+    ] {
         for body in fusion.bodies {
-            kiln_passes::fusion::parse(body).unwrap_or_else(|e| panic!("{}: {e}\n{body}", fusion.name));
+            kiln_passes::fusion::parse(body)
+                .unwrap_or_else(|e| panic!("{}: {e}\n{body}", fusion.name));
         }
         assert_eq!(fusion.functions().len(), fusion.bodies.len());
     }

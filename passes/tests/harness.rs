@@ -30,7 +30,11 @@ pub struct Applied {
 pub fn fixtures() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let near = here.join("fixtures");
-    if near.is_dir() { near } else { here.join("../fixtures") }
+    if near.is_dir() {
+        near
+    } else {
+        here.join("../fixtures")
+    }
 }
 
 pub fn cases() -> Vec<Case> {
@@ -46,7 +50,10 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn sorted(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     paths.sort();
     paths
 }

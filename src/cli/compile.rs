@@ -112,9 +112,19 @@ fn explain(pass: &str, outcome: &Outcome) -> Result<(), Failure> {
     let mut misses: Vec<_> = outcome.misses.iter().filter(|m| m.pass == pass).collect();
     misses.sort_by_key(|m| std::cmp::Reverse(m.depth));
     let rows: Vec<Vec<String>> = (misses.iter().take(40))
-        .map(|m| vec![m.root.clone(), m.depth.to_string(), m.at.clone(), m.why.clone()])
+        .map(|m| {
+            vec![
+                m.root.clone(),
+                m.depth.to_string(),
+                m.at.clone(),
+                m.why.clone(),
+            ]
+        })
         .collect();
-    print(&format!("{pass}: {} near misses, deepest first\n", misses.len()))?;
+    print(&format!(
+        "{pass}: {} near misses, deepest first\n",
+        misses.len()
+    ))?;
     print(&table(&["root", "depth", "stopped at", "why"], &rows))
 }
 
@@ -144,10 +154,21 @@ fn render(outcome: &Outcome) -> String {
         out += &table(&header, &rows);
     }
     out.push('\n');
-    let sizes = format!("{} → {}", bytes(m.source.bytes as usize), bytes(report::model_bytes(m) as usize));
-    out += &format!("  model    {} nodes → {}, {sizes}\n", m.before.nodes, m.after.nodes);
+    let sizes = format!(
+        "{} → {}",
+        bytes(m.source.bytes as usize),
+        bytes(report::model_bytes(m) as usize)
+    );
+    out += &format!(
+        "  model    {} nodes → {}, {sizes}\n",
+        m.before.nodes, m.after.nodes
+    );
     if m.precision == "fp16" {
-        out += &format!("  fp16     {} nodes converted, {} kept in FP32\n", m.converted, m.kept.len());
+        out += &format!(
+            "  fp16     {} nodes converted, {} kept in FP32\n",
+            m.converted,
+            m.kept.len()
+        );
     }
     match &m.engine {
         Some(e) => {

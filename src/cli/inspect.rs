@@ -43,21 +43,36 @@ fn render(path: &str, s: &Summary) -> String {
         .map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d }))
         .collect();
     out += &format!("  producer     {}\n", s.producer);
-    out += &format!("  opsets       {} (IR {})\n", opsets.join(", "), s.ir_version);
+    out += &format!(
+        "  opsets       {} (IR {})\n",
+        opsets.join(", "),
+        s.ir_version
+    );
     out += &format!("  nodes        {}\n", s.nodes);
-    out += &format!("  parameters   {} ({})\n", summary::count(s.parameters), summary::bytes(s.constant_bytes));
+    out += &format!(
+        "  parameters   {} ({})\n",
+        summary::count(s.parameters),
+        summary::bytes(s.constant_bytes)
+    );
     out += &format!(
         "  found        {} attention, {} norms, {} activations\n\n",
         s.blocks.attention, s.blocks.norms, s.blocks.activations
     );
     let rows = |values: &[(String, String)]| -> Vec<Vec<String>> {
-        values.iter().map(|(n, t)| vec![n.clone(), t.clone()]).collect()
+        values
+            .iter()
+            .map(|(n, t)| vec![n.clone(), t.clone()])
+            .collect()
     };
     out += &table(&["input", "type"], &rows(&s.inputs));
     out.push('\n');
     out += &table(&["output", "type"], &rows(&s.outputs));
     out.push('\n');
-    let ops: Vec<Vec<String>> = s.ops.iter().map(|(op, n)| vec![op.clone(), n.to_string()]).collect();
+    let ops: Vec<Vec<String>> = s
+        .ops
+        .iter()
+        .map(|(op, n)| vec![op.clone(), n.to_string()])
+        .collect();
     out += &table(&["operator", "nodes"], &ops);
     out
 }

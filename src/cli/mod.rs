@@ -165,7 +165,8 @@ fn describe(error: &anyhow::Error) -> String {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().filter_map(|e| e.downcast_ref::<io::Error>());
-    io.into_iter().any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    io.into_iter()
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Data goes to stdout, so that it can be piped.

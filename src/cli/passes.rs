@@ -40,7 +40,13 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
         }
         What::Explain { name } => {
             let pass = registry::find(&name).map_err(Failure::usage)?;
-            print(&format!("{}: {} ({})\n\n{}\n", pass.name(), pass.about(), pass.exactness(), pass.details()))?;
+            print(&format!(
+                "{}: {} ({})\n\n{}\n",
+                pass.name(),
+                pass.about(),
+                pass.exactness(),
+                pass.details()
+            ))?;
         }
     }
     Ok(0)

@@ -63,9 +63,12 @@ impl engine::Progress for Terminal {
 
     fn step(&self, name: &str, step: u32) {
         let phases = self.phases.lock();
-        let steps = phases.ok().and_then(|p| p.iter().find(|(n, _)| n == name).map(|(_, s)| *s));
+        let steps = phases
+            .ok()
+            .and_then(|p| p.iter().find(|(n, _)| n == name).map(|(_, s)| *s));
         if let Some(steps) = steps {
-            self.bar.set_message(format!("engine: {name} {}/{steps}", step + 1));
+            self.bar
+                .set_message(format!("engine: {name} {}/{steps}", step + 1));
         }
     }
 

@@ -11,7 +11,10 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         }
     }
     let numeric = |k: usize| {
-        let mut cells = rows.iter().filter_map(|r| r.get(k)).filter(|c| !c.is_empty());
+        let mut cells = rows
+            .iter()
+            .filter_map(|r| r.get(k))
+            .filter(|c| !c.is_empty());
         cells.all(|c| c.starts_with(|ch: char| ch.is_ascii_digit() || ch == '-' || ch == '+'))
     };
     let mut out = String::new();

@@ -79,7 +79,10 @@ impl CompileError {
             | CompileError::Manifest(_)
             | CompileError::Sizes { .. }
             | CompileError::Write(_) => 2,
-            CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) | CompileError::Bench(_) => 3,
+            CompileError::Read(_)
+            | CompileError::Pass { .. }
+            | CompileError::Parity(_)
+            | CompileError::Bench(_) => 3,
             CompileError::Engine { source } => match source {
                 EngineError::NotFound { .. }
                 | EngineError::Load { .. }

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::{CompileError, Options};
 use crate::bundle::{self, Partial};
-use crate::engine::{self, BuildRequest, ComputeCapability, EngineBuilder, EngineError, RtxBuilder};
+use crate::engine::{
+    self, BuildRequest, ComputeCapability, EngineBuilder, EngineError, RtxBuilder,
+};
 use crate::manifest::EngineFacts;
 use crate::parity::{self, Preset, Tolerance};
 use crate::prove::Proof;
@@ -39,7 +41,11 @@ pub(super) fn read(options: &Options) -> Result<Model, CompileError> {
 }
 
 pub(super) fn shapes(options: &Options, original: &Model) -> Result<Shapes, CompileError> {
-    Ok(Shapes::new(&original.graph, &options.dims, &options.shapes)?)
+    Ok(Shapes::new(
+        &original.graph,
+        &options.dims,
+        &options.shapes,
+    )?)
 }
 
 /// The model after the passes, and what they did.
@@ -150,7 +156,11 @@ fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), Compil
 }
 
 pub(super) fn write(model: &Model, partial: &Partial) -> Result<Written, CompileError> {
-    Ok(onnx::write(model, partial.file(bundle::MODEL), &WriteOptions::default())?)
+    Ok(onnx::write(
+        model,
+        partial.file(bundle::MODEL),
+        &WriteOptions::default(),
+    )?)
 }
 
 /// What identifies the input.
@@ -175,7 +185,11 @@ pub(super) fn fingerprint(path: &Path) -> Result<Source, CompileError> {
         why: "cannot be read",
         source,
     })?;
-    Ok(Source { path, bytes, sha256 })
+    Ok(Source {
+        path,
+        bytes,
+        sha256,
+    })
 }
 
 pub(super) fn build(
@@ -207,7 +221,9 @@ pub(super) fn build(
     let built = match builder.build(&request(&map), talk.engine()) {
         Err(EngineError::Build { failures, log }) => {
             // Attention without a dedicated kernel builds when the node allows TensorRT to take it apart.
-            let wants = failures.iter().any(|f| f.reason.contains("dedicated kernel"));
+            let wants = failures
+                .iter()
+                .any(|f| f.reason.contains("dedicated kernel"));
             let marked = wants.then(|| decomposable(model)).flatten();
             match marked {
                 None => return Err(EngineError::Build { failures, log }.into()),
@@ -240,7 +256,11 @@ pub(super) fn prove(
     proof: &mut Proof,
     partial: &Partial,
 ) -> Result<parity::Report, CompileError> {
-    let preset = if options.fp16 { Preset::Fp16 } else { Preset::Fp32Rewrite };
+    let preset = if options.fp16 {
+        Preset::Fp16
+    } else {
+        Preset::Fp32Rewrite
+    };
     let report = proof.compare(&Tolerance::from(preset))?;
     if !report.pass() {
         return Err(CompileError::NotTheSame {
@@ -262,7 +282,10 @@ fn decomposable(model: &Model) -> Option<Vec<u8>> {
         .map(|(id, _)| id)
         .collect();
     for &id in &nodes {
-        model.graph.attrs_mut(id).set("TRT_decomposable", Attr::Int(1));
+        model
+            .graph
+            .attrs_mut(id)
+            .set("TRT_decomposable", Attr::Int(1));
     }
     match nodes.is_empty() {
         true => None,

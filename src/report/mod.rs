@@ -39,7 +39,11 @@ pub fn markdown(m: &Manifest) -> String {
 /// A Markdown table.
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let escape = |cell: &str| cell.replace('|', "\\|");
-    let mut out = format!("| {} |\n|{}\n", header.join(" | "), "---|".repeat(header.len()));
+    let mut out = format!(
+        "| {} |\n|{}\n",
+        header.join(" | "),
+        "---|".repeat(header.len())
+    );
     for row in rows {
         let cells: Vec<String> = row.iter().map(|c| escape(c)).collect();
         out += &format!("| {} |\n", cells.join(" | "));
@@ -48,7 +52,11 @@ fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String
 }
 
 fn summary(m: &Manifest) -> String {
-    let sizes: Vec<String> = m.sizes.iter().map(|(name, range)| format!("{name} {range}")).collect();
+    let sizes: Vec<String> = m
+        .sizes
+        .iter()
+        .map(|(name, range)| format!("{name} {range}"))
+        .collect();
     let verdict = match &m.parity {
         None => "not run".into(),
         Some(report) => verdict(report),
@@ -62,13 +70,24 @@ fn summary(m: &Manifest) -> String {
             vec!["engine parity".into(), m.engine_parity.clone()],
             vec![
                 "model".into(),
-                format!("{} → {}", bytes(m.source.bytes as usize), bytes(model_bytes(m) as usize)),
+                format!(
+                    "{} → {}",
+                    bytes(m.source.bytes as usize),
+                    bytes(model_bytes(m) as usize)
+                ),
             ],
-            vec!["nodes".into(), format!("{} → {}", m.before.nodes, m.after.nodes)],
+            vec![
+                "nodes".into(),
+                format!("{} → {}", m.before.nodes, m.after.nodes),
+            ],
             vec!["parameters".into(), count(m.before.parameters)],
             vec![
                 "sizes (min:opt:max)".into(),
-                if sizes.is_empty() { "fixed".into() } else { sizes.join(", ") },
+                if sizes.is_empty() {
+                    "fixed".into()
+                } else {
+                    sizes.join(", ")
+                },
             ],
         ],
     )
@@ -93,7 +112,10 @@ pub fn verdict(report: &Report) -> String {
         }
     }
     match cosine.is_finite() {
-        true => format!("{word} ({}): cosine ≥ {cosine:.7}, max abs ≤ {max_abs:.3e}", report.tolerance.name),
+        true => format!(
+            "{word} ({}): cosine ≥ {cosine:.7}, max abs ≤ {max_abs:.3e}",
+            report.tolerance.name
+        ),
         false => format!("{word} ({})", report.tolerance.name),
     }
 }
@@ -106,16 +128,22 @@ pub fn failures(report: &Report) -> String {
             let what = match &output.comparison {
                 Comparison::Compared { verdict, .. } => {
                     let failed = verdict.failed.iter();
-                    let failed = failed.map(|f| format!("{} {:.3e} (limit {:.3e})", f.metric, f.value, f.limit));
+                    let failed = failed
+                        .map(|f| format!("{} {:.3e} (limit {:.3e})", f.metric, f.value, f.limit));
                     failed.collect::<Vec<_>>().join(", ")
                 }
-                Comparison::Mismatch { reference, candidate } => format!(
+                Comparison::Mismatch {
+                    reference,
+                    candidate,
+                } => format!(
                     "{}{:?} became {}{:?}",
                     reference.dtype, reference.shape, candidate.dtype, candidate.shape
                 ),
                 Comparison::Missing { .. } => "it is missing".into(),
                 Comparison::Extra { .. } => "the original does not have it".into(),
-                Comparison::Incomparable { .. } => "its type cannot be compared, and its bits differ".into(),
+                Comparison::Incomparable { .. } => {
+                    "its type cannot be compared, and its bits differ".into()
+                }
             };
             lines.push(format!("output '{}' at {}: {what}", output.name, case.name));
         }
@@ -126,12 +154,17 @@ pub fn failures(report: &Report) -> String {
 /// Rows of case, output and metrics: `(header, rows)`, for a table of any kind.
 pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let header = vec![
-        "case", "output", "shape", "max abs", "rel L2", "cosine", "SQNR dB", "argmax", "NaN/Inf", "verdict",
+        "case", "output", "shape", "max abs", "rel L2", "cosine", "SQNR dB", "argmax", "NaN/Inf",
+        "verdict",
     ];
     let mut rows = Vec::new();
     for case in &report.cases {
         for output in &case.outputs {
-            let pass = if output.comparison.pass() { "ok" } else { "FAIL" };
+            let pass = if output.comparison.pass() {
+                "ok"
+            } else {
+                "FAIL"
+            };
             let mut row = vec![case.name.clone(), output.name.clone()];
             match &output.comparison {
                 Comparison::Compared { metrics, .. } => match &metrics.float {
@@ -141,7 +174,8 @@ pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
                         format!("{:.2e}", f.relative_l2),
                         format!("{:.7}", f.cosine),
                         format!("{:.1}", f.sqnr_db),
-                        f.argmax.map_or(String::new(), |a| format!("{:.2} %", a * 100.0)),
+                        f.argmax
+                            .map_or(String::new(), |a| format!("{:.2} %", a * 100.0)),
                         f.nonfinite.differ.to_string(),
                     ]),
                     None => row.extend([
@@ -181,7 +215,15 @@ fn parity(m: &Manifest) -> String {
 /// Rows of model and percentiles in milliseconds: `(header, rows)`, for a table of any kind.
 pub fn latency_rows(report: &BenchReport) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let ms = |ns: f64| format!("{:.3}", ns / 1e6);
-    let header = vec!["model", "runs", "p50 ms", "p90 ms", "p99 ms", "items/s", "speed-up (95 %)"];
+    let header = vec![
+        "model",
+        "runs",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "items/s",
+        "speed-up (95 %)",
+    ];
     let rows = report.subjects.iter().map(|s| {
         let ratio = report.ratios.iter().find(|r| r.subject == s.name);
         let speedup = ratio.map_or(String::new(), |r| match r.interval {
@@ -223,7 +265,10 @@ fn engine(m: &Manifest) -> String {
             vec!["builder".into(), e.runtime.clone()],
             vec!["compute capabilities".into(), e.capabilities.join(", ")],
             vec!["plan".into(), bytes(e.bytes as usize)],
-            vec!["parse, build".into(), format!("{:.2} s, {:.2} s", e.parse_seconds, e.build_seconds)],
+            vec![
+                "parse, build".into(),
+                format!("{:.2} s, {:.2} s", e.parse_seconds, e.build_seconds),
+            ],
             vec!["layers read".into(), e.layers.to_string()],
         ],
     );
@@ -255,19 +300,25 @@ fn operators(m: &Manifest) -> String {
     let names: BTreeSet<&String> = m.ops_before.keys().chain(m.ops_after.keys()).collect();
     let mut rows: Vec<(usize, usize, &String)> = (names.into_iter())
         .map(|op| {
-            let n = |ops: &std::collections::BTreeMap<String, usize>| ops.get(op).copied().unwrap_or(0);
+            let n =
+                |ops: &std::collections::BTreeMap<String, usize>| ops.get(op).copied().unwrap_or(0);
             (n(&m.ops_before), n(&m.ops_after), op)
         })
         .collect();
     rows.sort_by_key(|(before, after, _)| std::cmp::Reverse(before.max(after).to_owned()));
     table(
         &["operator", "before", "after"],
-        rows.into_iter().map(|(before, after, op)| vec![op.clone(), before.to_string(), after.to_string()]),
+        rows.into_iter()
+            .map(|(before, after, op)| vec![op.clone(), before.to_string(), after.to_string()]),
     )
 }
 
 fn precision(m: &Manifest) -> String {
-    let mut out = format!("{} nodes are FP16; {} keep FP32.\n", m.converted, m.kept.len());
+    let mut out = format!(
+        "{} nodes are FP16; {} keep FP32.\n",
+        m.converted,
+        m.kept.len()
+    );
     if !m.kept.is_empty() {
         out += "\n";
         out += &table(
@@ -285,17 +336,27 @@ fn precision(m: &Manifest) -> String {
 }
 
 fn environment(m: &Manifest) -> String {
-    let stages: Vec<String> = m.stages.iter().map(|s| format!("{} {:.2} s", s.name, s.seconds)).collect();
+    let stages: Vec<String> = m
+        .stages
+        .iter()
+        .map(|s| format!("{} {:.2} s", s.name, s.seconds))
+        .collect();
     table(
         &["", ""],
         [
             vec!["kiln".into(), m.kiln.clone()],
             vec!["input".into(), format!("SHA-256 {}", m.source.sha256)],
             vec!["producer".into(), m.before.producer.clone()],
-            vec!["proved with".into(), m.runtime.clone().unwrap_or_else(|| "not run".into())],
+            vec![
+                "proved with".into(),
+                m.runtime.clone().unwrap_or_else(|| "not run".into()),
+            ],
             vec![
                 "machine".into(),
-                format!("{}, {} threads, {}", m.environment.cpu, m.environment.threads, m.environment.os),
+                format!(
+                    "{}, {} threads, {}",
+                    m.environment.cpu, m.environment.threads, m.environment.os
+                ),
             ],
             vec!["time".into(), stages.join(", ")],
         ],

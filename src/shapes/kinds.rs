@@ -6,7 +6,17 @@ use crate::parity::InputKind;
 
 /// Operators that pass indices through on their way to a table.
 const RELAYS: &[&str] = &[
-    "Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Slice", "Concat", "Expand", "Flatten", "Transpose", "Split",
+    "Cast",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Identity",
+    "Slice",
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Transpose",
+    "Split",
 ];
 
 /// How to make numbers for an input: an integer that reaches a Gather is drawn inside the table, other integers are a
@@ -53,7 +63,9 @@ fn smallest_table(graph: &Graph, input: ValueId) -> Option<usize> {
                 let axis = node.attrs().int("axis").unwrap_or(0);
                 let rank = table.map_or(0, <[_]>::len) as i64;
                 let axis = if axis < 0 { axis + rank } else { axis };
-                let rows = table.and_then(|t| t.get(axis as usize)).and_then(|d| d.known());
+                let rows = table
+                    .and_then(|t| t.get(axis as usize))
+                    .and_then(|d| d.known());
                 smallest = smallest.into_iter().chain(rows).min();
             } else if node.op().is_any(RELAYS) && reads(0) {
                 todo.extend(node.outputs().iter().flatten());

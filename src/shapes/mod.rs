@@ -198,8 +198,8 @@ fn is_batch(symbol: &str) -> bool {
 }
 
 fn default_ranges(inputs: &[Input]) -> BTreeMap<String, Range> {
-    let named_batch = (inputs.iter().flat_map(|i| &i.dims))
-        .any(|d| matches!(d, Dim::Symbol(s) if is_batch(s)));
+    let named_batch =
+        (inputs.iter().flat_map(|i| &i.dims)).any(|d| matches!(d, Dim::Symbol(s) if is_batch(s)));
     let mut ranges = BTreeMap::new();
     for input in inputs {
         for (k, dim) in input.dims.iter().enumerate() {

@@ -26,7 +26,11 @@ const MAX_PROBES: usize = 64;
 ///
 /// # Errors
 /// When the model does not run at the sizes the user gave, or no sizes are found: what the runtime said.
-pub fn settle(graph: &Graph, shapes: &mut Shapes, probe: &mut Probe<'_>) -> Result<Settled, String> {
+pub fn settle(
+    graph: &Graph,
+    shapes: &mut Shapes,
+    probe: &mut Probe<'_>,
+) -> Result<Settled, String> {
     let mut settled = Settled::default();
     let free: Vec<String> = (shapes.ranges.keys())
         .filter(|s| !shapes.given.contains(s))
@@ -68,7 +72,9 @@ pub fn settle(graph: &Graph, shapes: &mut Shapes, probe: &mut Probe<'_>) -> Resu
                 range.max = range.opt;
             }
         }
-        settled.warnings.push(format!("the largest sizes do not run together ({why}); the profile ends at its optimum"));
+        settled.warnings.push(format!(
+            "the largest sizes do not run together ({why}); the profile ends at its optimum"
+        ));
     }
     let smallest = shapes.point(|r| r.min);
     if let Err(why) = probe(&smallest) {
@@ -80,7 +86,9 @@ pub fn settle(graph: &Graph, shapes: &mut Shapes, probe: &mut Probe<'_>) -> Resu
                 range.min = range.opt;
             }
         }
-        settled.warnings.push(format!("the smallest sizes do not run ({why}); the profile begins at its optimum"));
+        settled.warnings.push(format!(
+            "the smallest sizes do not run ({why}); the profile begins at its optimum"
+        ));
     }
     Ok(settled)
 }
@@ -133,7 +141,9 @@ fn widen(shapes: &mut Shapes, name: &str, probe: &mut Probe<'_>, settled: &mut S
         ));
     }
     if let Err(why) = runs(range.min) {
-        new.min = (range.min..=range.opt).find(|&n| n == range.opt || (n <= 4 && runs(n).is_ok())).unwrap_or(range.opt);
+        new.min = (range.min..=range.opt)
+            .find(|&n| n == range.opt || (n <= 4 && runs(n).is_ok()))
+            .unwrap_or(range.opt);
         settled.warnings.push(format!(
             "the model does not run at {name}={} ({}); the profile begins at {name}={}",
             range.min,
@@ -153,12 +163,7 @@ fn brief(why: &str) -> String {
 }
 
 /// Sizes found in the model itself, tried in all combinations: first on paper, then by the runtime.
-fn search(
-    graph: &Graph,
-    shapes: &Shapes,
-    free: &[String],
-    probe: &mut Probe<'_>,
-) -> Option<Point> {
+fn search(graph: &Graph, shapes: &Shapes, free: &[String], probe: &mut Probe<'_>) -> Option<Point> {
     let candidates = candidates(graph);
     let mut probes = 0;
     let mut indices = vec![0usize; free.len()];
@@ -196,12 +201,25 @@ fn search(
 fn candidates(graph: &Graph) -> Vec<usize> {
     let mut found = BTreeSet::new();
     for (_, node) in graph.nodes() {
-        if !node.op().is_any(&["Reshape", "Expand", "ConstantOfShape", "Concat", "Slice", "Tile"]) {
+        if !node.op().is_any(&[
+            "Reshape",
+            "Expand",
+            "ConstantOfShape",
+            "Concat",
+            "Slice",
+            "Tile",
+        ]) {
             continue;
         }
         for v in node.inputs().iter().flatten() {
-            let numbers = graph.constant(*v).filter(|t| t.len() <= 8).and_then(|t| t.to_i64s());
-            let sizes = numbers.into_iter().flatten().filter(|n| (2..=4096).contains(n));
+            let numbers = graph
+                .constant(*v)
+                .filter(|t| t.len() <= 8)
+                .and_then(|t| t.to_i64s());
+            let sizes = numbers
+                .into_iter()
+                .flatten()
+                .filter(|n| (2..=4096).contains(n));
             found.extend(sizes.map(|n| n as usize));
         }
     }
@@ -222,10 +240,17 @@ fn consistent(graph: &Graph, shapes: &Shapes, point: &Point) -> bool {
         let dims = facts.ty(v).shape()?.iter().map(Dim::known);
         dims.into_iter().try_fold(1usize, |n, d| n.checked_mul(d?))
     };
-    graph.nodes().filter(|(_, n)| n.op().is("Reshape")).all(|(_, node)| {
-        match (node.input(0).and_then(count), node.output(0).and_then(count)) {
-            (Some(a), Some(b)) => a == b,
-            _ => true,
-        }
-    }) && facts.conflicts().is_empty()
+    graph
+        .nodes()
+        .filter(|(_, n)| n.op().is("Reshape"))
+        .all(|(_, node)| {
+            match (
+                node.input(0).and_then(count),
+                node.output(0).and_then(count),
+            ) {
+                (Some(a), Some(b)) => a == b,
+                _ => true,
+            }
+        })
+        && facts.conflicts().is_empty()
 }

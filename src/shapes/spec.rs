@@ -91,9 +91,12 @@ impl FromStr for DimSpec {
 
     fn from_str(text: &str) -> Result<DimSpec, SpecError> {
         const WHAT: &str = "dimension (NAME=MIN:OPT:MAX)";
-        let (name, sizes) = (text.split_once('=')).ok_or_else(|| syntax(WHAT, text, "it has no '='"))?;
+        let (name, sizes) =
+            (text.split_once('=')).ok_or_else(|| syntax(WHAT, text, "it has no '='"))?;
         let sizes: Result<Vec<usize>, String> = sizes.split(':').map(number).collect();
-        let range = sizes.and_then(|s| range(&s)).map_err(|why| syntax(WHAT, text, why))?;
+        let range = sizes
+            .and_then(|s| range(&s))
+            .map_err(|why| syntax(WHAT, text, why))?;
         Ok(DimSpec {
             name: name.trim().to_string(),
             range,
@@ -107,7 +110,8 @@ impl FromStr for ShapeSpec {
     fn from_str(text: &str) -> Result<ShapeSpec, SpecError> {
         const WHAT: &str = "shape (INPUT=1x128)";
         // A name may hold ':' and 'x', sizes hold no '='.
-        let (input, shapes) = (text.rsplit_once('=')).ok_or_else(|| syntax(WHAT, text, "it has no '='"))?;
+        let (input, shapes) =
+            (text.rsplit_once('=')).ok_or_else(|| syntax(WHAT, text, "it has no '='"))?;
         let parse = |shape: &str| shape.split('x').map(number).collect::<Result<Vec<_>, _>>();
         let shapes: Result<Vec<Vec<usize>>, String> = shapes.split(':').map(parse).collect();
         let ranges = shapes.and_then(|shapes| {
@@ -205,7 +209,10 @@ mod tests {
     fn dims_and_shapes_parse() {
         let dim: DimSpec = "batch=1:8:32".parse().unwrap();
         assert_eq!((dim.range.min, dim.range.opt, dim.range.max), (1, 8, 32));
-        assert_eq!("seq=128".parse::<DimSpec>().unwrap().range, Range::fixed(128));
+        assert_eq!(
+            "seq=128".parse::<DimSpec>().unwrap().range,
+            Range::fixed(128)
+        );
         let shape: ShapeSpec = "onnx::ids=1x16:8x128:32x512".parse().unwrap();
         assert_eq!(shape.input, "onnx::ids");
         assert_eq!((shape.ranges[1].min, shape.ranges[1].max), (16, 512));
@@ -213,7 +220,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        for text in ["batch", "batch=", "batch=8:1:2", "batch=0", "batch=1:2:3:4", "batch=99999999999"] {
+        for text in [
+            "batch",
+            "batch=",
+            "batch=8:1:2",
+            "batch=0",
+            "batch=1:2:3:4",
+            "batch=99999999999",
+        ] {
             let err = text.parse::<DimSpec>().unwrap_err().to_string();
             assert!(err.contains("NAME=MIN:OPT:MAX"), "{err}");
         }
