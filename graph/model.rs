@@ -11,6 +11,8 @@ pub struct Model {
     pub graph: Graph,
     /// The file it came from; its folder is where external data lies.
     pub path: Option<PathBuf>,
+    /// The mapped file itself, without external data.
+    pub bytes: Option<bytes::Bytes>,
     /// Everything of the file's outermost message but the graph and the operator sets.
     pub(crate) header: proto::ModelProto,
 }

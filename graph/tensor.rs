@@ -59,7 +59,7 @@ pub struct NarrowingLoss {
 }
 
 /// Elements converted at a time while a narrowed tensor is streamed.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 256 * 1024;
 
 impl Tensor {
     /// A tensor over `data`, little-endian and packed as `raw_data` packs it.

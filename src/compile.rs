@@ -102,7 +102,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         stages::rewrite(options, &targets, original.clone(), talk)
     })?;
     let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
-    let source = clock.time("hash", || stages::fingerprint(&options.model))?;
+    let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
 
     let mut proof = match options.check {
         true => Some(clock.time("sizes", || {

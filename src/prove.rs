@@ -7,7 +7,7 @@ use kiln_graph::Graph;
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
 use crate::parity::{self, Case, InputKind, InputSpec, Tolerance};
-use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{self, Optimization, Runtime, Session, SessionOptions};
 use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
 
@@ -74,7 +74,10 @@ pub fn open(
     let mut probe = |point: &Point| {
         let made = parity::make(&specs(request.original, &fixed, point), request.seed);
         let inputs = made.map_err(|e| e.to_string())?;
-        reference.run(&inputs).map(drop).map_err(|e| e.to_string())
+        reference.run(&inputs).map(drop).map_err(|e| match e {
+            runtime::Error::Run { reason, .. } => reason,
+            other => other.to_string(),
+        })
     };
     let settled =
         shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {

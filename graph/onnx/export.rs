@@ -89,6 +89,7 @@ fn export_graph(
         names: vec![String::new(); graph.value_bound()],
         symbols: FxHashSet::default(),
         nodes: Vec::with_capacity(order.len()),
+        node_names: FxHashSet::default(),
     };
     let relays = exporter.name_values(&order, taken, outer);
     for &id in &order {
@@ -111,6 +112,7 @@ struct Exporter<'a> {
     /// Symbols that the graph's inputs declare; computed ones are not written.
     symbols: FxHashSet<&'a str>,
     nodes: Vec<NodeProto>,
+    node_names: FxHashSet<String>,
 }
 
 fn unique(wanted: &str, taken: &mut FxHashSet<String>) -> String {
@@ -191,7 +193,8 @@ impl<'a> Exporter<'a> {
     }
 
     fn node(&mut self, id: NodeId, taken: &mut FxHashSet<String>) -> Result<(), Cycle> {
-        let node: &Node = self.graph.node(id);
+        let graph = self.graph;
+        let node: &Node = graph.node(id);
         let text = |s: &str| (!s.is_empty()).then(|| s.to_string());
         let outer: Vec<String> = (node.captures().iter())
             .map(|v| self.names[v.index()].clone())
@@ -208,7 +211,7 @@ impl<'a> Exporter<'a> {
         let message = NodeProto {
             input: node.inputs().iter().map(|v| self.name(v)).collect(),
             output: node.outputs().iter().map(|v| self.name(v)).collect(),
-            name: text(node.name()),
+            name: text(&self.node_name(node.name())),
             op_type: text(node.op().name()),
             domain: text(node.op().domain()),
             overload: text(node.op().overload()),
@@ -219,6 +222,14 @@ impl<'a> Exporter<'a> {
         };
         self.nodes.push(message);
         Ok(())
+    }
+
+    /// ONNX Runtime refuses two nodes of one name, so a repeated one gets a number.
+    fn node_name(&mut self, wanted: &str) -> String {
+        if wanted.is_empty() {
+            return String::new();
+        }
+        unique(wanted, &mut self.node_names)
     }
 
     fn info(&self, v: ValueId, name: &str, with_type: bool) -> ValueInfoProto {

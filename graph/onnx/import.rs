@@ -31,8 +31,8 @@ pub(super) fn model(mut message: proto::ModelProto, external: &mut External) -> 
     external.check_overlaps()?;
     Ok(Model {
         graph,
-        path: None,
         header: message,
+        ..Model::default()
     })
 }
 

@@ -74,7 +74,9 @@ pub fn read(path: impl AsRef<Path>) -> Result<Model, ReadError> {
                 .map_err(|e| ReadErrorKind::NotOnnx(format!("ONNX text must be UTF-8: {e}")))?;
             return from_text(source, Some(folder));
         }
-        decode(data, Some(folder))
+        let mut model = decode(data.clone(), Some(folder))?;
+        model.bytes = Some(data);
+        Ok(model)
     };
     match load() {
         Ok(mut model) => {

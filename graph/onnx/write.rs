@@ -48,6 +48,8 @@ pub struct Written {
     pub external: Option<(PathBuf, u64)>,
 }
 
+/// Smaller than the chunks in which weights come, so that those are written without being copied once more.
+const BUFFER: usize = 64 << 10;
 /// Tensors smaller than this stay in the model file, where a runtime's shape inference can read them.
 const EXTERNAL_MIN: usize = 1024;
 /// External tensors start at multiples of this, so that a runtime can map them.
@@ -81,7 +83,7 @@ pub fn write(
     let partial = Partial::new(path);
     let bytes = File::create(&partial.path)
         .and_then(|file| {
-            let mut out = BufWriter::with_capacity(1 << 20, file);
+            let mut out = BufWriter::with_capacity(BUFFER, file);
             stream(&exported, &mut out)?;
             out.into_inner().map_err(|e| e.into_error())?.metadata()
         })
@@ -228,7 +230,7 @@ fn externalize(exported: &mut Exported, location: &str) -> Vec<(u64, Tensor)> {
 }
 
 fn write_external(path: &Path, tensors: &[(u64, Tensor)]) -> io::Result<u64> {
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let mut out = BufWriter::with_capacity(BUFFER, File::create(path)?);
     let mut at = 0u64;
     for (offset, tensor) in tensors {
         io::copy(&mut io::Read::take(io::repeat(0), offset - at), &mut out)?;

@@ -49,6 +49,7 @@ pub(super) fn shapes(options: &Options, original: &Model) -> Result<Shapes, Comp
 }
 
 /// The model after the passes, and what they did.
+#[derive(Debug)]
 pub struct Rewritten {
     pub model: Model,
     pub passes: Vec<PassReport>,
@@ -164,32 +165,22 @@ pub(super) fn write(model: &Model, partial: &Partial) -> Result<Written, Compile
 }
 
 /// What identifies the input.
+#[derive(Debug)]
 pub struct Source {
     pub path: PathBuf,
     pub bytes: u64,
     pub sha256: String,
 }
 
-pub(super) fn fingerprint(path: &Path) -> Result<Source, CompileError> {
-    let path = bundle::model_path(path);
-    let hash = || {
-        let file = File::open(&path)?;
-        // SAFETY: read-only; a file cut short while it is hashed is the one hazard, as for every mapped input.
-        let map = unsafe { memmap2::Mmap::map(&file)? };
-        let digest = Sha256::digest(&map[..]);
-        let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
-        Ok((map.len() as u64, hex))
-    };
-    let (bytes, sha256) = hash().map_err(|source| CompileError::Io {
-        path: path.clone(),
-        why: "cannot be read",
-        source,
-    })?;
-    Ok(Source {
-        path,
-        bytes,
-        sha256,
-    })
+/// Hashes the mapping that was decoded already: a second one would count twice in memory.
+pub(super) fn fingerprint(options: &Options, original: &Model) -> Source {
+    let bytes = original.bytes.clone().unwrap_or_default();
+    let digest = Sha256::digest(&bytes);
+    Source {
+        path: bundle::model_path(&options.model),
+        bytes: bytes.len() as u64,
+        sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+    }
 }
 
 pub(super) fn build(

@@ -154,8 +154,8 @@ pub fn failures(report: &Report) -> String {
 /// Rows of case, output and metrics: `(header, rows)`, for a table of any kind.
 pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let header = vec![
-        "case", "output", "shape", "max abs", "rel L2", "cosine", "SQNR dB", "argmax", "NaN/Inf",
-        "verdict",
+        "case", "output", "elements", "max abs", "rel L2", "cosine", "SQNR dB", "argmax",
+        "NaN/Inf", "verdict",
     ];
     let mut rows = Vec::new();
     for case in &report.cases {
@@ -169,7 +169,7 @@ pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
             match &output.comparison {
                 Comparison::Compared { metrics, .. } => match &metrics.float {
                     Some(f) => row.extend([
-                        format!("{} elements", metrics.elements),
+                        metrics.elements.to_string(),
                         format!("{:.2e}", f.max_abs),
                         format!("{:.2e}", f.relative_l2),
                         format!("{:.7}", f.cosine),
@@ -179,7 +179,7 @@ pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
                         f.nonfinite.differ.to_string(),
                     ]),
                     None => row.extend([
-                        format!("{} elements", metrics.elements),
+                        metrics.elements.to_string(),
                         format!("{} differ", metrics.unequal),
                         String::new(),
                         String::new(),

@@ -45,52 +45,59 @@ pub fn settle(
             let Some(point) = search(graph, shapes, &free, probe) else {
                 return Err(first);
             };
-            for name in &free {
-                let n = point.get(name).copied().unwrap_or(1);
-                shapes.ranges.insert(name.clone(), Range::fixed(n));
-            }
-            let sizes: Vec<String> = free.iter().map(|s| format!("{s}={}", point[s])).collect();
+            let baked = fix_baked(shapes, &free, &point, probe);
             settled.warnings.push(format!(
                 "the exporter baked the example's sizes into the model: it runs only at {}, so the profile holds that \
-                 one shape; export it again with these dimensions dynamic to serve others",
-                sizes.join(", ")
+                 size; export it again with this dimension dynamic to serve others",
+                baked.join(", ")
             ));
-            return Ok(settled);
         }
     }
+    // Each dimension is widened with those before it at their widest, so that the corners of the profile run too.
+    let mut corner = shapes.point(|r| r.opt);
     for name in &free {
-        widen(shapes, name, probe, &mut settled);
+        widen(shapes, name, &mut corner, probe, &mut settled);
     }
-    let largest = shapes.point(|r| r.max);
-    if let Err(why) = probe(&largest) {
-        if free.is_empty() {
-            return Err(why);
-        }
-        // Each dimension works alone but not all together: serve what the optimum serves.
-        for name in &free {
-            if let Some(range) = shapes.ranges.get_mut(name) {
-                range.max = range.opt;
+    for point in [shapes.point(|r| r.max), shapes.point(|r| r.min)] {
+        if let Err(why) = probe(&point) {
+            if free.is_empty() {
+                return Err(why);
             }
-        }
-        settled.warnings.push(format!(
-            "the largest sizes do not run together ({why}); the profile ends at its optimum"
-        ));
-    }
-    let smallest = shapes.point(|r| r.min);
-    if let Err(why) = probe(&smallest) {
-        if free.is_empty() {
-            return Err(why);
-        }
-        for name in &free {
-            if let Some(range) = shapes.ranges.get_mut(name) {
-                range.min = range.opt;
+            for name in &free {
+                if let Some(range) = shapes.ranges.get_mut(name) {
+                    *range = Range::fixed(range.opt);
+                }
             }
+            settled.warnings.push(format!(
+                "the model does not run at the corners of its profile ({}), so the profile holds the typical sizes only",
+                brief(&why)
+            ));
+            break;
         }
-        settled.warnings.push(format!(
-            "the smallest sizes do not run ({why}); the profile begins at its optimum"
-        ));
     }
     Ok(settled)
+}
+
+/// Fixes the dimensions that run at the found size only; the others keep their ranges. Gives the fixed ones.
+fn fix_baked(
+    shapes: &mut Shapes,
+    free: &[String],
+    found: &Point,
+    probe: &mut Probe<'_>,
+) -> Vec<String> {
+    let mut baked = Vec::new();
+    let mut point = found.clone();
+    for name in free {
+        let n = found.get(name).copied().unwrap_or(1);
+        let wished = shapes.ranges.get(name).map_or(n, |r| r.opt);
+        point.insert(name.clone(), wished);
+        if wished == n || probe(&point).is_err() {
+            point.insert(name.clone(), n);
+            shapes.ranges.insert(name.clone(), Range::fixed(n));
+            baked.push(format!("{name}={n}"));
+        }
+    }
+    baked
 }
 
 /// Halves the optimum of all free dimensions until the model runs.
@@ -112,19 +119,26 @@ fn lower_optimum(shapes: &mut Shapes, free: &[String], probe: &mut Probe<'_>) ->
     false
 }
 
-/// Lowers one dimension's maximum, and raises its minimum, to where the model runs with the others at their optimum.
-fn widen(shapes: &mut Shapes, name: &str, probe: &mut Probe<'_>, settled: &mut Settled) {
-    let typical = shapes.point(|r| r.opt);
+/// Lowers one dimension's maximum, and raises its minimum, to where the model runs; `corner` gets the maximum.
+fn widen(
+    shapes: &mut Shapes,
+    name: &str,
+    corner: &mut Point,
+    probe: &mut Probe<'_>,
+    settled: &mut Settled,
+) {
     let Some(range) = shapes.ranges.get(name).copied() else {
         return;
     };
     let mut runs = |n: usize| {
-        let mut point = typical.clone();
+        let mut point = corner.clone();
         point.insert(name.to_string(), n);
         probe(&point)
     };
     let mut new = range;
-    if let Err(why) = runs(range.max) {
+    if !range.is_fixed()
+        && let Err(why) = runs(range.max)
+    {
         let (mut good, mut bad) = (range.opt, range.max);
         while bad - good > 1 {
             let middle = good + (bad - good) / 2;
@@ -140,10 +154,11 @@ fn widen(shapes: &mut Shapes, name: &str, probe: &mut Probe<'_>, settled: &mut S
             brief(&why)
         ));
     }
-    if let Err(why) = runs(range.min) {
-        new.min = (range.min..=range.opt)
-            .find(|&n| n == range.opt || (n <= 4 && runs(n).is_ok()))
-            .unwrap_or(range.opt);
+    if !range.is_fixed()
+        && let Err(why) = runs(range.min)
+    {
+        let first = (range.min..=range.opt.min(range.min + 4)).find(|&n| runs(n).is_ok());
+        new.min = first.unwrap_or(range.opt);
         settled.warnings.push(format!(
             "the model does not run at {name}={} ({}); the profile begins at {name}={}",
             range.min,
@@ -151,6 +166,7 @@ fn widen(shapes: &mut Shapes, name: &str, probe: &mut Probe<'_>, settled: &mut S
             new.min
         ));
     }
+    corner.insert(name.to_string(), new.max);
     shapes.ranges.insert(name.to_string(), new);
 }
 

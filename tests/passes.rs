@@ -1,0 +1,314 @@
+//! What passes claim about numbers, held against ONNX Runtime.
+
+mod common;
+#[path = "../passes/tests/harness.rs"]
+mod harness;
+
+use std::fs;
+
+use half::f16;
+use kiln::parity::{self, InputKind, InputSpec, Preset, Tolerance};
+use kiln::report;
+use kiln::runtime::{Optimization, Runtime};
+use kiln_graph::{Attr, DType, Model, Tensor, onnx};
+use kiln_passes::fuse::{fuse_gelu::FUSE_GELU, fuse_layer_norm::FUSE_LAYER_NORM};
+use kiln_passes::fusion::{self, Fusion};
+use kiln_passes::{Exactness, Step, registry};
+
+use common::{Named, Ort};
+
+static FUSIONS: &[&Fusion] = &[&FUSE_GELU, &FUSE_LAYER_NORM];
+
+const SEED: u64 = 11;
+
+fn run(runtime: &'static Runtime, model: &[u8], inputs: &Named) -> Result<Named, String> {
+    // The optimizer would fuse the body itself, and hide FP16.
+    let session = common::session(runtime, model, Optimization::Disabled);
+    let mut session = session.map_err(|e| e.to_string())?;
+    session.run(inputs).map_err(|e| e.to_string())
+}
+
+/// What is wrong with the candidate; empty if nothing is.
+fn differences(inputs: &Named, expected: &Named, found: &Named, preset: Preset) -> String {
+    let tolerance = Tolerance::from(preset);
+    let case = parity::compare_outputs("seeded", inputs, expected, found, &tolerance);
+    let report = parity::Report {
+        tolerance,
+        cases: vec![case],
+    };
+    match report.pass() {
+        true => String::new(),
+        false => report::failures(&report),
+    }
+}
+
+/// The tolerance of the least exact pass.
+fn preset(passes: &str) -> Preset {
+    let steps = registry::select(passes, registry::DEFAULT).unwrap();
+    let exactness = steps.iter().filter_map(|s| match s {
+        Step::Run(pass) => Some(pass.exactness()),
+        Step::Enter(_) => None,
+    });
+    match exactness.max() {
+        Some(Exactness::Lossy) => Preset::Fp16,
+        Some(Exactness::Rounding) => Preset::Fp32Rewrite,
+        _ => Preset::Fp32Exact,
+    }
+}
+
+/// Weights beyond FP16 are clamped by design and reported, so the reference gets the same weights.
+fn clamp_weights(model: &mut Model) {
+    let limit = f64::from(f16::MAX);
+    let beyond: Vec<_> = (model.graph.values())
+        .filter_map(|(id, value)| Some((id, value.constant()?)))
+        .filter(|(_, tensor)| tensor.dtype() == DType::F32)
+        .map(|(id, tensor)| {
+            let clamp = |v: &f64| v.clamp(-limit, limit) as f32;
+            let clamped: Vec<f32> = tensor.to_f64s().unwrap().iter().map(clamp).collect();
+            (id, Tensor::from_values(tensor.dims(), &clamped).unwrap())
+        })
+        .collect();
+    for (id, tensor) in beyond {
+        model.graph.set_constant(id, tensor);
+    }
+}
+
+fn to_f32(tensors: &Named) -> Named {
+    let convert = |t: &Tensor| match t.dtype() {
+        DType::F16 => {
+            let wide: Vec<f32> = (t.to_f64s().unwrap().iter()).map(|&v| v as f32).collect();
+            Tensor::from_values(t.dims(), &wide).unwrap()
+        }
+        _ => t.clone(),
+    };
+    (tensors.iter().map(|(n, t)| (n.clone(), convert(t)))).collect()
+}
+
+/// Inputs for both models; with `--fp16-io` the second one takes the same numbers in FP16.
+fn inputs(case: &harness::Case, before: &Model, lossy: bool) -> (Named, Named) {
+    // Small enough that a product with the largest FP16 weight stays finite.
+    let specs = common::specs(before, if lossy { 0.25 } else { 1.0 });
+    if !case.fp16_io {
+        let made = parity::make(&specs, SEED).unwrap();
+        return (made.clone(), made);
+    }
+    let narrow = |spec: InputSpec| InputSpec {
+        dtype: match spec.dtype {
+            DType::F32 => DType::F16,
+            other => other,
+        },
+        ..spec
+    };
+    let specs: Vec<_> = specs.into_iter().map(narrow).collect();
+    let made = parity::make(&specs, SEED).unwrap();
+    (to_f32(&made), made)
+}
+
+#[test]
+fn every_case_computes_the_same_before_and_after() {
+    let Some(runtime) = common::runtime() else {
+        return;
+    };
+    let mut wrong = Vec::new();
+    for case in harness::cases() {
+        let mut applied = harness::apply(&case, Some(&Ort(runtime)));
+        let preset = preset(&case.passes);
+        let lossy = preset == Preset::Fp16;
+        if lossy {
+            clamp_weights(&mut applied.before);
+        }
+        let (given, taken) = inputs(&case, &applied.before, lossy);
+        let before = onnx::to_bytes(&applied.before).unwrap();
+        let after = onnx::to_bytes(&applied.after).unwrap();
+        let outcome = run(runtime, &before, &given)
+            .map_err(|e| format!("before: {e}"))
+            .and_then(|expected| {
+                let found = run(runtime, &after, &taken).map_err(|e| format!("after: {e}"))?;
+                let found = if case.fp16_io { to_f32(&found) } else { found };
+                match differences(&given, &expected, &found, preset) {
+                    nothing if nothing.is_empty() => Ok(()),
+                    differences => Err(differences),
+                }
+            });
+        if let Err(why) = outcome {
+            wrong.push(format!("{}: {why}", case.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn folding_gives_its_blessed_diffs() {
+    let Some(runtime) = common::runtime() else {
+        return;
+    };
+    let bless = std::env::var_os("KILN_BLESS").is_some();
+    let mut wrong = Vec::new();
+    let folding = |case: &harness::Case| case.passes.contains("fold-constants");
+    for case in harness::cases().into_iter().filter(folding) {
+        let name = case.path.display();
+        let applied = harness::apply(&case, Some(&Ort(runtime)));
+        let diff = harness::diff(&applied);
+        if let Some(miss) = &case.miss {
+            if !diff.is_empty() || !applied.misses.iter().any(|m| m.contains(miss.as_str())) {
+                wrong.push(format!(
+                    "{name}: no miss says '{miss}', but: {:?}\n{diff}",
+                    applied.misses
+                ));
+            }
+            continue;
+        }
+        let blessed = case.path.with_extension("diff");
+        if bless {
+            fs::write(&blessed, &diff).unwrap();
+        }
+        if diff.is_empty() || fs::read_to_string(&blessed).unwrap_or_default() != diff {
+            wrong.push(format!(
+                "{name}: the diff differs; KILN_BLESS=1 writes it again:\n{diff}"
+            ));
+        }
+
+        let again = harness::Case {
+            source: harness::print(&applied.after),
+            ..case
+        };
+        let twice = harness::apply(&again, Some(&Ort(runtime)));
+        assert_eq!(twice.applications, 0, "{}", again.path.display());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+const EPSILON: f32 = 1e-5;
+
+/// The type of a function's input, by its name.
+fn input_type(name: &str) -> &'static str {
+    match name {
+        "x" => "float[2, 3, 8]",
+        "scale" | "bias" => "float[8]",
+        _ => panic!("this test has no type for an input named '{name}'"),
+    }
+}
+
+fn model_text(inputs: &[String], nodes: &str) -> String {
+    let typed: Vec<String> = (inputs.iter())
+        .map(|name| format!("{} {name}", input_type(name)))
+        .collect();
+    let inputs = typed.join(", ");
+    format!(
+        "<ir_version: 8, opset_import: [\"\" : 20]>\ng ({inputs}) => (float[2, 3, 8] y) {{\n{nodes}\n}}"
+    )
+}
+
+fn input_names(body: &fusion::Parsed) -> Vec<String> {
+    let graph = &body.function.body;
+    let inputs = graph.inputs().iter();
+    inputs.map(|&v| graph.value(v).name().to_string()).collect()
+}
+
+/// One node that calls the function.
+fn call_text(body: &fusion::Parsed) -> String {
+    let mut attrs: Vec<String> = (body.fixed.iter())
+        .map(|(name, value)| match value {
+            Attr::Int(v) => format!("{name} = {v}"),
+            Attr::Float(v) => format!("{name} = {v:?}"),
+            Attr::Str(v) => format!("{name} = \"{}\"", String::from_utf8_lossy(v)),
+            other => panic!("{name}: {other:?}"),
+        })
+        .collect();
+    for name in &body.function.attributes {
+        match name.as_str() {
+            "epsilon" => attrs.push(format!("epsilon = {EPSILON:?}")),
+            name if body.fixed.iter().any(|(fixed, _)| fixed == name) => {}
+            _ => panic!("this test has no value for an attribute named '{name}'"),
+        }
+    }
+    let attrs = match attrs.is_empty() {
+        true => String::new(),
+        false => format!("<{}>", attrs.join(", ")),
+    };
+    let inputs = input_names(body).join(", ");
+    model_text(
+        &input_names(body),
+        &format!("y = {}{attrs}({inputs})", body.function.name),
+    )
+}
+
+/// The nodes between the body's braces. ONNX Runtime wants axes as vectors.
+fn inlined_text(body: &fusion::Parsed, source: &str) -> String {
+    let start = source.find(") {").expect("a body in braces") + ") {".len();
+    let end = source.rfind('}').expect("a body in braces");
+    let nodes = source[start..end]
+        .replace("{@epsilon}", &format!("{{{EPSILON:?}}}"))
+        .replace("{-1}", "int64[1] {-1}");
+    model_text(&input_names(body), &nodes)
+}
+
+/// How call and body differ; empty if they do not.
+fn call_against_body(runtime: &'static Runtime, source: &str, seed: u64) -> String {
+    let body = fusion::parse(source).unwrap();
+    let [call, inlined] = [call_text(&body), inlined_text(&body, source)];
+    let specs: Vec<InputSpec> = (input_names(&body).into_iter())
+        .map(|name| InputSpec {
+            shape: match input_type(&name) {
+                "float[8]" => vec![8],
+                _ => vec![2, 3, 8],
+            },
+            name,
+            dtype: DType::F32,
+            kind: InputKind::Normal { std: 2.0 },
+        })
+        .collect();
+    let inputs = parity::make(&specs, seed).unwrap();
+    let run = |text: &str| {
+        let outputs = run(runtime, &common::encode(text), &inputs);
+        outputs.unwrap_or_else(|e| panic!("{e}\n{text}"))
+    };
+    differences(&inputs, &run(&call), &run(&inlined), Preset::Fp32Rewrite)
+}
+
+#[test]
+fn every_fusion_equals_its_bodies() {
+    let fusing = |p: &&&dyn kiln_passes::Pass| p.name().starts_with("fuse-");
+    let names: Vec<_> = registry::ALL
+        .iter()
+        .filter(fusing)
+        .map(|p| p.name())
+        .collect();
+    let tested: Vec<_> = FUSIONS.iter().map(|f| f.name).collect();
+    assert_eq!(names, tested, "every fusion belongs into FUSIONS");
+    let Some(runtime) = common::runtime() else {
+        return;
+    };
+    let mut wrong = Vec::new();
+    for fusion in FUSIONS {
+        for body in fusion.bodies {
+            for seed in 1..=3 {
+                let differences = call_against_body(runtime, body, seed);
+                if !differences.is_empty() {
+                    wrong.push(format!("{}: {differences}\n{body}", fusion.name));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn a_wrong_body_is_found() {
+    let Some(runtime) = common::runtime() else {
+        return;
+    };
+    for body in FUSE_GELU.bodies {
+        let wrong = body.replace("{0.5}", "{0.4}");
+        assert_ne!(&wrong, body);
+        let differences = call_against_body(runtime, &wrong, 1);
+        assert!(
+            differences.contains("relative_l2"),
+            "{differences}\n{wrong}"
+        );
+    }
+    for body in FUSE_LAYER_NORM.bodies {
+        let wrong = body.replace("Mul(n, scale)", "Mul(d, scale)");
+        assert!(!call_against_body(runtime, &wrong, 1).is_empty(), "{wrong}");
+    }
+}
