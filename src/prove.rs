@@ -34,6 +34,8 @@ pub struct Proof {
     candidate: Session,
     paths: [PathBuf; 2],
     cases: Vec<Case>,
+    /// Whether the models hold convolutions.
+    convolves: bool,
     /// Items served at once at the typical sizes.
     batch: usize,
     /// What had to change in the sizes.
@@ -106,6 +108,10 @@ pub fn open(
             request.candidate.to_path_buf(),
         ],
         cases,
+        convolves: request
+            .folded
+            .nodes()
+            .any(|(_, n)| n.op().name().contains("Conv")),
         batch,
         warnings: settled.warnings,
     })
@@ -171,7 +177,10 @@ impl Proof {
     /// # Errors
     /// When a model does not load or run.
     pub fn latency(&self) -> Result<BenchReport, CompileError> {
-        let optimized = SessionOptions::default();
+        let optimized = SessionOptions {
+            without_nchwc: !self.convolves,
+            ..SessionOptions::default()
+        };
         let mut original = Session::from_path(self.runtime, &self.paths[0], &optimized)?;
         let mut result = Session::from_path(self.runtime, &self.paths[1], &optimized)?;
         let inputs = self.typical().map(|c| c.inputs.clone()).unwrap_or_default();

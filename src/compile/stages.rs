@@ -202,6 +202,8 @@ pub(super) fn build(
     let file = File::open(&path).map_err(broken)?;
     // SAFETY: the file was written by this process, under a name that nobody else knows.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(broken)?;
+    let specialized = specialize(model, shapes);
+    let onnx: &[u8] = specialized.as_deref().unwrap_or(&map);
     let request = |onnx| BuildRequest {
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
@@ -209,13 +211,13 @@ pub(super) fn build(
         ..BuildRequest::new(onnx, capabilities[0])
     };
     let mut decomposed = false;
-    let built = match builder.build(&request(&map), talk.engine()) {
+    let built = match builder.build(&request(onnx), talk.engine()) {
         Err(EngineError::Build { failures, log }) => {
             // Attention without a dedicated kernel builds when the node allows TensorRT to take it apart.
             let wants = failures
                 .iter()
                 .any(|f| f.reason.contains("dedicated kernel"));
-            let marked = wants.then(|| decomposable(model)).flatten();
+            let marked = wants.then(|| decomposable(model, shapes)).flatten();
             match marked {
                 None => return Err(EngineError::Build { failures, log }.into()),
                 Some(bytes) => {
@@ -263,10 +265,21 @@ pub(super) fn prove(
     Ok(report)
 }
 
+/// The model's bytes with input dimensions of one size written as numbers, so that TensorRT can compare them with other
+/// sizes while it reads; `None` if there are none, or if the model is too large for one message.
+fn specialize(model: &Model, shapes: &Shapes) -> Option<Vec<u8>> {
+    let mut model = model.clone();
+    shapes
+        .fix_inputs(&mut model.graph)
+        .then(|| onnx::to_bytes(&model).ok())
+        .flatten()
+}
+
 /// The model's bytes with every Attention marked as decomposable; `None` if it has none. ONNX Runtime does not know the
 /// attribute, so it is in what TensorRT reads only.
-fn decomposable(model: &Model) -> Option<Vec<u8>> {
+fn decomposable(model: &Model, shapes: &Shapes) -> Option<Vec<u8>> {
     let mut model = model.clone();
+    shapes.fix_inputs(&mut model.graph);
     let attention = Op::onnx("Attention");
     let nodes: Vec<_> = (model.graph.nodes())
         .filter(|(_, n)| n.op() == attention)

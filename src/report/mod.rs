@@ -113,11 +113,17 @@ pub fn verdict(report: &Report) -> String {
     }
     match cosine.is_finite() {
         true => format!(
-            "{word} ({}): cosine ≥ {cosine:.7}, max abs ≤ {max_abs:.3e}",
-            report.tolerance.name
+            "{word} ({}): cosine ≥ {:.7}, max abs ≤ {max_abs:.3e}",
+            report.tolerance.name,
+            floor7(cosine)
         ),
         false => format!("{word} ({})", report.tolerance.name),
     }
+}
+
+/// Rounded down, so that what is printed is a lower bound.
+fn floor7(cosine: f64) -> f64 {
+    (cosine * 1e7).floor() / 1e7
 }
 
 /// What failed, in one line, worst first.
@@ -172,7 +178,7 @@ pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
                         metrics.elements.to_string(),
                         format!("{:.2e}", f.max_abs),
                         format!("{:.2e}", f.relative_l2),
-                        format!("{:.7}", f.cosine),
+                        format!("{:.7}", floor7(f.cosine)),
                         format!("{:.1}", f.sqnr_db),
                         f.argmax
                             .map_or(String::new(), |a| format!("{:.2} %", a * 100.0)),

@@ -17,6 +17,9 @@ use super::{Error, Runtime};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SessionOptions {
     pub optimization: Optimization,
+    /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
+    /// it on some FP16 encoders that have none.
+    pub without_nchwc: bool,
     /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
     pub intra_threads: Option<NonZeroUsize>,
     pub device: Device,
@@ -267,6 +270,13 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         .with_optimization_level(level)?
         // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
         .with_config_entry("session.force_spinning_stop", "1")?;
+    let builder = match options.without_nchwc {
+        true => builder.with_config_entry(
+            "optimization.disable_specified_optimizers",
+            "NchwcTransformer",
+        )?,
+        false => builder,
+    };
     let builder = match options.intra_threads {
         Some(threads) => builder.with_intra_threads(threads.get())?,
         None => builder,

@@ -169,6 +169,34 @@ impl Shapes {
         }
     }
 
+    /// Writes dimensions whose range is one size into the types of the graph's inputs. Gives whether there were any.
+    pub fn fix_inputs(&self, graph: &mut Graph) -> bool {
+        let mut any = false;
+        for v in graph.inputs().to_vec() {
+            let ty = graph.value(v).ty();
+            let (Some(dtype), Some(shape)) = (ty.dtype(), ty.shape()) else {
+                continue;
+            };
+            let fixed = |d: &Dim| match d {
+                Dim::Symbol(s) => self
+                    .ranges
+                    .get(&**s)
+                    .filter(|r| r.is_fixed())
+                    .map(|r| Dim::Known(r.opt)),
+                _ => None,
+            };
+            let new: kiln_graph::Shape = shape
+                .iter()
+                .map(|d| fixed(d).unwrap_or(d.clone()))
+                .collect();
+            if new[..] != *shape {
+                any = true;
+                graph.set_type(v, kiln_graph::Type::tensor(dtype, Some(new)));
+            }
+        }
+        any
+    }
+
     /// The optimization profile; `None` if no input is dynamic.
     pub fn profile(&self) -> Option<Profile> {
         let [min, opt, max] = [

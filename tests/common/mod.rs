@@ -83,7 +83,7 @@ pub fn encode(text: &str) -> Vec<u8> {
 }
 
 /// How to make a model's inputs; symbolic dimensions get the sizes 2, 3, 4, … and floats this spread.
-pub fn specs(model: &Model, std: f64) -> Vec<InputSpec> {
+pub fn specs(model: &Model, std: f32) -> Vec<InputSpec> {
     let graph = &model.graph;
     let shapes = Shapes::new(graph, &[], &[]).unwrap();
     let sizes = shapes.ranges.keys().cloned().zip(2..);
