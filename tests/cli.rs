@@ -1,5 +1,7 @@
 //! The binary: what it says, what it returns, and what it leaves on the disk.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

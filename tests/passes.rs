@@ -1,7 +1,9 @@
 //! What passes claim about numbers, held against ONNX Runtime.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
-#[path = "../passes/tests/harness.rs"]
+#[path = "../passes/tests/harness/mod.rs"]
 mod harness;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Real exports through the whole compiler: reading and writing, the passes, FP16, engines.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -161,14 +161,14 @@ fn compute(
         let node = g.node(id);
         let mut inputs = Inputs::new();
         for v in node.inputs() {
-            inputs.push(match v {
-                None => None,
-                Some(v) => Some(*map.entry(*v).or_insert_with(|| match g.constant(*v) {
+            let copied = v.map(|v| {
+                *map.entry(v).or_insert_with(|| match g.constant(v) {
                     Some(tensor) => sub.add_constant("", tensor.clone()),
                     // Every operand is a constant or the result of an earlier node of the batch.
-                    None => sub.add_input("", g.value(*v).ty().clone()),
-                })),
+                    None => sub.add_input("", g.value(v).ty().clone()),
+                })
             });
+            inputs.push(copied);
         }
         let copy = sub.add_node(
             node.op(),

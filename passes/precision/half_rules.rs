@@ -159,7 +159,8 @@ fn keep_statistics(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
             .filter(floats)
             .any(|v| statistic[v.index()]);
         let reduces = node.op().is_any(REDUCTIONS) && touches(g, id, |v| is_f32(g, v));
-        if !reduces && !(reads && node.op().is_any(STATISTICS)) {
+        let belongs = reduces || (reads && node.op().is_any(STATISTICS));
+        if !belongs {
             continue;
         }
         why[id.index()].get_or_insert_with(|| WHY.into());

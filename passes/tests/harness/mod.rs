@@ -3,7 +3,7 @@
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
 //! apply and a miss with that text is reported, `# keep: name` and `# fp16-io` for options.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{Model, onnx, text};
 use kiln_passes::{Context, Evaluator, Options, Target, registry};
 
+#[derive(Debug)]
 pub struct Case {
     pub path: PathBuf,
     pub source: String,
@@ -20,6 +21,7 @@ pub struct Case {
     pub fp16_io: bool,
 }
 
+#[derive(Debug)]
 pub struct Applied {
     pub before: Model,
     pub after: Model,
