@@ -49,7 +49,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Report, CompileError>
         reference: &reference,
         candidate: &candidate,
         original: &original.graph,
-        folded: &result.graph,
+        result: &result,
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         ort_lib: options.ort_lib.as_deref(),

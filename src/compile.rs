@@ -110,7 +110,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 reference: &source.path,
                 candidate: &partial.file(bundle::MODEL),
                 original: &original.graph,
-                folded: &rewritten.model.graph,
+                result: &rewritten.model,
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 ort_lib: options.ort_lib.as_deref(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::Graph;
+use kiln_graph::{Attrs, DType, Def, Graph, Model, Op, ValueId, infer, onnx};
 
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
@@ -18,8 +18,8 @@ pub struct Request<'a> {
     pub candidate: &'a Path,
     /// The reference's graph, from which inputs are made.
     pub original: &'a Graph,
-    /// A graph of the same inputs whose shapes are folded as far as possible, to find sizes that exporters baked in.
-    pub folded: &'a Graph,
+    /// The candidate, from whose folded shapes sizes are found that exporters baked in.
+    pub result: &'a Model,
     /// An `.npz` file with inputs.
     pub inputs: Option<&'a Path>,
     pub seed: u64,
@@ -81,11 +81,12 @@ pub fn open(
             other => other.to_string(),
         })
     };
-    let settled =
-        shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {
+    let settled = shapes::settle(&request.result.graph, shapes, &mut probe).map_err(|why| {
+        CompileError::Sizes {
             model: request.reference.to_path_buf(),
             why,
-        })?;
+        }
+    })?;
     for warning in &settled.warnings {
         talk.warn(warning);
     }
@@ -101,7 +102,13 @@ pub fn open(
     }
     Ok(Proof {
         runtime,
-        candidate: Session::from_path(runtime, request.candidate, &plain)?,
+        candidate: match rounding_twin(request.result) {
+            Some(bytes) => {
+                let name = request.candidate.display().to_string();
+                Session::from_bytes(runtime, &name, &bytes, &plain)?
+            }
+            None => Session::from_path(runtime, request.candidate, &plain)?,
+        },
         reference,
         paths: [
             request.reference.to_path_buf(),
@@ -109,12 +116,41 @@ pub fn open(
         ],
         cases,
         convolves: request
-            .folded
+            .result
+            .graph
             .nodes()
             .any(|(_, n)| n.op().name().contains("Conv")),
         batch,
         warnings: settled.warnings,
     })
+}
+
+/// The model with an Identity behind each FP16 result of a node; `None` if it has no such result, or is too large for
+/// one message.
+///
+/// ONNX Runtime's CPU provider computes most FP16 nodes in FP32 between casts, and drops a cast to FP16 that is followed
+/// by one to FP32, even with optimization disabled: a chain of MatMuls then never rounds, and never overflows. An
+/// Identity, which has an FP16 kernel, keeps the two casts apart.
+fn rounding_twin(model: &Model) -> Option<Vec<u8>> {
+    let mut twin = model.clone();
+    infer::annotate(&mut twin.graph);
+    let mut rounded = 0;
+    twin.graph.for_each_graph_mut(&mut |g| {
+        let halves: Vec<ValueId> = (g.values())
+            .filter(|(_, v)| v.ty().dtype() == Some(DType::F16) && matches!(v.def(), Def::Node(..)))
+            .map(|(id, _)| id)
+            .collect();
+        for v in halves {
+            let identity = g.add_node(Op::onnx("Identity"), "", [], 1, Attrs::new());
+            if let Some(same) = g.node(identity).output(0) {
+                g.set_type(same, g.value(v).ty().clone());
+                g.replace_uses(v, same);
+                g.set_input(identity, 0, Some(v));
+                rounded += 1;
+            }
+        }
+    });
+    (rounded > 0).then(|| onnx::to_bytes(&twin).ok()).flatten()
 }
 
 fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
