@@ -32,6 +32,7 @@ lint: setup
 # Writes the expected diffs of fixtures/passes again; read the result with `git diff`.
 bless:
 	KILN_BLESS=1 cargo test -p kiln-passes --test fixtures
+	KILN_BLESS=1 cargo test -p kiln --test passes folding
 
 # Wall, CPU and memory of compiling the demo's model without engine and proof.
 bench: $(KILN)
