@@ -252,6 +252,7 @@ impl Importer<'_> {
             }
         }
         scope.graph.topo_order()?;
+        type_captures(&mut scope.graph);
         Ok(scope.graph)
     }
 
@@ -414,6 +415,33 @@ impl Reader {
             scope.graph.push_capture(self.id, value);
         }
         Ok(())
+    }
+}
+
+/// Gives captured values inside nested graphs the types that they have outside.
+fn type_captures(graph: &mut Graph) {
+    let owners: Vec<_> = (graph.nodes())
+        .filter(|(_, n)| n.has_subgraphs())
+        .map(|(id, _)| id)
+        .collect();
+    for id in owners {
+        let outer: Vec<Type> = (graph.node(id).captures().iter())
+            .map(|&v| graph.value(v).ty().clone())
+            .collect();
+        for attr in graph.attrs_mut(id).values_mut() {
+            for body in attr.graphs_mut() {
+                let inner: Vec<(ValueId, Type)> = (body.values())
+                    .filter_map(|(v, value)| match value.def() {
+                        crate::Def::Capture(k) => Some((v, outer.get(*k as usize)?.clone())),
+                        _ => None,
+                    })
+                    .collect();
+                for (v, ty) in inner {
+                    body.set_type(v, ty);
+                }
+                type_captures(body);
+            }
+        }
     }
 }
 
