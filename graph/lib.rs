@@ -13,6 +13,7 @@ pub mod onnx;
 mod op;
 pub mod ops;
 pub mod opset;
+mod rearrange;
 pub mod tensor;
 pub mod text;
 pub mod types;

@@ -16,6 +16,7 @@ pub mod precision;
 pub mod registry;
 pub mod rule;
 mod target;
+pub mod view;
 
 pub use driver::{PassError, PassReport, Step, run};
 pub use pass::{

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, Model, NodeId, Tensor, ValueId};
 
 use crate::Target;
@@ -179,6 +180,9 @@ pub struct Context<'a> {
     pub target: &'a Target,
     pub options: &'a Options<'a>,
     pub evaluator: Option<&'a dyn Evaluator>,
+    /// What inference knows of the graph being rewritten, as it was at the start of the sweep; empty unless the rule asks
+    /// for it ([`crate::Rule::needs_facts`]).
+    pub facts: Facts,
     /// Whether misses are kept.
     pub explain: bool,
     pub misses: Vec<MissReport>,
@@ -205,6 +209,7 @@ impl<'a> Context<'a> {
             target,
             options,
             evaluator: None,
+            facts: Facts::default(),
             explain: false,
             misses: Vec::new(),
             remarks: Vec::new(),

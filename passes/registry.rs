@@ -12,6 +12,9 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::eliminate_dead::EliminateDead,
     &clean::eliminate_noop::EliminateNoop,
     &clean::merge_chains::MergeChains,
+    &clean::sink_scales::SinkScales,
+    &clean::merge_views::MergeViews,
+    &clean::unflatten_gemm::UnflattenGemm,
     &clean::deduplicate::Deduplicate,
     &fold::fold_shapes::FoldShapes,
     &fold::fold_constants::FoldConstants,
@@ -31,6 +34,12 @@ pub static DEFAULT: &[Step] = &[
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&clean::merge_chains::MergeChains),
+    // A factor between two rearrangements keeps them apart.
+    Step::Run(&clean::sink_scales::SinkScales),
+    Step::Run(&clean::merge_views::MergeViews),
+    Step::Run(&clean::unflatten_gemm::UnflattenGemm),
+    // The linear layers' Reshapes meet those around them.
+    Step::Run(&clean::merge_views::MergeViews),
     // Folding and merging leave Reshapes to the same shape and Casts to the same type.
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&clean::deduplicate::Deduplicate),

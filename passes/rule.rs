@@ -15,6 +15,11 @@ pub trait Rule: Sync {
     /// Operators of the default domain at whose nodes the rule may apply; empty for all nodes.
     fn roots(&self) -> &[&'static str];
 
+    /// Whether [`Context::facts`] must be there.
+    fn needs_facts(&self) -> bool {
+        false
+    }
+
     /// The change at `root`.
     ///
     /// # Errors
@@ -66,6 +71,9 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
     let mut last = String::new();
     for round in 0..MAX_ROUNDS {
         let before = applied;
+        if rule.needs_facts() {
+            cx.facts = kiln_graph::infer::infer(g);
+        }
         for root in g.topo_order()? {
             let interested =
                 |op: kiln_graph::Op| rule.roots().is_empty() || op.is_any(rule.roots());

@@ -4,4 +4,7 @@ pub mod deduplicate;
 pub mod eliminate_dead;
 pub mod eliminate_noop;
 pub mod merge_chains;
+pub mod merge_views;
 pub mod normalize_axes;
+pub mod sink_scales;
+pub mod unflatten_gemm;

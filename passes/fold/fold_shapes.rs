@@ -1,10 +1,11 @@
 //! Shape arithmetic, computed symbolically: no runtime, and no fixed sizes where the model has symbols.
 
 use kiln_graph::infer::{self, Facts};
-use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, ValueId};
+use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::pass::{Context, Exactness, Pass, PassFailure};
 use crate::patch::Patch;
+use crate::view;
 
 #[derive(Debug)]
 pub struct FoldShapes;
@@ -99,27 +100,17 @@ fn known_integers(g: &Graph, facts: &Facts, id: NodeId, output: ValueId) -> Opti
 }
 
 fn target_of_reshape(g: &Graph, facts: &Facts, id: NodeId) -> Option<Patch> {
-    let node = g.node(id);
-    let (x, target, output) = (node.input(0)?, node.input(1)?, node.output(0)?);
-    if g.constant(target).is_some() || node.attrs().int("allowzero").unwrap_or(0) != 0 {
+    let reshape = ops::Reshape::of(g, id)?;
+    let (x, target, output) = (reshape.input(0)?, reshape.input(1)?, reshape.output(0)?);
+    if g.constant(target).is_some() {
         return None;
     }
-    let from = facts.ty(x).shape();
     let wanted = facts.values(target)?;
-    let mut dims = Vec::with_capacity(wanted.len());
-    for (k, e) in wanted.iter().enumerate() {
-        let copied = from.and_then(|s| s.get(k));
-        dims.push(match e.as_i64() {
-            Some(n) => n,
-            None => match copied {
-                Some(Dim::Symbol(s)) if **s == *e.to_string() => 0,
-                _ => -1,
-            },
-        });
-    }
-    if dims.iter().filter(|&&d| d == -1).count() > 1 {
+    // A constant 0 of the original is a size of 0 or a copy, by its attribute; both are rare here.
+    if wanted.iter().any(|e| e.as_i64() == Some(0)) {
         return None;
     }
+    let dims = view::reshape_target(facts.dims(x).unwrap_or_default(), wanted)?;
     let mut patch = Patch::new();
     let constant = patch.constant(Tensor::vector(&dims));
     let made = patch.node(Op::onnx("Reshape"), [x.into(), constant], Attrs::new());

@@ -1,0 +1,85 @@
+//! Constants rearranged: transposed and joined, byte for byte.
+
+use bytes::Bytes;
+
+use crate::{DType, Tensor};
+
+/// Rows and columns moved together by a transposition, so that both sides stay in cache.
+const TILE: usize = 32;
+
+impl Tensor {
+    /// A matrix with its axes swapped: [rows, columns] becomes [columns, rows]. `None` for another rank, for strings and
+    /// for elements that are no whole bytes.
+    pub fn transposed(&self) -> Option<Tensor> {
+        let (&[rows, columns], size) = (self.dims(), whole_bytes(self.dtype())?) else {
+            return None;
+        };
+        let data = self.bytes();
+        let mut out = vec![0u8; data.len()];
+        for row in (0..rows).step_by(TILE) {
+            for column in (0..columns).step_by(TILE) {
+                for r in row..rows.min(row + TILE) {
+                    for c in column..columns.min(column + TILE) {
+                        let (from, to) = ((r * columns + c) * size, (c * rows + r) * size);
+                        out.get_mut(to..to + size)?.copy_from_slice(data.get(from..from + size)?);
+                    }
+                }
+            }
+        }
+        Tensor::from_raw(self.dtype(), &[columns, rows][..], Bytes::from(out)).ok()
+    }
+
+    /// Tensors of one dtype and rank joined along the last axis. `None` where another dimension differs, for strings and
+    /// for elements that are no whole bytes.
+    pub fn joined(parts: &[&Tensor]) -> Option<Tensor> {
+        let first = parts.first()?;
+        let size = whole_bytes(first.dtype())?;
+        let (_, lead) = first.dims().split_last()?;
+        let fits = |t: &&Tensor| {
+            t.dtype() == first.dtype() && t.dims().split_last().is_some_and(|(_, l)| l == lead)
+        };
+        if !parts.iter().all(fits) {
+            return None;
+        }
+        let widths: Vec<usize> = parts.iter().map(|t| t.dims().last().copied()).collect::<Option<_>>()?;
+        let data: Vec<Bytes> = parts.iter().map(|t| t.bytes()).collect();
+        let rows = lead.iter().product::<usize>();
+        let mut out = Vec::with_capacity(data.iter().map(Bytes::len).sum());
+        for row in 0..rows {
+            for (bytes, width) in data.iter().zip(&widths) {
+                let stride = width * size;
+                out.extend_from_slice(bytes.get(row * stride..(row + 1) * stride)?);
+            }
+        }
+        let dims: Vec<usize> = lead.iter().copied().chain([widths.iter().sum()]).collect();
+        Tensor::from_raw(first.dtype(), dims.as_slice(), Bytes::from(out)).ok()
+    }
+}
+
+fn whole_bytes(dtype: DType) -> Option<usize> {
+    let bytes = usize::try_from(dtype.bits() / 8).ok()?;
+    (dtype != DType::String && bytes > 0 && dtype.bits() % 8 == 0).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_transpose_and_join() {
+        let wide: Vec<f32> = (0..70 * 33).map(|v| v as f32).collect();
+        let t = Tensor::from_values(&[70, 33][..], &wide).unwrap();
+        let turned = t.transposed().unwrap();
+        assert_eq!(turned.dims(), [33, 70]);
+        assert_eq!(turned.values::<f32>().unwrap()[70], 1.0);
+        assert!(turned.transposed().unwrap().same_bits(&t));
+
+        let a = Tensor::from_values(&[2, 1][..], &[1i64, 2]).unwrap();
+        let b = Tensor::from_values(&[2, 2][..], &[3i64, 4, 5, 6]).unwrap();
+        let joined = Tensor::joined(&[&a, &b]).unwrap();
+        assert_eq!(joined.dims(), [2, 3]);
+        assert_eq!(joined.to_i64s().unwrap(), [1, 3, 4, 2, 5, 6]);
+        assert!(Tensor::joined(&[&a, &turned]).is_none());
+        assert!(Tensor::scalar(1i64).transposed().is_none());
+    }
+}
