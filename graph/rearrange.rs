@@ -21,7 +21,8 @@ impl Tensor {
                 for r in row..rows.min(row + TILE) {
                     for c in column..columns.min(column + TILE) {
                         let (from, to) = ((r * columns + c) * size, (c * rows + r) * size);
-                        out.get_mut(to..to + size)?.copy_from_slice(data.get(from..from + size)?);
+                        out.get_mut(to..to + size)?
+                            .copy_from_slice(data.get(from..from + size)?);
                     }
                 }
             }
@@ -41,7 +42,10 @@ impl Tensor {
         if !parts.iter().all(fits) {
             return None;
         }
-        let widths: Vec<usize> = parts.iter().map(|t| t.dims().last().copied()).collect::<Option<_>>()?;
+        let widths: Vec<usize> = parts
+            .iter()
+            .map(|t| t.dims().last().copied())
+            .collect::<Option<_>>()?;
         let data: Vec<Bytes> = parts.iter().map(|t| t.bytes()).collect();
         let rows = lead.iter().product::<usize>();
         let mut out = Vec::with_capacity(data.iter().map(Bytes::len).sum());

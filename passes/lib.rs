@@ -3,6 +3,7 @@
 //! A pass knows the graph and the target's properties; it knows no file, no protobuf and no runtime. What must be
 //! computed goes through [`Evaluator`]. Adding a pass is one file and one line in [`registry`].
 
+pub mod attention;
 pub mod clean;
 pub mod driver;
 pub mod fold;

@@ -19,9 +19,11 @@ pub static ALL: &[&dyn Pass] = &[
     &fold::fold_shapes::FoldShapes,
     &fold::fold_constants::FoldConstants,
     &clean::normalize_axes::NormalizeAxes,
+    &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_gelu::FUSE_GELU,
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
     &precision::convert_fp16::ConvertFp16,
+    &lower::lower_attention::LowerAttention,
 ];
 
 /// What `compile` runs unless told otherwise.
@@ -48,6 +50,11 @@ pub static DEFAULT: &[Step] = &[
     Step::Enter(Phase::Canonical),
     Step::Run(&fuse::fuse_gelu::FUSE_GELU),
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
+    Step::Run(&fuse::fuse_attention::FuseAttention),
+    // What fusions rearrange meets the rearrangements around it.
+    Step::Run(&clean::merge_views::MergeViews),
+    Step::Run(&clean::deduplicate::Deduplicate),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Fused),
 ];
 
@@ -58,6 +65,16 @@ pub static FP16: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Typed),
+];
+
+/// Runs last: internal operators become what the target takes.
+pub static LOWER: &[Step] = &[
+    Step::Run(&lower::lower_attention::LowerAttention),
+    // The layouts that operators of the target want meet those around them.
+    Step::Run(&clean::merge_views::MergeViews),
+    Step::Run(&clean::deduplicate::Deduplicate),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Enter(Phase::Lowered),
 ];
 
 /// Cleanup and folding alone.

@@ -15,6 +15,11 @@ pub trait Rule: Sync {
     /// Operators of the default domain at whose nodes the rule may apply; empty for all nodes.
     fn roots(&self) -> &[&'static str];
 
+    /// Domains of the operators it makes, beside the default one, and the versions to import.
+    fn imports(&self) -> &[(&'static str, i64)] {
+        &[]
+    }
+
     /// Whether [`Context::facts`] must be there.
     fn needs_facts(&self) -> bool {
         false
@@ -60,8 +65,22 @@ impl<R: Rule> Pass for R {
         });
         match failure {
             Some(e) => Err(e),
-            None => Ok(applied),
+            None => {
+                for (domain, version) in self.imports().iter().filter(|_| applied > 0) {
+                    import(&mut model.graph, domain, *version);
+                }
+                Ok(applied)
+            }
         }
+    }
+}
+
+/// Imports a domain into all graphs of a model if one of their nodes is of it and none is imported yet.
+fn import(root: &mut Graph, domain: &str, version: i64) {
+    let mut used = false;
+    root.for_each_graph(&mut |g| used |= g.nodes().any(|(_, n)| n.op().domain() == domain));
+    if used && root.opsets().get(domain).is_none() {
+        root.for_each_graph_mut(&mut |g| g.opsets_mut().set(domain, version));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Targets as values: what a pass may ask instead of knowing a name.
 
+use kiln_graph::DType;
+
 /// The operators a target's front end takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -9,6 +11,17 @@ pub enum Dialect {
     TensorRt,
     /// ONNX Runtime, with its `com.microsoft` operators.
     OnnxRuntime,
+}
+
+/// How attention is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionForm {
+    /// The standard operator, of operator set 23.
+    Standard,
+    /// com.microsoft:MultiHeadAttention.
+    MultiHead,
+    /// MatMul, Softmax, MatMul.
+    Products,
 }
 
 /// What the compiler writes for.
@@ -36,7 +49,7 @@ impl Target {
         Target {
             name: name.into(),
             dialect: Dialect::TensorRt,
-            opset: 20,
+            opset: 23,
         }
     }
 
@@ -46,6 +59,18 @@ impl Target {
             name: "standard".into(),
             dialect: Dialect::Standard,
             opset: 20,
+        }
+    }
+
+    /// The form in which attention over this dtype goes fastest. TensorRT has fused kernels for half precision only, and
+    /// refuses to build the operator in FP32 unless it may take it apart.
+    pub fn attention(&self, dtype: DType) -> AttentionForm {
+        match self.dialect {
+            Dialect::TensorRt if matches!(dtype, DType::F16 | DType::BF16) => {
+                AttentionForm::Standard
+            }
+            Dialect::OnnxRuntime if dtype == DType::F32 => AttentionForm::MultiHead,
+            _ => AttentionForm::Products,
         }
     }
 }

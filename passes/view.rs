@@ -40,7 +40,9 @@ fn rearranged(g: &Graph, node: NodeId) -> Option<ValueId> {
     }
     let gather = ops::Gather::of(g, node)?;
     let index = gather.constant(1)?;
-    (index.rank() == 0 && index.dtype().is_int()).then(|| n.input(0))?
+    // Picking a size out of a shape is arithmetic, not a rearrangement of data.
+    let data = gather.dtype(0).is_some_and(|t| t.is_float());
+    (data && index.rank() == 0 && index.dtype().is_int()).then(|| n.input(0))?
 }
 
 impl View {
@@ -106,7 +108,10 @@ impl View {
         let n = g.node(node);
         if n.op().is("Transpose") {
             let perm: Vec<usize> = match n.attrs().ints("perm") {
-                Some(p) => p.iter().map(|&k| usize::try_from(k).ok()).collect::<Option<_>>()?,
+                Some(p) => p
+                    .iter()
+                    .map(|&k| usize::try_from(k).ok())
+                    .collect::<Option<_>>()?,
                 None => (0..self.dims.len()).rev().collect(),
             };
             self.dims = permuted(&self.dims, &perm)?;
@@ -159,12 +164,7 @@ impl View {
     }
 
     /// Cuts an atom of the source in two.
-    fn cut(
-        &mut self,
-        atom: Atom,
-        head: Expr,
-        tail: Expr,
-    ) -> (Atom, Atom) {
+    fn cut(&mut self, atom: Atom, head: Expr, tail: Expr) -> (Atom, Atom) {
         let (head, tail) = (self.atom(head), self.atom(tail));
         for group in &mut self.from {
             if let Some(k) = group.iter().position(|&a| a == atom) {
@@ -228,13 +228,19 @@ impl View {
         let order: Vec<Atom> = view.dims.concat();
         if view.from.concat() != order {
             if view.from.iter().any(|d| d.len() != 1) {
-                let atoms: Vec<Vec<Atom>> = view.from.concat().into_iter().map(|a| vec![a]).collect();
+                let atoms: Vec<Vec<Atom>> =
+                    view.from.concat().into_iter().map(|a| vec![a]).collect();
                 at = view.reshape(patch, at, &view.from, &atoms)?;
                 view.from = atoms;
                 count += 1;
             }
             let perm: Vec<i64> = (order.iter())
-                .map(|a| view.from.iter().position(|d| d.contains(a)).map(|k| k as i64))
+                .map(|a| {
+                    view.from
+                        .iter()
+                        .position(|d| d.contains(a))
+                        .map(|k| k as i64)
+                })
                 .collect::<Option<_>>()?;
             at = patch.node(Op::onnx("Transpose"), [at], Attrs::new().with("perm", perm));
             view.from = order.into_iter().map(|a| vec![a]).collect();
@@ -268,10 +274,13 @@ impl View {
     /// Joins atoms that neither side separates.
     fn join(&mut self) {
         let pairs = |dims: &[Vec<Atom>]| -> Vec<(Atom, Atom)> {
-            dims.iter().flat_map(|d| d.windows(2).map(|w| (w[0], w[1]))).collect()
+            dims.iter()
+                .flat_map(|d| d.windows(2).map(|w| (w[0], w[1])))
+                .collect()
         };
-        while let Some((head, tail)) =
-            pairs(&self.from).into_iter().find(|p| pairs(&self.dims).contains(p))
+        while let Some((head, tail)) = pairs(&self.from)
+            .into_iter()
+            .find(|p| pairs(&self.dims).contains(p))
         {
             let Some(size) = self.size(head).mul(self.size(tail)) else {
                 return;

@@ -8,6 +8,7 @@ pub(super) fn output(call: &Call<'_>, k: usize) -> Option<DType> {
     match call.node.op().domain() {
         "" => standard(call, k),
         "com.microsoft" => contrib(call, k),
+        crate::INTERNAL_DOMAIN => input(call, 0),
         _ => None,
     }
 }

@@ -83,6 +83,56 @@ impl RotaryEmbedding<'_> {
     }
 }
 
+/// kiln's own attention, which exists between fusion and lowering: softmax(cap(scale · q kᵀ) + bias) v over q [batch,
+/// heads, queries, size], k [batch, kv heads, keys, size], v [batch, kv heads, keys, value size] and a bias that
+/// broadcasts to [batch, heads, queries, keys]; the result is [batch, heads, queries, value size]. Heads are a multiple of
+/// kv heads. Floats are of one dtype.
+#[derive(Clone, Copy, Debug)]
+pub struct InternalAttention<'g>(super::View<'g>);
+
+impl<'g> InternalAttention<'g> {
+    /// The node as this operator; `None` if it is another one.
+    pub fn of(graph: &'g crate::Graph, id: crate::NodeId) -> Option<InternalAttention<'g>> {
+        let node = graph.get(id)?;
+        let op = node.op();
+        let view = super::View { graph, node, id };
+        (op.domain() == crate::INTERNAL_DOMAIN && op.name() == "Attention")
+            .then_some(InternalAttention(view))
+    }
+
+    /// The factor on the scores.
+    pub fn scale(&self) -> f32 {
+        self.0.float("scale", 1.0)
+    }
+
+    /// Scores are capped at this by a hyperbolic tangent, before the bias is added; 0 for no cap.
+    pub fn softcap(&self) -> f32 {
+        self.0.float("softcap", 0.0)
+    }
+
+    /// Query i sees the keys 0 to i only.
+    pub fn is_causal(&self) -> bool {
+        self.0.flag("is_causal", false)
+    }
+
+    /// Rows whose keys are all hidden by an infinite bias give zeros; else they are NaN.
+    pub fn is_guarded(&self) -> bool {
+        self.0.flag("guarded", false)
+    }
+
+    pub fn bias(&self) -> Option<ValueId> {
+        self.0.input(3)
+    }
+}
+
+impl<'g> std::ops::Deref for InternalAttention<'g> {
+    type Target = super::View<'g>;
+
+    fn deref(&self) -> &super::View<'g> {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::node;

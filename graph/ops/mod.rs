@@ -28,7 +28,7 @@ mod shape;
 mod slice;
 pub mod traits;
 
-pub use attention::{Attention, RotaryEmbedding};
+pub use attention::{Attention, InternalAttention, RotaryEmbedding};
 pub use math::{Cast, Clip, Dropout, Gelu, Gemm, LeakyRelu};
 pub use nn::{AutoPad, Conv, Pool};
 pub use norm::{

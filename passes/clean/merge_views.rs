@@ -33,7 +33,14 @@ impl Rule for MergeViews {
     }
 
     fn roots(&self) -> &[&'static str] {
-        &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather"]
+        &[
+            "Reshape",
+            "Transpose",
+            "Squeeze",
+            "Unsqueeze",
+            "Flatten",
+            "Gather",
+        ]
     }
 
     fn needs_facts(&self) -> bool {
@@ -49,7 +56,11 @@ impl Rule for MergeViews {
         let depth = view.nodes.len();
         let mut patch = Patch::new();
         let (made, count) = view.emit(g, &mut patch).ok_or_else(|| {
-            Miss::at(view.source, depth, "two dimensions of its shape would have to be computed")
+            Miss::at(
+                view.source,
+                depth,
+                "two dimensions of its shape would have to be computed",
+            )
         })?;
         let dying = view.dying(g);
         let odd = view.nodes[..dying].iter().any(|&n| {

@@ -38,7 +38,9 @@ impl Rule for SinkScales {
         let (Some(x), Some(output)) = (node.input(0), node.output(0)) else {
             return Err(Miss::none());
         };
-        let scale = g.producer(x).filter(|&n| g.node(n).op().is_any(&["Mul", "Div"]));
+        let scale = g
+            .producer(x)
+            .filter(|&n| g.node(n).op().is_any(&["Mul", "Div"]));
         let scale = g.node(scale.ok_or_else(Miss::none)?);
         let operands = (scale.input(0), scale.input(1));
         let (Some(a), Some(b)) = operands else {

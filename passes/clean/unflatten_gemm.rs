@@ -39,13 +39,15 @@ impl Rule for UnflattenGemm {
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let gemm = ops::Gemm::of(g, root).ok_or_else(Miss::none)?;
-        let (Some(a), Some(b), Some(output)) = (gemm.input(0), gemm.input(1), gemm.output(0)) else {
+        let (Some(a), Some(b), Some(output)) = (gemm.input(0), gemm.input(1), gemm.output(0))
+        else {
             return Err(Miss::none());
         };
         if gemm.trans_a() || gemm.alpha() != 1.0 || (gemm.c().is_some() && gemm.beta() != 1.0) {
             return Err(Miss::because("it scales or transposes its first operand"));
         }
-        let mut view = View::of(g, &cx.facts, a).ok_or_else(|| Miss::at(a, 1, "its shape is unknown"))?;
+        let mut view =
+            View::of(g, &cx.facts, a).ok_or_else(|| Miss::at(a, 1, "its shape is unknown"))?;
         let [rows, columns] = view.dims.as_slice() else {
             return Err(Miss::at(a, 1, "it is no matrix"));
         };
@@ -53,14 +55,25 @@ impl Rule for UnflattenGemm {
             return Err(Miss::at(a, 1, "its rows are no flattened dimensions"));
         }
         let (rows, columns) = (rows.clone(), columns.clone());
-        view.dims = rows.iter().map(|&atom| vec![atom]).chain([columns]).collect();
+        view.dims = rows
+            .iter()
+            .map(|&atom| vec![atom])
+            .chain([columns])
+            .collect();
         let mut patch = Patch::new();
-        let (x, _) = (view.emit(g, &mut patch))
-            .ok_or_else(|| Miss::at(a, 2, "the dimensions before flattening would have to be computed"))?;
+        let (x, _) = (view.emit(g, &mut patch)).ok_or_else(|| {
+            Miss::at(
+                a,
+                2,
+                "the dimensions before flattening would have to be computed",
+            )
+        })?;
         let w = match (gemm.trans_b(), g.constant(b)) {
             (false, _) => b.into(),
             (true, Some(w)) => {
-                let turned = w.transposed().ok_or_else(|| Miss::at(b, 1, "it is no matrix"))?;
+                let turned = w
+                    .transposed()
+                    .ok_or_else(|| Miss::at(b, 1, "it is no matrix"))?;
                 patch.constant(turned)
             }
             (true, None) => patch.node(Op::onnx("Transpose"), [b.into()], Attrs::new()),

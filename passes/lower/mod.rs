@@ -1,3 +1,4 @@
 //! Bringing the model into the form that the target takes.
 
+pub mod lower_attention;
 pub mod raise_opset;

@@ -1,6 +1,6 @@
 //! Which nodes keep FP32 when a model becomes half precision, and why.
 
-use kiln_graph::{DType, Dim, Graph, NodeId, Op, ValueId};
+use kiln_graph::{DType, Dim, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId};
 
 /// Operators of the default domain whose float operands may not be 16 bits wide, or whose result type is written in an
 /// attribute (ONNX `docs/Operators.md`, type constraints).
@@ -110,7 +110,7 @@ pub(super) fn kept(
         let op = node.op();
         let reason = if keep(node.name()) {
             Some("it matches --keep".to_string())
-        } else if !op.domain().is_empty() {
+        } else if !op.domain().is_empty() && op.domain() != INTERNAL_DOMAIN {
             Some(format!(
                 "kiln does not know whether {op} takes half precision"
             ))

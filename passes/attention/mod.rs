@@ -1,0 +1,4 @@
+//! Attention, from the ways exporters spell it.
+
+pub mod scores;
+pub mod weights;

@@ -1,0 +1,262 @@
+//! Every spelling of scaled dot-product attention becomes `internal::Attention`.
+
+use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
+
+use crate::attention::scores::{self, Bias, Scores};
+use crate::attention::weights::weighted;
+use crate::pass::{Context, Exactness, Miss};
+use crate::patch::{Patch, Ref};
+use crate::rule::Rule;
+use crate::view::View;
+
+/// Vaswani et al., "Attention Is All You Need", 2017, section 3.2.1; grouped queries: Ainslie et al., "GQA", 2023.
+#[derive(Debug)]
+pub struct FuseAttention;
+
+impl Rule for FuseAttention {
+    fn name(&self) -> &'static str {
+        "fuse-attention"
+    }
+
+    fn about(&self) -> &'static str {
+        "MatMul-Softmax-MatMul in all its spellings becomes one attention, which each target writes its own way"
+    }
+
+    fn details(&self) -> String {
+        "softmax(cap(scale · q kᵀ) + bias) v becomes `internal::Attention(q, k, v, bias)` with the attributes scale, \
+         softcap and guarded. Scales on the query, the keys and the product are multiplied into one. What is added to the \
+         scores (masks, relative positions) is summed up. Keys are found behind any transposition, and behind the \
+         repetition of grouped-query attention. torch's guard `Where(IsNaN(p), 0, p)` is dropped where the bias is finite, \
+         so that no row can be NaN; elsewhere it is kept as the attribute `guarded`: a row whose keys are all hidden gives \
+         zeros."
+            .into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Rounding
+    }
+
+    fn roots(&self) -> &[&'static str] {
+        &["Softmax"]
+    }
+
+    fn needs_facts(&self) -> bool {
+        true
+    }
+
+    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+        let softmax = ops::Softmax::of(g, root).ok_or_else(Miss::none)?;
+        let (Some(x), Some(p)) = (softmax.input(0), softmax.output(0)) else {
+            return Err(Miss::none());
+        };
+        let rank = softmax
+            .rank(0)
+            .ok_or_else(|| Miss::at(x, 1, "its rank is unknown"))?;
+        if ops::resolve_axis(softmax.axis(), rank) != Some(rank.wrapping_sub(1)) {
+            return Err(Miss::because("it does not run over the last axis"));
+        }
+        let after = weighted(g, root)?;
+        let before = scores::scores(g, x, 2)?;
+        let dtype = g.value(before.q).ty().dtype();
+        if dtype.is_none() || dtype != g.value(after.output).ty().dtype() {
+            return Err(Miss::at(
+                p,
+                before.depth,
+                "queries and result differ in type",
+            ));
+        }
+
+        let mut heads = Heads {
+            g,
+            cx,
+            patch: Patch::new(),
+            rank,
+            depth: before.depth + 1,
+        };
+        let q = heads.queries(before.q)?;
+        let k = heads.keys(before.kt, true)?;
+        let v = heads.keys(after.v, false)?;
+        let bias = heads.bias(&before, dtype.unwrap_or(DType::F32))?;
+        let guarded = after.guarded && !finite(g, &before);
+        let mut attrs = Attrs::new()
+            .with("scale", before.scale as f32)
+            .with("guarded", i64::from(guarded));
+        if before.softcap != 0.0 {
+            attrs.set("softcap", before.softcap as f32);
+        }
+        let inputs = [Some(q), Some(k), Some(v)]
+            .into_iter()
+            .chain(bias.map(Some));
+        let op = Op::new(INTERNAL_DOMAIN, "Attention");
+        let made = heads.patch.node_with(op, inputs, 1, attrs)[0];
+        let made = heads.result(made, after.v, before.q)?;
+        let mut patch = heads.patch;
+        patch.replace(after.output, made);
+        Ok(patch)
+    }
+}
+
+/// Whether no sum of biases can hide a whole row so that its softmax is NaN: each is finite, and at most one is large.
+fn finite(g: &Graph, scores: &Scores) -> bool {
+    let large = |b: &Bias| match b {
+        Bias::Added(v) => !scores::is_finite(g, *v, 0),
+        Bias::Selected { fill, .. } => fill.is_infinite(),
+    };
+    scores.biases.len() <= 1 && !scores.biases.iter().any(large)
+}
+
+/// Brings operands into the layout [batch, heads, sequence, head size].
+struct Heads<'a, 'c> {
+    g: &'a Graph,
+    cx: &'a Context<'c>,
+    patch: Patch,
+    /// Of the scores: 4, or 3 for [batch · heads, queries, keys].
+    rank: usize,
+    depth: usize,
+}
+
+impl Heads<'_, '_> {
+    fn view(&self, v: ValueId) -> Result<View, Miss> {
+        let view = View::of(self.g, &self.cx.facts, v);
+        view.ok_or_else(|| Miss::at(v, self.depth, "its shape is unknown"))
+    }
+
+    /// [batch · heads, …] as [batch, heads, …] where the view tells them apart, else as [batch · heads, 1, …].
+    fn lift(&self, view: &mut View) {
+        if self.rank == 3 && view.dims.len() == 3 {
+            let second = match view.dims[0].len() {
+                2 => view.dims[0].split_off(1),
+                _ => Vec::new(),
+            };
+            view.dims.insert(1, second);
+        }
+    }
+
+    fn emit(&mut self, view: &View, v: ValueId) -> Result<Ref, Miss> {
+        let made = view.emit(self.g, &mut self.patch);
+        let why = "its layout would have to be computed";
+        Ok(made.ok_or_else(|| Miss::at(v, self.depth, why))?.0)
+    }
+
+    fn queries(&mut self, q: ValueId) -> Result<Ref, Miss> {
+        if self.rank == 4 {
+            return Ok(q.into());
+        }
+        let mut view = self.view(q)?;
+        self.lift(&mut view);
+        self.emit(&view, q)
+    }
+
+    /// Keys, with their last two axes exchanged if `turned`, or values.
+    fn keys(&mut self, v: ValueId, turned: bool) -> Result<Ref, Miss> {
+        let Ok(mut view) = self.view(v) else {
+            let perm = Attrs::new().with("perm", vec![0i64, 1, 3, 2]);
+            return match (self.rank, turned) {
+                (4, true) => Ok(self.patch.node(Op::onnx("Transpose"), [v.into()], perm)),
+                (4, false) => Ok(v.into()),
+                _ => Err(Miss::at(v, self.depth, "its shape is unknown")),
+            };
+        };
+        self.lift(&mut view);
+        if turned {
+            view = view.with_last_two_swapped().ok_or_else(Miss::none)?;
+        }
+        if let Some((inner, _)) = view.unrepeated(self.g, &self.cx.facts, 1) {
+            view = inner;
+        } else if self.rank == 4 {
+            let perm = Attrs::new().with("perm", vec![0i64, 1, 3, 2]);
+            return Ok(match turned {
+                true => self.patch.node(Op::onnx("Transpose"), [v.into()], perm),
+                false => v.into(),
+            });
+        }
+        self.emit(&view, v)
+    }
+
+    /// All that is added, as one value that broadcasts to [batch, heads, queries, keys].
+    fn bias(&mut self, scores: &Scores, dtype: DType) -> Result<Option<Ref>, Miss> {
+        let mut sum: Option<Ref> = None;
+        for bias in &scores.biases {
+            let term = self.term(*bias, dtype)?;
+            sum = Some(match sum {
+                None => term,
+                Some(sum) => self.patch.node(Op::onnx("Add"), [sum, term], Attrs::new()),
+            });
+        }
+        Ok(sum)
+    }
+
+    fn term(&mut self, bias: Bias, dtype: DType) -> Result<Ref, Miss> {
+        let g = self.g;
+        let lifted = |patch: &mut Patch, v: ValueId| -> Result<Ref, Miss> {
+            let shape = g.value(v).ty().shape();
+            let shape =
+                shape.ok_or_else(|| Miss::at(v, self.depth, "the rank of the bias is unknown"))?;
+            if self.rank != 3 || shape.len() < 3 {
+                return Ok(v.into());
+            }
+            if shape.first().and_then(|d| d.known()) != Some(1) {
+                return Err(Miss::at(v, self.depth, "the bias has flattened heads"));
+            }
+            let axes = patch.constant(Tensor::vector(&[1i64]));
+            Ok(patch.node(Op::onnx("Unsqueeze"), [v.into(), axes], Attrs::new()))
+        };
+        match bias {
+            Bias::Added(v) => {
+                let added = lifted(&mut self.patch, v)?;
+                let ty = g.value(v).ty().dtype();
+                Ok(match ty == Some(dtype) {
+                    true => added,
+                    false => {
+                        let to = Attrs::new().with("to", i64::from(dtype.to_onnx()));
+                        self.patch.node(Op::onnx("Cast"), [added], to)
+                    }
+                })
+            }
+            Bias::Selected {
+                condition,
+                keeps_where,
+                fill,
+            } => {
+                let condition = lifted(&mut self.patch, condition)?;
+                let number = |v: f64| {
+                    let t = Tensor::scalar(v as f32);
+                    t.narrowed(dtype).unwrap_or(t)
+                };
+                let zero = self.patch.constant(number(0.0));
+                let fill = self.patch.constant(number(fill));
+                let branches = if keeps_where {
+                    [zero, fill]
+                } else {
+                    [fill, zero]
+                };
+                let inputs = [condition, branches[0], branches[1]];
+                Ok(self.patch.node(Op::onnx("Where"), inputs, Attrs::new()))
+            }
+        }
+    }
+
+    /// The result in the layout of the product it replaces.
+    fn result(&mut self, made: Ref, v: ValueId, q: ValueId) -> Result<Ref, Miss> {
+        if self.rank == 4 {
+            return Ok(made);
+        }
+        let size = self.cx.facts.dims(v).and_then(|d| d.last()?.as_i64());
+        let size = size.ok_or_else(|| Miss::at(v, self.depth, "the size of a head is unknown"))?;
+        // [batch · heads, queries] of the product's own operand: sizes that a constant shape could not name.
+        let lead = self.patch.node(
+            Op::onnx("Shape"),
+            [q.into()],
+            Attrs::new().with("start", 0i64).with("end", 2i64),
+        );
+        let size = self.patch.constant(Tensor::vector(&[size]));
+        let shape = self.patch.node(
+            Op::onnx("Concat"),
+            [lead, size],
+            Attrs::new().with("axis", 0i64),
+        );
+        Ok(self
+            .patch
+            .node(Op::onnx("Reshape"), [made, shape], Attrs::new()))
+    }
+}

@@ -1,0 +1,275 @@
+//! `internal::Attention` in the words of the target.
+
+use kiln_graph::ops::InternalAttention;
+use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId};
+
+use crate::pass::{Context, Exactness, Miss};
+use crate::patch::{Patch, Ref};
+use crate::rule::Rule;
+use crate::target::AttentionForm;
+
+#[derive(Debug)]
+pub struct LowerAttention;
+
+impl Rule for LowerAttention {
+    fn name(&self) -> &'static str {
+        "lower-attention"
+    }
+
+    fn about(&self) -> &'static str {
+        "write attention as the target takes it: Attention, MultiHeadAttention, or MatMul-Softmax-MatMul"
+    }
+
+    fn details(&self) -> String {
+        "TensorRT takes the standard Attention (opset 23) in half precision; ONNX Runtime takes MultiHeadAttention of \
+         com.microsoft, whose operands are [batch, seq, heads · size]; what neither takes (a cap on the scores, grouped \
+         queries in ONNX Runtime, FP32 in TensorRT) and plain ONNX get the two products with the scale on the query. Rows \
+         whose keys are all hidden give zeros where the original guards them."
+            .into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Rounding
+    }
+
+    fn roots(&self) -> &[&'static str] {
+        &[]
+    }
+
+    fn needs_facts(&self) -> bool {
+        true
+    }
+
+    fn imports(&self) -> &[(&'static str, i64)] {
+        &[("com.microsoft", 1)]
+    }
+
+    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+        if g.node(root).op().domain() != INTERNAL_DOMAIN {
+            return Err(Miss::none());
+        }
+        let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
+        let Operands { q, k, v, output } = Operands::of(&attention).ok_or_else(Miss::none)?;
+        let mut lower = Lower {
+            cx,
+            attention,
+            patch: Patch::new(),
+            dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
+        };
+        let form = cx.target.attention(lower.dtype);
+        let made = match form {
+            AttentionForm::Standard if attention.softcap() == 0.0 => lower.standard(q, k, v),
+            AttentionForm::MultiHead => match lower.multi_head(q, k, v) {
+                Some(made) => made,
+                None => lower.products(q, k, v)?,
+            },
+            _ => lower.products(q, k, v)?,
+        };
+        let made = lower.guard(made)?;
+        lower.patch.replace(output, made);
+        Ok(lower.patch)
+    }
+}
+
+struct Operands {
+    q: ValueId,
+    k: ValueId,
+    v: ValueId,
+    output: ValueId,
+}
+
+impl Operands {
+    fn of(attention: &InternalAttention<'_>) -> Option<Operands> {
+        Some(Operands {
+            q: attention.input(0)?,
+            k: attention.input(1)?,
+            v: attention.input(2)?,
+            output: attention.output(0)?,
+        })
+    }
+}
+
+struct Lower<'a, 'c> {
+    cx: &'a Context<'c>,
+    attention: InternalAttention<'a>,
+    patch: Patch,
+    dtype: DType,
+}
+
+impl Lower<'_, '_> {
+    fn number(&mut self, value: f64) -> Ref {
+        let t = Tensor::scalar(value as f32);
+        self.patch.constant(t.narrowed(self.dtype).unwrap_or(t))
+    }
+
+    fn size(&self, v: ValueId, axis: usize) -> Option<i64> {
+        self.cx.facts.dims(v)?.get(axis)?.as_i64()
+    }
+
+    fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
+        self.patch.node(Op::onnx(op), inputs.iter().copied(), attrs)
+    }
+
+    fn reshape(&mut self, x: Ref, shape: &[i64]) -> Ref {
+        let shape = self.patch.constant(Tensor::vector(shape));
+        self.node("Reshape", &[x, shape], Attrs::new())
+    }
+
+    /// Attention-23: [batch, heads, seq, size] throughout, grouped queries by the number of heads.
+    fn standard(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Ref {
+        let mut attrs = Attrs::new().with("scale", self.attention.scale());
+        if self.attention.is_causal() {
+            attrs.set("is_causal", 1i64);
+        }
+        let inputs = [Some(q), Some(k), Some(v), self.attention.bias()];
+        let inputs = inputs.into_iter().flatten().map(Ref::from);
+        self.patch.node(Op::onnx("Attention"), inputs, attrs)
+    }
+
+    /// com.microsoft:MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`): one number of heads, operands [batch,
+    /// seq, heads · size], the bias as large as the scores in its last two dimensions.
+    fn multi_head(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Option<Ref> {
+        let (heads, size) = (self.size(q, 1)?, self.size(v, 3)?);
+        if self.size(k, 1)? != heads || self.size(v, 1)? != heads || self.attention.softcap() != 0.0
+        {
+            return None;
+        }
+        let bias = match self.attention.bias() {
+            Some(bias) => Some(self.full_bias(bias, q, k)?),
+            None => None,
+        };
+        let flat = |lower: &mut Self, x: ValueId| -> Option<Ref> {
+            let width = heads.checked_mul(lower.size(x, 3)?)?;
+            let perm = Attrs::new().with("perm", vec![0i64, 2, 1, 3]);
+            let turned = lower.node("Transpose", &[x.into()], perm);
+            Some(lower.reshape(turned, &[0, 0, width]))
+        };
+        let (q, k, v) = (flat(self, q)?, flat(self, k)?, flat(self, v)?);
+        let mut attrs = Attrs::new()
+            .with("num_heads", heads)
+            .with("scale", self.attention.scale());
+        if self.attention.is_causal() {
+            attrs.set("unidirectional", 1i64);
+        }
+        let mut inputs = vec![Some(q), Some(k), Some(v)];
+        if bias.is_some() {
+            inputs.extend([None, None, bias]);
+        }
+        let op = Op::new("com.microsoft", "MultiHeadAttention");
+        let made = self.patch.node_with(op, inputs, 1, attrs)[0];
+        let split = self.reshape(made, &[0, 0, heads, size]);
+        Some(self.node(
+            "Transpose",
+            &[split],
+            Attrs::new().with("perm", vec![0i64, 2, 1, 3]),
+        ))
+    }
+
+    /// The bias as [batch or 1, heads or 1, queries, keys]: MultiHeadAttention broadcasts the first two only.
+    fn full_bias(&mut self, bias: ValueId, q: ValueId, k: ValueId) -> Option<Ref> {
+        let facts = &self.cx.facts;
+        let dims = facts.dims(bias)?;
+        let (queries, keys) = (
+            facts.dims(q)?.get(2)?.clone(),
+            facts.dims(k)?.get(2)?.clone(),
+        );
+        let rank = dims.len();
+        let (rows, columns) = (
+            dims.get(rank.checked_sub(2)?)?.clone(),
+            dims.last()?.clone(),
+        );
+        let mut at = Ref::Old(bias);
+        if rank < 4 {
+            let axes: Vec<i64> = (0..4 - rank as i64).collect();
+            let axes = self.patch.constant(Tensor::vector(&axes));
+            at = self.node("Unsqueeze", &[at, axes], Attrs::new());
+        }
+        if rows == queries && columns == keys {
+            return Some(at);
+        }
+        // Sizes of the bias itself where they are the same, so that all layers share one Expand.
+        let length = |lower: &mut Self, of: Ref, axis: i64| {
+            let attrs = Attrs::new().with("start", axis).with("end", axis + 1);
+            lower.node("Shape", &[of], attrs)
+        };
+        let rows = match queries == columns {
+            true => length(self, at, 3),
+            false => length(self, q.into(), 2),
+        };
+        let columns = match columns == keys {
+            true => length(self, at, 3),
+            false => length(self, k.into(), 2),
+        };
+        let ones = self.patch.constant(Tensor::vector(&[1i64, 1]));
+        let shape = self.node(
+            "Concat",
+            &[ones, rows, columns],
+            Attrs::new().with("axis", 0i64),
+        );
+        Some(self.node("Expand", &[at, shape], Attrs::new()))
+    }
+
+    /// softmax(cap((scale · q) kᵀ) + bias) v: the scale on the query keeps the scores of half precision small.
+    fn products(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Result<Ref, Miss> {
+        let (k, v) = (self.repeated(q, k)?, self.repeated(q, v)?);
+        let scale = f64::from(self.attention.scale());
+        let mut query = Ref::Old(q);
+        if scale != 1.0 {
+            let scale = self.number(scale);
+            query = self.node("Mul", &[query, scale], Attrs::new());
+        }
+        let turned = self.node(
+            "Transpose",
+            &[k],
+            Attrs::new().with("perm", vec![0i64, 1, 3, 2]),
+        );
+        let mut scores = self.node("MatMul", &[query, turned], Attrs::new());
+        let cap = f64::from(self.attention.softcap());
+        if cap != 0.0 {
+            let (down, up) = (self.number(1.0 / cap), self.number(cap));
+            scores = self.node("Mul", &[scores, down], Attrs::new());
+            scores = self.node("Tanh", &[scores], Attrs::new());
+            scores = self.node("Mul", &[scores, up], Attrs::new());
+        }
+        if let Some(bias) = self.attention.bias() {
+            scores = self.node("Add", &[scores, bias.into()], Attrs::new());
+        }
+        let weights = self.node("Softmax", &[scores], Attrs::new().with("axis", -1i64));
+        Ok(self.node("MatMul", &[weights, v], Attrs::new()))
+    }
+
+    /// Keys or values with as many heads as the queries.
+    fn repeated(&mut self, q: ValueId, x: ValueId) -> Result<Ref, Miss> {
+        let (have, want) = (self.size(x, 1), self.size(q, 1));
+        if have == want {
+            return Ok(x.into());
+        }
+        let (Some(have), Some(want), Some(size)) = (have, want, self.size(x, 3)) else {
+            return Err(Miss::at(x, 1, "the number of heads is unknown"));
+        };
+        if have <= 0 || want % have != 0 {
+            return Err(Miss::at(x, 1, format!("{have} heads do not divide {want}")));
+        }
+        let axes = self.patch.constant(Tensor::vector(&[2i64]));
+        let apart = self.node("Unsqueeze", &[x.into(), axes], Attrs::new());
+        let shape = self
+            .patch
+            .constant(Tensor::vector(&[1i64, 1, want / have, 1, 1]));
+        let repeated = self.node("Expand", &[apart, shape], Attrs::new());
+        Ok(self.reshape(repeated, &[0, want, -1, size]))
+    }
+
+    /// Zeros for the rows whose keys are all hidden, as `Where(IsNaN(p), 0, p)` gives them.
+    fn guard(&mut self, made: Ref) -> Result<Ref, Miss> {
+        let (true, Some(bias)) = (self.attention.is_guarded(), self.attention.bias()) else {
+            return Ok(made);
+        };
+        let axes = self.patch.constant(Tensor::vector(&[-1i64]));
+        let keep = Attrs::new().with("keepdims", 1i64);
+        let most = self.node("ReduceMax", &[bias.into(), axes], keep);
+        let hidden = self.number(f64::NEG_INFINITY);
+        let some = self.node("Greater", &[most, hidden], Attrs::new());
+        let zero = self.number(0.0);
+        Ok(self.node("Where", &[some, made, zero], Attrs::new()))
+    }
+}
