@@ -24,6 +24,7 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
     &precision::convert_fp16::ConvertFp16,
     &lower::lower_attention::LowerAttention,
+    &lower::split_skip_norm::SplitSkipNorm,
 ];
 
 /// What `compile` runs unless told otherwise.
@@ -70,6 +71,7 @@ pub static FP16: &[Step] = &[
 /// Runs last: internal operators become what the target takes.
 pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_attention::LowerAttention),
+    Step::Run(&lower::split_skip_norm::SplitSkipNorm),
     // The layouts that operators of the target want meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&clean::deduplicate::Deduplicate),

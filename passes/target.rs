@@ -62,6 +62,11 @@ impl Target {
         }
     }
 
+    /// Whether the runtime joins a residual sum and a norm by itself into a kernel that is slower than the two.
+    pub fn skip_norm_is_slow(&self) -> bool {
+        self.dialect == Dialect::OnnxRuntime
+    }
+
     /// The form in which attention over this dtype goes fastest. TensorRT has fused kernels for half precision only, and
     /// refuses to build the operator in FP32 unless it may take it apart.
     pub fn attention(&self, dtype: DType) -> AttentionForm {

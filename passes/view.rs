@@ -174,6 +174,11 @@ impl View {
         (head, tail)
     }
 
+    /// Whether it holds only a part of its source.
+    pub fn is_part(&self) -> bool {
+        self.picked.is_some()
+    }
+
     /// The view with its last two dimensions exchanged; `None` below rank 2.
     pub fn with_last_two_swapped(mut self) -> Option<View> {
         let n = self.dims.len();

@@ -7,6 +7,7 @@ use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
 use crate::rule::Rule;
 use crate::target::AttentionForm;
+use crate::view::View;
 
 #[derive(Debug)]
 pub struct LowerAttention;
@@ -51,6 +52,7 @@ impl Rule for LowerAttention {
         let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
         let Operands { q, k, v, output } = Operands::of(&attention).ok_or_else(Miss::none)?;
         let mut lower = Lower {
+            g,
             cx,
             attention,
             patch: Patch::new(),
@@ -89,7 +91,17 @@ impl Operands {
     }
 }
 
+struct Projected {
+    view: View,
+    bias: Option<Tensor>,
+}
+
+fn zeros(width: i64) -> Tensor {
+    Tensor::vector(&vec![0f32; usize::try_from(width).unwrap_or(0)])
+}
+
 struct Lower<'a, 'c> {
+    g: &'a Graph,
     cx: &'a Context<'c>,
     attention: InternalAttention<'a>,
     patch: Patch,
@@ -138,22 +150,42 @@ impl Lower<'_, '_> {
             Some(bias) => Some(self.full_bias(bias, q, k)?),
             None => None,
         };
-        let flat = |lower: &mut Self, x: ValueId| -> Option<Ref> {
-            let width = heads.checked_mul(lower.size(x, 3)?)?;
-            let perm = Attrs::new().with("perm", vec![0i64, 2, 1, 3]);
-            let turned = lower.node("Transpose", &[x.into()], perm);
-            Some(lower.reshape(turned, &[0, 0, width]))
-        };
-        let (q, k, v) = (flat(self, q)?, flat(self, k)?, flat(self, v)?);
+        let operands = [q, k, v];
+        let projected = operands.map(|x| self.projected(x));
+        // One operand that brings its bias along pays for the zeros of the others.
+        let biased = projected.iter().flatten().any(|p| p.bias.is_some());
+        let mut flat = Vec::with_capacity(3);
+        let mut offsets = Vec::with_capacity(3);
+        for (x, projected) in operands.into_iter().zip(projected) {
+            let width = heads.checked_mul(self.size(x, 3)?)?;
+            let view = projected
+                .as_ref()
+                .and_then(|p| p.view.emit(self.g, &mut self.patch));
+            flat.push(Some(match view {
+                Some((at, _)) => at,
+                None => {
+                    let perm = Attrs::new().with("perm", vec![0i64, 2, 1, 3]);
+                    let turned = self.node("Transpose", &[x.into()], perm);
+                    self.reshape(turned, &[0, 0, width])
+                }
+            }));
+            let offset = projected.and_then(|p| p.bias).filter(|_| view.is_some());
+            offsets.push(offset.unwrap_or_else(|| zeros(width)));
+        }
         let mut attrs = Attrs::new()
             .with("num_heads", heads)
             .with("scale", self.attention.scale());
         if self.attention.is_causal() {
             attrs.set("unidirectional", 1i64);
         }
-        let mut inputs = vec![Some(q), Some(k), Some(v)];
+        let mut inputs = flat;
+        if biased {
+            let offsets = Tensor::joined(&offsets.iter().collect::<Vec<_>>())?;
+            inputs.push(Some(self.patch.constant(offsets)));
+        }
         if bias.is_some() {
-            inputs.extend([None, None, bias]);
+            inputs.resize(5, None);
+            inputs.push(bias);
         }
         let op = Op::new("com.microsoft", "MultiHeadAttention");
         let made = self.patch.node_with(op, inputs, 1, attrs)[0];
@@ -163,6 +195,40 @@ impl Lower<'_, '_> {
             &[split],
             Attrs::new().with("perm", vec![0i64, 2, 1, 3]),
         ))
+    }
+
+    /// An operand [batch, heads, seq, size] as [batch, seq, heads · size], from the far side of the bias of its
+    /// projection if it has one: MultiHeadAttention adds it while it rearranges.
+    fn projected(&self, x: ValueId) -> Option<Projected> {
+        let mut view = View::of(self.g, &self.cx.facts, x)?;
+        let [batch, heads, seq, size] = view.dims.as_slice() else {
+            return None;
+        };
+        let width = [heads.as_slice(), size].concat();
+        let channels = view.from.last().is_some_and(|last| *last == width) && !view.is_part();
+        view.dims = vec![batch.clone(), seq.clone(), width];
+        let mut bias = None;
+        let add = self
+            .g
+            .producer_if(view.source, "Add")
+            .map(|id| self.g.node(id));
+        if let (true, Some(add)) = (channels, add)
+            && let (Some(a), Some(b)) = (add.input(0), add.input(1))
+        {
+            let vector = |v: ValueId| self.g.constant(v).filter(|t| t.rank() == 1 && t.len() > 1);
+            let found = match (vector(a), vector(b)) {
+                (Some(t), None) => Some((b, t)),
+                (None, Some(t)) => Some((a, t)),
+                _ => None,
+            };
+            if let Some((inner, t)) = found
+                .filter(|(inner, _)| self.cx.facts.dims(*inner) == self.cx.facts.dims(view.source))
+            {
+                view.source = inner;
+                bias = Some(t.clone());
+            }
+        }
+        Some(Projected { view, bias })
     }
 
     /// The bias as [batch or 1, heads or 1, queries, keys]: MultiHeadAttention broadcasts the first two only.

@@ -2,3 +2,4 @@
 
 pub mod lower_attention;
 pub mod raise_opset;
+pub mod split_skip_norm;
