@@ -19,7 +19,7 @@ mod target;
 
 pub use driver::{PassError, PassReport, Step, run};
 pub use pass::{
-    Context, Evaluator, EvaluatorError, Exactness, FOLD_BUDGET, Miss, MissReport, Options, Pass,
-    PassFailure, Remark,
+    Application, Context, Evaluator, EvaluatorError, Exactness, FOLD_BUDGET, Miss, MissReport,
+    Options, Pass, PassFailure, Remark,
 };
 pub use target::{Dialect, Target};
