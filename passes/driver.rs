@@ -91,6 +91,11 @@ pub fn run(
         let pass = match step {
             Step::Enter(next) => {
                 phase = phase.max(*next);
+                let findings = verify_model(model, phase);
+                if !findings.is_empty() {
+                    let pass = reports.last().map_or("(none)", |r: &PassReport| r.name);
+                    return Err(PassError::Broken { pass, findings });
+                }
                 continue;
             }
             Step::Run(pass) => *pass,

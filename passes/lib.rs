@@ -21,7 +21,7 @@ pub mod view;
 
 pub use driver::{PassError, PassReport, Step, run};
 pub use pass::{
-    Context, Evaluator, EvaluatorError, Exactness, FOLD_BUDGET, Miss, MissReport, Options, Pass,
-    PassFailure, Remark,
+    Application, Context, Evaluator, EvaluatorError, Exactness, FOLD_BUDGET, Miss, MissReport,
+    Options, Pass, PassFailure, Remark,
 };
 pub use target::{Dialect, Target};

@@ -158,6 +158,14 @@ pub struct MissReport {
     pub why: String,
 }
 
+/// One change that was admitted: which pass made it, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    pub pass: &'static str,
+    /// The root node's label, or in words what a change of the whole graph is.
+    pub root: String,
+}
+
 /// Something a user should know of what a pass did or left.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Remark {
@@ -189,8 +197,10 @@ pub struct Context<'a> {
     pub remarks: Vec<Remark>,
     /// Applications so far, over all passes.
     pub applied: usize,
-    /// Rules stop applying at this number of applications; a bisection searches it.
+    /// Passes stop changing the model at this number of applications; a bisection searches it.
     pub limit: Option<usize>,
+    /// The application that reached the limit.
+    pub last: Option<Application>,
 }
 
 impl fmt::Debug for Context<'_> {
@@ -215,15 +225,21 @@ impl<'a> Context<'a> {
             remarks: Vec::new(),
             applied: 0,
             limit: None,
+            last: None,
         }
     }
 
-    /// Whether one more application is allowed; counts it if so.
-    pub fn admit(&mut self) -> bool {
+    /// Whether one more application is allowed; counts it if so. Every change of a model is admitted first: a local one
+    /// by itself, one that only makes sense as a whole once. `root` is asked for only where a limit is reached.
+    pub fn admit(&mut self, pass: &'static str, root: impl FnOnce() -> String) -> bool {
         if self.limit.is_some_and(|limit| self.applied >= limit) {
             return false;
         }
         self.applied += 1;
+        if self.limit == Some(self.applied) {
+            let root = root();
+            self.last = Some(Application { pass, root });
+        }
         true
     }
 

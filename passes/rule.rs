@@ -55,6 +55,8 @@ impl<R: Rule> Pass for R {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         let mut applied = 0;
         let mut failure = None;
+        // What an earlier run of the same rule missed may have changed since.
+        cx.misses.retain(|m| m.pass != Rule::name(self));
         model.graph.for_each_graph_mut(&mut |g| {
             if failure.is_none() {
                 match settle(self, g, cx) {
@@ -88,11 +90,14 @@ fn import(root: &mut Graph, domain: &str, version: i64) {
 fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
     let mut applied = 0;
     let mut last = String::new();
-    for round in 0..MAX_ROUNDS {
+    let missed = cx.misses.len();
+    for _ in 0..MAX_ROUNDS {
         let before = applied;
         if rule.needs_facts() {
             cx.facts = kiln_graph::infer::infer(g);
         }
+        // Only what still stands in the last sweep is a miss.
+        cx.misses.truncate(missed);
         for root in g.topo_order()? {
             let interested =
                 |op: kiln_graph::Op| rule.roots().is_empty() || op.is_any(rule.roots());
@@ -101,10 +106,9 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
                 continue;
             }
             match rule.rewrite(g, root, cx) {
-                Err(miss) if round == 0 || applied > 0 => cx.record(rule.name(), g, root, miss),
-                Err(_) => {}
+                Err(miss) => cx.record(rule.name(), g, root, miss),
                 Ok(patch) => {
-                    if !cx.admit() {
+                    if !cx.admit(rule.name(), || g.label(root)) {
                         return Ok(applied);
                     }
                     last = g.label(root);
@@ -120,10 +124,6 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
         }
         if applied == before {
             return Ok(applied);
-        }
-        if cx.explain {
-            // Only what still stands after the last sweep is a miss.
-            cx.misses.retain(|m| m.pass != rule.name());
         }
     }
     Err(PassFailure::Unsettled {

@@ -47,16 +47,15 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Report, CompileError>
     talk.stage("sizes");
     let request = Request {
         reference: &reference,
-        candidate: &candidate,
         original: &original.graph,
-        result: &result,
+        folded: &result.graph,
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         ort_lib: options.ort_lib.as_deref(),
     };
-    let mut proof = prove::open(&request, &mut shapes, talk)?;
+    let mut opened = prove::open(&request, &mut shapes, talk)?;
     talk.stage("parity");
-    proof.compare(&tolerance)
+    opened.compare(&candidate, &result, &tolerance)
 }
 
 /// The tolerance that fits the narrowest float type among the model's constants.

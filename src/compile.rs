@@ -1,11 +1,12 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
 mod error;
-mod stages;
+pub(crate) mod stages;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use kiln_passes::registry;
 use regex::Regex;
 
 pub use error::CompileError;
@@ -42,8 +43,8 @@ pub struct Options {
     pub keep: Option<Regex>,
     /// A pass's name or `all`, and the folder that gets the model after it as ONNX text.
     pub dump_after: Option<(String, PathBuf)>,
-    /// Whether to collect why rules did not apply.
-    pub explain: bool,
+    /// Passes, or `all`, of which to say where they came close and what stopped them.
+    pub explain: Vec<String>,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
     /// Of the inputs that are made.
@@ -67,7 +68,7 @@ impl Options {
             passes: None,
             keep: None,
             dump_after: None,
-            explain: false,
+            explain: Vec::new(),
             ort_lib: None,
             trt_lib: None,
             seed: 1,
@@ -80,8 +81,6 @@ impl Options {
 pub struct Outcome {
     pub bundle: PathBuf,
     pub manifest: Manifest,
-    /// Why rules did not apply, if that was asked for.
-    pub misses: Vec<kiln_passes::MissReport>,
 }
 
 /// Compiles a model into a bundle. On failure nothing is left behind, and an older bundle stays as it was.
@@ -99,7 +98,13 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let partial = Partial::new(&output_path(options))?;
 
     let rewritten = clock.time("passes", || {
-        stages::rewrite(options, &targets, original.clone(), talk)
+        let passes = stages::Passes {
+            steps: &stages::steps(options)?,
+            limit: None,
+            // Whatever was chosen, no internal operator may be left.
+            finish: registry::LOWER,
+        };
+        stages::rewrite(options, &targets, &passes, original.clone(), talk)
     })?;
     let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
     let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
@@ -108,14 +113,14 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         true => Some(clock.time("sizes", || {
             let request = prove::Request {
                 reference: &source.path,
-                candidate: &partial.file(bundle::MODEL),
                 original: &original.graph,
-                result: &rewritten.model,
+                folded: &rewritten.model.graph,
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 ort_lib: options.ort_lib.as_deref(),
             };
-            prove::open(&request, &mut shapes, talk)
+            let opened = prove::open(&request, &mut shapes, talk)?;
+            opened.against(&partial.file(bundle::MODEL), &rewritten.model)
         })?),
         false => None,
     };
@@ -142,7 +147,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         sizes: shapes.ranges.clone(),
         warnings: proof
             .as_ref()
-            .map(|s| s.warnings.clone())
+            .map(|s| s.reference.warnings.clone())
             .unwrap_or_default(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
         engine,
@@ -157,7 +162,6 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     Ok(Outcome {
         bundle: partial.finish()?,
         manifest,
-        misses: rewritten.misses,
     })
 }
 

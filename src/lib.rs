@@ -14,6 +14,7 @@
 //! passes in `kiln-passes`.
 
 pub mod bench;
+pub mod bisect;
 pub mod bundle;
 pub mod check;
 pub mod cli;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kiln_graph::Model;
 use kiln_graph::onnx::Written;
-use kiln_passes::Remark;
+use kiln_passes::{MissReport, PassReport, Remark};
 use serde::Serialize;
 
 use crate::bench;
@@ -30,6 +30,8 @@ pub struct Manifest {
     pub ops_before: BTreeMap<String, usize>,
     pub ops_after: BTreeMap<String, usize>,
     pub passes: Vec<Applied>,
+    /// Where passes came close, of those that were asked about.
+    pub explain: Vec<Explained>,
     pub converted: usize,
     pub kept: Vec<Kept>,
     pub clamped: Vec<Clamped>,
@@ -76,6 +78,58 @@ pub struct Applied {
     pub milliseconds: f64,
     pub nodes_before: usize,
     pub nodes_after: usize,
+}
+
+/// Where a pass applied, and where it came close.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explained {
+    pub pass: String,
+    /// Whether it was among the passes that ran.
+    pub ran: bool,
+    pub matched: usize,
+    /// One for each root at which the pass began to match, in the graph's order, as of the pass's last run.
+    pub missed: Vec<Missed>,
+}
+
+/// Where a match stopped, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Missed {
+    pub root: String,
+    /// Nodes that matched: those of the deepest match that was tried.
+    pub depth: usize,
+    pub stopped_at: String,
+    pub why: String,
+}
+
+/// What became of the passes of these names; `all` names every pass that ran.
+fn explained(names: &[String], passes: &[PassReport], misses: &[MissReport]) -> Vec<Explained> {
+    let mut wanted: Vec<&str> = Vec::new();
+    for name in names {
+        let ran = passes.iter().map(|p| p.name).filter(|_| name == "all");
+        let named = Some(name.as_str()).filter(|&name| name != "all");
+        for name in ran.chain(named) {
+            if !wanted.contains(&name) {
+                wanted.push(name);
+            }
+        }
+    }
+    let explain = |name: &str| {
+        let runs: Vec<_> = passes.iter().filter(|p| p.name == name).collect();
+        let misses = misses.iter().filter(|m| m.pass == name);
+        let missed = misses.map(|m| Missed {
+            root: m.root.clone(),
+            depth: m.depth,
+            stopped_at: m.at.clone(),
+            why: m.why.clone(),
+        });
+        Explained {
+            pass: name.into(),
+            ran: !runs.is_empty(),
+            matched: runs.iter().map(|p| p.applications).sum(),
+            missed: missed.collect(),
+        }
+    };
+    wanted.into_iter().map(explain).collect()
 }
 
 /// A node that keeps FP32.
@@ -179,6 +233,7 @@ impl Manifest {
             ops_before: rewritten.ops_before.clone(),
             ops_after: rewritten.ops_after.clone(),
             passes: Vec::new(),
+            explain: explained(&options.explain, &rewritten.passes, &rewritten.misses),
             converted: 0,
             kept: Vec::new(),
             clamped: Vec::new(),

@@ -11,55 +11,64 @@ use crate::runtime::{self, Optimization, Runtime, Session, SessionOptions};
 use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
 
-/// Two models to compare, and on what.
+/// What to compare with, and on what.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub reference: &'a Path,
-    pub candidate: &'a Path,
     /// The reference's graph, from which inputs are made.
     pub original: &'a Graph,
-    /// The candidate, from whose folded shapes sizes are found that exporters baked in.
-    pub result: &'a Model,
+    /// A candidate's graph, from whose folded shapes sizes are found that exporters baked in.
+    pub folded: &'a Graph,
     /// An `.npz` file with inputs.
     pub inputs: Option<&'a Path>,
     pub seed: u64,
     pub ort_lib: Option<&'a Path>,
 }
 
-/// Both models in ONNX Runtime, with the inputs to compare them on.
+/// The reference in ONNX Runtime, with the inputs to compare candidates on.
 #[derive(Debug)]
-pub struct Proof {
+pub struct Reference {
     runtime: &'static Runtime,
-    reference: Session,
-    candidate: Session,
-    paths: [PathBuf; 2],
+    session: Session,
+    path: PathBuf,
     cases: Vec<Case>,
-    /// Whether the models hold convolutions.
-    convolves: bool,
     /// Items served at once at the typical sizes.
     batch: usize,
     /// What had to change in the sizes.
     pub warnings: Vec<String>,
 }
 
+/// A reference and a candidate.
+#[derive(Debug)]
+pub struct Proof {
+    pub reference: Reference,
+    candidate: Session,
+    path: PathBuf,
+    /// Whether the models hold convolutions.
+    convolves: bool,
+}
+
 const TYPICAL: &str = "typical";
 
-/// Opens both models and settles the sizes: `shapes` shrinks to what the reference runs at.
+/// The optimizer would hide what FP16 does: it keeps values in FP32 between nodes.
+fn plain() -> SessionOptions {
+    SessionOptions {
+        optimization: Optimization::Disabled,
+        ..SessionOptions::default()
+    }
+}
+
+/// Opens the reference and settles the sizes: `shapes` shrinks to what it runs at.
 ///
 /// # Errors
-/// When the runtime is missing, a model does not load, the inputs do not fit, or the reference runs at no size.
+/// When the runtime is missing, the model does not load, the inputs do not fit, or it runs at no size.
 pub fn open(
     request: &Request<'_>,
     shapes: &mut Shapes,
     talk: &dyn Talk,
-) -> Result<Proof, CompileError> {
+) -> Result<Reference, CompileError> {
     let runtime = Runtime::load(request.ort_lib)?;
-    // The optimizer would hide what FP16 does: it keeps values in FP32 between nodes.
-    let plain = SessionOptions {
-        optimization: Optimization::Disabled,
-        ..SessionOptions::default()
-    };
-    let mut reference = Session::from_path(runtime, request.reference, &plain)?;
+    let mut reference = Session::from_path(runtime, request.reference, &plain())?;
     let mut cases = Vec::new();
     if let Some(path) = request.inputs {
         let mut npz = parity::Npz::open(path)?;
@@ -81,12 +90,11 @@ pub fn open(
             other => other.to_string(),
         })
     };
-    let settled = shapes::settle(&request.result.graph, shapes, &mut probe).map_err(|why| {
-        CompileError::Sizes {
+    let settled =
+        shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {
             model: request.reference.to_path_buf(),
             why,
-        }
-    })?;
+        })?;
     for warning in &settled.warnings {
         talk.warn(warning);
     }
@@ -100,26 +108,11 @@ pub fn open(
             inputs: parity::make(&specs(request.original, shapes, &point), request.seed)?,
         });
     }
-    Ok(Proof {
+    Ok(Reference {
         runtime,
-        candidate: match rounding_twin(request.result) {
-            Some(bytes) => {
-                let name = request.candidate.display().to_string();
-                Session::from_bytes(runtime, &name, &bytes, &plain)?
-            }
-            None => Session::from_path(runtime, request.candidate, &plain)?,
-        },
-        reference,
-        paths: [
-            request.reference.to_path_buf(),
-            request.candidate.to_path_buf(),
-        ],
+        session: reference,
+        path: request.reference.to_path_buf(),
         cases,
-        convolves: request
-            .result
-            .graph
-            .nodes()
-            .any(|(_, n)| n.op().name().contains("Conv")),
         batch,
         warnings: settled.warnings,
     })
@@ -169,12 +162,65 @@ fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
         .collect()
 }
 
+impl Reference {
+    fn candidate(&self, path: &Path, model: &Model) -> Result<Session, runtime::Error> {
+        match rounding_twin(model) {
+            Some(bytes) => {
+                let name = path.display().to_string();
+                Session::from_bytes(self.runtime, &name, &bytes, &plain())
+            }
+            None => Session::from_path(self.runtime, path, &plain()),
+        }
+    }
+
+    /// Compares one candidate, as it is in memory and in its file, at every case.
+    ///
+    /// # Errors
+    /// [`CompileError::Runtime`] when the candidate does not load, [`CompileError::Parity`] when a model does not run.
+    pub fn compare(
+        &mut self,
+        path: &Path,
+        model: &Model,
+        tolerance: &Tolerance,
+    ) -> Result<parity::Report, CompileError> {
+        let mut candidate = self.candidate(path, model)?;
+        Ok(parity::compare(
+            &mut self.session,
+            &mut candidate,
+            &self.cases,
+            tolerance,
+        )?)
+    }
+
+    /// The proof of one candidate.
+    ///
+    /// # Errors
+    /// When the candidate does not load.
+    pub fn against(self, path: &Path, model: &Model) -> Result<Proof, CompileError> {
+        let mut nodes = model.graph.nodes();
+        Ok(Proof {
+            candidate: self.candidate(path, model)?,
+            path: path.to_path_buf(),
+            convolves: nodes.any(|(_, n)| n.op().name().contains("Conv")),
+            reference: self,
+        })
+    }
+
+    fn typical(&self) -> Option<&Case> {
+        let typical = self.cases.iter().find(|c| c.name == TYPICAL);
+        typical.or(self.cases.first())
+    }
+}
+
 impl Proof {
     /// The runtime's name and version.
     pub fn runtime_version(&self) -> String {
         format!(
             "ONNX Runtime {}",
-            self.runtime.version().unwrap_or("of unknown version")
+            self.reference
+                .runtime
+                .version()
+                .unwrap_or("of unknown version")
         )
     }
 
@@ -184,16 +230,11 @@ impl Proof {
     /// When a model does not run.
     pub fn compare(&mut self, tolerance: &Tolerance) -> Result<parity::Report, CompileError> {
         Ok(parity::compare(
-            &mut self.reference,
+            &mut self.reference.session,
             &mut self.candidate,
-            &self.cases,
+            &self.reference.cases,
             tolerance,
         )?)
-    }
-
-    fn typical(&self) -> Option<&Case> {
-        let typical = self.cases.iter().find(|c| c.name == TYPICAL);
-        typical.or(self.cases.first())
     }
 
     /// Saves the typical inputs and the reference's outputs.
@@ -201,8 +242,8 @@ impl Proof {
     /// # Errors
     /// When the reference does not run or the file cannot be written.
     pub fn save(&mut self, path: &Path) -> Result<(), CompileError> {
-        if let Some(case) = self.typical().cloned() {
-            let outputs = self.reference.run(&case.inputs)?;
+        if let Some(case) = self.reference.typical().cloned() {
+            let outputs = self.reference.session.run(&case.inputs)?;
             parity::save(path, &case.inputs, &outputs)?;
         }
         Ok(())
@@ -217,15 +258,20 @@ impl Proof {
             without_nchwc: !self.convolves,
             ..SessionOptions::default()
         };
-        let mut original = Session::from_path(self.runtime, &self.paths[0], &optimized)?;
-        let mut result = Session::from_path(self.runtime, &self.paths[1], &optimized)?;
-        let inputs = self.typical().map(|c| c.inputs.clone()).unwrap_or_default();
+        let (runtime, reference) = (self.reference.runtime, &self.reference.path);
+        let mut original = Session::from_path(runtime, reference, &optimized)?;
+        let mut result = Session::from_path(runtime, &self.path, &optimized)?;
+        let inputs = self
+            .reference
+            .typical()
+            .map(|c| c.inputs.clone())
+            .unwrap_or_default();
         let mut subjects = [
             Subject::session("original", &mut original, &inputs)?,
             Subject::session("result", &mut result, &inputs)?,
         ];
         let options = BenchOptions {
-            batch: self.batch,
+            batch: self.reference.batch,
             ..BenchOptions::default()
         };
         Ok(bench::measure(&mut subjects, &options)?)

@@ -662,11 +662,60 @@ fn misses_are_explained() {
     let ran = folder
         .compile(&["--no-check", "--explain", "fuse-gelu"])
         .expect(0);
-    assert!(
-        ran.out.contains("the constant is 1.5, not 1.4142135"),
-        "{}",
-        ran.out
+    let missed = "fuse-gelu: 0 matched, 2 did not\n";
+    assert!(ran.out.starts_with(missed), "{}", ran.out);
+    let row = ran.out.lines().nth(4).unwrap();
+    let cells: Vec<_> = row
+        .split("  ")
+        .map(str::trim)
+        .filter(|c| !c.is_empty())
+        .collect();
+    let why = "the constant is 1.5, not 1.4142135";
+    assert_eq!(cells[..3], ["halve (Mul)", "5", "root"], "{row}");
+    assert!(cells[3].contains(why), "{row}");
+
+    // Several passes, in the order in which they are asked for; one that did not run, and one without a miss.
+    let asked = ["fuse-layer-norm", "convert-fp16", "fuse-gelu", "fuse-gelu"];
+    let mut args = vec!["--no-check"];
+    asked
+        .iter()
+        .for_each(|pass| args.extend(["--explain", pass]));
+    let ran = folder.compile(&args).expect(0);
+    let at = |part: &str| {
+        let found = ran.out.find(part);
+        found.unwrap_or_else(|| panic!("no '{part}' in:\n{}", ran.out))
+    };
+    let norm = at("fuse-layer-norm: 0 matched, 2 did not\n");
+    let fp16 = at("convert-fp16: it is not among the passes that ran\n");
+    assert!(norm < fp16 && fp16 < at(missed));
+    assert_eq!(ran.out.matches("fuse-gelu: ").count(), 1, "{}", ran.out);
+
+    // All passes, for machines: each root once, in the graph's order, though a pass may run twice.
+    args.truncate(1);
+    args.extend(["--explain", "all", "--json"]);
+    let json = folder.compile(&args).expect(0).json();
+    let pass = |name: &str| {
+        let mut all = json["explain"].as_array().unwrap().iter();
+        all.find(|e| e["pass"] == name).unwrap().clone()
+    };
+    assert_eq!(
+        pass("eliminate-noop")["missed"].as_array().unwrap().len(),
+        3
     );
+    let roots = pass("fuse-layer-norm");
+    let roots: Vec<_> = (roots["missed"].as_array().unwrap().iter())
+        .map(|m| m["root"].as_str().unwrap())
+        .collect();
+    assert_eq!(roots, ["bias (Add)", "plus (Add)"]);
+    assert_eq!(pass("fuse-gelu")["missed"][1]["depth"], 5);
+    assert_eq!(pass("fold-shapes")["missed"], serde_json::json!([]));
+
+    folder.write("model.onnx", &common::encode(MODEL));
+    let ran = folder
+        .compile(&["--no-check", "--explain", "fuse-gelu"])
+        .expect(0);
+    let hit = "fuse-gelu: 1 matched, and nothing came close without matching\n";
+    assert!(ran.out.starts_with(hit), "{}", ran.out);
 }
 
 #[test]

@@ -170,9 +170,12 @@ fn folding_gives_its_blessed_diffs() {
             ));
         }
 
+        let beyond = harness::beyond_limits(&case, Some(&Ort(runtime)));
+        assert_eq!(beyond, "", "{name}");
+
         let again = harness::Case {
             source: harness::print(&applied.after),
-            ..case
+            ..case.clone()
         };
         let twice = harness::apply(&again, Some(&Ort(runtime)));
         assert_eq!(twice.applications, 0, "{}", again.path.display());

@@ -13,7 +13,7 @@ pub struct Deduplicate;
 
 impl Pass for Deduplicate {
     fn name(&self) -> &'static str {
-        "deduplicate"
+        NAME
     }
 
     fn about(&self) -> &'static str {
@@ -30,12 +30,12 @@ impl Pass for Deduplicate {
         Exactness::Exact
     }
 
-    fn run(&self, model: &mut Model, _: &mut Context<'_>) -> Result<usize, PassFailure> {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         let mut merged = 0;
         let mut failure = None;
         model.graph.for_each_graph_mut(&mut |g| {
-            merged += constants(g);
-            match nodes(g) {
+            merged += constants(g, cx);
+            match nodes(g, cx) {
                 Ok(n) => merged += n,
                 Err(cycle) => failure = Some(cycle),
             }
@@ -47,7 +47,9 @@ impl Pass for Deduplicate {
     }
 }
 
-fn constants(g: &mut Graph) -> usize {
+const NAME: &str = "deduplicate";
+
+fn constants(g: &mut Graph, cx: &mut Context<'_>) -> usize {
     let mut seen: FxHashMap<u64, Vec<ValueId>> = FxHashMap::default();
     let mut pairs = Vec::new();
     for (id, value) in g.values() {
@@ -61,14 +63,19 @@ fn constants(g: &mut Graph) -> usize {
             None => candidates.push(id),
         }
     }
-    for &(duplicate, first) in &pairs {
+    let mut merged = 0;
+    for (duplicate, first) in pairs {
+        if !cx.admit(NAME, || format!("constant {}", g.value(duplicate).name())) {
+            break;
+        }
         g.replace_uses(duplicate, first);
         g.remove_unused_value(duplicate);
+        merged += 1;
     }
-    pairs.len()
+    merged
 }
 
-fn nodes(g: &mut Graph) -> Result<usize, kiln_graph::graph::Cycle> {
+fn nodes(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, kiln_graph::graph::Cycle> {
     let mut seen: FxHashMap<u64, Vec<NodeId>> = FxHashMap::default();
     let mut merged = 0;
     for id in g.topo_order()? {
@@ -81,6 +88,9 @@ fn nodes(g: &mut Graph) -> Result<usize, kiln_graph::graph::Cycle> {
             candidates.push(id);
             continue;
         };
+        if !cx.admit(NAME, || g.label(id)) {
+            break;
+        }
         let pairs: Vec<_> = (g.node(id).outputs().iter())
             .zip(g.node(first).outputs())
             .filter_map(|(a, b)| Some(((*a)?, (*b)?)))

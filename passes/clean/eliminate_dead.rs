@@ -27,14 +27,17 @@ impl Pass for EliminateDead {
         Exactness::Exact
     }
 
-    fn run(&self, model: &mut Model, _: &mut Context<'_>) -> Result<usize, PassFailure> {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         let mut removed = 0;
-        model.graph.for_each_graph_mut(&mut |g| removed += sweep(g));
+        model
+            .graph
+            .for_each_graph_mut(&mut |g| removed += sweep(g, cx));
         Ok(removed)
     }
 }
 
-fn sweep(g: &mut Graph) -> usize {
+/// Removes dead nodes, each with what only it reads. Unused constants are never written, so they go without asking.
+fn sweep(g: &mut Graph, cx: &mut Context<'_>) -> usize {
     let dead = |g: &Graph, id: NodeId| {
         let outputs = g.node(id).outputs().iter().flatten();
         outputs.into_iter().all(|&v| g.value(v).is_unused())
@@ -44,7 +47,13 @@ fn sweep(g: &mut Graph) -> usize {
         .map(|(id, _)| id)
         .filter(|&id| dead(g, id))
         .collect();
-    let removed = remove_dead(g, seeds);
+    let mut removed = 0;
+    for id in seeds {
+        if !cx.admit("eliminate-dead", || g.label(id)) {
+            break;
+        }
+        removed += remove_dead(g, vec![id]);
+    }
     let unused: Vec<ValueId> = (g.values())
         .filter(|(_, v)| v.is_unused() && matches!(v.def(), Def::Constant(_)))
         .map(|(id, _)| id)

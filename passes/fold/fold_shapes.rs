@@ -61,7 +61,7 @@ fn fold(g: &mut Graph, facts: &Facts, cx: &mut Context<'_>) -> Result<usize, Pas
             false => known_integers(g, facts, id, output),
         };
         let Some(patch) = patch else { continue };
-        if !cx.admit() {
+        if !cx.admit("fold-shapes", || g.label(id)) {
             return Ok(folded);
         }
         patch

@@ -33,6 +33,10 @@ impl Pass for ConvertFp16 {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
+        // Half of a conversion would be Casts everywhere, so it is one application.
+        if !cx.admit(self.name(), || "the whole model".into()) {
+            return Ok(0);
+        }
         infer::annotate(&mut model.graph);
         let boundary = match cx.options.convert_io {
             true => Boundary::Half,

@@ -112,6 +112,18 @@ fn passes_are_idempotent_and_deterministic() {
 }
 
 #[test]
+fn every_change_is_admitted() {
+    let mut wrong = Vec::new();
+    for case in harness::cases() {
+        let found = harness::beyond_limits(&case, None);
+        if !needs_runtime(&case.passes) && !found.is_empty() {
+            wrong.push(format!("{}: {found}", case.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
 fn every_body_of_a_fusion_parses() {
     for fusion in [
         &kiln_passes::fuse::fuse_gelu::FUSE_GELU,

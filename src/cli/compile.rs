@@ -1,10 +1,12 @@
 //! `kiln compile`
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, known_pass, print, print_json, table::table};
 use crate::compile::{self, Options, Outcome};
+use crate::manifest::{Explained, Missed};
 use crate::report;
 use crate::shapes::{DimSpec, ShapeSpec};
 use crate::summary::bytes;
@@ -51,9 +53,9 @@ pub(super) struct Args {
     /// Write the model after a pass (or all) into a folder, as ONNX text.
     #[arg(long, num_args = 2, value_names = ["PASS|all", "DIR"])]
     dump_after: Vec<String>,
-    /// Say why a pass did not apply where it came close.
-    #[arg(long, value_name = "PASS")]
-    explain: Option<String>,
+    /// Say where a pass (or all) came close and what stopped it; can be given several times.
+    #[arg(long, value_name = "PASS|all", value_parser = known_pass)]
+    explain: Vec<String>,
     /// Seed of the inputs that are made.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -63,15 +65,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
-    if let Some(pass) = &args.explain {
-        kiln_passes::registry::find(pass).map_err(Failure::usage)?;
-    }
     let dump_after = match args.dump_after.as_slice() {
         [pass, folder] => {
-            if pass != "all" {
-                kiln_passes::registry::find(pass).map_err(Failure::usage)?;
-            }
-            Some((pass.clone(), PathBuf::from(folder)))
+            let pass = known_pass(pass).map_err(Failure::usage)?;
+            Some((pass, PathBuf::from(folder)))
         }
         _ => None,
     };
@@ -88,7 +85,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         passes: args.passes,
         keep: args.keep,
         dump_after,
-        explain: args.explain.is_some(),
+        explain: args.explain,
         ort_lib: globals.ort_lib.clone(),
         trt_lib: globals.trt_lib.clone(),
         seed: args.seed,
@@ -98,34 +95,57 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let done = compile::compile(&options, &terminal);
     terminal.clear();
     let outcome = done?;
-    if let Some(pass) = &args.explain {
-        explain(pass, &outcome)?;
-    }
     match args.json {
         true => print_json(&outcome.manifest)?,
-        false => print(&render(&outcome))?,
+        false => {
+            for explained in &outcome.manifest.explain {
+                print(&explain(explained))?;
+            }
+            print(&render(&outcome))?;
+        }
     }
     Ok(0)
 }
 
-fn explain(pass: &str, outcome: &Outcome) -> Result<(), Failure> {
-    let mut misses: Vec<_> = outcome.misses.iter().filter(|m| m.pass == pass).collect();
-    misses.sort_by_key(|m| std::cmp::Reverse(m.depth));
-    let rows: Vec<Vec<String>> = (misses.iter().take(40))
-        .map(|m| {
-            vec![
-                m.root.clone(),
-                m.depth.to_string(),
-                m.at.clone(),
-                m.why.clone(),
-            ]
-        })
-        .collect();
-    print(&format!(
-        "{pass}: {} near misses, deepest first\n",
-        misses.len()
-    ))?;
-    print(&table(&["root", "depth", "stopped at", "why"], &rows))
+/// Misses shown of one pass; `--json` has all.
+const SHOWN: usize = 40;
+
+fn explain(explained: &Explained) -> String {
+    let Explained { pass, missed, .. } = explained;
+    if !explained.ran {
+        return format!("{pass}: it is not among the passes that ran\n\n");
+    }
+    let matched = explained.matched;
+    if missed.is_empty() {
+        return format!("{pass}: {matched} matched, and nothing came close without matching\n\n");
+    }
+    // Where there are too many, the deepest say most.
+    let mut shown: Vec<(usize, &Missed)> = missed.iter().enumerate().collect();
+    shown.sort_by_key(|(_, m)| Reverse(m.depth));
+    shown.truncate(SHOWN);
+    shown.sort_by_key(|(place, _)| *place);
+    let row = |(_, m): &(usize, &Missed)| {
+        vec![
+            m.root.clone(),
+            m.depth.to_string(),
+            match m.stopped_at == m.root {
+                true => "the root".into(),
+                false => m.stopped_at.clone(),
+            },
+            m.why.clone(),
+        ]
+    };
+    let rows: Vec<_> = shown.iter().map(row).collect();
+    let header = ["root", "depth", "stopped at", "why"];
+    let more = match missed.len() - rows.len() {
+        0 => String::new(),
+        n => format!("  and {n} more, none deeper; --json has them all\n"),
+    };
+    format!(
+        "{pass}: {matched} matched, {} did not\n{}{more}\n",
+        missed.len(),
+        table(&header, &rows)
+    )
 }
 
 fn render(outcome: &Outcome) -> String {

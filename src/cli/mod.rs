@@ -1,5 +1,6 @@
 //! The command line: parse, call the library, print, exit.
 
+mod bisect;
 mod check;
 mod compile;
 mod doctor;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use kiln_passes::registry::{self, UnknownPass};
 
 use crate::compile::CompileError;
 
@@ -48,6 +50,8 @@ enum Verb {
     Compile(compile::Args),
     /// Compare a model or bundle with its original, output by output.
     Check(check::Args),
+    /// Find the application of a pass that makes a compiled model differ from its original.
+    Bisect(bisect::Args),
     /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks.
     Inspect(inspect::Args),
     /// List the passes, or explain one.
@@ -132,6 +136,7 @@ pub fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Compile(args) => compile::run(&globals, args),
         Verb::Check(args) => check::run(&globals, args),
+        Verb::Bisect(args) => bisect::run(&globals, args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
@@ -167,6 +172,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().filter_map(|e| e.downcast_ref::<io::Error>());
     io.into_iter()
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The name of a pass, or `all`.
+fn known_pass(name: &str) -> Result<String, UnknownPass> {
+    match name {
+        "all" => Ok(name.to_string()),
+        name => registry::find(name).map(|pass| pass.name().to_string()),
+    }
 }
 
 /// Data goes to stdout, so that it can be piped.

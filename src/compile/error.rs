@@ -48,7 +48,7 @@ pub enum CompileError {
     Bench(#[from] crate::bench::BenchError),
     #[error(transparent)]
     Npz(#[from] parity::NpzError),
-    #[error("the result is not the same function as {}: {failed}; no bundle was written. Nodes can be kept in FP32 with --keep", model.display())]
+    #[error("the result is not the same function as {}: {failed}; no bundle was written. Nodes can be kept in FP32 with --keep; `kiln bisect` finds the pass", model.display())]
     NotTheSame { model: PathBuf, failed: String },
     #[error("the manifest cannot be written: {0}")]
     Manifest(serde_json::Error),

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{Attr, Model, Op, Tensor, text};
-use kiln_passes::{Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, registry};
+use kiln_passes::registry::UnknownPass;
+use kiln_passes::{
+    Application, Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, Step, registry,
+};
 use sha2::{Digest, Sha256};
 
 use super::{CompileError, Options};
@@ -36,11 +39,11 @@ pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
     }
 }
 
-pub(super) fn read(options: &Options) -> Result<Model, CompileError> {
+pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
     Ok(onnx::read(bundle::model_path(&options.model))?)
 }
 
-pub(super) fn shapes(options: &Options, original: &Model) -> Result<Shapes, CompileError> {
+pub(crate) fn shapes(options: &Options, original: &Model) -> Result<Shapes, CompileError> {
     Ok(Shapes::new(
         &original.graph,
         &options.dims,
@@ -55,6 +58,9 @@ pub struct Rewritten {
     pub passes: Vec<PassReport>,
     pub remarks: Vec<Remark>,
     pub misses: Vec<MissReport>,
+    /// Applications that the limit counted, and the one that reached it.
+    pub applied: usize,
+    pub last: Option<Application>,
     pub ops_before: BTreeMap<String, usize>,
     pub ops_after: BTreeMap<String, usize>,
 }
@@ -82,23 +88,36 @@ impl Evaluator for OrtEvaluator<'_> {
     }
 }
 
-pub(super) fn rewrite(
-    options: &Options,
-    targets: &Targets,
-    mut model: Model,
-    talk: &dyn Talk,
-) -> Result<Rewritten, CompileError> {
-    let target = targets.for_passes();
+/// The steps that the options name.
+pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
     let mut default = registry::DEFAULT.to_vec();
     if options.fp16 {
         default.extend_from_slice(registry::FP16);
     }
-    let mut steps = match &options.passes {
-        Some(list) => registry::select(list, &default)?,
-        None => default,
-    };
-    // Whatever was chosen, no internal operator may be left.
-    steps.extend_from_slice(registry::LOWER);
+    match &options.passes {
+        Some(list) => registry::select(list, &default),
+        None => Ok(default),
+    }
+}
+
+/// What to run, and how far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passes<'a> {
+    pub steps: &'a [Step],
+    /// The number of applications after which `steps` change nothing more.
+    pub limit: Option<usize>,
+    /// Runs afterwards, without limit.
+    pub finish: &'a [Step],
+}
+
+pub(crate) fn rewrite(
+    options: &Options,
+    targets: &Targets,
+    passes: &Passes<'_>,
+    mut model: Model,
+    talk: &dyn Talk,
+) -> Result<Rewritten, CompileError> {
+    let target = targets.for_passes();
     let ops_before = summary::op_counts(&model.graph);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     let choices = kiln_passes::Options {
@@ -112,24 +131,33 @@ pub(super) fn rewrite(
         runtime: OnceCell::new(),
     };
     let mut cx = Context::new(&target, &choices);
-    cx.explain = options.explain;
+    cx.explain = !options.explain.is_empty();
+    cx.limit = passes.limit;
     // Without a check the runtime is not needed, so folding does without it where it is missing.
     if options.check || runtime::locate(library).is_ok() {
         cx.evaluator = Some(&evaluator);
     }
     let mut dumps = Vec::new();
-    let passes = kiln_passes::run(&mut model, &steps, &mut cx, &mut |report, model| {
+    let mut after = |report: &PassReport, model: &Model| {
         talk.stage(&format!("passes: {}", report.name));
         if let Some((which, folder)) = &options.dump_after
             && (which == "all" || which == report.name)
         {
             dumps.push(dump(folder, dumps.len(), report.name, model));
         }
-    })
-    .map_err(|source| CompileError::Pass {
+    };
+    let failed = |source| CompileError::Pass {
         model: options.model.clone(),
         source,
-    })?;
+    };
+    let mut reports =
+        kiln_passes::run(&mut model, passes.steps, &mut cx, &mut after).map_err(failed)?;
+    let (applied, last) = (cx.applied, cx.last.take());
+    cx.limit = None;
+    if !passes.finish.is_empty() {
+        let finished = kiln_passes::run(&mut model, passes.finish, &mut cx, &mut after);
+        reports.extend(finished.map_err(failed)?);
+    }
     dumps.into_iter().collect::<Result<Vec<()>, _>>()?;
     Ok(Rewritten {
         ops_before,
@@ -137,21 +165,28 @@ pub(super) fn rewrite(
         remarks: std::mem::take(&mut cx.remarks),
         misses: std::mem::take(&mut cx.misses),
         model,
-        passes,
+        passes: reports,
+        applied,
+        last,
     })
+}
+
+/// ONNX text, in which large constants are elided.
+pub(crate) fn print(model: &onnx::proto::ModelProto) -> String {
+    let options = text::PrintOptions {
+        max_elements: Some(64),
+    };
+    text::print_model(model, &options)
 }
 
 fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), CompileError> {
     let path = folder.join(format!("{k:02}-{pass}.onnxtxt"));
-    let print = || {
+    let write = || {
         fs::create_dir_all(folder)?;
         let message = onnx::to_proto(model).map_err(std::io::Error::other)?;
-        let options = text::PrintOptions {
-            max_elements: Some(64),
-        };
-        fs::write(&path, text::print_model(&message, &options))
+        fs::write(&path, print(&message))
     };
-    print().map_err(|source| CompileError::Io {
+    write().map_err(|source| CompileError::Io {
         path: path.clone(),
         why: "the dump cannot be written",
         source,
@@ -245,18 +280,21 @@ pub(super) fn build(
     })
 }
 
+/// The tolerance that fits the precision asked for.
+pub(crate) fn tolerance(options: &Options) -> Tolerance {
+    Tolerance::from(match options.fp16 {
+        true => Preset::Fp16,
+        false => Preset::Fp32Rewrite,
+    })
+}
+
 /// Compares with the original and saves the typical case.
 pub(super) fn prove(
     options: &Options,
     proof: &mut Proof,
     partial: &Partial,
 ) -> Result<parity::Report, CompileError> {
-    let preset = if options.fp16 {
-        Preset::Fp16
-    } else {
-        Preset::Fp32Rewrite
-    };
-    let report = proof.compare(&Tolerance::from(preset))?;
+    let report = proof.compare(&tolerance(options))?;
     if !report.pass() {
         return Err(CompileError::NotTheSame {
             model: options.model.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::bench::BenchReport;
 use crate::manifest::Manifest;
-use crate::parity::{Comparison, Report};
+use crate::parity::{CaseReport, Comparison, OutputReport, Report};
 use crate::summary::{bytes, count};
 
 /// The report of a bundle, in Markdown.
@@ -126,35 +126,39 @@ fn floor7(cosine: f64) -> f64 {
     (cosine * 1e7).floor() / 1e7
 }
 
-/// What failed, in one line, worst first.
+/// What failed, in one line.
 pub fn failures(report: &Report) -> String {
     let mut lines = Vec::new();
     for case in &report.cases {
-        for output in case.outputs.iter().filter(|o| !o.comparison.pass()) {
-            let what = match &output.comparison {
-                Comparison::Compared { verdict, .. } => {
-                    let failed = verdict.failed.iter();
-                    let failed = failed
-                        .map(|f| format!("{} {:.3e} (limit {:.3e})", f.metric, f.value, f.limit));
-                    failed.collect::<Vec<_>>().join(", ")
-                }
-                Comparison::Mismatch {
-                    reference,
-                    candidate,
-                } => format!(
-                    "{}{:?} became {}{:?}",
-                    reference.dtype, reference.shape, candidate.dtype, candidate.shape
-                ),
-                Comparison::Missing { .. } => "it is missing".into(),
-                Comparison::Extra { .. } => "the original does not have it".into(),
-                Comparison::Incomparable { .. } => {
-                    "its type cannot be compared, and its bits differ".into()
-                }
-            };
-            lines.push(format!("output '{}' at {}: {what}", output.name, case.name));
-        }
+        let failed = case.outputs.iter().filter(|o| !o.comparison.pass());
+        lines.extend(failed.map(|output| failed_output(case, output)));
     }
     lines.join("; ")
+}
+
+/// How one output fails.
+pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
+    let what = match &output.comparison {
+        Comparison::Compared { verdict, .. } => {
+            let failed = verdict.failed.iter();
+            let failed =
+                failed.map(|f| format!("{} {:.3e} (limit {:.3e})", f.metric, f.value, f.limit));
+            failed.collect::<Vec<_>>().join(", ")
+        }
+        Comparison::Mismatch {
+            reference,
+            candidate,
+        } => format!(
+            "{}{:?} became {}{:?}",
+            reference.dtype, reference.shape, candidate.dtype, candidate.shape
+        ),
+        Comparison::Missing { .. } => "it is missing".into(),
+        Comparison::Extra { .. } => "the original does not have it".into(),
+        Comparison::Incomparable { .. } => {
+            "its type cannot be compared, and its bits differ".into()
+        }
+    };
+    format!("output '{}' at {}: {what}", output.name, case.name)
 }
 
 /// Rows of case, output and metrics: `(header, rows)`, for a table of any kind.

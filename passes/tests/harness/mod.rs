@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, onnx, text};
-use kiln_passes::{Context, Evaluator, Options, Target, registry};
+use kiln_passes::{Application, Context, Evaluator, Options, Target, registry};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Case {
     pub path: PathBuf,
     pub source: String,
@@ -26,6 +26,9 @@ pub struct Applied {
     pub before: Model,
     pub after: Model,
     pub applications: usize,
+    /// Applications as the limit counts them, and the one that reached it.
+    pub admitted: usize,
+    pub last: Option<Application>,
     pub misses: Vec<String>,
 }
 
@@ -79,6 +82,15 @@ fn read(path: PathBuf, folder: &Path) -> Case {
 }
 
 pub fn apply(case: &Case, evaluator: Option<&dyn Evaluator>) -> Applied {
+    apply_up_to(None, case, evaluator)
+}
+
+/// Applies the passes until the limit of applications is reached.
+pub fn apply_up_to(
+    limit: Option<usize>,
+    case: &Case,
+    evaluator: Option<&dyn Evaluator>,
+) -> Applied {
     let name = case.path.display();
     let before = onnx::read_text(&case.source).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut after = before.clone();
@@ -92,6 +104,7 @@ pub fn apply(case: &Case, evaluator: Option<&dyn Evaluator>) -> Applied {
     let mut cx = Context::new(&target, &options);
     cx.explain = true;
     cx.evaluator = evaluator;
+    cx.limit = limit;
     let steps = registry::select(&case.passes, registry::DEFAULT).unwrap();
     let reports = kiln_passes::run(&mut after, &steps, &mut cx, &mut |_, _| {});
     let (applications, mut misses) = match reports {
@@ -104,7 +117,39 @@ pub fn apply(case: &Case, evaluator: Option<&dyn Evaluator>) -> Applied {
         before,
         after,
         applications,
+        admitted: cx.applied,
+        last: cx.last,
         misses,
+    }
+}
+
+/// What is wrong with how the case's passes keep to a limit; empty if nothing is.
+pub fn beyond_limits(case: &Case, evaluator: Option<&dyn Evaluator>) -> String {
+    let whole = apply(case, evaluator);
+    // The driver infers types, passes or no passes.
+    let none = Case {
+        passes: String::new(),
+        ..case.clone()
+    };
+    let mut before = print(&apply(&none, evaluator).after);
+    let refused = apply_up_to(Some(0), case, evaluator);
+    if refused.applications + refused.admitted > 0 || print(&refused.after) != before {
+        return format!("changes without being admitted:\n{}", diff(&refused));
+    }
+    if case.miss.is_some() {
+        return String::new();
+    }
+    for limit in 1..=whole.admitted {
+        let cut = apply_up_to(Some(limit), case, evaluator);
+        let after = print(&cut.after);
+        if cut.admitted != limit || cut.last.is_none() || after == before {
+            return format!("{limit}: {} were admitted: {:?}", cut.admitted, cut.last);
+        }
+        before = after;
+    }
+    match before == print(&whole.after) {
+        true => String::new(),
+        false => "the last application is not the end".into(),
     }
 }
 

@@ -1,0 +1,301 @@
+//! Which application of a pass makes the result differ from the original: a binary search over the number of
+//! applications that are allowed.
+//!
+//! A model cut after N applications is the original with the first N changes of the pipeline. If the whole pipeline
+//! fails and the original passes, then somewhere a cut that passes is followed by one that fails, and the search ends at
+//! such a place: N − 1 applications pass, N fail. Parity need not be monotone (a later application may hide an earlier
+//! error, or two of them cancel out), so it is *an* application at which parity breaks, not always the first or the only
+//! one.
+
+use std::collections::HashMap;
+
+use kiln_graph::onnx::proto::{ModelProto, NodeProto};
+use kiln_graph::{Model, onnx};
+use kiln_passes::Step;
+use serde::Serialize;
+
+use crate::bundle;
+use crate::compile::stages::{self, Passes};
+use crate::compile::{CompileError, Options, Rewritten};
+use crate::parity::{ParityError, Report, Side, Tolerance};
+use crate::prove::{self, Reference};
+use crate::report;
+use crate::talk::Talk;
+use crate::targets::Targets;
+
+/// What a bisection found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bisection {
+    /// Applications of the whole pipeline.
+    pub applications: usize,
+    /// The models that were compared with the original, in the order of the search.
+    pub runs: Vec<Run>,
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+/// One comparison with the original.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// Applications that were allowed.
+    pub applications: usize,
+    pub pass: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "finding")]
+pub enum Finding {
+    /// The whole pipeline keeps parity.
+    Passes { parity: Report },
+    /// The model without any application differs already: it draws random numbers, or the tolerance does not fit it.
+    NotItself { failure: Failure },
+    /// The models before and after this application differ in parity.
+    Found(Culprit),
+}
+
+/// The application at which parity breaks.
+#[derive(Clone, Debug, Serialize)]
+pub struct Culprit {
+    /// Which one it is, counted from 1.
+    pub number: usize,
+    pub pass: String,
+    /// The root node's label.
+    pub node: String,
+    pub failure: Failure,
+    /// What it changed, as a unified diff of ONNX text with large constants elided.
+    pub diff: String,
+}
+
+/// How a model fails.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Failure {
+    /// Its outputs are beyond the tolerance.
+    Differs { parity: Report },
+    /// ONNX Runtime does not load or run it.
+    Refused { why: String },
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Differs { parity } => f.write_str(&report::failures(parity)),
+            Failure::Refused { why } => write!(f, "ONNX Runtime refuses the model: {why}"),
+        }
+    }
+}
+
+/// Searches for an application among those of `steps` at which parity breaks. `finish` runs after every cut to its end:
+/// the passes without which ONNX Runtime could not run a model that was cut.
+///
+/// The model, the target and the inputs are those of `options`; its pass list, engine and output are not looked at.
+///
+/// # Errors
+/// When the original cannot be read or run, or a pass fails. A cut that ONNX Runtime refuses is a cut that fails.
+pub fn bisect(
+    options: &Options,
+    steps: &[Step],
+    finish: &[Step],
+    tolerance: &Tolerance,
+    talk: &dyn Talk,
+) -> Result<Bisection, CompileError> {
+    talk.stage("read");
+    let original = stages::read(options)?;
+    let mut shapes = stages::shapes(options, &original)?;
+    let targets = options.targets.clone();
+    let pipeline = Pipeline {
+        options,
+        targets: targets.unwrap_or_else(|| Targets::default_for_machine().0),
+        original: &original,
+        steps,
+        finish,
+        talk,
+    };
+    let whole = pipeline.cut(None, finish)?;
+    talk.stage("sizes");
+    let request = prove::Request {
+        reference: &bundle::model_path(&options.model),
+        original: &original.graph,
+        folded: &whole.model.graph,
+        inputs: options.inputs.as_deref(),
+        seed: options.seed,
+        ort_lib: options.ort_lib.as_deref(),
+    };
+    let mut search = Search {
+        reference: prove::open(&request, &mut shapes, talk)?,
+        pipeline: &pipeline,
+        tolerance,
+        runs: Vec::new(),
+    };
+    let applications = whole.applied;
+    let finding = search.run(whole)?;
+    Ok(Bisection {
+        applications,
+        runs: search.runs,
+        finding,
+    })
+}
+
+struct Pipeline<'a> {
+    options: &'a Options,
+    targets: Targets,
+    original: &'a Model,
+    steps: &'a [Step],
+    finish: &'a [Step],
+    talk: &'a dyn Talk,
+}
+
+impl Pipeline<'_> {
+    fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, CompileError> {
+        let passes = Passes {
+            steps: self.steps,
+            limit,
+            finish,
+        };
+        let model = self.original.clone();
+        stages::rewrite(self.options, &self.targets, &passes, model, self.talk)
+    }
+
+    /// The culprit, once it is known that `number - 1` applications pass and `number` fail.
+    fn culprit(&self, number: usize, failure: Failure) -> Result<Culprit, CompileError> {
+        // Without the last passes, which would spread the change.
+        let before = self.cut(Some(number - 1), &[])?;
+        let after = self.cut(Some(number), &[])?;
+        let (pass, node) = (after.last.map(|a| (a.pass.to_string(), a.root))).unwrap_or_default();
+        Ok(Culprit {
+            number,
+            pass,
+            node,
+            failure,
+            diff: diff(before.model, after.model)?,
+        })
+    }
+}
+
+struct Search<'a> {
+    reference: Reference,
+    pipeline: &'a Pipeline<'a>,
+    tolerance: &'a Tolerance,
+    runs: Vec<Run>,
+}
+
+impl Search<'_> {
+    fn run(&mut self, whole: Rewritten) -> Result<Finding, CompileError> {
+        let all = whole.applied;
+        let mut failure = match self.compare(all, whole)? {
+            Ok(parity) => return Ok(Finding::Passes { parity }),
+            Err(failure) => failure,
+        };
+        if let Err(failure) = self.compare_cut(0)? {
+            return Ok(Finding::NotItself { failure });
+        }
+        let (mut passes, mut fails) = (0, all);
+        while fails - passes > 1 {
+            let middle = passes + (fails - passes) / 2;
+            match self.compare_cut(middle)? {
+                Ok(_) => passes = middle,
+                Err(why) => (fails, failure) = (middle, why),
+            }
+        }
+        Ok(Finding::Found(self.pipeline.culprit(fails, failure)?))
+    }
+
+    fn compare_cut(&mut self, limit: usize) -> Result<Result<Report, Failure>, CompileError> {
+        let cut = self.pipeline.cut(Some(limit), self.pipeline.finish)?;
+        self.compare(limit, cut)
+    }
+
+    fn compare(
+        &mut self,
+        applications: usize,
+        cut: Rewritten,
+    ) -> Result<Result<Report, Failure>, CompileError> {
+        let number = self.runs.len() + 1;
+        let stage = format!("run {number}: parity after {applications} applications");
+        self.pipeline.talk.stage(&stage);
+        let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+            path: std::env::temp_dir(),
+            why: "a model cannot be put here to be run",
+            source,
+        })?;
+        let path = folder.path().join(bundle::MODEL);
+        onnx::write(&cut.model, &path, &onnx::WriteOptions::default())?;
+        let compared = match self.reference.compare(&path, &cut.model, self.tolerance) {
+            Ok(parity) if parity.pass() => Ok(parity),
+            Ok(parity) => Err(Failure::Differs { parity }),
+            // What is the candidate's is a finding; the original's failures are errors.
+            Err(CompileError::Runtime(e)) => Err(Failure::Refused { why: e.to_string() }),
+            Err(CompileError::Parity(ParityError::Run {
+                side: Side::Candidate,
+                source,
+                ..
+            })) => Err(Failure::Refused {
+                why: source.to_string(),
+            }),
+            Err(other) => return Err(other),
+        };
+        self.runs.push(Run {
+            applications,
+            pass: compared.is_ok(),
+        });
+        Ok(compared)
+    }
+}
+
+/// The unified diff of two models as ONNX text, without inferred types.
+fn diff(before: Model, after: Model) -> Result<String, CompileError> {
+    let (before, mut after) = (message(before)?, message(after)?);
+    if let (Some(before), Some(after)) = (&before.graph, &mut after.graph) {
+        order_like(&before.node, &mut after.node);
+    }
+    let (before, after) = (stages::print(&before), stages::print(&after));
+    let diff = similar::TextDiff::from_lines(&before, &after);
+    Ok(diff.unified_diff().context_radius(3).to_string())
+}
+
+/// Ids are the same in both models up to the change, so values without a name are called by theirs: the numbers that the
+/// writer gives would shift behind the change.
+fn message(mut model: Model) -> Result<ModelProto, CompileError> {
+    let mut k = 0;
+    model.graph.for_each_graph_mut(&mut |g| {
+        k += 1;
+        let unnamed: Vec<_> = (g.values())
+            .filter(|(_, v)| v.name().is_empty())
+            .map(|(id, _)| id)
+            .collect();
+        for v in unnamed {
+            g.set_value_name(v, &format!("value_{k}_{}", v.index()));
+        }
+    });
+    let mut message = onnx::to_proto(&model)?;
+    if let Some(graph) = &mut message.graph {
+        graph.value_info.clear();
+    }
+    Ok(message)
+}
+
+/// Brings nodes into the order of `before`, new ones to where they are read first. The writer's order is one of many and
+/// may change far from the change.
+fn order_like(before: &[NodeProto], after: &mut [NodeProto]) {
+    let outputs = before.iter().enumerate();
+    let known: HashMap<&str, usize> = outputs
+        .flat_map(|(place, node)| node.output.iter().map(move |v| (v.as_str(), place)))
+        .collect();
+    // Where a value is read first; readers stand behind what they read.
+    let mut read: HashMap<String, usize> = HashMap::new();
+    let mut places: HashMap<String, (usize, bool)> = HashMap::new();
+    for node in after.iter().rev() {
+        let Some(first) = node.output.first() else {
+            continue;
+        };
+        let old = known.get(first.as_str()).copied();
+        let reader = node.output.iter().filter_map(|v| read.get(v)).min();
+        let place = old.or(reader.copied()).unwrap_or(before.len());
+        for v in &node.input {
+            let entry = read.entry(v.clone()).or_insert(place);
+            *entry = place.min(*entry);
+        }
+        places.insert(first.clone(), (place, old.is_some()));
+    }
+    after.sort_by_key(|node| node.output.first().and_then(|v| places.get(v)).copied());
+}
