@@ -20,6 +20,7 @@ pub static ALL: &[&dyn Pass] = &[
     &fold::fold_constants::FoldConstants,
     &clean::normalize_axes::NormalizeAxes,
     &fuse::fuse_attention::FuseAttention,
+    &fuse::fuse_qkv::FuseQkv,
     &fuse::fuse_gelu::FUSE_GELU,
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
     &precision::convert_fp16::ConvertFp16,
@@ -52,6 +53,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fuse::fuse_gelu::FUSE_GELU),
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
     Step::Run(&fuse::fuse_attention::FuseAttention),
+    Step::Run(&fuse::fuse_qkv::FuseQkv),
     // What fusions rearrange meets the rearrangements around it.
     Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&clean::deduplicate::Deduplicate),

@@ -67,6 +67,11 @@ impl Target {
         self.dialect == Dialect::OnnxRuntime
     }
 
+    /// Whether one product with packed weights and a Split beats the products it replaces.
+    pub fn packs_projections(&self) -> bool {
+        self.dialect != Dialect::OnnxRuntime
+    }
+
     /// The form in which attention over this dtype goes fastest. TensorRT has fused kernels for half precision only, and
     /// refuses to build the operator in FP32 unless it may take it apart.
     pub fn attention(&self, dtype: DType) -> AttentionForm {

@@ -73,9 +73,14 @@ impl View {
         let mut chain = Vec::new();
         let mut at = value;
         while let Some(node) = g.producer(at).filter(|_| chain.len() < MAX_CHAIN) {
-            let Some(x) = rearranged(g, node).filter(|&x| facts.dims(x).is_some()) else {
+            let Some(x) = rearranged(g, node) else { break };
+            // A value that a rewrite has just made: composed with what is above it once it is known.
+            if x.index() >= facts.len() {
+                return None;
+            }
+            if facts.dims(x).is_none() {
                 break;
-            };
+            }
             chain.push((node, at));
             at = x;
         }

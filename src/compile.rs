@@ -97,19 +97,18 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let targets = stages::targets(options, talk);
     let partial = Partial::new(&output_path(options))?;
 
-    let rewritten = clock.time("passes", || {
-        let passes = stages::Passes {
-            steps: &stages::steps(options)?,
-            limit: None,
-            // Whatever was chosen, no internal operator may be left.
-            finish: registry::LOWER,
-        };
+    let steps = stages::steps(options)?;
+    let passes = stages::Passes {
+        steps: &steps,
+        limit: None,
+        // Whatever was chosen, no internal operator may be left.
+        finish: registry::LOWER,
+    };
+    let mut rewritten = clock.time("passes", || {
         stages::rewrite(options, &targets, &passes, original.clone(), talk)
     })?;
-    let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
     let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
-
-    let mut proof = match options.check {
+    let reference = match options.check {
         true => Some(clock.time("sizes", || {
             let request = prove::Request {
                 reference: &source.path,
@@ -119,10 +118,19 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 seed: options.seed,
                 ort_lib: options.ort_lib.as_deref(),
             };
-            let opened = prove::open(&request, &mut shapes, talk)?;
-            opened.against(&partial.file(bundle::MODEL), &rewritten.model)
+            prove::open(&request, &mut shapes, talk)
         })?),
         false => None,
+    };
+    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+        rewritten = clock.time("passes", || {
+            stages::rewrite(options, &targets, &passes, baked, talk)
+        })?;
+    }
+    let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
+    let mut proof = match reference {
+        Some(reference) => Some(reference.against(&partial.file(bundle::MODEL), &rewritten.model)?),
+        None => None,
     };
     let engine = match &targets {
         Targets::Engines(capabilities) if options.engine => Some(clock.time("engine", || {

@@ -74,6 +74,15 @@ impl Facts {
         self.types.get(value.index()).unwrap_or(&UNKNOWN)
     }
 
+    /// The number of values known when this was inferred; later ones are not in it.
+    pub fn len(&self) -> usize {
+        self.facts.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.facts.is_empty()
+    }
+
     /// The dimensions. Unlike the type's, sizes that nothing names still tell whether two of them are the same.
     pub fn dims(&self, value: ValueId) -> Option<&[Expr]> {
         self.facts.get(value.index())?.dims.as_deref()

@@ -179,6 +179,16 @@ pub(crate) fn print(model: &onnx::proto::ModelProto) -> String {
     text::print_model(model, &options)
 }
 
+/// The original for the sizes at which alone it runs; `None` if none were baked into it. With its inputs' types so, all
+/// that was computed from those sizes folds, and the result says what it takes.
+pub(super) fn with_baked_sizes(original: &Model, shapes: &Shapes) -> Option<Model> {
+    if shapes.baked.is_empty() {
+        return None;
+    }
+    let mut model = original.clone();
+    shapes.fix_inputs(&mut model.graph).then_some(model)
+}
+
 fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), CompileError> {
     let path = folder.join(format!("{k:02}-{pass}.onnxtxt"));
     let write = || {

@@ -64,6 +64,8 @@ pub struct Shapes {
     pub ranges: BTreeMap<String, Range>,
     /// Symbols whose range the user gave; it is not changed.
     pub given: Vec<String>,
+    /// Dimensions at whose one size alone the model runs, because the exporter wrote it into the graph.
+    pub baked: Vec<String>,
 }
 
 /// A batch of eight and 512 tokens is what sentence encoders and translators are served with; both are only defaults.
@@ -123,6 +125,7 @@ impl Shapes {
             ranges: default_ranges(&inputs),
             inputs,
             given: Vec::new(),
+            baked: Vec::new(),
         };
         spec::apply(&mut out, dims, shapes)?;
         Ok(out)

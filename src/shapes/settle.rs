@@ -94,6 +94,7 @@ fn fix_baked(
         if wished == n || probe(&point).is_err() {
             point.insert(name.clone(), n);
             shapes.ranges.insert(name.clone(), Range::fixed(n));
+            shapes.baked.push(name.clone());
             baked.push(format!("{name}={n}"));
         }
     }
