@@ -78,9 +78,10 @@ impl Rule for FuseAttention {
         let v = heads.keys(after.v, false)?;
         let bias = heads.bias(&before, dtype.unwrap_or(DType::F32))?;
         let guarded = after.guarded && !finite(g, &before);
-        let mut attrs = Attrs::new()
-            .with("scale", before.scale as f32)
-            .with("guarded", i64::from(guarded));
+        let mut attrs = Attrs::new().with("scale", before.scale as f32);
+        if guarded {
+            attrs.set("guarded", 1i64);
+        }
         if before.softcap != 0.0 {
             attrs.set("softcap", before.softcap as f32);
         }

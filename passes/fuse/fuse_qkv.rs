@@ -43,7 +43,8 @@ impl Rule for FuseQkv {
             return Err(Miss::because("packing does not pay on this target"));
         }
         let weights: Vec<&Tensor> = parts.iter().map(|p| p.weight).collect();
-        let packed = Tensor::joined(&weights).ok_or_else(|| Miss::because("the weights differ in rows or type"))?;
+        let packed = Tensor::joined(&weights)
+            .ok_or_else(|| Miss::because("the weights differ in rows or type"))?;
         let [first, ..] = parts.as_slice() else {
             return Err(Miss::none());
         };
@@ -51,8 +52,15 @@ impl Rule for FuseQkv {
         let weight = patch.constant(packed);
         let mut y = patch.node(Op::onnx("MatMul"), [first.x.into(), weight], Attrs::new());
         if parts.iter().any(|p| p.bias.is_some()) {
-            let biases: Vec<Tensor> = parts.iter().map(Projection::offset).collect::<Option<_>>()
-                .ok_or_else(|| Miss::because("a projection without a bias is of no type that zeros are known of"))?;
+            let biases: Vec<Tensor> = parts
+                .iter()
+                .map(Projection::offset)
+                .collect::<Option<_>>()
+                .ok_or_else(|| {
+                    Miss::because(
+                        "a projection without a bias is of no type that zeros are known of",
+                    )
+                })?;
             let bias = Tensor::joined(&biases.iter().collect::<Vec<_>>())
                 .ok_or_else(|| Miss::because("the biases differ in type"))?;
             let bias = patch.constant(bias);
@@ -108,11 +116,23 @@ pub fn projection(g: &Graph, operand: ValueId) -> Option<Projection<'_>> {
         let (a, b) = (node.input(0)?, node.input(1));
         let vector = |v: Option<ValueId>| v.and_then(|v| g.constant(v)).filter(|t| t.rank() == 1);
         let passes = &[
-            "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast", "LayerNormalization", "RMSNormalization",
+            "Reshape",
+            "Transpose",
+            "Squeeze",
+            "Unsqueeze",
+            "Flatten",
+            "Cast",
+            "LayerNormalization",
+            "RMSNormalization",
         ];
         if node.op().is("MatMul") {
             let weight = g.constant(b?).filter(|t| t.rank() == 2)?;
-            return Some(Projection { x: a, weight, bias: None, output: at });
+            return Some(Projection {
+                x: a,
+                weight,
+                bias: None,
+                output: at,
+            });
         } else if node.op().is("Add") {
             let (inner, bias) = match (vector(Some(a)), vector(b)) {
                 (Some(t), None) => (b?, t),
@@ -123,9 +143,15 @@ pub fn projection(g: &Graph, operand: ValueId) -> Option<Projection<'_>> {
             let weight = g.constant(product.input(1)?).filter(|t| t.rank() == 2)?;
             let sole = g.value(inner).uses().len() == 1 && !g.value(inner).is_output();
             let fits = sole && Some(&bias.len()) == weight.dims().last();
-            return fits.then_some(Projection { x: product.input(0)?, weight, bias: Some(bias), output: at });
+            return fits.then_some(Projection {
+                x: product.input(0)?,
+                weight,
+                bias: Some(bias),
+                output: at,
+            });
         } else if node.op().is_any(&["Mul", "Div"]) {
-            let scalar = |v: Option<ValueId>| v.and_then(|v| g.constant(v)).is_some_and(|t| t.len() == 1);
+            let scalar =
+                |v: Option<ValueId>| v.and_then(|v| g.constant(v)).is_some_and(|t| t.len() == 1);
             at = match (scalar(Some(a)), scalar(b)) {
                 (false, true) => a,
                 (true, false) if node.op().is("Mul") => b?,
@@ -162,7 +188,11 @@ pub fn separate<'g>(
     }
     match parts.as_slice() {
         [_, _, ..] if parts.iter().all(|p| p.x == parts[0].x) => Ok(parts),
-        _ if found.is_empty() => Err(Miss::because("its operands come from no product with a weight")),
-        _ => Err(Miss::because("no two of its operands are separate projections of one input")),
+        _ if found.is_empty() => Err(Miss::because(
+            "its operands come from no product with a weight",
+        )),
+        _ => Err(Miss::because(
+            "no two of its operands are separate projections of one input",
+        )),
     }
 }

@@ -58,16 +58,21 @@ impl Rule for LowerAttention {
             patch: Patch::new(),
             dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
         };
-        let form = cx.target.attention(lower.dtype);
-        let made = match form {
-            AttentionForm::Standard if attention.softcap() == 0.0 => lower.standard(q, k, v),
-            AttentionForm::MultiHead => match lower.multi_head(q, k, v) {
-                Some(made) => made,
-                None => lower.products(q, k, v)?,
-            },
-            _ => lower.products(q, k, v)?,
+        let multi_head = match cx.target.attention(lower.dtype) {
+            AttentionForm::MultiHead => lower.multi_head(q, k, v),
+            _ => None,
         };
-        let made = lower.guard(made)?;
+        let made = match (multi_head, cx.target.attention(lower.dtype)) {
+            (Some(made), _) => made,
+            (None, AttentionForm::Standard) if attention.softcap() == 0.0 => {
+                let made = lower.standard(q, k, v);
+                lower.guard(made)
+            }
+            _ => {
+                let made = lower.products(q, k, v)?;
+                lower.guard(made)
+            }
+        };
         lower.patch.replace(output, made);
         Ok(lower.patch)
     }
@@ -188,7 +193,14 @@ impl Lower<'_, '_> {
             inputs.push(bias);
         }
         let op = Op::new("com.microsoft", "MultiHeadAttention");
-        let made = self.patch.node_with(op, inputs, 1, attrs)[0];
+        let mut made = self.patch.node_with(op, inputs, 1, attrs)[0];
+        if let Some(visible) = self.visible() {
+            // The same condition for all heads, in the layout of the result.
+            let axes = self.patch.constant(Tensor::vector(&[1i64]));
+            let visible = self.node("Squeeze", &[visible, axes], Attrs::new());
+            let zero = self.number(0.0);
+            made = self.node("Where", &[visible, made, zero], Attrs::new());
+        }
         let split = self.reshape(made, &[0, 0, heads, size]);
         Some(self.node(
             "Transpose",
@@ -325,17 +337,25 @@ impl Lower<'_, '_> {
         Ok(self.reshape(repeated, &[0, want, -1, size]))
     }
 
-    /// Zeros for the rows whose keys are all hidden, as `Where(IsNaN(p), 0, p)` gives them.
-    fn guard(&mut self, made: Ref) -> Result<Ref, Miss> {
-        let (true, Some(bias)) = (self.attention.is_guarded(), self.attention.bias()) else {
-            return Ok(made);
-        };
+    /// Whether a row of scores has a key that is not hidden, as [batch, heads, queries, 1]; `None` if nothing guards it.
+    fn visible(&mut self) -> Option<Ref> {
+        let bias = self
+            .attention
+            .bias()
+            .filter(|_| self.attention.is_guarded())?;
         let axes = self.patch.constant(Tensor::vector(&[-1i64]));
         let keep = Attrs::new().with("keepdims", 1i64);
         let most = self.node("ReduceMax", &[bias.into(), axes], keep);
         let hidden = self.number(f64::NEG_INFINITY);
-        let some = self.node("Greater", &[most, hidden], Attrs::new());
+        Some(self.node("Greater", &[most, hidden], Attrs::new()))
+    }
+
+    /// Zeros for the rows whose keys are all hidden, as `Where(IsNaN(p), 0, p)` gives them.
+    fn guard(&mut self, made: Ref) -> Ref {
+        let Some(visible) = self.visible() else {
+            return made;
+        };
         let zero = self.number(0.0);
-        Ok(self.node("Where", &[some, made, zero], Attrs::new()))
+        self.node("Where", &[visible, made, zero], Attrs::new())
     }
 }

@@ -1,7 +1,8 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
-//! apply and a miss with that text is reported, `# keep: name` and `# fp16-io` for options.
+//! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name` and
+//! `# fp16-io` for options.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -19,6 +20,7 @@ pub struct Case {
     pub miss: Option<String>,
     pub keep: Option<String>,
     pub fp16_io: bool,
+    pub target: Target,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,12 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         miss: header("miss:"),
         keep: header("keep:"),
         fp16_io: header("fp16-io").is_some(),
+        target: match header("target:").as_deref() {
+            None => Target::standard(),
+            Some("cpu") => Target::cpu(),
+            Some("tensorrt") => Target::tensorrt("sm_89"),
+            Some(other) => panic!("{}: unknown target {other}", path.display()),
+        },
         path,
         source,
     }
@@ -94,14 +102,14 @@ pub fn apply_up_to(
     let name = case.path.display();
     let before = onnx::read_text(&case.source).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut after = before.clone();
-    let target = Target::standard();
+    let target = &case.target;
     let keep = |node: &str| case.keep.as_deref() == Some(node);
     let options = Options {
         keep: &keep,
         convert_io: case.fp16_io,
         ..Options::default()
     };
-    let mut cx = Context::new(&target, &options);
+    let mut cx = Context::new(target, &options);
     cx.explain = true;
     cx.evaluator = evaluator;
     cx.limit = limit;
