@@ -3,12 +3,14 @@
 //! A pass knows the graph and the target's properties; it knows no file, no protobuf and no runtime. What must be
 //! computed goes through [`Evaluator`]. Adding a pass is one file and one line in [`registry`].
 
+mod broadcast;
 pub mod clean;
 pub mod driver;
 pub mod fold;
 pub mod fuse;
 pub mod fusion;
 pub mod lower;
+pub mod mask;
 pub mod pass;
 pub mod patch;
 pub mod pattern;
