@@ -13,6 +13,8 @@ use crate::patch::Patch;
 
 /// A mask that is made of another one waits for the next round.
 const MAX_ROUNDS: usize = 8;
+/// What hides: numbers up to this one. BERT's first release added -10000.
+const HIDDEN: f64 = -1e4;
 /// Nodes of one mask; larger ones are left alone.
 const MAX_NODES: usize = 512;
 
@@ -29,8 +31,9 @@ impl Pass for SimplifyMasks {
     }
 
     fn details(&self) -> String {
-        "A bool condition that a Where or an Attention reads, and that turns out to be a function of the coordinates and \
-         of a padding mask, is rebuilt from as few nodes as it takes:\n\n\
+        "A bool condition that an Attention reads, or a Where with a large negative number for where it does not hold, and \
+         that turns out to be a function of the coordinates and of a padding mask, is rebuilt from as few nodes as it \
+         takes:\n\n\
          \x20   padding  Unsqueeze(Cast(mask, bool), {1, 2})      [B, 1, 1, K]\n\
          \x20   causal   LessOrEqual(k, q)                        [1, 1, Q, K]\n\
          \x20   window   LessOrEqual(Abs(q - k), {width})         [1, 1, Q, K]\n\n\
@@ -65,38 +68,48 @@ impl Pass for SimplifyMasks {
 }
 
 fn simplify(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-    let mut applied = 0;
+    let mut applied = shrink_splats(g, cx)?;
     for _ in 0..MAX_ROUNDS {
-        cx.misses.retain(|m| m.pass != SimplifyMasks.name());
-        let now = rewrite_masks(g, cx)?;
-        applied += now;
+        if conditions(g)?.is_empty() {
+            break;
+        }
+        cx.misses
+            .retain(|m| m.pass != SimplifyMasks.name() || m.depth != MASK);
+        // Masks share parts, so what a rewrite is worth shows when all are done.
+        let (mut tried, before) = (g.clone(), cx.applied);
+        let now = rewrite_masks(&mut tried, cx)?;
         if now == 0 {
             break;
         }
+        if tried.node_count() >= g.node_count() {
+            cx.applied = before;
+            break;
+        }
+        *g = tried;
+        applied += now;
     }
-    Ok(applied + shrink_splats(g, cx)?)
+    Ok(applied)
 }
 
+/// Depths of misses: what repeats a number, and masks.
+const SPLAT: usize = 1;
+const MASK: usize = 2;
+
 fn rewrite_masks(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-    let conditions = conditions(g)?;
-    if conditions.is_empty() {
-        return Ok(0);
-    }
     let facts = infer::infer(g);
     let ranges = Ranges::of(g, &facts)?;
     let mut shapes = Shapes::new(&facts);
     let mut applied = 0;
-    for (root, cond) in conditions {
+    for (root, cond) in conditions(g)? {
         // A rewrite before this one may have removed it.
         if g.get(root).is_none() || g.value(cond).is_unused() {
             continue;
         }
-        let found = plan(g, &facts, &ranges, &shapes, cond);
-        let spelling = match found {
+        let spelling = match plan(g, &facts, &ranges, &shapes, cond) {
             Ok(Some(spelling)) => spelling,
             Ok(None) => continue,
             Err(why) => {
-                cx.record(SimplifyMasks.name(), g, root, Miss::at(cond, 1, why));
+                cx.record(SimplifyMasks.name(), g, root, Miss::at(cond, MASK, why));
                 continue;
             }
         };
@@ -104,11 +117,13 @@ fn rewrite_masks(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailu
             return Ok(applied);
         }
         if let Err(why) = shapes.absorb(g, cond, &spelling.dims) {
-            cx.record(SimplifyMasks.name(), g, root, Miss::at(cond, 2, why));
+            cx.record(SimplifyMasks.name(), g, root, Miss::at(cond, MASK, why));
             continue;
         }
         cx.admit();
-        let Spelling { mut patch, value, .. } = spelling;
+        let Spelling {
+            mut patch, value, ..
+        } = spelling;
         patch.replace(cond, value);
         apply(g, root, patch)?;
         applied += 1;
@@ -124,13 +139,21 @@ fn apply(g: &mut Graph, root: NodeId, patch: Patch) -> Result<(), PassFailure> {
     })
 }
 
-/// Computed bool values that choose what a softmax sees, with their nodes, in topological order.
+/// Computed bool values that say what is kept, with their nodes, in topological order.
 fn conditions(g: &Graph) -> Result<Vec<(NodeId, ValueId)>, Cycle> {
+    let hides = |v: ValueId| {
+        let numbers = g
+            .constant(v)
+            .filter(|t| t.len() == 1)
+            .and_then(Tensor::as_f64);
+        numbers.is_some_and(|x| x <= HIDDEN)
+    };
     let chooses = |v: ValueId| {
         g.value(v).uses().iter().any(|u| {
-            let op = g.node(u.node).op();
-            op.is("Where") && u.slot == Slot::Input(0)
-                || op.is("Attention") && u.slot == Slot::Input(3)
+            let node = g.node(u.node);
+            let masks = node.op().is("Where") && node.input(2).is_some_and(hides);
+            masks && u.slot == Slot::Input(0)
+                || node.op().is("Attention") && u.slot == Slot::Input(3)
         })
     };
     let outputs = g.topo_order()?.into_iter().filter_map(|id| {
@@ -163,7 +186,9 @@ fn plan(
     }
     let found = spell(g, facts, &mask, rank, &|size| ranges.before(g, size, cond))?;
     let after = Cone::of(g, &found.reads, &sources).map(|cone| cone.nodes.len() + found.made);
-    Ok(after.is_some_and(|n| n < before.nodes.len()).then_some(found))
+    Ok(after
+        .is_some_and(|n| n < before.nodes.len())
+        .then_some(found))
 }
 
 fn sources(mask: &Mask) -> Vec<ValueId> {
@@ -191,7 +216,9 @@ impl Cone {
             if sources.contains(&value) || !cone.values.insert(value) {
                 continue;
             }
-            let Some(id) = g.producer(value) else { continue };
+            let Some(id) = g.producer(value) else {
+                continue;
+            };
             if !cone.nodes.insert(id) || g.node(id).op().is("Shape") {
                 continue;
             }
@@ -220,12 +247,18 @@ impl Ranges {
             if !node.op().is("Range") || (only(0), only(2)) != (Some(0), Some(1)) {
                 continue;
             }
-            let Some(value) = node.sole_output() else { continue };
+            let Some(value) = node.sole_output() else {
+                continue;
+            };
             if let (Some(DType::I64), Some([size])) = (facts.ty(value).dtype(), facts.dims(value)) {
                 by_size.entry(size.clone()).or_insert(value);
             }
         }
-        let place = order.into_iter().enumerate().map(|(k, id)| (id, k)).collect();
+        let place = order
+            .into_iter()
+            .enumerate()
+            .map(|(k, id)| (id, k))
+            .collect();
         Ok(Ranges { by_size, place })
     }
 
@@ -247,12 +280,14 @@ fn shrink_splats(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailu
     let mut shapes = Shapes::new(&facts);
     let mut applied = 0;
     for id in splats {
-        let Some((value, one)) = splat(g, id) else { continue };
+        let Some((value, one)) = splat(g, id) else {
+            continue;
+        };
         if cx.limit.is_some_and(|limit| cx.applied >= limit) {
             return Ok(applied);
         }
         if let Err(why) = shapes.absorb(g, value, &[]) {
-            cx.record(SimplifyMasks.name(), g, id, Miss::at(value, 1, why));
+            cx.record(SimplifyMasks.name(), g, id, Miss::at(value, SPLAT, why));
             continue;
         }
         cx.admit();

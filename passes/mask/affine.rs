@@ -56,11 +56,7 @@ impl Affine {
         self.as_expr()?.as_i64()
     }
 
-    fn zip(
-        &self,
-        other: &Affine,
-        op: impl Fn(&Expr, &Expr) -> Option<Expr>,
-    ) -> Option<Affine> {
+    fn zip(&self, other: &Affine, op: impl Fn(&Expr, &Expr) -> Option<Expr>) -> Option<Affine> {
         let mut out = Affine::from(op(&self.constant, &other.constant)?);
         let pairs = self.coeffs.iter().zip(&other.coeffs);
         for (slot, (a, b)) in out.coeffs.iter_mut().zip(pairs) {
@@ -160,9 +156,11 @@ impl Space {
     /// The place in row-major order of the element at this index.
     pub fn ravel(index: &[Affine], dims: &[Expr]) -> Option<Affine> {
         let pairs = index.iter().zip(dims);
-        pairs.into_iter().try_fold(Affine::from(0), |place, (at, dim)| {
-            place.scale(dim)?.add(at)
-        })
+        pairs
+            .into_iter()
+            .try_fold(Affine::from(0), |place, (at, dim)| {
+                place.scale(dim)?.add(at)
+            })
     }
 }
 

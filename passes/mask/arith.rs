@@ -8,7 +8,12 @@ use super::element::{Cond, Element};
 /// An operator on whole numbers, where both sides are such and of known form.
 type Wholes = fn(&Affine, &Affine) -> Option<Affine>;
 
-pub(super) fn arithmetic(op: &str, dtype: Option<DType>, a: &Element, b: &Element) -> Option<Element> {
+pub(super) fn arithmetic(
+    op: &str,
+    dtype: Option<DType>,
+    a: &Element,
+    b: &Element,
+) -> Option<Element> {
     a.combine(b, &|a, b| match (a, b) {
         (Element::Real(a), Element::Real(b)) => {
             let exact = match op {
@@ -43,8 +48,12 @@ fn wholes(op: &str, a: &Element, b: &Element) -> Option<Element> {
     };
     Some(match (op, a, b) {
         ("Add", Whole(a), Whole(b)) => Whole(a.add(b)?),
-        ("Add", Max(arms), Whole(b)) | ("Add", Whole(b), Max(arms)) => Max(each(arms, b, Affine::add)?),
-        ("Add", Min(arms), Whole(b)) | ("Add", Whole(b), Min(arms)) => Min(each(arms, b, Affine::add)?),
+        ("Add", Max(arms), Whole(b)) | ("Add", Whole(b), Max(arms)) => {
+            Max(each(arms, b, Affine::add)?)
+        }
+        ("Add", Min(arms), Whole(b)) | ("Add", Whole(b), Min(arms)) => {
+            Min(each(arms, b, Affine::add)?)
+        }
         ("Sub", a, b) => return wholes("Add", a, &negate(b)?),
         ("Mul", Whole(a), Whole(b)) => Whole(a.mul(b)?),
         ("Max" | "Min", a, b) => {
@@ -107,7 +116,8 @@ pub(super) fn at_most(a: &Element, b: &Element, space: &Space) -> Option<Cond> {
         return None;
     }
     let whole = |a: &Affine, b: &Element| at_most(&Whole(a.clone()), b, space);
-    let each = |arms: &[Affine], b: &Element| arms.iter().map(|a| whole(a, b)).collect::<Option<Vec<_>>>();
+    let each =
+        |arms: &[Affine], b: &Element| arms.iter().map(|a| whole(a, b)).collect::<Option<Vec<_>>>();
     let above = |a: &Element, arms: &[Affine]| {
         let each = arms.iter().map(|b| at_most(a, &Whole(b.clone()), space));
         each.collect::<Option<Vec<_>>>()
@@ -148,7 +158,9 @@ pub(super) fn equal(a: &Element, b: &Element, space: &Space) -> Option<Cond> {
             true => Some(x.clone()),
             false => x.not(),
         },
-        (Element::Truth(_) | Element::Load(_), _) | (_, Element::Truth(_) | Element::Load(_)) => None,
+        (Element::Truth(_) | Element::Load(_), _) | (_, Element::Truth(_) | Element::Load(_)) => {
+            None
+        }
         _ => Cond::all([at_most(a, b, space)?, at_most(b, a, space)?]),
     }
 }

@@ -1,4 +1,4 @@
-//! Elements of constants: splats, counted vectors, and matrices that are constant along each diagonal.
+//! Elements of constants: splats, counted indices, and matrices that are constant along each diagonal.
 
 use kiln_graph::{DType, Tensor};
 
@@ -6,12 +6,12 @@ use super::affine::{Affine, Space};
 use super::arith::at_most_zero;
 use super::element::{Cond, Element};
 
-/// Constants beyond this many elements are not read; a causal mask of 4096 × 4096 is.
-const MAX_ELEMENTS: usize = 1 << 24;
+/// Constants beyond this many bytes are not read; a causal mask of 4096 × 4096 bools is.
+const MAX_BYTES: usize = 1 << 24;
 
 /// The element of a constant at these coordinates; `None` where it is no expression of them.
 pub(super) fn element(tensor: &Tensor, at: &[Affine], space: &Space) -> Option<Element> {
-    if tensor.rank() != at.len() || tensor.is_empty() || tensor.len() > MAX_ELEMENTS {
+    if tensor.rank() != at.len() || tensor.is_empty() || tensor.byte_len() > MAX_BYTES {
         return None;
     }
     let numbers = Numbers::read(tensor)?;
@@ -28,11 +28,11 @@ pub(super) fn element(tensor: &Tensor, at: &[Affine], space: &Space) -> Option<E
     }
     match free.as_slice() {
         [] => numbers.leaf(start),
-        [axis] => numbers.along(start, axis),
         [column, row] => numbers.band(start, row, column, space),
         _ => None,
     }
     .or_else(|| numbers.splat())
+    .or_else(|| numbers.counted(start, &free))
 }
 
 struct Axis<'a> {
@@ -77,33 +77,61 @@ impl Numbers {
 
     fn splat(&self) -> Option<Element> {
         let first = *self.bits.first()?;
-        self.bits.iter().all(|&b| b == first).then(|| self.of_bits(first))?
+        self.bits
+            .iter()
+            .all(|&b| b == first)
+            .then(|| self.of_bits(first))?
     }
 
-    /// Along one axis: numbers that count in equal steps.
-    fn along(&self, start: usize, axis: &Axis<'_>) -> Option<Element> {
+    /// Whole numbers that count in equal steps along each axis.
+    fn counted(&self, start: usize, axes: &[Axis<'_>]) -> Option<Element> {
         if !self.dtype.is_int() {
             return None;
         }
-        let get = |k: usize| self.bits.get(start + k * axis.stride).copied();
-        let first = get(0)?;
-        let step = get(1)?.checked_sub(first)?;
-        for k in 1..axis.size {
-            if get(k)?.checked_sub(get(k - 1)?)? != step {
-                return None;
+        let get = |k: usize| self.bits.get(k).copied();
+        let first = get(start)?;
+        let mut places = vec![(start, first)];
+        let mut sum = Affine::from(first);
+        for axis in axes {
+            let step = get(start + axis.stride)?.checked_sub(first)?;
+            let before = places.len();
+            for k in 1..axis.size {
+                for n in before * (k - 1)..before * k {
+                    let (place, number) = *places.get(n)?;
+                    places.push((place + axis.stride, number.checked_add(step)?));
+                }
             }
+            sum = sum.add(&axis.at.scale(&step.into())?)?;
         }
-        let counted = axis.at.scale(&step.into())?.add(&first.into())?;
-        Some(Element::Whole(counted))
+        let all = places
+            .into_iter()
+            .all(|(place, number)| get(place) == Some(number));
+        all.then_some(Element::Whole(sum))
     }
 
     /// A matrix that is constant along each diagonal, with one number in a band of diagonals and one outside: what
     /// `tril`, `triu` and a sliding window leave.
-    fn band(&self, start: usize, row: &Axis<'_>, column: &Axis<'_>, space: &Space) -> Option<Element> {
+    fn band(
+        &self,
+        start: usize,
+        row: &Axis<'_>,
+        column: &Axis<'_>,
+        space: &Space,
+    ) -> Option<Element> {
         let (rows, columns) = (row.size, column.size);
-        let get = |i: usize, j: usize| self.bits.get(start + i * row.stride + j * column.stride).copied();
+        let get = |i: usize, j: usize| {
+            self.bits
+                .get(start + i * row.stride + j * column.stride)
+                .copied()
+        };
         // Diagonal d holds the elements with j - i = d - (rows - 1).
-        let along = |d: usize| if d < rows { (rows - 1 - d, 0) } else { (0, d - (rows - 1)) };
+        let along = |d: usize| {
+            if d < rows {
+                (rows - 1 - d, 0)
+            } else {
+                (0, d - (rows - 1))
+            }
+        };
         let mut runs: Vec<(usize, i64)> = Vec::new();
         for d in 0..rows + columns - 1 {
             let (i, j) = along(d);

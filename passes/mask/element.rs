@@ -44,7 +44,9 @@ impl Cond {
     /// How many comparisons and reads it is made of.
     pub fn weight(&self) -> usize {
         match self {
-            Cond::All(parts) | Cond::Any(parts) => 1 + parts.iter().map(Cond::weight).sum::<usize>(),
+            Cond::All(parts) | Cond::Any(parts) => {
+                1 + parts.iter().map(Cond::weight).sum::<usize>()
+            }
             _ => 1,
         }
     }
@@ -124,6 +126,14 @@ impl Element {
             (cond, Element::Truth(a), Element::Truth(b)) => {
                 let otherwise = Cond::all([cond.not()?, b])?;
                 Element::Truth(Cond::any([Cond::all([cond, a])?, otherwise])?)
+            }
+            (cond, Element::Select(s), other) if s.2 == other => {
+                let (inner, then, _) = *s;
+                Element::select(Cond::all([cond, inner])?, then, other)?
+            }
+            (cond, then, Element::Select(s)) if s.1 == then => {
+                let (inner, _, other) = *s;
+                Element::select(Cond::any([cond, inner])?, then, other)?
             }
             (cond, then, other) => Element::Select(Box::new((cond, then, other))),
         })

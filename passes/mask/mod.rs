@@ -114,7 +114,9 @@ pub fn never_hides_a_whole_row(mask: &Mask) -> bool {
 }
 
 fn reader<'a>(g: &'a Graph, facts: &'a Facts, value: ValueId) -> Option<Reader<'a>> {
-    let dims = facts.dims(value).filter(|d| (2..=AXES).contains(&d.len()))?;
+    let dims = facts
+        .dims(value)
+        .filter(|d| (2..=AXES).contains(&d.len()))?;
     let skip = AXES - dims.len();
     let size = |axis: usize| match axis.checked_sub(skip).and_then(|k| dims.get(k)) {
         Some(size) => size.clone(),
@@ -126,10 +128,11 @@ fn reader<'a>(g: &'a Graph, facts: &'a Facts, value: ValueId) -> Option<Reader<'
 
 /// The coordinates of an element of a value that broadcasts to what the reader is for.
 fn coordinates(reader: &Reader<'_>, value: ValueId) -> Option<Vec<Affine>> {
-    let whole: [Affine; AXES] = std::array::from_fn(|axis| match reader.space.sizes[axis].as_i64() {
-        Some(1) => Affine::from(0),
-        _ => Affine::coordinate(axis),
-    });
+    let whole: [Affine; AXES] =
+        std::array::from_fn(|axis| match reader.space.sizes[axis].as_i64() {
+            Some(1) => Affine::from(0),
+            _ => Affine::coordinate(axis),
+        });
     reader.broadcast(reader.dims(value)?, &reader.space.sizes, &whole)
 }
 
@@ -176,7 +179,11 @@ impl Conjunction {
             && self.seen < MAX_SEEN
         {
             let before = (self.values.clone(), self.left, self.right);
-            if nested.iter().try_for_each(|&v| self.collect(reader, v, keeps)).is_some() {
+            if nested
+                .iter()
+                .try_for_each(|&v| self.collect(reader, v, keeps))
+                .is_some()
+            {
                 return Some(());
             }
             (self.values, self.left, self.right) = before;
@@ -241,7 +248,8 @@ impl Part {
         match cond {
             Cond::AtMostZero(a) => {
                 let bound = a.constant().as_i64()?.checked_neg()?;
-                let coeffs: Vec<i64> = (0..AXES).map(|axis| a.coeff(axis)).collect::<Option<_>>()?;
+                let coeffs: Vec<i64> =
+                    (0..AXES).map(|axis| a.coeff(axis)).collect::<Option<_>>()?;
                 match coeffs.as_slice() {
                     [0, 0, -1, 1] => Some(Part::Right(bound)),
                     [0, 0, 1, -1] => Some(Part::Left(bound)),

@@ -14,7 +14,11 @@ impl Here<'_, '_> {
             "Unsqueeze" => {
                 let axes = ops::Unsqueeze::of(self.reader.g, self.id)?.axes()?;
                 let axes = ops::resolve_axes(&axes, self.at.len())?;
-                let kept = self.at.iter().enumerate().filter(|(k, _)| !axes.contains(k));
+                let kept = self
+                    .at
+                    .iter()
+                    .enumerate()
+                    .filter(|(k, _)| !axes.contains(k));
                 self.from(kept.map(|(_, at)| at.clone()).collect())
             }
             "Squeeze" => self.squeezed(),
@@ -28,7 +32,9 @@ impl Here<'_, '_> {
             }
             "Expand" => {
                 let dims = self.reader.dims(self.node.input(0)?)?;
-                let at = self.reader.broadcast(dims, self.reader.dims(self.value)?, self.at)?;
+                let at = self
+                    .reader
+                    .broadcast(dims, self.reader.dims(self.value)?, self.at)?;
                 self.from(at)
             }
             "Reshape" | "Flatten" => {
@@ -63,7 +69,10 @@ impl Here<'_, '_> {
         let view = ops::Squeeze::of(self.reader.g, self.id)?;
         let axes: Vec<usize> = match view.squeezes_all() {
             true => {
-                let ones = dims.iter().enumerate().filter(|(_, d)| d.as_i64() == Some(1));
+                let ones = dims
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, d)| d.as_i64() == Some(1));
                 ones.map(|(k, _)| k).collect()
             }
             false => ops::resolve_axes(&view.axes()?, dims.len())?,

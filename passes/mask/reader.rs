@@ -72,14 +72,21 @@ impl<'a> Reader<'a> {
         let steps = self.steps.get() + 1;
         self.steps.set(steps);
         let known = (depth < MAX_DEPTH && steps < MAX_STEPS)
-            .then(|| self.known(value, at).or_else(|| self.computed(value, at, depth)))
-            .flatten();
-        known.filter(|e| e.weight() <= MAX_WEIGHT).unwrap_or_else(|| {
-            Element::Load(Load {
-                value,
-                index: at.iter().cloned().collect(),
+            .then(|| {
+                self.known(value, at)
+                    .or_else(|| self.computed(value, at, depth))
             })
-        })
+            .flatten();
+        known
+            .filter(|e| e.weight() <= MAX_WEIGHT)
+            .unwrap_or_else(|| {
+                let index = at.iter().cloned().collect();
+                let load = Load { value, index };
+                match self.dtype(value) {
+                    Some(DType::Bool) => Element::Truth(Cond::NonZero(load)),
+                    _ => Element::Load(load),
+                }
+            })
     }
 
     /// The element of a constant, or of a small tensor that inference knows.
@@ -166,9 +173,16 @@ impl Here<'_, '_> {
 
     fn number(&self, op: &str) -> Option<Element> {
         let dtype = self.reader.dtype(self.value);
+        // Narrow types wrap around where a mask is negated in them.
+        let wide = |t: DType| !t.is_int() || matches!(t, DType::I32 | DType::I64);
+        if matches!(op, "Add" | "Sub" | "Mul" | "Neg" | "Abs") && !dtype.is_some_and(wide) {
+            return None;
+        }
         match op {
             "Identity" => self.operand(0),
-            "Add" | "Sub" | "Mul" => arith::arithmetic(op, dtype, &self.operand(0)?, &self.operand(1)?),
+            "Add" | "Sub" | "Mul" => {
+                arith::arithmetic(op, dtype, &self.operand(0)?, &self.operand(1)?)
+            }
             "Max" | "Min" => {
                 let first = self.operand(0)?;
                 let rest = 1..self.node.inputs().len();
@@ -201,7 +215,9 @@ impl Here<'_, '_> {
     fn trilu(&self) -> Option<Element> {
         let view = ops::Trilu::of(self.reader.g, self.id)?;
         let k = Affine::from(view.k()?);
-        let [.., row, column] = self.at else { return None };
+        let [.., row, column] = self.at else {
+            return None;
+        };
         let zero = match self.reader.dtype(self.value)? {
             DType::Bool => Element::Truth(Cond::Const(false)),
             dtype if dtype.is_int() => Element::Whole(0.into()),
@@ -227,14 +243,27 @@ fn convert(x: &Element, from: DType, to: DType) -> Option<Element> {
     };
     match x {
         Truth(cond) => Element::select(cond.clone(), number(true)?, number(false)?),
-        Select(s) => Element::select(s.0.clone(), convert(&s.1, from, to)?, convert(&s.2, from, to)?),
+        Select(s) => Element::select(
+            s.0.clone(),
+            convert(&s.1, from, to)?,
+            convert(&s.2, from, to)?,
+        ),
         // Coordinates and sizes fit 32 bits wherever an exporter has them so narrow.
-        _ if from == to || matches!((from, to), (DType::I32 | DType::I64, DType::I64)) => Some(x.clone()),
+        _ if from == to || matches!((from, to), (DType::I32 | DType::I64, DType::I64)) => {
+            Some(x.clone())
+        }
         Whole(a) => match (a.as_i64(), to) {
             (Some(n), DType::I32) => i32::try_from(n).is_ok().then(|| x.clone()),
-            (Some(n), DType::F32 | DType::F64) if n.unsigned_abs() < 1 << 24 => Some(Real(n as f64)),
+            (Some(n), DType::F32 | DType::F64) if n.unsigned_abs() < 1 << 24 => {
+                Some(Real(n as f64))
+            }
             _ => None,
         },
+        Real(x) if to.is_int() => {
+            let whole = x.fract() == 0.0 && x.abs() < f64::from(i32::MAX);
+            let wide = matches!(to, DType::I32 | DType::I64);
+            (whole && wide).then_some(Whole((*x as i64).into()))
+        }
         Real(x) => arith::real(*x, to),
         _ => None,
     }

@@ -6,12 +6,14 @@
 //! | causal | `LessOrEqual(k, q + offset)` | `[1, 1, Q, K]` |
 //! | window | `LessOrEqual(Abs(q - k), width)`, or two comparisons | `[1, 1, Q, K]` |
 //!
-//! where `k` and `q` are `Unsqueeze(Range)`. Nodes that the graph has already are used again.
+//! where `k` and `q` are `Unsqueeze(Range)`. Where both sizes are numbers, and not large, the comparison is a constant.
+//! Nodes that the graph has already are used again.
 
 use kiln_graph::infer::{Expr, Facts};
 use kiln_graph::{Attrs, DType, Graph, Op, Tensor, ValueId};
 
 use super::{Mask, Term};
+use crate::pass::FOLD_BUDGET;
 use crate::patch::{Patch, Ref};
 
 /// A condition in the canonical spelling.
@@ -71,7 +73,8 @@ pub fn spell(
         Some(joined) => joined,
         None => {
             let ones = vec![1usize; rank];
-            let always = Tensor::from_values(ones.as_slice(), &[true]).map_err(|e| e.to_string())?;
+            let always =
+                Tensor::from_values(ones.as_slice(), &[true]).map_err(|e| e.to_string())?;
             (out.patch.constant(always), vec![Expr::from(1); rank])
         }
     };
@@ -90,6 +93,24 @@ pub fn spell(
 /// The dimensions of two values of one rank, broadcast against each other.
 fn broadcast(a: &[Expr], b: &[Expr]) -> Option<Vec<Expr>> {
     a.iter().zip(b).map(|(a, b)| a.broadcast(b)).collect()
+}
+
+/// Whether each element is in the band, if the dimensions are numbers.
+fn constant_band(dims: &[Expr], left: Option<i64>, right: Option<i64>) -> Option<Tensor> {
+    let sizes: Vec<usize> = (dims.iter())
+        .map(|d| usize::try_from(d.as_i64()?).ok())
+        .collect::<Option<_>>()?;
+    let [.., queries, keys] = sizes.as_slice() else {
+        return None;
+    };
+    if queries.checked_mul(*keys)? > FOLD_BUDGET {
+        return None;
+    }
+    let (queries, keys) = (i64::try_from(*queries).ok()?, i64::try_from(*keys).ok()?);
+    let near = |apart: i64| left.is_none_or(|n| -apart <= n) && right.is_none_or(|n| apart <= n);
+    let elements = (0..queries).flat_map(|q| (0..keys).map(move |k| near(k - q)));
+    let elements: Vec<bool> = elements.collect();
+    Tensor::from_values(sizes.as_slice(), &elements).ok()
 }
 
 struct Speller<'g> {
@@ -133,12 +154,20 @@ impl Speller<'_> {
         right: Option<i64>,
         counted: &dyn Fn(&Expr) -> Option<ValueId>,
     ) -> Result<(Ref, Vec<Expr>), String> {
+        let mut dims = vec![Expr::from(1); rank - 2];
+        dims.extend([mask.queries.clone(), mask.keys.clone()]);
+        if let Some(known) = constant_band(&dims, left, right) {
+            return Ok((self.patch.constant(known), dims));
+        }
         let mut coordinate = |size: &Expr, axis: usize| {
             let range = counted(size).ok_or_else(|| format!("nothing counts up to {size}"))?;
             let axes: Vec<i64> = (0..rank).filter(|&a| a != axis).map(|a| a as i64).collect();
             Ok::<Ref, String>(self.unsqueeze(Ref::Old(range), &axes))
         };
-        let (k, q) = (coordinate(&mask.keys, rank - 1)?, coordinate(&mask.queries, rank - 2)?);
+        let (k, q) = (
+            coordinate(&mask.keys, rank - 1)?,
+            coordinate(&mask.queries, rank - 2)?,
+        );
         let number = |n: i64| Operand::Constant(Tensor::scalar(n));
         let value = match (left, right) {
             (None, Some(0)) => self.binary("LessOrEqual", k, Operand::Ref(q)),
@@ -148,10 +177,11 @@ impl Speller<'_> {
             }
             (Some(n), Some(m)) if n == m => {
                 // The sign does not matter: the graph may have either difference.
-                let apart = match self.find("Sub", &[Operand::Ref(k), Operand::Ref(q)], &Attrs::new()) {
-                    Some(found) => Ref::Old(found),
-                    None => self.binary("Sub", q, Operand::Ref(k)),
-                };
+                let apart =
+                    match self.find("Sub", &[Operand::Ref(k), Operand::Ref(q)], &Attrs::new()) {
+                        Some(found) => Ref::Old(found),
+                        None => self.binary("Sub", q, Operand::Ref(k)),
+                    };
                 let apart = self.node("Abs", vec![Operand::Ref(apart)], Attrs::new());
                 self.binary("LessOrEqual", apart, number(n))
             }
@@ -168,8 +198,6 @@ impl Speller<'_> {
             }
             (None, None) => return Err("a window without bounds".into()),
         };
-        let mut dims = vec![Expr::from(1); rank - 2];
-        dims.extend([mask.queries.clone(), mask.keys.clone()]);
         Ok((value, dims))
     }
 
@@ -223,7 +251,10 @@ impl Speller<'_> {
         let same = |id: kiln_graph::NodeId| {
             let node = self.g.node(id);
             let alike = node.inputs().iter().zip(inputs).all(|(v, w)| is(v, w));
-            let said = node.attrs().iter().all(|(k, a)| attrs.get(k).is_some_and(|b| a.same(b)));
+            let said = node
+                .attrs()
+                .iter()
+                .all(|(k, a)| attrs.get(k).is_some_and(|b| a.same(b)));
             node.op().is(op)
                 && node.inputs().len() == inputs.len()
                 && node.attrs().iter().count() == attrs.iter().count()
