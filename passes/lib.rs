@@ -4,12 +4,14 @@
 //! computed goes through [`Evaluator`]. Adding a pass is one file and one line in [`registry`].
 
 pub mod attention;
+mod broadcast;
 pub mod clean;
 pub mod driver;
 pub mod fold;
 pub mod fuse;
 pub mod fusion;
 pub mod lower;
+pub mod mask;
 pub mod pass;
 pub mod patch;
 pub mod pattern;

@@ -18,6 +18,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::deduplicate::Deduplicate,
     &fold::fold_shapes::FoldShapes,
     &fold::fold_constants::FoldConstants,
+    &clean::simplify_masks::SimplifyMasks,
     &clean::normalize_axes::NormalizeAxes,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_qkv::FuseQkv,
@@ -46,6 +47,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::merge_views::MergeViews),
     // Folding and merging leave Reshapes to the same shape and Casts to the same type.
     Step::Run(&clean::eliminate_noop::EliminateNoop),
+    // Masks read sizes that are written out by now; equal masks of several layers are shared afterwards.
+    Step::Run(&clean::simplify_masks::SimplifyMasks),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::normalize_axes::NormalizeAxes),
     Step::Run(&clean::eliminate_dead::EliminateDead),

@@ -39,8 +39,8 @@ pub use quant::{DequantizeLinear, QuantizeLinear};
 pub use reduce::{ArgReduce, Axes, Reduce, ReduceKind, TopK};
 pub use resize::Resize;
 pub use shape::{
-    Concat, ConstantOfShape, Expand, Flatten, Gather, Reshape, Shape, Squeeze, Transpose, Trilu,
-    Unsqueeze,
+    Concat, ConstantOfShape, Expand, Flatten, Gather, GatherND, Reshape, Shape, Squeeze, Transpose,
+    Trilu, Unsqueeze,
 };
 pub use slice::{Pad, Range, Slice, Split, Where};
 

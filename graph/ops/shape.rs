@@ -126,6 +126,17 @@ impl Gather<'_> {
 }
 
 view! {
+    GatherND: "GatherND" { "batch_dims": Int }
+}
+
+impl GatherND<'_> {
+    /// How many leading axes data and indices share, from GatherND-12 on.
+    pub fn batch_dims(&self) -> i64 {
+        self.int("batch_dims", 0)
+    }
+}
+
+view! {
     Shape: "Shape" { "start": Int, "end": Int }
 }
 
@@ -287,6 +298,8 @@ mod tests {
         assert_eq!((gather.axis(), gather.scalar_index()), (0, Some(-1)));
         let (g, n) = node(13, "Gather", Attrs::new(), &[Some(Tensor::vector(&[1i64]))]);
         assert_eq!(Gather::of(&g, n).unwrap().scalar_index(), None);
+        let (g, n) = node(13, "GatherND", Attrs::new(), &[]);
+        assert_eq!(GatherND::of(&g, n).unwrap().batch_dims(), 0);
         let (g, n) = node(14, "Trilu", Attrs::new(), &[]);
         let trilu = Trilu::of(&g, n).unwrap();
         assert!(trilu.is_upper() && trilu.k() == Some(0));

@@ -104,7 +104,7 @@ fn passes_are_idempotent_and_deterministic() {
             ..case
         };
         let twice = harness::apply(&again, None);
-        // Values are listed in the order in which they were made, which reading changes.
+        // Reading numbers the values anew, so the model is compared as it was read.
         assert_eq!(
             harness::print(&twice.after),
             harness::print(&twice.before),
