@@ -5,6 +5,7 @@
 
 pub mod attention;
 mod broadcast;
+pub mod census;
 pub mod clean;
 pub mod driver;
 pub mod fold;

@@ -151,12 +151,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         latency = Some(clock.time("latency", || proof.latency())?);
     }
 
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         sizes: shapes.ranges.clone(),
-        warnings: proof
-            .as_ref()
-            .map(|s| s.reference.warnings.clone())
-            .unwrap_or_default(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
         engine,
         parity,
@@ -164,6 +160,11 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         stages: clock.stages,
         ..Manifest::new(options, &targets, &source, &original, &rewritten, &written)
     };
+    if let Some(proof) = &proof {
+        manifest
+            .warnings
+            .extend(proof.reference.warnings.iter().cloned());
+    }
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;
     partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;

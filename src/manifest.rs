@@ -12,7 +12,7 @@ use crate::compile::{Options, Rewritten, Source};
 use crate::engine::TensorInfo;
 use crate::parity;
 use crate::shapes::Range;
-use crate::summary::{self, Summary};
+use crate::summary::{self, Attention, Found, Summary};
 use crate::targets::Targets;
 
 /// Everything about a bundle.
@@ -29,6 +29,9 @@ pub struct Manifest {
     pub after: Summary,
     pub ops_before: BTreeMap<String, usize>,
     pub ops_after: BTreeMap<String, usize>,
+    /// Blocks of a Transformer: found, and fused into one operator each.
+    pub blocks: Vec<Found>,
+    pub attention: Vec<Attention>,
     pub passes: Vec<Applied>,
     /// Where passes came close, of those that were asked about.
     pub explain: Vec<Explained>,
@@ -232,6 +235,8 @@ impl Manifest {
             after: summary::of(&rewritten.model),
             ops_before: rewritten.ops_before.clone(),
             ops_after: rewritten.ops_after.clone(),
+            blocks: rewritten.blocks.clone(),
+            attention: rewritten.attention.clone(),
             passes: Vec::new(),
             explain: explained(&options.explain, &rewritten.passes, &rewritten.misses),
             converted: 0,
@@ -268,6 +273,14 @@ impl Manifest {
         }
         for remark in &rewritten.remarks {
             manifest.note(remark);
+        }
+        // Whether projections are packed is the target's choice.
+        let none = |b: &&Found| b.found > 0 && b.fused == 0 && b.kind != "packed projections";
+        for block in rewritten.blocks.iter().filter(none) {
+            manifest.warnings.push(format!(
+                "none of {} {} was fused; --explain all says why",
+                block.found, block.kind
+            ));
         }
         manifest
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kiln_graph::{Graph, Model, infer};
+use kiln_passes::census::{AttentionBlock, Census, Count, census};
 use serde::Serialize;
 
 /// Counts of a model.
@@ -21,20 +22,62 @@ pub struct Summary {
     pub outputs: Vec<(String, String)>,
     /// `(operator, nodes)`, most frequent first.
     pub ops: Vec<(String, usize)>,
-    pub blocks: Blocks,
+    pub blocks: Vec<Found>,
     /// Names of local functions.
     pub functions: Vec<String>,
 }
 
-/// Parts of a Transformer, in whatever form: fused or spelled out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Blocks {
-    /// Softmaxes between two matrix products, and attention operators.
-    pub attention: usize,
-    /// LayerNormalization and RMSNormalization, and the square roots of a mean that spell them out.
-    pub norms: usize,
-    /// Gelu and the Erf, Tanh and Sigmoid of gated or smooth activations.
-    pub activations: usize,
+/// A kind of block of a Transformer: how many there are, and how many of them are one operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Found {
+    pub kind: &'static str,
+    pub found: usize,
+    pub fused: usize,
+}
+
+/// The blocks of a census by kind. A block that only `before` shows counts as found: what was fused wrongly is gone.
+pub fn found(before: &Census, after: &Census) -> Vec<Found> {
+    let kinds: [(&'static str, fn(&Census) -> Count); 5] = [
+        ("attention", |c| c.attention),
+        ("norms", |c| c.norms),
+        ("activations", |c| c.activations),
+        ("rotary", |c| c.rotary),
+        ("packed projections", |c| c.projections),
+    ];
+    let row = |(kind, count): (&'static str, fn(&Census) -> Count)| Found {
+        kind,
+        found: count(before).found().max(count(after).found()),
+        fused: count(after).fused,
+    };
+    kinds.into_iter().map(row).collect()
+}
+
+/// One attention, for reports.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Attention {
+    pub node: String,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_size: usize,
+    pub scale: f32,
+    pub softcap: f32,
+    pub mask: String,
+    pub guarded: bool,
+}
+
+impl From<&AttentionBlock> for Attention {
+    fn from(block: &AttentionBlock) -> Attention {
+        Attention {
+            node: block.name.clone(),
+            heads: block.heads,
+            kv_heads: block.kv_heads,
+            head_size: block.head_size,
+            scale: block.scale,
+            softcap: block.softcap,
+            mask: block.mask.clone(),
+            guarded: block.guarded,
+        }
+    }
 }
 
 /// Counts everything, nested graphs included.
@@ -46,17 +89,13 @@ pub fn of(model: &Model) -> Summary {
     ops.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let mut parameters = 0;
     let mut nodes = 0;
-    let mut found = Blocks::default();
     graph.for_each_graph(&mut |g| {
         let constants = g.values().filter_map(|(_, v)| v.constant());
         let floats = constants.filter(|t| t.dtype().is_float());
         parameters += floats.map(|t| t.len()).sum::<usize>();
         nodes += g.node_count();
-        let here = blocks(g);
-        found.attention += here.attention;
-        found.norms += here.norms;
-        found.activations += here.activations;
     });
+    let census = census(model);
     Summary {
         producer: model.producer(),
         ir_version: model.ir_version(),
@@ -79,7 +118,7 @@ pub fn of(model: &Model) -> Summary {
             .map(|o| typed(&o.name, o.value))
             .collect(),
         ops,
-        blocks: found,
+        blocks: found(&census, &census),
         functions: model.functions().map(|(d, n)| format!("{d}.{n}")).collect(),
     }
 }
@@ -93,70 +132,6 @@ pub fn op_counts(graph: &Graph) -> BTreeMap<String, usize> {
         }
     });
     ops
-}
-
-fn blocks(g: &Graph) -> Blocks {
-    let mut found = Blocks::default();
-    for (_, node) in g.nodes() {
-        match node.op().name() {
-            "Attention" | "MultiHeadAttention" | "GroupQueryAttention" => found.attention += 1,
-            "Softmax" if feeds_product(g, node) => found.attention += 1,
-            "LayerNormalization"
-            | "RMSNormalization"
-            | "SimplifiedLayerNormalization"
-            | "SkipLayerNormalization"
-            | "SkipSimplifiedLayerNormalization" => found.norms += 1,
-            "Sqrt" if of_mean(g, node) => found.norms += 1,
-            "Gelu" | "FastGelu" | "BiasGelu" | "QuickGelu" | "Erf" | "Relu" | "Swish" => {
-                found.activations += 1
-            }
-            // A pooler's Tanh has no factor beside it; that of an activation is added to and multiplied.
-            "Tanh" if read_by(g, node, "Add") => found.activations += 1,
-            "Sigmoid" if read_by(g, node, "Mul") => found.activations += 1,
-            _ => {}
-        }
-    }
-    found
-}
-
-fn readers<'a>(
-    g: &'a Graph,
-    node: &'a kiln_graph::Node,
-) -> impl Iterator<Item = &'a kiln_graph::Node> {
-    let outputs = node.outputs().iter().flatten();
-    outputs
-        .flat_map(|&v| g.value(v).uses())
-        .map(|u| g.node(u.node))
-}
-
-fn read_by(g: &Graph, node: &kiln_graph::Node, op: &str) -> bool {
-    readers(g, node).any(|n| n.op().is(op))
-}
-
-/// Whether a Softmax reaches a MatMul through what exporters put between.
-fn feeds_product(g: &Graph, node: &kiln_graph::Node) -> bool {
-    let mut layer: Vec<&kiln_graph::Node> = readers(g, node).collect();
-    for _ in 0..6 {
-        if layer.iter().any(|n| n.op().is_any(&["MatMul", "Einsum"])) {
-            return true;
-        }
-        let relays = [
-            "Where", "Cast", "Reshape", "Dropout", "IsNaN", "Mul", "Identity",
-        ];
-        layer = (layer.iter())
-            .filter(|n| n.op().is_any(&relays))
-            .flat_map(|n| readers(g, n))
-            .collect();
-    }
-    false
-}
-
-/// Whether a Sqrt is that of a mean plus epsilon.
-fn of_mean(g: &Graph, node: &kiln_graph::Node) -> bool {
-    let sum = node.input(0).and_then(|v| g.producer_if(v, "Add"));
-    let Some(sum) = sum else { return false };
-    let mut operands = g.node(sum).inputs().iter().flatten();
-    operands.any(|&v| g.producer_if(v, "ReduceMean").is_some())
 }
 
 /// `33.4 M`

@@ -1,9 +1,10 @@
 //! Every spelling of scaled dot-product attention becomes `internal::Attention`.
 
-use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
+use kiln_graph::{Attr, Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::attention::scores::{self, Bias, Scores};
 use crate::attention::weights::weighted;
+use crate::mask::{self, Mask, Term};
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
 use crate::rule::Rule;
@@ -76,11 +77,22 @@ impl Rule for FuseAttention {
         let q = heads.queries(before.q)?;
         let k = heads.keys(before.kt, true)?;
         let v = heads.keys(after.v, false)?;
-        let bias = heads.bias(&before, dtype.unwrap_or(DType::F32))?;
-        let guarded = after.guarded && !finite(g, &before);
+        let masks = Masks::of(g, cx, &before);
+        let causal = masks.only_causal(cx, before.q, before.kt);
+        let bias = match causal {
+            true => None,
+            false => heads.bias(&before, dtype.unwrap_or(DType::F32))?,
+        };
+        let guarded = after.guarded && !finite(g, &before) && !masks.keep_a_key();
         let mut attrs = Attrs::new().with("scale", before.scale as f32);
+        if causal {
+            attrs.set("is_causal", 1i64);
+        }
         if guarded {
             attrs.set("guarded", 1i64);
+        }
+        if let Some(kind) = masks.kind() {
+            attrs.set("mask", Attr::Str(kind.into_bytes().into()));
         }
         if before.softcap != 0.0 {
             attrs.set("softcap", before.softcap as f32);
@@ -94,6 +106,71 @@ impl Rule for FuseAttention {
         let mut patch = heads.patch;
         patch.replace(after.output, made);
         Ok(patch)
+    }
+}
+
+/// What each of the biases hides, where that is understood.
+struct Masks(Vec<Option<Mask>>);
+
+impl Masks {
+    fn of(g: &Graph, cx: &Context<'_>, scores: &Scores) -> Masks {
+        let understood = |bias: &Bias| match *bias {
+            Bias::Added(v) => mask::analyse_bias(g, &cx.facts, v).map(|(mask, _)| mask),
+            Bias::Selected {
+                condition,
+                keeps_where: true,
+                ..
+            } => mask::analyse(g, &cx.facts, condition),
+            Bias::Selected { condition, .. } => mask::analyse_hidden(g, &cx.facts, condition),
+        };
+        Masks(scores.biases.iter().map(understood).collect())
+    }
+
+    /// Whether the only bias hides the keys after each query and nothing else, over as many keys as queries: no row is
+    /// hidden as a whole, so that it does not matter what hidden scores become.
+    fn only_causal(&self, cx: &Context<'_>, q: ValueId, kt: ValueId) -> bool {
+        let [Some(mask)] = self.0.as_slice() else {
+            return false;
+        };
+        let queries = cx
+            .facts
+            .dims(q)
+            .and_then(|d| d.get(d.len().checked_sub(2)?));
+        let keys = cx.facts.dims(kt).and_then(|d| d.last());
+        mask.terms == [Term::Causal { offset: 0 }]
+            && queries == Some(&mask.queries)
+            && keys == Some(&mask.keys)
+            && queries == keys
+    }
+
+    /// Whether each query is left a key for certain.
+    fn keep_a_key(&self) -> bool {
+        match self.0.as_slice() {
+            [] => true,
+            [Some(mask)] => mask::never_hides_a_whole_row(mask),
+            _ => false,
+        }
+    }
+
+    /// In words, for reports: `causal+padding`; `None` without a bias.
+    fn kind(&self) -> Option<String> {
+        let mut words: Vec<&str> = Vec::new();
+        for mask in &self.0 {
+            let terms = mask.as_ref().map_or(&[] as &[Term], |m| &m.terms);
+            let mut said = terms.iter().map(|term| match term {
+                Term::Padding { .. } => "padding",
+                Term::Causal { .. } => "causal",
+                Term::Window { .. } => "window",
+                Term::Other(_) => "condition",
+            });
+            match mask.is_some() {
+                true => words.extend(&mut said),
+                false => words.push("bias"),
+            }
+        }
+        words.sort_unstable();
+        words.dedup();
+        (!words.is_empty()).then(|| words.join("+"))
     }
 }
 

@@ -183,6 +183,13 @@ fn render(outcome: &Outcome) -> String {
         "  model    {} nodes → {}, {sizes}\n",
         m.before.nodes, m.after.nodes
     );
+    let blocks = m.blocks.iter().filter(|b| b.found > 0);
+    let blocks: Vec<String> = blocks
+        .map(|b| format!("{} {} of {}", b.kind, b.fused, b.found))
+        .collect();
+    if !blocks.is_empty() {
+        out += &format!("  fused    {}\n", blocks.join(", "));
+    }
     if m.precision == "fp16" {
         out += &format!(
             "  fp16     {} nodes converted, {} kept in FP32\n",

@@ -54,10 +54,13 @@ fn render(path: &str, s: &Summary) -> String {
         summary::count(s.parameters),
         summary::bytes(s.constant_bytes)
     );
-    out += &format!(
-        "  found        {} attention, {} norms, {} activations\n\n",
-        s.blocks.attention, s.blocks.norms, s.blocks.activations
-    );
+    let found: Vec<String> = (s.blocks.iter().filter(|b| b.found > 0))
+        .map(|b| match b.fused {
+            n if n == b.found => format!("{n} {}", b.kind),
+            n => format!("{} {} ({n} as one operator)", b.found, b.kind),
+        })
+        .collect();
+    out += &format!("  found        {}\n\n", found.join(", "));
     let rows = |values: &[(String, String)]| -> Vec<Vec<String>> {
         values
             .iter()

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{Attr, Model, Op, Tensor, text};
+use kiln_passes::census::census;
 use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
     Application, Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, Step, registry,
@@ -24,7 +25,7 @@ use crate::prove::Proof;
 use crate::report;
 use crate::runtime::{self, Runtime};
 use crate::shapes::Shapes;
-use crate::summary;
+use crate::summary::{self, Attention, Found};
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -61,6 +62,8 @@ pub struct Rewritten {
     /// Applications that the limit counted, and the one that reached it.
     pub applied: usize,
     pub last: Option<Application>,
+    pub blocks: Vec<Found>,
+    pub attention: Vec<Attention>,
     pub ops_before: BTreeMap<String, usize>,
     pub ops_after: BTreeMap<String, usize>,
 }
@@ -119,6 +122,7 @@ pub(crate) fn rewrite(
 ) -> Result<Rewritten, CompileError> {
     let target = targets.for_passes();
     let ops_before = summary::op_counts(&model.graph);
+    let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     let choices = kiln_passes::Options {
         keep: &keep,
@@ -152,6 +156,8 @@ pub(crate) fn rewrite(
     };
     let mut reports =
         kiln_passes::run(&mut model, passes.steps, &mut cx, &mut after).map_err(failed)?;
+    // Between fusion and lowering, where each block is one operator.
+    let census_after = census(&model);
     let (applied, last) = (cx.applied, cx.last.take());
     cx.limit = None;
     if !passes.finish.is_empty() {
@@ -160,6 +166,8 @@ pub(crate) fn rewrite(
     }
     dumps.into_iter().collect::<Result<Vec<()>, _>>()?;
     Ok(Rewritten {
+        blocks: summary::found(&census_before, &census_after),
+        attention: census_after.blocks.iter().map(Attention::from).collect(),
         ops_before,
         ops_after: summary::op_counts(&model.graph),
         remarks: std::mem::take(&mut cx.remarks),

@@ -18,6 +18,8 @@ pub fn markdown(m: &Manifest) -> String {
     out += "\n## Engine\n\n";
     out += &engine(m);
     out += "\n## What changed\n\n";
+    out += &blocks(m);
+    out += "\n";
     out += &passes(m);
     out += "\n";
     out += &operators(m);
@@ -289,6 +291,44 @@ fn engine(m: &Manifest) -> String {
         out += &format!("\n- TensorRT warns: {warning}");
     }
     out + "\n"
+}
+
+fn blocks(m: &Manifest) -> String {
+    let found = m.blocks.iter().filter(|b| b.found > 0);
+    let mut out = table(
+        &["blocks", "found", "fused"],
+        found.map(|b| vec![b.kind.into(), b.found.to_string(), b.fused.to_string()]),
+    );
+    if !m.attention.is_empty() {
+        let size = |n: usize| if n == 0 { "?".into() } else { n.to_string() };
+        out += "\n";
+        out += &table(
+            &[
+                "attention",
+                "heads",
+                "kv heads",
+                "head size",
+                "scale",
+                "mask",
+            ],
+            m.attention.iter().map(|a| {
+                let guard = if a.guarded {
+                    ", hidden rows give zeros"
+                } else {
+                    ""
+                };
+                vec![
+                    a.node.clone(),
+                    size(a.heads),
+                    size(a.kv_heads),
+                    size(a.head_size),
+                    format!("{:.4}", a.scale),
+                    format!("{}{guard}", a.mask),
+                ]
+            }),
+        );
+    }
+    out
 }
 
 fn passes(m: &Manifest) -> String {
