@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test lint bless bench clean
+.PHONY: setup demo test lint bless bench coverage clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +37,13 @@ bless:
 # Wall, CPU and memory of compiling the demo's model without engine and proof.
 bench: $(KILN)
 	time $(KILN) compile "$(DEMO_MODEL)" --fp16 --no-engine --no-check --target sm_89 -o target/bench.kiln
+
+# What kiln fuses of the models in a folder: make coverage MODELS=path/to/exports
+MODELS = fixtures/models
+
+coverage: setup
+	cargo run --release --example coverage -- $(MODELS) > target/coverage.md
+	@cat target/coverage.md
 
 clean:
 	cargo clean

@@ -37,6 +37,8 @@ pub struct Options {
     pub inputs: Option<PathBuf>,
     pub engine: bool,
     pub check: bool,
+    /// Time the original and the result, as part of the check.
+    pub latency: bool,
     /// A pass list such as `default,-fuse-gelu`.
     pub passes: Option<String>,
     /// Nodes that keep their precision.
@@ -65,6 +67,7 @@ impl Options {
             inputs: None,
             engine: true,
             check: true,
+            latency: true,
             passes: None,
             keep: None,
             dump_after: None,
@@ -148,7 +151,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let (mut parity, mut latency) = (None, None);
     if let Some(proof) = &mut proof {
         parity = Some(clock.time("parity", || stages::prove(options, proof, &partial))?);
-        latency = Some(clock.time("latency", || proof.latency())?);
+        if options.latency {
+            latency = Some(clock.time("latency", || proof.latency())?);
+        }
     }
 
     let mut manifest = Manifest {

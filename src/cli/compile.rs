@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// Prove and time nothing.
     #[arg(long)]
     no_check: bool,
+    /// Prove, but time nothing.
+    #[arg(long)]
+    no_latency: bool,
     /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     passes: Option<String>,
@@ -82,6 +85,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         inputs: args.inputs,
         engine: !args.no_engine,
         check: !args.no_check,
+        latency: !args.no_latency,
         passes: args.passes,
         keep: args.keep,
         dump_after,

@@ -257,7 +257,7 @@ pub fn latency_rows(report: &BenchReport) -> (Vec<&'static str>, Vec<Vec<String>
 
 fn latency(m: &Manifest) -> String {
     let Some(report) = &m.latency else {
-        return "Not run (`--no-check`).\n".into();
+        return "Not run (`--no-check` or `--no-latency`).\n".into();
     };
     let (header, rows) = latency_rows(report);
     format!(
