@@ -58,17 +58,18 @@ impl Rule for LowerAttention {
             patch: Patch::new(),
             dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
         };
-        let multi_head = match cx.target.attention(lower.dtype) {
+        let one = match cx.target.attention(lower.dtype) {
             AttentionForm::MultiHead => lower.multi_head(q, k, v),
+            AttentionForm::Standard if attention.softcap() == 0.0 => {
+                lower.standard(q, k, v).map(|made| lower.guard(made))
+            }
             _ => None,
         };
-        let made = match (multi_head, cx.target.attention(lower.dtype)) {
-            (Some(made), _) => made,
-            (None, AttentionForm::Standard) if attention.softcap() == 0.0 => {
-                let made = lower.standard(q, k, v);
-                lower.guard(made)
-            }
-            _ => {
+        let made = match one {
+            Some(made) => made,
+            None => {
+                // What was made for the form that did not fit is not part of the change.
+                lower.patch = Patch::new();
                 let made = lower.products(q, k, v)?;
                 lower.guard(made)
             }
@@ -132,15 +133,18 @@ impl Lower<'_, '_> {
         self.node("Reshape", &[x, shape], Attrs::new())
     }
 
-    /// Attention-23: [batch, heads, seq, size] throughout, grouped queries by the number of heads.
-    fn standard(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Ref {
+    /// Attention-23: [batch, heads, seq, size] throughout, grouped queries by the number of heads. Its mask broadcasts in
+    /// batch and heads only (ONNX Runtime refuses [batch, 1, 1, keys]).
+    fn standard(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Option<Ref> {
         let mut attrs = Attrs::new().with("scale", self.attention.scale());
         if self.attention.is_causal() {
             attrs.set("is_causal", 1i64);
         }
-        let inputs = [Some(q), Some(k), Some(v), self.attention.bias()];
-        let inputs = inputs.into_iter().flatten().map(Ref::from);
-        self.patch.node(Op::onnx("Attention"), inputs, attrs)
+        let mut inputs = vec![q.into(), k.into(), v.into()];
+        if let Some(bias) = self.attention.bias() {
+            inputs.push(self.full_bias(bias, q, k)?);
+        }
+        Some(self.patch.node(Op::onnx("Attention"), inputs, attrs))
     }
 
     /// com.microsoft:MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`): one number of heads, operands [batch,
