@@ -1,8 +1,10 @@
 //! Attention masks in one spelling.
 
+mod nothing;
+
 use kiln_graph::graph::{Cycle, Slot};
 use kiln_graph::infer::{self, Expr, Facts};
-use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, ops};
+use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::broadcast::Shapes;
@@ -40,7 +42,9 @@ impl Pass for SimplifyMasks {
          and And of these, where k and q are Unsqueeze(Range). Gathers at computed indices, conjunctions with True and \
          comparisons that always hold go. A condition may lose a broadcast dimension only if its readers broadcast it \
          again.\n\n\
-         A ConstantOfShape, or an Expand of one constant, that is only broadcast becomes that one constant."
+         A ConstantOfShape, or an Expand of one constant, that is only broadcast becomes that one constant. A Where whose \
+         condition always holds becomes its first branch, and an Add of 0 goes if all it leads to is a Softmax, which \
+         does not tell 0 from -0."
             .into()
     }
 
@@ -68,7 +72,7 @@ impl Pass for SimplifyMasks {
 }
 
 fn simplify(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-    let mut applied = shrink_splats(g, cx)?;
+    let mut applied = nothing::shrink_splats(g, cx)?;
     for _ in 0..MAX_ROUNDS {
         if conditions(g)?.is_empty() {
             break;
@@ -88,7 +92,7 @@ fn simplify(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         *g = tried;
         applied += now;
     }
-    Ok(applied)
+    Ok(applied + nothing::remove(g, cx)?)
 }
 
 /// Depths of misses: what repeats a number, and masks.
@@ -268,45 +272,4 @@ impl Ranges {
         let place = |v: ValueId| self.place.get(&g.producer(v)?);
         (place(range)? < place(value)?).then_some(range)
     }
-}
-
-fn shrink_splats(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-    let mut splats = g.topo_order()?;
-    splats.retain(|&id| splat(g, id).is_some_and(|(v, _)| !g.value(v).is_unused()));
-    if splats.is_empty() {
-        return Ok(0);
-    }
-    let facts = infer::infer(g);
-    let mut shapes = Shapes::new(&facts);
-    let mut applied = 0;
-    for id in splats {
-        let Some((value, one)) = splat(g, id) else {
-            continue;
-        };
-        if cx.limit.is_some_and(|limit| cx.applied >= limit) {
-            return Ok(applied);
-        }
-        if let Err(why) = shapes.absorb(g, value, &[]) {
-            cx.record(SimplifyMasks.name(), g, id, Miss::at(value, SPLAT, why));
-            continue;
-        }
-        cx.admit(SimplifyMasks.name(), || g.label(id));
-        let mut patch = Patch::new();
-        let one = patch.constant(one);
-        patch.replace(value, one);
-        apply(g, id, patch)?;
-        applied += 1;
-    }
-    Ok(applied)
-}
-
-/// The result of a node that repeats one number into a computed shape, and that number as a scalar.
-fn splat(g: &Graph, id: NodeId) -> Option<(ValueId, Tensor)> {
-    let node = g.get(id)?;
-    let one = match ops::ConstantOfShape::of(g, id) {
-        Some(view) => view.value(),
-        None => ops::Expand::of(g, id)?.constant(0)?.clone(),
-    };
-    let scalar = (one.len() == 1).then(|| one.reshaped([].as_slice()).ok())??;
-    Some((node.sole_output()?, scalar))
 }

@@ -41,20 +41,43 @@ struct Axis<'a> {
     at: &'a Affine,
 }
 
-/// The elements, as integers or as the bits of floats.
+/// The elements.
 struct Numbers {
     dtype: DType,
-    bits: Vec<i64>,
+    bits: Bits,
+}
+
+/// Integers or the bits of floats; bools, of which there are many, as bytes.
+enum Bits {
+    Bytes(Vec<u8>),
+    Wide(Vec<i64>),
+}
+
+impl Bits {
+    fn get(&self, k: usize) -> Option<i64> {
+        match self {
+            Bits::Bytes(bytes) => bytes.get(k).map(|&b| i64::from(b != 0)),
+            Bits::Wide(numbers) => numbers.get(k).copied(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Bits::Bytes(bytes) => bytes.len(),
+            Bits::Wide(numbers) => numbers.len(),
+        }
+    }
 }
 
 impl Numbers {
     fn read(tensor: &Tensor) -> Option<Numbers> {
         let dtype = tensor.dtype();
-        let bits = match tensor.to_i64s() {
-            Some(wholes) => wholes,
-            None => {
+        let bits = match dtype {
+            DType::Bool => Bits::Bytes(tensor.bytes().to_vec()),
+            dtype if dtype.is_int() => Bits::Wide(tensor.to_i64s()?),
+            _ => {
                 let floats = tensor.to_f64s()?;
-                floats.into_iter().map(|x| x.to_bits() as i64).collect()
+                Bits::Wide(floats.into_iter().map(|x| x.to_bits() as i64).collect())
             }
         };
         Some(Numbers { dtype, bits })
@@ -72,14 +95,13 @@ impl Numbers {
     }
 
     fn leaf(&self, k: usize) -> Option<Element> {
-        self.of_bits(*self.bits.get(k)?)
+        self.of_bits(self.bits.get(k)?)
     }
 
     fn splat(&self) -> Option<Element> {
-        let first = *self.bits.first()?;
-        self.bits
-            .iter()
-            .all(|&b| b == first)
+        let first = self.bits.get(0)?;
+        let mut all = 1..self.bits.len();
+        all.all(|k| self.bits.get(k) == Some(first))
             .then(|| self.of_bits(first))?
     }
 
@@ -88,7 +110,7 @@ impl Numbers {
         if !self.dtype.is_int() {
             return None;
         }
-        let get = |k: usize| self.bits.get(k).copied();
+        let get = |k: usize| self.bits.get(k);
         let first = get(start)?;
         let mut places = vec![(start, first)];
         let mut sum = Affine::from(first);
@@ -119,11 +141,7 @@ impl Numbers {
         space: &Space,
     ) -> Option<Element> {
         let (rows, columns) = (row.size, column.size);
-        let get = |i: usize, j: usize| {
-            self.bits
-                .get(start + i * row.stride + j * column.stride)
-                .copied()
-        };
+        let get = |i: usize, j: usize| self.bits.get(start + i * row.stride + j * column.stride);
         // Diagonal d holds the elements with j - i = d - (rows - 1).
         let along = |d: usize| {
             if d < rows {
