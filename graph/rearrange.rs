@@ -62,7 +62,7 @@ impl Tensor {
 
 fn whole_bytes(dtype: DType) -> Option<usize> {
     let bytes = usize::try_from(dtype.bits() / 8).ok()?;
-    (dtype != DType::String && bytes > 0 && dtype.bits() % 8 == 0).then_some(bytes)
+    (dtype != DType::String && bytes > 0 && dtype.bits().is_multiple_of(8)).then_some(bytes)
 }
 
 #[cfg(test)]

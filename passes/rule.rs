@@ -15,6 +15,11 @@ pub trait Rule: Sync {
     /// Operators of the default domain at whose nodes the rule may apply; empty for all nodes.
     fn roots(&self) -> &[&'static str];
 
+    /// The oldest operator set in whose signatures it writes nodes; it leaves older graphs alone.
+    fn since(&self) -> i64 {
+        1
+    }
+
     /// Domains of the operators it makes, beside the default one, and the versions to import.
     fn imports(&self) -> &[(&'static str, i64)] {
         &[]
@@ -88,6 +93,9 @@ fn import(root: &mut Graph, domain: &str, version: i64) {
 
 /// Applies a rule at every root, sweep after sweep, until it applies nowhere.
 fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
+    if g.opset() < rule.since() {
+        return Ok(0);
+    }
     let mut applied = 0;
     let mut last = String::new();
     let missed = cx.misses.len();

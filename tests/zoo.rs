@@ -181,12 +181,12 @@ fn keeps_its_numbers_through_the_default_passes(name: &str) {
     let model = onnx::read(first.bundle.join(bundle::MODEL)).unwrap();
     assert_eq!(verify_model(&model, Phase::Lowered), []);
 
+    // What has no operator of its own on this target is written as products, which fuse and are written again.
     let again = compiled(&first.bundle, at("again"), false);
-    let applied: Vec<_> = (again.manifest.passes.iter())
-        .filter(|p| p.name.starts_with("fuse-") && p.applications > 0)
-        .map(|p| format!("{} × {}", p.name, p.applications))
-        .collect();
-    assert!(applied.is_empty(), "compiled again: {applied:?}");
+    assert_eq!(
+        again.manifest.ops_after, first.manifest.ops_after,
+        "compiled again"
+    );
 
     for (label, metrics) in measured(name, &first.bundle) {
         assert_eq!(metrics.nonfinite.differ, 0, "{label}");

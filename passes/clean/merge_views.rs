@@ -32,6 +32,10 @@ impl Rule for MergeViews {
         Exactness::Exact
     }
 
+    fn since(&self) -> i64 {
+        13
+    }
+
     fn roots(&self) -> &[&'static str] {
         &[
             "Reshape",

@@ -29,6 +29,10 @@ impl Rule for UnflattenGemm {
         Exactness::Rounding
     }
 
+    fn since(&self) -> i64 {
+        13
+    }
+
     fn roots(&self) -> &[&'static str] {
         &["Gemm"]
     }

@@ -37,6 +37,10 @@ impl Rule for FuseAttention {
         Exactness::Rounding
     }
 
+    fn since(&self) -> i64 {
+        18
+    }
+
     fn roots(&self) -> &[&'static str] {
         &["Softmax"]
     }

@@ -32,6 +32,10 @@ impl Rule for FuseQkv {
         Exactness::Rounding
     }
 
+    fn since(&self) -> i64 {
+        13
+    }
+
     fn roots(&self) -> &[&'static str] {
         &[]
     }

@@ -33,6 +33,10 @@ impl Rule for LowerAttention {
         Exactness::Rounding
     }
 
+    fn since(&self) -> i64 {
+        18
+    }
+
     fn roots(&self) -> &[&'static str] {
         &[]
     }

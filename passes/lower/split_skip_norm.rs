@@ -30,6 +30,10 @@ impl Rule for SplitSkipNorm {
         Exactness::Exact
     }
 
+    fn since(&self) -> i64 {
+        8
+    }
+
     fn roots(&self) -> &[&'static str] {
         &["LayerNormalization"]
     }
