@@ -37,19 +37,18 @@ pub struct Found {
 
 /// The blocks of a census by kind. A block that only `before` shows counts as found: what was fused wrongly is gone.
 pub fn found(before: &Census, after: &Census) -> Vec<Found> {
-    let kinds: [(&'static str, fn(&Census) -> Count); 5] = [
-        ("attention", |c| c.attention),
-        ("norms", |c| c.norms),
-        ("activations", |c| c.activations),
-        ("rotary", |c| c.rotary),
-        ("packed projections", |c| c.projections),
-    ];
-    let row = |(kind, count): (&'static str, fn(&Census) -> Count)| Found {
+    let row = |kind: &'static str, count: fn(&Census) -> Count| Found {
         kind,
         found: count(before).found().max(count(after).found()),
         fused: count(after).fused,
     };
-    kinds.into_iter().map(row).collect()
+    vec![
+        row("attention", |c| c.attention),
+        row("norms", |c| c.norms),
+        row("activations", |c| c.activations),
+        row("rotary", |c| c.rotary),
+        row("packed projections", |c| c.projections),
+    ]
 }
 
 /// One attention, for reports.
