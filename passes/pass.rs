@@ -191,6 +191,8 @@ pub struct Context<'a> {
     /// What inference knows of the graph being rewritten, as it was at the start of the sweep; empty unless the rule asks
     /// for it ([`crate::Rule::needs_facts`]).
     pub facts: Facts,
+    /// Whether `facts` are of the outermost graph as it is now.
+    pub(crate) current: bool,
     /// Whether misses are kept.
     pub explain: bool,
     pub misses: Vec<MissReport>,
@@ -220,6 +222,7 @@ impl<'a> Context<'a> {
             options,
             evaluator: None,
             facts: Facts::default(),
+            current: false,
             explain: false,
             misses: Vec::new(),
             remarks: Vec::new(),

@@ -62,7 +62,11 @@ impl<R: Rule> Pass for R {
         let mut failure = None;
         // What an earlier run of the same rule missed may have changed since.
         cx.misses.retain(|m| m.pass != Rule::name(self));
+        let mut outermost = true;
         model.graph.for_each_graph_mut(&mut |g| {
+            // The outermost graph comes first; facts of it are none of the others'.
+            cx.current &= outermost || !self.needs_facts();
+            outermost = false;
             if failure.is_none() {
                 match settle(self, g, cx) {
                     Ok(n) => applied += n,
@@ -99,9 +103,10 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
     let mut applied = 0;
     let mut last = String::new();
     let missed = cx.misses.len();
+    let mut inferred = cx.current;
     for _ in 0..MAX_ROUNDS {
         let before = applied;
-        if rule.needs_facts() {
+        if rule.needs_facts() && !std::mem::take(&mut inferred) {
             cx.facts = kiln_graph::infer::infer(g);
         }
         // Only what still stands in the last sweep is a miss.
@@ -120,6 +125,7 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
                         return Ok(applied);
                     }
                     last = g.label(root);
+                    cx.current = false;
                     patch
                         .apply(g, root, rule.name())
                         .map_err(|e| PassFailure::Node {

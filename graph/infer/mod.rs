@@ -166,10 +166,11 @@ pub fn with_inputs(graph: &Graph, overrides: &[(ValueId, Shape)]) -> Facts {
     facts
 }
 
-/// Writes inferred types into the graph and the graphs nested in it.
-pub fn annotate(graph: &mut Graph) {
+/// Writes inferred types into the graph and the graphs nested in it, and gives what was inferred.
+pub fn annotate(graph: &mut Graph) -> Facts {
     let facts = infer(graph);
     write(graph, &facts);
+    facts
 }
 
 fn write(graph: &mut Graph, facts: &Facts) {
