@@ -19,6 +19,7 @@ mod elementwise;
 mod expr;
 mod fact;
 mod generate;
+mod internal;
 mod layout;
 mod linear;
 mod rten;
