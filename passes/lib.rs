@@ -5,6 +5,7 @@
 
 pub mod clean;
 pub mod driver;
+pub mod expand;
 pub mod fold;
 pub mod fuse;
 pub mod fusion;

@@ -16,9 +16,18 @@ pub static ALL: &[&dyn Pass] = &[
     &fold::fold_shapes::FoldShapes,
     &fold::fold_constants::FoldConstants,
     &clean::normalize_axes::NormalizeAxes,
+    &clean::normalize_powers::NormalizePowers,
+    &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
+    &fuse::fuse_group_norm::FuseGroupNorm,
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
+    &fuse::fuse_rms_norm::FUSE_RMS_NORM,
+    &fuse::fuse_rotary::FuseRotary,
+    &fuse::fuse_swish::FUSE_SWISH,
     &precision::convert_fp16::ConvertFp16,
+    &lower::lower_activations::LowerActivations,
+    &lower::lower_norms::LowerNorms,
+    &lower::lower_rotary::LowerRotary,
 ];
 
 /// What `compile` runs unless told otherwise.
@@ -28,6 +37,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&fold::fold_shapes::FoldShapes),
+    // Writes the new weights as arithmetic on constants, which the next pass folds.
+    Step::Run(&fuse::fuse_conv_batch_norm::FuseConvBatchNorm),
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&clean::merge_chains::MergeChains),
@@ -35,10 +46,17 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::normalize_axes::NormalizeAxes),
+    Step::Run(&clean::normalize_powers::NormalizePowers),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Canonical),
     Step::Run(&fuse::fuse_gelu::FUSE_GELU),
+    Step::Run(&fuse::fuse_swish::FUSE_SWISH),
+    Step::Run(&fuse::fuse_group_norm::FuseGroupNorm),
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
+    Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
+    Step::Run(&fuse::fuse_rotary::FuseRotary),
+    // Every rotation made half tables of its own.
+    Step::Run(&clean::deduplicate::Deduplicate),
     Step::Enter(Phase::Fused),
 ];
 
@@ -49,6 +67,18 @@ pub static FP16: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Typed),
+];
+
+/// Runs last, whatever else ran: internal operators never leave the compiler.
+pub static LOWER: &[Step] = &[
+    Step::Run(&lower::lower_activations::LowerActivations),
+    Step::Run(&lower::lower_norms::LowerNorms),
+    Step::Run(&lower::lower_rotary::LowerRotary),
+    // Each layer squeezed or expanded the same tables.
+    Step::Run(&clean::deduplicate::Deduplicate),
+    // Before the last pass, so that the verifier looks for what should be gone.
+    Step::Enter(Phase::Lowered),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
 
 /// Cleanup and folding alone.
@@ -114,7 +144,7 @@ mod tests {
             assert_eq!(ALL.iter().filter(|p| p.name() == pass.name()).count(), 1);
             assert!(!pass.about().is_empty() && !pass.details().is_empty());
         }
-        for step in DEFAULT.iter().chain(FP16).chain(CLEANUP) {
+        for step in DEFAULT.iter().chain(FP16).chain(LOWER).chain(CLEANUP) {
             if let Step::Run(pass) = step {
                 assert!(find(pass.name()).is_ok());
             }

@@ -4,6 +4,7 @@ use kiln_graph::{Graph, Model, NodeId};
 
 use crate::pass::{Context, Exactness, Miss, Pass, PassFailure};
 use crate::patch::Patch;
+use crate::target::Target;
 
 /// A local rewrite. It reads the graph and gives a change; it never mutates and keeps no state.
 pub trait Rule: Sync {
@@ -14,6 +15,11 @@ pub trait Rule: Sync {
 
     /// Operators of the default domain at whose nodes the rule may apply; empty for all nodes.
     fn roots(&self) -> &[&'static str];
+
+    /// Domains beside the default one whose operators the rule makes for a target, with their versions.
+    fn imports(&self, _: &Target) -> &'static [(&'static str, i64)] {
+        &[]
+    }
 
     /// The change at `root`.
     ///
@@ -55,7 +61,27 @@ impl<R: Rule> Pass for R {
         });
         match failure {
             Some(e) => Err(e),
-            None => Ok(applied),
+            None => {
+                if applied > 0 {
+                    import(model, self.imports(cx.target));
+                }
+                Ok(applied)
+            }
+        }
+    }
+}
+
+/// Imports these domains where an operator of them is in use.
+fn import(model: &mut Model, domains: &[(&str, i64)]) {
+    for &(domain, version) in domains {
+        let mut used = false;
+        model.graph.for_each_graph(&mut |g| {
+            used |= g.nodes().any(|(_, node)| node.op().domain() == domain);
+        });
+        if used && model.graph.opsets().get(domain).is_none() {
+            model
+                .graph
+                .for_each_graph_mut(&mut |g| g.opsets_mut().set(domain, version));
         }
     }
 }

@@ -16,6 +16,7 @@ pub fn default_attr(op: Op, name: &str, opset: i64) -> Option<Attr> {
         ("LayerNormalization" | "RMSNormalization", "axis") => Attr::Int(-1),
         ("LayerNormalization" | "RMSNormalization", "epsilon") => Attr::Float(1e-5),
         ("LayerNormalization" | "RMSNormalization", "stash_type") => Attr::Int(1),
+        ("InstanceNormalization", "epsilon") => Attr::Float(1e-5),
         ("Gelu", "approximate") => Attr::from("none"),
         ("Gather" | "GatherElements", "axis") => Attr::Int(0),
         ("Gemm", "alpha" | "beta") => Attr::Float(1.0),

@@ -94,11 +94,7 @@ impl<'g> View<'g> {
         };
         let op = node.op();
         let named = op.domain() == domain && names.contains(&op.name());
-        (named && attrs.iter().all(well_formed)).then_some(View {
-            graph,
-            node,
-            id,
-        })
+        (named && attrs.iter().all(well_formed)).then_some(View { graph, node, id })
     }
 
     pub fn graph(&self) -> &'g Graph {

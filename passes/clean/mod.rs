@@ -5,3 +5,4 @@ pub mod eliminate_dead;
 pub mod eliminate_noop;
 pub mod merge_chains;
 pub mod normalize_axes;
+pub mod normalize_powers;

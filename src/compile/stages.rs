@@ -93,10 +93,11 @@ pub(super) fn rewrite(
     if options.fp16 {
         default.extend_from_slice(registry::FP16);
     }
-    let steps = match &options.passes {
+    let mut steps = match &options.passes {
         Some(list) => registry::select(list, &default)?,
         None => default,
     };
+    steps.extend_from_slice(registry::LOWER);
     let ops_before = summary::op_counts(&model.graph);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     let choices = kiln_passes::Options {

@@ -1,7 +1,8 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
-//! apply and a miss with that text is reported, `# keep: name` and `# fp16-io` for options.
+//! apply and a miss with that text is reported, `# target: cpu` or `tensorrt` (default: any ONNX runtime), `# keep: name`
+//! and `# fp16-io` for options.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -17,6 +18,7 @@ pub struct Case {
     pub source: String,
     pub passes: String,
     pub miss: Option<String>,
+    pub target: Option<String>,
     pub keep: Option<String>,
     pub fp16_io: bool,
 }
@@ -71,6 +73,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
     Case {
         passes: header("passes:").unwrap_or(folder.to_string()),
         miss: header("miss:"),
+        target: header("target:"),
         keep: header("keep:"),
         fp16_io: header("fp16-io").is_some(),
         path,
@@ -78,11 +81,29 @@ fn read(path: PathBuf, folder: &Path) -> Case {
     }
 }
 
+pub fn target(case: &Case) -> Target {
+    match case.target.as_deref() {
+        None => Target::standard(),
+        Some("cpu") => Target::cpu(),
+        Some("tensorrt") => Target::tensorrt("sm_89"),
+        Some(other) => panic!("{}: there is no target '{other}'", case.path.display()),
+    }
+}
+
+/// The model with what internal operators stand for, so that a runtime takes it.
+pub fn lowered(model: &Model, target: &Target) -> Model {
+    let mut model = model.clone();
+    let options = Options::default();
+    let mut cx = Context::new(target, &options);
+    kiln_passes::run(&mut model, registry::LOWER, &mut cx, &mut |_, _| {}).unwrap();
+    model
+}
+
 pub fn apply(case: &Case, evaluator: Option<&dyn Evaluator>) -> Applied {
     let name = case.path.display();
     let before = onnx::read_text(&case.source).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut after = before.clone();
-    let target = Target::standard();
+    let target = target(case);
     let keep = |node: &str| case.keep.as_deref() == Some(node);
     let options = Options {
         keep: &keep,
