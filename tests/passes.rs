@@ -122,6 +122,11 @@ fn every_case_computes_the_same_before_and_after() {
         let mut applied = harness::apply(&case, Some(&Ort(runtime)));
         let preset = preset(&case.passes);
         let lossy = preset == Preset::Fp16;
+        // Rounding differently is more where numbers are shorter.
+        let preset = match preset {
+            Preset::Fp32Rewrite if case.source.contains("float16") => Preset::Fp16,
+            preset => preset,
+        };
         if lossy {
             clamp_weights(&mut applied.before);
         }
@@ -357,7 +362,11 @@ fn a_wrong_body_is_found() {
         (&FUSE_LAYER_NORM, "Mul(d, d)", "Mul(d, m)"),
         (&FUSE_LAYER_NORM, "Add(n, bias)", "Mul(n, bias)"),
         (&FUSE_RMS_NORM, "Mul(x, x)", "Abs(x)"),
-        (&FUSE_RMS_NORM, "(c)", "(x)"),
+        (
+            &FUSE_RMS_NORM,
+            "internal.RMSNormalization <axis = -1, epsilon: float = @epsilon> (c)",
+            "Tanh(c)",
+        ),
         (&FUSE_RMS_NORM, "Mul(n, scale)", "Add(n, scale)"),
         (&FUSE_SWISH, "Sigmoid", "Tanh"),
         (&FUSE_SWISH, "Add(e, {1.0})", "Add(e, {1.1})"),
