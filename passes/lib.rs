@@ -8,6 +8,7 @@ mod broadcast;
 pub mod census;
 pub mod clean;
 pub mod driver;
+pub mod expand;
 pub mod fold;
 pub mod fuse;
 pub mod fusion;

@@ -20,12 +20,21 @@ pub static ALL: &[&dyn Pass] = &[
     &fold::fold_constants::FoldConstants,
     &clean::simplify_masks::SimplifyMasks,
     &clean::normalize_axes::NormalizeAxes,
+    &clean::normalize_powers::NormalizePowers,
     &fuse::fuse_attention::FuseAttention,
-    &fuse::fuse_qkv::FuseQkv,
+    &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
+    &fuse::fuse_group_norm::FuseGroupNorm,
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
+    &fuse::fuse_qkv::FuseQkv,
+    &fuse::fuse_rms_norm::FUSE_RMS_NORM,
+    &fuse::fuse_rotary::FuseRotary,
+    &fuse::fuse_swish::FUSE_SWISH,
     &precision::convert_fp16::ConvertFp16,
+    &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
+    &lower::lower_norms::LowerNorms,
+    &lower::lower_rotary::LowerRotary,
     &lower::split_skip_norm::SplitSkipNorm,
 ];
 
@@ -36,6 +45,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&fold::fold_shapes::FoldShapes),
+    // Writes the new weights as arithmetic on constants, which the next pass folds.
+    Step::Run(&fuse::fuse_conv_batch_norm::FuseConvBatchNorm),
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&clean::merge_chains::MergeChains),
@@ -51,14 +62,20 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::simplify_masks::SimplifyMasks),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::normalize_axes::NormalizeAxes),
+    Step::Run(&clean::normalize_powers::NormalizePowers),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Canonical),
     Step::Run(&fuse::fuse_gelu::FUSE_GELU),
+    Step::Run(&fuse::fuse_swish::FUSE_SWISH),
+    Step::Run(&fuse::fuse_group_norm::FuseGroupNorm),
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
+    Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
+    Step::Run(&fuse::fuse_rotary::FuseRotary),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
     // What fusions rearrange meets the rearrangements around it.
     Step::Run(&clean::merge_views::MergeViews),
+    // Every rotation made half tables of its own.
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Fused),
@@ -73,12 +90,16 @@ pub static FP16: &[Step] = &[
     Step::Enter(Phase::Typed),
 ];
 
-/// Runs last: internal operators become what the target takes.
+/// Runs last, whatever else ran: internal operators never leave the compiler.
 pub static LOWER: &[Step] = &[
+    Step::Run(&lower::lower_activations::LowerActivations),
+    Step::Run(&lower::lower_norms::LowerNorms),
+    Step::Run(&lower::lower_rotary::LowerRotary),
     Step::Run(&lower::lower_attention::LowerAttention),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
     // The layouts that operators of the target want meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
+    // Each layer squeezed or expanded the same tables.
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Lowered),
@@ -147,7 +168,7 @@ mod tests {
             assert_eq!(ALL.iter().filter(|p| p.name() == pass.name()).count(), 1);
             assert!(!pass.about().is_empty() && !pass.details().is_empty());
         }
-        for step in DEFAULT.iter().chain(FP16).chain(CLEANUP) {
+        for step in DEFAULT.iter().chain(FP16).chain(LOWER).chain(CLEANUP) {
             if let Step::Run(pass) = step {
                 assert!(find(pass.name()).is_ok());
             }

@@ -4,6 +4,7 @@ use kiln_graph::{Graph, Model, NodeId};
 
 use crate::pass::{Context, Exactness, Miss, Pass, PassFailure};
 use crate::patch::Patch;
+use crate::target::Target;
 
 /// A local rewrite. It reads the graph and gives a change; it never mutates and keeps no state.
 pub trait Rule: Sync {
@@ -20,8 +21,8 @@ pub trait Rule: Sync {
         1
     }
 
-    /// Domains of the operators it makes, beside the default one, and the versions to import.
-    fn imports(&self) -> &[(&'static str, i64)] {
+    /// Domains beside the default one whose operators the rule makes for a target, with their versions.
+    fn imports(&self, _: &Target) -> &'static [(&'static str, i64)] {
         &[]
     }
 
@@ -77,8 +78,8 @@ impl<R: Rule> Pass for R {
         match failure {
             Some(e) => Err(e),
             None => {
-                for (domain, version) in self.imports().iter().filter(|_| applied > 0) {
-                    import(&mut model.graph, domain, *version);
+                if applied > 0 {
+                    import(model, self.imports(cx.target));
                 }
                 Ok(applied)
             }
@@ -86,12 +87,18 @@ impl<R: Rule> Pass for R {
     }
 }
 
-/// Imports a domain into all graphs of a model if one of their nodes is of it and none is imported yet.
-fn import(root: &mut Graph, domain: &str, version: i64) {
-    let mut used = false;
-    root.for_each_graph(&mut |g| used |= g.nodes().any(|(_, n)| n.op().domain() == domain));
-    if used && root.opsets().get(domain).is_none() {
-        root.for_each_graph_mut(&mut |g| g.opsets_mut().set(domain, version));
+/// Imports these domains where an operator of them is in use.
+fn import(model: &mut Model, domains: &[(&str, i64)]) {
+    for &(domain, version) in domains {
+        let mut used = false;
+        model.graph.for_each_graph(&mut |g| {
+            used |= g.nodes().any(|(_, node)| node.op().domain() == domain);
+        });
+        if used && model.graph.opsets().get(domain).is_none() {
+            model
+                .graph
+                .for_each_graph_mut(&mut |g| g.opsets_mut().set(domain, version));
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 //! Element types of outputs: a table by operator name.
 
 use super::call::Call;
-use crate::{Attr, DType};
+use super::internal;
+use crate::{Attr, DType, INTERNAL_DOMAIN};
 
 /// The element type of output `k`.
 pub(super) fn output(call: &Call<'_>, k: usize) -> Option<DType> {
     match call.node.op().domain() {
         "" => standard(call, k),
         "com.microsoft" => contrib(call, k),
-        crate::INTERNAL_DOMAIN => input(call, 0),
+        INTERNAL_DOMAIN => internal::dtype(call, k),
         _ => None,
     }
 }

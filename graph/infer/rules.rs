@@ -6,7 +6,7 @@ use super::call::{Call, Outs, one};
 use super::expr::Expr;
 use super::fact::{Dims, Fact};
 use super::{contrib, elementwise, generate, internal, layout, linear, rten, slice};
-use crate::Attr;
+use crate::{Attr, INTERNAL_DOMAIN};
 
 /// Shapes and values of a node's outputs; `None` if nothing can be said.
 pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
@@ -22,7 +22,7 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
     match call.node.op().domain() {
         "" => standard(call),
         "com.microsoft" => contrib::shapes(call),
-        crate::INTERNAL_DOMAIN => internal::shapes(call),
+        INTERNAL_DOMAIN => internal::shapes(call),
         _ => None,
     }
 }

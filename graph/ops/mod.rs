@@ -1,7 +1,8 @@
 //! Typed views over operators: the one place where attribute names, their defaults and the differences between operator
 //! set versions live.
 //!
-//! A view is a node known to be a certain operator of the default domain, with its attributes well-formed:
+//! A view is a node known to be a certain operator, with its attributes well-formed; the operator is one of the default
+//! domain, or in [`internal`] one that exists inside the compiler only:
 //!
 //! ```ignore
 //! let axis = ops::Softmax::of(graph, node)?.axis();
@@ -18,6 +19,7 @@
 
 mod attention;
 pub mod defaults;
+pub mod internal;
 mod math;
 mod nn;
 mod norm;
@@ -81,6 +83,7 @@ impl<'g> View<'g> {
     fn of(
         graph: &'g Graph,
         id: NodeId,
+        domain: &str,
         names: &[&str],
         attrs: &[(&str, Kind)],
     ) -> Option<View<'g>> {
@@ -89,11 +92,9 @@ impl<'g> View<'g> {
             let attr = node.attrs().get(name);
             attr.is_none_or(|a| kind.fits(a))
         };
-        (node.op().is_any(names) && attrs.iter().all(well_formed)).then_some(View {
-            graph,
-            node,
-            id,
-        })
+        let op = node.op();
+        let named = op.domain() == domain && names.contains(&op.name());
+        (named && attrs.iter().all(well_formed)).then_some(View { graph, node, id })
     }
 
     pub fn graph(&self) -> &'g Graph {
@@ -164,6 +165,9 @@ impl<'g> View<'g> {
 /// Declares a view: its operators and the attributes that must be of the right kind.
 macro_rules! view {
     ($(#[$doc:meta])* $name:ident: $($op:literal)|+ { $($attr:literal: $kind:ident),* $(,)? }) => {
+        $crate::ops::view! { in "", $(#[$doc])* $name: $($op)|+ { $($attr: $kind),* } }
+    };
+    (in $domain:expr, $(#[$doc:meta])* $name:ident: $($op:literal)|+ { $($attr:literal: $kind:ident),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $name<'g>($crate::ops::View<'g>);
@@ -172,7 +176,7 @@ macro_rules! view {
             /// The node as this operator; `None` if it is another one or malformed.
             pub fn of(graph: &'g $crate::Graph, node: $crate::NodeId) -> Option<$name<'g>> {
                 let attrs = &[$(($attr, $crate::ops::Kind::$kind)),*];
-                $crate::ops::View::of(graph, node, &[$($op),+], attrs).map($name)
+                $crate::ops::View::of(graph, node, $domain, &[$($op),+], attrs).map($name)
             }
         }
 

@@ -5,7 +5,7 @@
 //! nested graphs change is answered for the node, not for the operator.
 
 use super::{BatchNormalization, Dropout};
-use crate::{Graph, NodeId, Op};
+use crate::{Graph, INTERNAL_DOMAIN, NodeId, Op};
 
 /// Operators that draw random numbers.
 const RANDOM: &[&str] = &[
@@ -273,9 +273,10 @@ pub fn is_control_flow(op: Op) -> bool {
     op.is_any(CONTROL_FLOW)
 }
 
-/// Whether the same operands always give the same results, as far as the operator says. See [`node_is_deterministic`].
+/// Whether the same operands always give the same results, as far as the operator says; internal operators do. See
+/// [`node_is_deterministic`].
 pub fn is_deterministic(op: Op) -> bool {
-    is_elementwise(op) || op.is_any(DETERMINISTIC)
+    is_elementwise(op) || op.is_any(DETERMINISTIC) || op.domain() == INTERNAL_DOMAIN
 }
 
 /// Whether the node gives the same results for the same operands: no operator that draws random numbers, no dropout in

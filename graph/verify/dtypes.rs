@@ -2,16 +2,25 @@
 
 use super::table::At::{self, In, Ins, Out, Outs};
 use super::table::Rule::{self, Float, Is, Same};
-use super::table::TABLE;
+use super::table::{INTERNAL, TABLE};
 use crate::ops::{Cast, ConstantOfShape};
-use crate::{Attr, DType, Graph, Node, NodeId, ValueId};
+use crate::{Attr, DType, Graph, INTERNAL_DOMAIN, Node, NodeId, ValueId};
 
 /// What is wrong with the dtypes around a node.
 pub(super) fn check(graph: &Graph, id: NodeId) -> Vec<String> {
-    let Some(node) = graph.get(id).filter(|n| n.op().domain().is_empty()) else {
+    let Some(node) = graph.get(id) else {
         return Vec::new();
     };
     let mut wrong = Vec::new();
+    if node.op().domain() == INTERNAL_DOMAIN {
+        let rows = INTERNAL.iter().filter(|(op, _)| *op == node.op().name());
+        for rule in rows.flat_map(|(_, rules)| rules.iter()) {
+            apply(graph, node, rule, &mut wrong);
+        }
+    }
+    if !node.op().domain().is_empty() {
+        return wrong;
+    }
     let rows = TABLE.iter().filter(|(ops, _)| node.op().is_any(ops));
     for rule in rows.flat_map(|(_, rules)| rules.iter()) {
         apply(graph, node, rule, &mut wrong);

@@ -258,3 +258,16 @@ pub(super) const TABLE: &[(&[&str], &[Rule])] = &[
     (&["If"], &[Is(In(0), BOOL)]),
     (&["Loop"], &[Is(In(0), I64), Is(In(1), BOOL)]),
 ];
+
+/// What operators of [`crate::INTERNAL_DOMAIN`] require (the views in [`crate::ops::internal`]).
+pub(super) const INTERNAL: &[(&str, &[Rule])] = &[
+    (
+        "RMSNormalization",
+        &[Float(In(0)), Same(&[In(0), In(1), Out(0)])],
+    ),
+    (
+        "RotaryEmbedding",
+        &[Float(In(0)), Same(&[In(0), In(1), In(2), Out(0)])],
+    ),
+    ("Swish", &[Float(In(0)), Same(&[In(0), Out(0)])]),
+];

@@ -6,6 +6,7 @@ pub mod eliminate_noop;
 pub mod merge_chains;
 pub mod merge_views;
 pub mod normalize_axes;
+pub mod normalize_powers;
 pub mod simplify_masks;
 pub mod sink_scales;
 pub mod unflatten_gemm;

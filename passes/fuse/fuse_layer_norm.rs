@@ -4,29 +4,20 @@ use std::sync::OnceLock;
 
 use kiln_graph::Graph;
 
+use super::{same_dtype, vectors_of_the_last_axis};
 use crate::fusion::Fusion;
 use crate::pass::Miss;
 use crate::pattern::Match;
 
-/// LayerNormalization-17 (ONNX `docs/Operators.md`); Ba, Kiros and Hinton, "Layer Normalization", 2016.
+/// LayerNormalization-17 (ONNX `docs/Operators.md`) in two steps, so that a bias may be missing; Ba, Kiros and Hinton,
+/// "Layer Normalization", 2016.
 pub static FUSE_LAYER_NORM: Fusion = Fusion {
     name: "fuse-layer-norm",
-    about: "ReduceMean-Sub-Pow-ReduceMean-Sqrt-Div chains become LayerNormalization",
+    about: "ReduceMean-Sub-Mul-ReduceMean-Sqrt-Div chains become LayerNormalization",
     why: "LayerNormalization(x) = (x - mean) / √(variance + ε) · scale + bias over the last axis. Scale and bias must be \
-          vectors of that axis' size.",
+          vectors of that axis' size; 16-bit values may be widened for the statistics.",
     bodies: &[
-        "LayerNormalization <epsilon, axis: int = -1> (x, scale, bias) => (y) {
-    m = ReduceMean(x, {-1})
-    d = Sub(x, m)
-    q = Pow(d, {2.0})
-    v = ReduceMean(q, {-1})
-    a = Add(v, {@epsilon})
-    s = Sqrt(a)
-    n = Div(d, s)
-    w = Mul(n, scale)
-    y = Add(w, bias)
-}",
-        "LayerNormalization <epsilon, axis: int = -1> (x, scale, bias) => (y) {
+        "LayerNormalization <epsilon, axis: int = -1> (x, scale) => (y) {
     m = ReduceMean(x, {-1})
     d = Sub(x, m)
     q = Mul(d, d)
@@ -34,45 +25,42 @@ pub static FUSE_LAYER_NORM: Fusion = Fusion {
     a = Add(v, {@epsilon})
     s = Sqrt(a)
     n = Div(d, s)
-    w = Mul(n, scale)
-    y = Add(w, bias)
+    y = Mul(n, scale)
 }",
-        "LayerNormalization <epsilon, axis: int = -1> (x, scale, bias) => (y) {
-    m = ReduceMean(x, {-1})
-    d = Sub(x, m)
+        "LayerNormalization <epsilon, axis: int = -1> (x, scale) => (y) {
+    c = Cast <to = 1> (x)
+    m = ReduceMean(c, {-1})
+    d = Sub(c, m)
     q = Mul(d, d)
     v = ReduceMean(q, {-1})
     a = Add(v, {@epsilon})
     s = Sqrt(a)
-    r = Reciprocal(s)
-    n = Mul(d, r)
-    w = Mul(n, scale)
-    y = Add(w, bias)
+    n = Div(d, s)
+    k = Cast <to = 10> (n)
+    y = Mul(k, scale)
+}",
+        "LayerNormalization <epsilon, axis: int = -1> (x, scale) => (y) {
+    c = Cast <to = 1> (x)
+    m = ReduceMean(c, {-1})
+    d = Sub(c, m)
+    q = Mul(d, d)
+    v = ReduceMean(q, {-1})
+    a = Add(v, {@epsilon})
+    s = Sqrt(a)
+    n = Div(d, s)
+    k = Cast <to = 16> (n)
+    y = Mul(k, scale)
+}",
+        "LayerNormalization <epsilon, axis: int = -1> (x, scale, bias) => (y) {
+    n = LayerNormalization <axis = -1, epsilon: float = @epsilon> (x, scale)
+    y = Add(n, bias)
 }",
     ],
-    guard: vectors_of_the_last_axis,
+    guard,
     parsed: OnceLock::new(),
 };
 
-fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {
-    let x = m.input(0)?;
-    let size = g
-        .value(x)
-        .ty()
-        .shape()
-        .and_then(|s| s.last())
-        .and_then(|d| d.known());
-    let size = size.ok_or_else(|| Miss::at(x, 9, "the size of its last axis is unknown"))?;
-    for k in [1, 2] {
-        let v = m.input(k)?;
-        let shape = g.value(v).ty().shape().unwrap_or_default();
-        if !matches!(shape, [d] if d.known() == Some(size)) {
-            return Err(Miss::at(
-                v,
-                9,
-                format!("it is no vector of {size} elements"),
-            ));
-        }
-    }
-    Ok(())
+fn guard(g: &Graph, m: &Match) -> Result<(), Miss> {
+    same_dtype(g, m)?;
+    vectors_of_the_last_axis(g, m)
 }

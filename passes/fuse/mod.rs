@@ -1,6 +1,49 @@
 //! Fusions: several operators become one.
 
 pub mod fuse_attention;
+pub mod fuse_conv_batch_norm;
 pub mod fuse_gelu;
+pub mod fuse_group_norm;
 pub mod fuse_layer_norm;
 pub mod fuse_qkv;
+pub mod fuse_rms_norm;
+pub mod fuse_rotary;
+pub mod fuse_swish;
+mod half_table;
+
+use kiln_graph::{Dim, Graph};
+
+use crate::pass::Miss;
+use crate::pattern::Match;
+
+/// Inputs after the first, as far as they are bound, are vectors of the size of its last axis.
+fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {
+    let x = m.input(0)?;
+    let depth = m.nodes().len();
+    let last = g.value(x).ty().shape().and_then(|s| s.last());
+    let size = last
+        .and_then(Dim::known)
+        .ok_or_else(|| Miss::at(x, depth, "the size of its last axis is unknown"))?;
+    for v in m.inputs.iter().skip(1).flatten() {
+        let shape = g.value(*v).ty().shape().unwrap_or_default();
+        if !matches!(shape, [d] if d.known() == Some(size)) {
+            let why = format!("it is no vector of {size} elements");
+            return Err(Miss::at(*v, depth, why));
+        }
+    }
+    Ok(())
+}
+
+/// The result has the dtype of the first input, for bodies that widen it and narrow again.
+fn same_dtype(g: &Graph, m: &Match) -> Result<(), Miss> {
+    let x = m.input(0)?;
+    let dtype = |v| g.value(v).ty().dtype();
+    match m.output {
+        Some(y) if dtype(x).is_some() && dtype(x) == dtype(y) => Ok(()),
+        _ => Err(Miss::at(
+            x,
+            m.nodes().len(),
+            "its dtype is not that of the result",
+        )),
+    }
+}

@@ -6,7 +6,7 @@ use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, Value
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
 use crate::rule::Rule;
-use crate::target::AttentionForm;
+use crate::target::{AttentionForm, Target};
 use crate::view::View;
 
 #[derive(Debug)]
@@ -45,8 +45,8 @@ impl Rule for LowerAttention {
         true
     }
 
-    fn imports(&self) -> &[(&'static str, i64)] {
-        &[("com.microsoft", 1)]
+    fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
+        super::imports(target)
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
@@ -200,7 +200,7 @@ impl Lower<'_, '_> {
             inputs.resize(5, None);
             inputs.push(bias);
         }
-        let op = Op::new("com.microsoft", "MultiHeadAttention");
+        let op = super::microsoft("MultiHeadAttention");
         let mut made = self.patch.node_with(op, inputs, 1, attrs)[0];
         if let Some(visible) = self.visible() {
             // The same condition for all heads, in the layout of the result.

@@ -1,5 +1,32 @@
 //! Bringing the model into the form that the target takes.
 
+pub mod lower_activations;
 pub mod lower_attention;
+pub mod lower_norms;
+pub mod lower_rotary;
 pub mod raise_opset;
 pub mod split_skip_norm;
+
+use kiln_graph::{DType, Graph, Op, ValueId};
+
+use crate::target::{Dialect, Target};
+
+/// The domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
+fn microsoft(name: &str) -> Op {
+    Op::new(MICROSOFT, name)
+}
+
+/// What a lowering imports that makes operators of ONNX Runtime.
+fn imports(target: &Target) -> &'static [(&'static str, i64)] {
+    match target.dialect {
+        Dialect::OnnxRuntime => &[(MICROSOFT, 1)],
+        Dialect::Standard | Dialect::TensorRt => &[],
+    }
+}
+
+/// Whether ONNX Runtime's CPU provider has kernels for a value's dtype.
+fn has_kernels(g: &Graph, v: ValueId) -> bool {
+    matches!(g.value(v).ty().dtype(), Some(DType::F32 | DType::F16))
+}

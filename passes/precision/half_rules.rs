@@ -1,6 +1,6 @@
 //! Which nodes keep FP32 when a model becomes half precision, and why.
 
-use kiln_graph::{DType, Dim, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId};
+use kiln_graph::{DType, Dim, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId, ops};
 
 /// Operators of the default domain whose float operands may not be 16 bits wide, or whose result type is written in an
 /// attribute (ONNX `docs/Operators.md`, type constraints).
@@ -56,6 +56,8 @@ const NORMS: &[&str] = &[
     "SimplifiedLayerNormalization",
 ];
 
+const NORM_WHY: &str = "normalization sums squares, which overflow half precision";
+
 /// Sums over many elements.
 const REDUCTIONS: &[&str] = &[
     "ReduceMean",
@@ -110,6 +112,8 @@ pub(super) fn kept(
         let op = node.op();
         let reason = if keep(node.name()) {
             Some("it matches --keep".to_string())
+        } else if ops::internal::RmsNormalization::of(g, id).is_some() {
+            Some(NORM_WHY.into())
         } else if !op.domain().is_empty() && op.domain() != INTERNAL_DOMAIN {
             Some(format!(
                 "kiln does not know whether {op} takes half precision"
@@ -117,7 +121,7 @@ pub(super) fn kept(
         } else if op.is_any(NO_HALF) {
             Some(format!("ONNX's {op} has no half-precision form"))
         } else if op.is_any(NORMS) {
-            Some("normalization sums squares, which overflow half precision".into())
+            Some(NORM_WHY.into())
         } else if op.is_any(&["Sin", "Cos"]) {
             Some("half precision cannot hold the angle of a distant position".into())
         } else if touches(g, id, |v| g.value(v).ty().dtype().is_none()) {

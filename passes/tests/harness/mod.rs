@@ -89,6 +89,15 @@ fn read(path: PathBuf, folder: &Path) -> Case {
     }
 }
 
+/// The model with what internal operators stand for, so that a runtime takes it.
+pub fn lowered(model: &Model, target: &Target) -> Model {
+    let mut model = model.clone();
+    let options = Options::default();
+    let mut cx = Context::new(target, &options);
+    kiln_passes::run(&mut model, registry::LOWER, &mut cx, &mut |_, _| {}).unwrap();
+    model
+}
+
 pub fn apply(case: &Case, evaluator: Option<&dyn Evaluator>) -> Applied {
     apply_up_to(None, case, evaluator)
 }

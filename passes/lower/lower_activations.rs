@@ -1,0 +1,58 @@
+//! Internal activations become what the target has for them.
+
+use kiln_graph::{Attrs, Graph, NodeId, ops};
+
+use super::{has_kernels, imports, microsoft};
+use crate::expand::expand;
+use crate::fuse::fuse_swish;
+use crate::pass::{Context, Exactness, Miss};
+use crate::patch::Patch;
+use crate::rule::Rule;
+use crate::target::{Dialect, Target};
+
+#[derive(Debug)]
+pub struct LowerActivations;
+
+impl Rule for LowerActivations {
+    fn name(&self) -> &'static str {
+        "lower-activations"
+    }
+
+    fn about(&self) -> &'static str {
+        "internal.Swish becomes QuickGelu for ONNX Runtime, Sigmoid and Mul elsewhere"
+    }
+
+    fn details(&self) -> String {
+        "ONNX Runtime's com.microsoft.QuickGelu computes x · σ(alpha · x) in one pass over the data. TensorRT fuses \
+         pointwise operators by itself, and standard ONNX has Swish from operator set 24 on only: both get the body \
+         that fuse-swish reads."
+            .into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Rounding
+    }
+
+    fn roots(&self) -> &[&'static str] {
+        &[]
+    }
+
+    fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
+        imports(target)
+    }
+
+    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+        let swish = ops::internal::Swish::of(g, root).ok_or_else(Miss::none)?;
+        let (Some(x), Some(y)) = (swish.input(0), swish.output(0)) else {
+            return Err(Miss::none());
+        };
+        if cx.target.dialect == Dialect::OnnxRuntime && has_kernels(g, x) {
+            let attrs = Attrs::new().with("alpha", swish.alpha());
+            let mut patch = Patch::new();
+            let made = patch.node(microsoft("QuickGelu"), [x.into()], attrs);
+            patch.replace(y, made);
+            return Ok(patch);
+        }
+        expand(g, root, &fuse_swish::body)
+    }
+}
