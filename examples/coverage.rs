@@ -102,14 +102,17 @@ fn run(model: &Path, output: &Path, targets: Targets, fp16: bool) -> Result<Row,
     };
     let found = Options {
         dims: Vec::new(),
-        inputs: None,
         ..options.clone()
+    };
+    let made = Options {
+        inputs: None,
+        ..found.clone()
     };
     let unproved = Options {
         check: false,
         ..options
     };
-    for other in [found, unproved] {
+    for other in [found, made, unproved] {
         if let Ok(done) = compile(&other, &Silent) {
             return Ok(Row {
                 manifest: done.manifest,
@@ -188,7 +191,7 @@ impl Table {
                 }
                 Ok(Row { manifest: m, note }) => {
                     if let Some(note) = note {
-                        notes.push(format!("- {name}: {}", note.replace('\n', " ")));
+                        notes.push(format!("- {name}: {}", brief(note)));
                     }
                     let _ = write!(out, " {} → {} |", m.before.nodes, m.after.nodes);
                     for (kind, total) in KINDS.iter().zip(&mut totals) {
@@ -254,6 +257,15 @@ impl Table {
             };
         }
         out + "\n"
+    }
+}
+
+/// The first sentence or so of an error, on one line.
+fn brief(note: &str) -> String {
+    let line = note.replace('\n', " ");
+    match line.char_indices().nth(260) {
+        Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
+        None => line,
     }
 }
 

@@ -50,8 +50,6 @@ pub static DEFAULT: &[Step] = &[
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&clean::merge_chains::MergeChains),
-    // A factor between two rearrangements keeps them apart.
-    Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&clean::unflatten_gemm::UnflattenGemm),
     // The linear layers' Reshapes meet those around them.
@@ -71,6 +69,9 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
+    // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
+    Step::Run(&clean::sink_scales::SinkScales),
+    Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
     // What fusions rearrange meets the rearrangements around it.

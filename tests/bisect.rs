@@ -267,7 +267,10 @@ fn the_command_says_what_it_found() {
 
     let without = [
         &exactly[..],
-        &["--passes", "default,-fuse-gelu,-fuse-layer-norm"],
+        &[
+            "--passes",
+            "default,-fuse-gelu,-fuse-layer-norm,-fuse-rms-norm,-fuse-attention",
+        ],
     ]
     .concat();
     let (code, out, err) = kiln(&without);
