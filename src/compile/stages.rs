@@ -246,6 +246,10 @@ pub(super) fn build(
     partial: &Partial,
     talk: &dyn Talk,
 ) -> Result<EngineFacts, CompileError> {
+    let refusals = engine::refusals(model);
+    if !refusals.is_empty() {
+        return Err(EngineError::Dialect(refusals).into());
+    }
     let libraries = engine::locate(options.trt_lib.as_deref())?;
     let builder = RtxBuilder::new(&libraries)?;
     let path = partial.file(bundle::MODEL);

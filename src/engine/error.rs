@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{ENV_DIR, LogLine, ProfileError};
+use super::{ENV_DIR, LogLine, ProfileError, Refusal};
 use super::{explain, hints};
 
 /// The pinned command that installs the libraries this module was written against.
@@ -39,6 +39,9 @@ pub enum EngineError {
     /// The profiles do not fit the inputs of the model.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// The model holds what TensorRT would refuse or misread; it was not handed over. Never empty.
+    #[error("the model is not in TensorRT's dialect: {}", some(.0))]
+    Dialect(Vec<Refusal>),
     /// TensorRT's ONNX parser refused the model. `failures` is never empty; `log` is what TensorRT wrote, unedited.
     #[error("TensorRT cannot read the model: {}", some(.failures))]
     Parse {
@@ -100,6 +103,9 @@ impl EngineError {
             Self::Profile(error) => error.hint(),
             Self::Parse { failures, .. } => failures.iter().find_map(ParseFailure::hint),
             Self::Build { failures, .. } => failures.iter().find_map(BuildFailure::hint),
+            Self::Dialect(_) => Some(
+                "compile the original model: kiln lowers what it fuses itself to what the target takes".into(),
+            ),
             Self::Refused { .. } | Self::Request(_) | Self::Cancelled => None,
         }
     }

@@ -15,7 +15,7 @@
 //!   *values* are shapes cannot be given one here.
 //! * **A sound graph.** The parser survives garbage, truncated files, cycles and dangling names, but a node without outputs
 //!   ends the process with a segmentation fault, and so does the builder on an `Attention` whose query, key and value are
-//!   one tensor. Verify a graph before handing it over; to survive what nobody foresaw, build in a child process.
+//!   one tensor. [`refusals`] finds these, and what the parser would refuse or misread, beforehand; to survive what nobody foresaw, build in a child process.
 //!
 //! # What a build does
 //!
@@ -26,6 +26,7 @@
 
 mod api;
 mod capability;
+mod dialect;
 mod error;
 mod explain;
 mod ffi;
@@ -41,6 +42,7 @@ mod rtx;
 mod tests;
 
 pub use capability::{ComputeCapability, UnknownCapability};
+pub use dialect::{Refusal, refusals};
 pub use error::{BuildFailure, EngineError, INSTALL, ParseFailure, Version};
 pub use locate::{ENV_DIR, Libraries, locate};
 pub use log::{LogLine, Severity};

@@ -1,0 +1,212 @@
+//! What TensorRT's parser would refuse, or worse, misread: looked for before TensorRT sees the model.
+
+use std::fmt;
+
+use kiln_graph::{DType, Graph, Model, Node, NodeId, ops};
+use serde::Serialize;
+
+/// A node that may not be handed to TensorRT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Name and operator.
+    pub node: String,
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.node, self.why)
+    }
+}
+
+/// Operators of com.microsoft that TensorRT for RTX 1.7 implements.
+const FOREIGN: &[&str] = &["MultiHeadAttention", "GroupQueryAttention", "MatMulNBits"];
+
+/// Names of com.microsoft that the default domain has too, with other operands or attributes.
+const COLLIDING: &[&str] = &[
+    "Attention",
+    "RotaryEmbedding",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "Gelu",
+    "Range",
+    "Pad",
+    "GatherND",
+    "GridSample",
+    "Trilu",
+    "Unique",
+];
+
+/// Quantization at run time and with integer arithmetic (onnx-tensorrt `docs/operators.md`: not supported).
+const INTEGER: &[&str] = &[
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "ConvInteger",
+    "QLinearMatMul",
+    "QLinearConv",
+];
+
+/// All nodes of a model that TensorRT's parser refuses or reads as something else.
+pub fn refusals(model: &Model) -> Vec<Refusal> {
+    let functions: Vec<(&str, &str)> = model.functions().collect();
+    let mut found = Vec::new();
+    model.graph.for_each_graph(&mut |g| {
+        for (id, node) in g.nodes() {
+            let op = node.op();
+            let local = functions.contains(&(op.domain(), op.name()));
+            if let Some(why) = refusal(g, id, node).filter(|_| !local) {
+                found.push(Refusal {
+                    node: g.label(id),
+                    why,
+                });
+            }
+        }
+    });
+    found
+}
+
+fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
+    let op = node.op();
+    let name = op.name();
+    if node.outputs().iter().flatten().next().is_none() {
+        return Some("it has no output, which ends TensorRT's process".into());
+    }
+    if !op.domain().is_empty() {
+        let known = op.domain() == "com.microsoft" && FOREIGN.contains(&name);
+        // TensorRT's own operators have no domain that it looks at.
+        if known || name.starts_with("TRT_") {
+            return None;
+        }
+        return Some(match COLLIDING.contains(&name) {
+            true => format!("TensorRT goes by the name and would read it as the standard {name}"),
+            false => "TensorRT has no operator of this domain and name".into(),
+        });
+    }
+    if INTEGER.contains(&name) {
+        return Some("TensorRT quantizes with QuantizeLinear and DequantizeLinear around float operators only".into());
+    }
+    attention(g, id).or_else(|| quantization(g, node))
+}
+
+fn attention(g: &Graph, id: NodeId) -> Option<String> {
+    let attention = ops::Attention::of(g, id)?;
+    let outputs = attention.node().outputs().iter().flatten().count();
+    if outputs > 1 {
+        return Some(format!(
+            "TensorRT's Attention has one output, not {outputs}"
+        ));
+    }
+    if attention.past_key().is_some() || attention.past_value().is_some() {
+        return Some("TensorRT's Attention takes no past key or value".into());
+    }
+    if attention.nonpad_kv_seqlen().is_some() {
+        return Some("TensorRT's Attention takes no lengths of keys".into());
+    }
+    if attention.softcap() != 0.0 {
+        return Some("TensorRT's Attention caps no scores (softcap)".into());
+    }
+    let same = attention.input(0).is_some() && attention.input(0) == attention.input(1);
+    (same && attention.input(1) == attention.input(2))
+        .then(|| "query, key and value are one tensor, which ends TensorRT's process".into())
+}
+
+fn quantization(g: &Graph, node: &Node) -> Option<String> {
+    let quantizes = node.op().is("QuantizeLinear");
+    if !quantizes && !node.op().is("DequantizeLinear") {
+        return None;
+    }
+    let zero = node.input(2).and_then(|v| g.constant(v));
+    if zero.is_some_and(|t| t.to_i64s().is_some_and(|all| all.iter().any(|&z| z != 0))) {
+        return Some("its zero point is not 0: TensorRT quantizes symmetrically".into());
+    }
+    let written = node.attrs().int("output_dtype").is_some_and(|t| t != 0);
+    if quantizes && node.input(2).is_none() && !written {
+        let why =
+            "without a zero point ONNX quantizes to UINT8 and TensorRT to INT8: write an INT8 zero";
+        return Some(why.into());
+    }
+    let dtype = |v| g.value(v).ty().dtype();
+    let narrow = match quantizes {
+        true => node.output(0).and_then(dtype),
+        false => node.input(0).and_then(dtype),
+    };
+    matches!(narrow, Some(DType::U8 | DType::U4 | DType::I32)).then(|| {
+        let name = narrow.map_or(String::new(), |t| t.to_string());
+        format!("it quantizes to {name}, which TensorRT does not take")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_graph::onnx;
+
+    fn whys(inputs: &str, nodes: &str) -> Vec<String> {
+        let text = format!(
+            "<ir_version: 10, opset_import: [\"\" : 23, \"com.microsoft\" : 1]>\n\
+             g ({inputs}) => (float[2, 2, 3, 4] y) <int8 zero = {{0}}, int8 off = {{3}}, uint8 u = {{0}}, float s = {{0.5}}>\n\
+             {{ {nodes} }}"
+        );
+        let mut model = onnx::read_text(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        kiln_graph::infer::annotate(&mut model.graph);
+        refusals(&model).into_iter().map(|r| r.why).collect()
+    }
+
+    const X: &str = "float[2, 2, 3, 4] x, float[2, 2, 3, 4] z";
+
+    #[test]
+    fn what_the_parser_takes_passes() {
+        assert_eq!(whys(X, "y = Attention(x, z, z)"), [""; 0]);
+        assert_eq!(
+            whys(
+                X,
+                "q = QuantizeLinear(x, s, zero) y = DequantizeLinear(q, s, zero)"
+            ),
+            [""; 0]
+        );
+        assert_eq!(
+            whys(
+                X,
+                "y = com.microsoft.MultiHeadAttention<num_heads = 2>(x, z, z)"
+            ),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn what_it_refuses_or_misreads_is_named() {
+        for (nodes, part) in [
+            (
+                "y = com.microsoft.Attention<num_heads = 2>(x, z, z)",
+                "read it as the standard Attention",
+            ),
+            (
+                "y = com.microsoft.FastGelu(x)",
+                "no operator of this domain and name",
+            ),
+            ("y = Attention<softcap = 30.0>(x, z, z)", "caps no scores"),
+            ("y = Attention(x, z, z, \"\", x, z)", "no past key"),
+            ("y, k, v = Attention(x, z, z)", "one output, not 3"),
+            ("y = Attention(x, x, x)", "one tensor"),
+            (
+                "q = QuantizeLinear(x, s) y = DequantizeLinear(q, s)",
+                "write an INT8 zero",
+            ),
+            (
+                "q = QuantizeLinear(x, s, off) y = DequantizeLinear(q, s, off)",
+                "not 0",
+            ),
+            (
+                "q = QuantizeLinear(x, s, u) y = DequantizeLinear(q, s, u)",
+                "uint8",
+            ),
+            (
+                "q, a, b = DynamicQuantizeLinear(x) y = Cast<to = 1>(q)",
+                "float operators only",
+            ),
+        ] {
+            let found = whys(X, nodes);
+            assert!(found.iter().any(|w| w.contains(part)), "{nodes}: {found:?}");
+        }
+    }
+}
