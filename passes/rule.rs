@@ -21,6 +21,11 @@ pub trait Rule: Sync {
         &[]
     }
 
+    /// Whether the model is unusable without it, so that a limit of applications does not stop it.
+    fn is_required(&self) -> bool {
+        false
+    }
+
     /// The change at `root`.
     ///
     /// # Errors
@@ -103,7 +108,7 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
                 Err(miss) if round == 0 || applied > 0 => cx.record(rule.name(), g, root, miss),
                 Err(_) => {}
                 Ok(patch) => {
-                    if !cx.admit() {
+                    if !rule.is_required() && !cx.admit() {
                         return Ok(applied);
                     }
                     last = g.label(root);

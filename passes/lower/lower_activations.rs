@@ -37,6 +37,10 @@ impl Rule for LowerActivations {
         &[]
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
         imports(target)
     }

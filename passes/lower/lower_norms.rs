@@ -39,6 +39,10 @@ impl Rule for LowerNorms {
         &[]
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let dialect = cx.target.dialect;
         if ops::LayerNormalization::of(g, root).is_some() && dialect == Dialect::TensorRt {

@@ -36,6 +36,10 @@ impl Rule for LowerRotary {
         &[]
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
         imports(target)
     }

@@ -130,3 +130,22 @@ fn every_body_of_a_fusion_parses() {
     }
     kiln_passes::fusion::parse(fuse::fuse_group_norm::BODY).unwrap();
 }
+
+#[test]
+fn a_limit_stops_fusions_but_no_lowering() {
+    let run = |name: &str, limit: usize| {
+        let path = harness::fixtures().join("passes").join(name);
+        let mut model = kiln_graph::onnx::read_text(&fs::read_to_string(path).unwrap()).unwrap();
+        let (target, options) = (kiln_passes::Target::cpu(), kiln_passes::Options::default());
+        let mut cx = kiln_passes::Context::new(&target, &options);
+        cx.limit = Some(limit);
+        let steps = [registry::DEFAULT, registry::LOWER].concat();
+        kiln_passes::run(&mut model, &steps, &mut cx, &mut |_, _| {}).unwrap();
+        let ops = model.graph.nodes().map(|(_, n)| n.op().to_string());
+        ops.collect::<Vec<_>>().join(" ")
+    };
+    let lowered = "com.microsoft.QuickGelu com.microsoft.QuickGelu";
+    assert_eq!(run("lower-activations/onnx_runtime.onnxtxt", 0), lowered);
+    assert_eq!(run("fuse-swish/silu.onnxtxt", 0), "Sigmoid Mul");
+    assert_eq!(run("fuse-swish/silu.onnxtxt", 1), "com.microsoft.QuickGelu");
+}
