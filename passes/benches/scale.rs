@@ -97,7 +97,11 @@ impl Builder {
         let x = self.node("Add", &[x, o], Attrs::new());
         let x = self.norm(x);
         let h = self.linear(x, seed + 4);
-        let (root, one, half) = (self.number(1.414_213_5), self.number(1.0), self.number(0.5));
+        let (root, one, half) = (
+            self.number(std::f32::consts::SQRT_2),
+            self.number(1.0),
+            self.number(0.5),
+        );
         let d = self.node("Div", &[h, root], Attrs::new());
         let e = self.node("Erf", &[d], Attrs::new());
         let a = self.node("Add", &[e, one], Attrs::new());

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::same_dtype;
 use crate::expand::Call;
 use crate::fusion::{Fusion, Parsed};
 
@@ -31,7 +32,7 @@ Swish <alpha: float = 1.0> (x) => (y) {
     y = Div(x, a)
 }",
     ],
-    guard: |_, _| Ok(()),
+    guard: same_dtype,
     parsed: OnceLock::new(),
 };
 
