@@ -30,6 +30,23 @@ impl Tensor {
         Tensor::from_raw(self.dtype(), &[columns, rows][..], Bytes::from(out)).ok()
     }
 
+    /// The columns `start..start + width` of the last axis. `None` beyond it, for a scalar, for strings and for elements
+    /// that are no whole bytes.
+    pub fn columns(&self, start: usize, width: usize) -> Option<Tensor> {
+        let size = whole_bytes(self.dtype())?;
+        let (&all, lead) = self.dims().split_last()?;
+        (start.checked_add(width)? <= all).then_some(())?;
+        let data = self.bytes();
+        let rows = lead.iter().product::<usize>();
+        let mut out = Vec::with_capacity(rows * width * size);
+        for row in 0..rows {
+            let from = (row * all + start) * size;
+            out.extend_from_slice(data.get(from..from + width * size)?);
+        }
+        let dims: Vec<usize> = lead.iter().copied().chain([width]).collect();
+        Tensor::from_raw(self.dtype(), dims.as_slice(), Bytes::from(out)).ok()
+    }
+
     /// Tensors of one dtype and rank joined along the last axis. `None` where another dimension differs, for strings and
     /// for elements that are no whole bytes.
     pub fn joined(parts: &[&Tensor]) -> Option<Tensor> {
@@ -84,6 +101,7 @@ mod tests {
         assert_eq!(joined.dims(), [2, 3]);
         assert_eq!(joined.to_i64s().unwrap(), [1, 3, 4, 2, 5, 6]);
         assert!(Tensor::joined(&[&a, &turned]).is_none());
+        assert!(joined.columns(1, 2).unwrap().same_bits(&b) && joined.columns(2, 2).is_none());
         assert!(Tensor::scalar(1i64).transposed().is_none());
     }
 }

@@ -4,6 +4,7 @@ pub mod lower_activations;
 pub mod lower_attention;
 pub mod lower_norms;
 pub mod lower_rotary;
+mod packed_projections;
 pub mod raise_opset;
 pub mod split_skip_norm;
 
