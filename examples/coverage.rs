@@ -191,7 +191,7 @@ impl Table {
                 }
                 Ok(Row { manifest: m, note }) => {
                     if let Some(note) = note {
-                        notes.push(format!("- {name}: {}", brief(note)));
+                        notes.push(format!("- {name}: {}", brief(note, name)));
                     }
                     let _ = write!(out, " {} → {} |", m.before.nodes, m.after.nodes);
                     for (kind, total) in KINDS.iter().zip(&mut totals) {
@@ -261,7 +261,11 @@ impl Table {
 }
 
 /// The first sentence or so of an error, on one line.
-fn brief(note: &str) -> String {
+fn brief(note: &str, name: &str) -> String {
+    // Where the models lie is nobody's business.
+    let note = note
+        .find(&format!("{name}.onnx"))
+        .map_or(note, |at| &note[at..]);
     let line = note.replace('\n', " ");
     match line.char_indices().nth(260) {
         Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),

@@ -29,6 +29,8 @@ pub struct Options {
     /// The local GPU's, or a portable engine's, if it is not given.
     pub targets: Option<Targets>,
     pub fp16: bool,
+    /// Plain ONNX, whatever operators the target has beside it.
+    pub standard: bool,
     /// Graph inputs and outputs become FP16 too.
     pub fp16_io: bool,
     pub dims: Vec<DimSpec>,
@@ -61,6 +63,7 @@ impl Options {
             output: None,
             targets: None,
             fp16: false,
+            standard: false,
             fp16_io: false,
             dims: Vec::new(),
             shapes: Vec::new(),

@@ -63,6 +63,7 @@ pub struct SourceFacts {
 #[derive(Clone, Debug, Serialize)]
 pub struct Chosen {
     pub fp16: bool,
+    pub standard: bool,
     pub fp16_io: bool,
     pub engine: bool,
     pub check: bool,
@@ -222,6 +223,7 @@ impl Manifest {
             precision: if options.fp16 { "fp16" } else { "fp32" }.into(),
             options: Chosen {
                 fp16: options.fp16,
+                standard: options.standard,
                 fp16_io: options.fp16_io,
                 engine: options.engine,
                 check: options.check,

@@ -827,3 +827,23 @@ g (float[batch, 4] x) => (float[batch, 4] y) <float[4, 4] w = {
     assert_eq!(folder.manifest("model.kiln"), older);
     assert_ne!(older["source"]["sha256"], manifest["source"]["sha256"]);
 }
+
+#[test]
+fn plain_onnx_on_request() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = Folder::new();
+    let model = common::fixture("models/bert-tiny.ts.eager.opset11.onnx");
+    std::fs::copy(model, folder.path("model.onnx")).unwrap();
+    let foreign = |args: &[&str]| {
+        folder.compile(args).expect(0);
+        let model = onnx::read(folder.path("model.kiln/model.onnx")).unwrap();
+        let nodes = model.graph.nodes();
+        nodes.filter(|(_, n)| !n.op().domain().is_empty()).count()
+    };
+    assert_eq!(foreign(&["--no-latency", "--dialect", "standard"]), 0);
+    assert_ne!(foreign(&["--no-latency"]), 0);
+    let refused = folder.compile(&["--dialect", "other"]).expect(2);
+    assert!(refused.err.contains("possible values"), "{}", refused.err);
+}

@@ -23,6 +23,10 @@ pub(super) struct Args {
     /// [default: this machine's GPU, else sm_86,sm_89,sm_120].
     #[arg(long, value_name = "T[,T…]")]
     target: Option<Targets>,
+    /// Operators to write: the target's own (ONNX Runtime's com.microsoft, TensorRT's operator set 23), or standard for
+    /// plain ONNX that any runtime takes.
+    #[arg(long, value_name = "DIALECT", default_value = "target", value_parser = ["target", "standard"])]
+    dialect: String,
     /// Convert to FP16, with FP32 kept where it must be.
     #[arg(long)]
     fp16: bool,
@@ -79,6 +83,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         output: args.output,
         targets: args.target,
         fp16: args.fp16,
+        standard: args.dialect == "standard",
         fp16_io: args.fp16_io,
         dims: args.dim,
         shapes: args.shape,

@@ -10,7 +10,8 @@ use kiln_graph::{Attr, Model, Op, Tensor, text};
 use kiln_passes::census::census;
 use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
-    Application, Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, Step, registry,
+    Application, Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, Step, Target,
+    registry,
 };
 use sha2::{Digest, Sha256};
 
@@ -120,7 +121,10 @@ pub(crate) fn rewrite(
     mut model: Model,
     talk: &dyn Talk,
 ) -> Result<Rewritten, CompileError> {
-    let target = targets.for_passes();
+    let target = match options.standard {
+        true => Target::standard(),
+        false => targets.for_passes(),
+    };
     let ops_before = summary::op_counts(&model.graph);
     let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
