@@ -364,8 +364,33 @@ impl Lower<'_, '_> {
         if let Some(bias) = self.attention.bias() {
             scores = self.node("Add", &[scores, bias.into()], Attrs::new());
         }
+        if self.attention.is_causal() {
+            let (shown, hidden) = (self.number(0.0), self.number(f64::NEG_INFINITY));
+            let later = self.later(q, turned);
+            let mask = self.node("Where", &[later, hidden, shown], Attrs::new());
+            scores = self.node("Add", &[scores, mask], Attrs::new());
+        }
         let weights = self.node("Softmax", &[scores], Attrs::new().with("axis", -1i64));
         Ok(self.node("MatMul", &[weights, v], Attrs::new()))
+    }
+
+    /// Whether a key comes after the query, as [queries, keys]: what `is_causal` of Attention-23 hides. The first key is
+    /// never hidden, so no row is without one.
+    fn later(&mut self, q: ValueId, turned: Ref) -> Ref {
+        let queries = self.positions(q.into(), 2, 1);
+        let keys = self.positions(turned, 3, 0);
+        self.node("Greater", &[keys, queries], Attrs::new())
+    }
+
+    /// 0, 1, … along an axis of `x`, as a matrix whose other axis is `one`.
+    fn positions(&mut self, x: Ref, axis: i64, one: i64) -> Ref {
+        let part = Attrs::new().with("start", axis).with("end", axis + 1);
+        let length = self.node("Shape", &[x], part);
+        let length = self.node("Squeeze", &[length], Attrs::new());
+        let [from, step] = [0i64, 1].map(|k| self.patch.constant(Tensor::scalar(k)));
+        let counted = self.node("Range", &[from, length, step], Attrs::new());
+        let axes = self.patch.constant(Tensor::vector(&[one]));
+        self.node("Unsqueeze", &[counted, axes], Attrs::new())
     }
 
     /// Keys or values with as many heads as the queries.
