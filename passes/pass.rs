@@ -87,6 +87,8 @@ pub struct Options<'a> {
     pub convert_io: bool,
     /// Bytes that folding may add to the model before it leaves a node alone.
     pub fold_budget: usize,
+    /// Elements of a weight in INT4 that share a scale: a power of two of at least 16.
+    pub int4_block: usize,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -94,6 +96,7 @@ impl fmt::Debug for Options<'_> {
         f.debug_struct("Options")
             .field("convert_io", &self.convert_io)
             .field("fold_budget", &self.fold_budget)
+            .field("int4_block", &self.int4_block)
             .finish_non_exhaustive()
     }
 }
@@ -101,12 +104,16 @@ impl fmt::Debug for Options<'_> {
 /// Folding a shape computation never needs more; folding a mask of 1024 × 1024 floats just fits.
 pub const FOLD_BUDGET: usize = 4 << 20;
 
+/// The smallest block in use elsewhere, for accuracy: 4.5 bits for a weight with FP16 scales, where blocks of 128 take 4.1.
+pub const INT4_BLOCK: usize = 32;
+
 impl Default for Options<'_> {
     fn default() -> Self {
         Options {
             keep: &|_| false,
             convert_io: false,
             fold_budget: FOLD_BUDGET,
+            int4_block: INT4_BLOCK,
         }
     }
 }
@@ -175,7 +182,7 @@ pub enum Remark {
         values: usize,
         abs_max: f32,
     },
-    /// A node keeps FP32.
+    /// A node keeps its precision.
     Kept { node: String, why: String },
     /// A node was left unfolded because its result is too large.
     OverBudget { node: String, bytes: usize },

@@ -30,9 +30,11 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
     &fuse::fuse_rotary::FuseRotary,
     &fuse::fuse_swish::FUSE_SWISH,
+    &precision::quantize_int4::QuantizeInt4,
     &precision::convert_fp16::ConvertFp16,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
+    &lower::lower_int4::LowerInt4,
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
     &lower::split_skip_norm::SplitSkipNorm,
@@ -82,6 +84,12 @@ pub static DEFAULT: &[Step] = &[
     Step::Enter(Phase::Fused),
 ];
 
+/// Runs after [`DEFAULT`] for `--int4`, and before [`FP16`], which narrows the scales.
+pub static INT4: &[Step] = &[
+    Step::Run(&precision::quantize_int4::QuantizeInt4),
+    Step::Enter(Phase::Typed),
+];
+
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
     Step::Run(&precision::convert_fp16::ConvertFp16),
@@ -97,6 +105,8 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
     Step::Run(&lower::lower_attention::LowerAttention),
+    // After attention, which takes the biases of projections for itself.
+    Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
     // The layouts that operators of the target want meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
@@ -169,7 +179,13 @@ mod tests {
             assert_eq!(ALL.iter().filter(|p| p.name() == pass.name()).count(), 1);
             assert!(!pass.about().is_empty() && !pass.details().is_empty());
         }
-        for step in DEFAULT.iter().chain(FP16).chain(LOWER).chain(CLEANUP) {
+        for step in DEFAULT
+            .iter()
+            .chain(INT4)
+            .chain(FP16)
+            .chain(LOWER)
+            .chain(CLEANUP)
+        {
             if let Step::Run(pass) = step {
                 assert!(find(pass.name()).is_ok());
             }

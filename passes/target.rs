@@ -72,6 +72,13 @@ impl Target {
         self.dialect != Dialect::OnnxRuntime
     }
 
+    /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT gets the size of a block from
+    /// the shapes of weight and scales, which a shorter last block belies, and stores an odd number of columns as floats
+    /// (measured: size of engines of TensorRT for RTX 1.7).
+    pub fn wants_whole_blocks(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// The form in which attention over this dtype goes fastest. TensorRT has fused kernels for half precision only, and
     /// refuses to build the operator in FP32 unless it may take it apart.
     pub fn attention(&self, dtype: DType) -> AttentionForm {

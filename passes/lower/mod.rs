@@ -2,6 +2,7 @@
 
 pub mod lower_activations;
 pub mod lower_attention;
+pub mod lower_int4;
 pub mod lower_norms;
 pub mod lower_rotary;
 mod packed_projections;

@@ -20,7 +20,8 @@ impl Pass for ConvertFp16 {
 
     fn details(&self) -> String {
         "Every FP32 node becomes FP16, except normalizations and sums (squares overflow beyond 256), the angles of \
-         rotary and sinusoidal positions, operators that have no half-precision form, and nodes that --keep names. \
+         rotary and sinusoidal positions, operators that have no half-precision form, quantization whose scales half \
+         precision cannot hold, and nodes that --keep names. \
          Weights are rounded to nearest even and clamped to ±65504, which is reported; -3.4e38 in a mask becomes -65504, \
          infinities stay. Graph inputs and outputs keep their types, by a Cast, unless --fp16-io. A value is cast at \
          most once in each direction, and a constant never: it is stored in the type it is read in. Bodies of If, Loop \
@@ -225,6 +226,9 @@ fn attributes(g: &mut Graph, id: NodeId) {
     let f32_number = i64::from(DType::F32.to_onnx());
     if op.is("Cast") && attrs.int("to") == Some(f32_number) {
         attrs.set("to", i64::from(DType::F16.to_onnx()));
+    }
+    if op.is("DequantizeLinear") && attrs.int("output_dtype") == Some(f32_number) {
+        attrs.set("output_dtype", i64::from(DType::F16.to_onnx()));
     }
     if op.is("ConstantOfShape") {
         // Its value is FP32 zero if it is left out.

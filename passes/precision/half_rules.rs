@@ -8,7 +8,6 @@ const NO_HALF: &[&str] = &[
     "Bernoulli",
     "BlackmanWindow",
     "DFT",
-    "DequantizeLinear",
     "DynamicQuantizeLinear",
     "EyeLike",
     "HammingWindow",
@@ -20,7 +19,6 @@ const NO_HALF: &[&str] = &[
     "Optional",
     "OptionalGetElement",
     "OptionalHasElement",
-    "QuantizeLinear",
     "RandomNormal",
     "RandomNormalLike",
     "RandomUniform",
@@ -120,6 +118,8 @@ pub(super) fn kept(
             ))
         } else if op.is_any(NO_HALF) {
             Some(format!("ONNX's {op} has no half-precision form"))
+        } else if let Some(why) = scale_needs_f32(g, id) {
+            Some(why.into())
         } else if op.is_any(NORMS) {
             Some(NORM_WHY.into())
         } else if op.is_any(&["Sin", "Cos"]) {
@@ -134,6 +134,44 @@ pub(super) fn kept(
     keep_statistics(g, order, &mut why);
     keep_positions(g, order, &mut why);
     why
+}
+
+/// The smallest positive normal number of half precision; below it, numbers have fewer digits.
+const HALF_NORMAL: f64 = 6.103_515_625e-5;
+
+/// The smallest positive number of half precision, and the largest.
+const HALF_TINY: f64 = 5.960_464_477_539_063e-8;
+const HALF_MAX: f64 = 65504.0;
+
+/// Why QuantizeLinear or DequantizeLinear must keep its FP32 scale.
+fn scale_needs_f32(g: &Graph, id: NodeId) -> Option<&'static str> {
+    let (scale, small) = if let Some(quantize) = ops::QuantizeLinear::of(g, id) {
+        (quantize.scale(), false)
+    } else if let Some(dequantize) = ops::DequantizeLinear::of(g, id) {
+        let wide = [DType::I32, DType::I16, DType::U16];
+        if dequantize.dtype(0).is_none_or(|d| wide.contains(&d)) {
+            return Some("its integers may be beyond half precision");
+        }
+        (dequantize.scale(), true)
+    } else {
+        return None;
+    };
+    if g.opset() < 19 {
+        return Some("its scale may be half precision from operator set 19 on only");
+    }
+    let Some(scale) = scale.and_then(|v| g.constant(v)) else {
+        return Some("its scale is computed");
+    };
+    let scales = scale.to_f64s()?;
+    let (least, most) = (scales.iter()).fold((f64::INFINITY, 0f64), |(least, most), s| {
+        (least.min(s.abs()), most.max(s.abs()))
+    });
+    // What a dequantized scale loses counts against the largest one, as with weights themselves; but none may be 0.
+    let fits = match small {
+        true => most >= HALF_NORMAL && least >= HALF_TINY,
+        false => least >= HALF_NORMAL,
+    };
+    (!fits || most > HALF_MAX).then_some("half precision cannot hold its scale")
 }
 
 pub(super) fn is_f32(g: &Graph, v: ValueId) -> bool {

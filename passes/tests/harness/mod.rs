@@ -2,7 +2,7 @@
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
 //! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name` and
-//! `# fp16-io` for options.
+//! `# fp16-io` and `# int4-block: 16` for options.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, onnx, text};
-use kiln_passes::{Application, Context, Evaluator, Options, Target, registry};
+use kiln_passes::{Application, Context, Evaluator, INT4_BLOCK, Options, Target, registry};
 
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -20,6 +20,7 @@ pub struct Case {
     pub miss: Option<String>,
     pub keep: Option<String>,
     pub fp16_io: bool,
+    pub int4_block: usize,
     pub target: Target,
 }
 
@@ -78,6 +79,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         miss: header("miss:"),
         keep: header("keep:"),
         fp16_io: header("fp16-io").is_some(),
+        int4_block: header("int4-block:").map_or(INT4_BLOCK, |b| b.parse().unwrap()),
         target: match header("target:").as_deref() {
             None => Target::standard(),
             Some("cpu") => Target::cpu(),
@@ -116,6 +118,7 @@ pub fn apply_up_to(
     let options = Options {
         keep: &keep,
         convert_io: case.fp16_io,
+        int4_block: case.int4_block,
         ..Options::default()
     };
     let mut cx = Context::new(target, &options);
@@ -171,9 +174,16 @@ pub fn beyond_limits(case: &Case, evaluator: Option<&dyn Evaluator>) -> String {
 }
 
 pub fn print(model: &Model) -> String {
-    let options = text::PrintOptions {
-        max_elements: Some(64),
-    };
+    print_up_to(Some(64), model)
+}
+
+/// The model as text that can be read again.
+pub fn print_whole(model: &Model) -> String {
+    print_up_to(None, model)
+}
+
+fn print_up_to(max_elements: Option<usize>, model: &Model) -> String {
+    let options = text::PrintOptions { max_elements };
     text::print_model(&onnx::to_proto(model).unwrap(), &options)
 }
 

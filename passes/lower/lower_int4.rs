@@ -1,0 +1,182 @@
+//! Products with weights in INT4 become com.microsoft:MatMulNBits.
+
+use kiln_graph::{Attrs, DType, Graph, NodeId, Tensor, ValueId, ops};
+
+use crate::pass::{Context, Exactness, Miss};
+use crate::patch::Patch;
+use crate::precision::int4::unpack;
+use crate::rule::Rule;
+use crate::target::{Dialect, Target};
+
+#[derive(Debug)]
+pub struct LowerInt4;
+
+/// Activations are quantized to INT8 in blocks. See [`LowerInt4::details`].
+const INT8: i64 = 4;
+
+impl Rule for LowerInt4 {
+    fn name(&self) -> &'static str {
+        "lower-int4"
+    }
+
+    fn about(&self) -> &'static str {
+        "products with dequantized INT4 weights become com.microsoft:MatMulNBits on ONNX Runtime"
+    }
+
+    fn details(&self) -> String {
+        "`MatMul(x, DequantizeLinear(w))` with w [K, N] in INT4 and blocks along K becomes MatMulNBits with w packed as \
+         [N, blocks, block / 2]; a bias of N numbers behind it becomes its sixth input. Without that, ONNX Runtime widens \
+         the weight in every run. `accuracy_level` 4 lets it multiply in INT8. Elsewhere DequantizeLinear stays: TensorRT fuses it."
+            .into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Lossy
+    }
+
+    fn since(&self) -> i64 {
+        21
+    }
+
+    fn roots(&self) -> &[&'static str] {
+        &["MatMul", "Gemm"]
+    }
+
+    fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
+        super::imports(target)
+    }
+
+    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+        let node = g.node(root);
+        let (Some(x), Some(w), Some(mut output)) = (node.input(0), node.input(1), node.output(0))
+        else {
+            return Err(Miss::none());
+        };
+        let dequantize = g
+            .producer(w)
+            .and_then(|id| ops::DequantizeLinear::of(g, id));
+        let dequantize = dequantize.ok_or_else(Miss::none)?;
+        if cx.target.dialect != Dialect::OnnxRuntime {
+            return Err(Miss::because("the target has no MatMulNBits"));
+        }
+        let weight = Weight::of(&dequantize)?;
+        let mut bias = None;
+        if let Some(gemm) = ops::Gemm::of(g, root) {
+            let scales = gemm.alpha() != 1.0 || gemm.c().is_some() && gemm.beta() != 1.0;
+            if gemm.trans_a() || gemm.trans_b() || scales {
+                return Err(Miss::because("it scales or transposes an operand"));
+            }
+            bias = gemm.c();
+            if bias.is_some_and(|c| !weight.is_bias(g, c)) {
+                return Err(Miss::because("its bias is no constant of N numbers"));
+            }
+        } else if g.value(x).ty().rank().is_none_or(|rank| rank < 2) {
+            return Err(Miss::at(x, 1, "it is no matrix"));
+        } else if let Some((c, sum)) = weight.added(g, output) {
+            (bias, output) = (Some(c), sum);
+        }
+        let mut patch = Patch::new();
+        let attrs = Attrs::new()
+            .with("K", weight.rows as i64)
+            .with("N", weight.columns as i64)
+            .with("bits", 4i64)
+            .with("block_size", weight.block as i64)
+            .with("accuracy_level", INT8);
+        let (values, scales) = weight.packed().ok_or_else(Miss::none)?;
+        let values = patch.constant(values);
+        let scales = patch.constant(scales);
+        let mut inputs = vec![Some(x.into()), Some(values), Some(scales)];
+        if let Some(bias) = bias {
+            inputs.extend([None, None, Some(bias.into())]);
+        }
+        let op = super::microsoft("MatMulNBits");
+        let made = patch.node_with(op, inputs, 1, attrs)[0];
+        patch.replace(output, made);
+        Ok(patch)
+    }
+}
+
+/// A weight [rows, columns] in INT4, with a scale for each column and `block` rows.
+struct Weight<'g> {
+    values: &'g Tensor,
+    scales: &'g Tensor,
+    rows: usize,
+    columns: usize,
+    block: usize,
+}
+
+impl<'g> Weight<'g> {
+    fn of(dequantize: &ops::DequantizeLinear<'g>) -> Result<Weight<'g>, Miss> {
+        let (Some(values), Some(scales)) = (dequantize.constant(0), dequantize.constant(1)) else {
+            return Err(Miss::because("its weight or the scales are no constants"));
+        };
+        let &[rows, columns] = values.dims() else {
+            return Err(Miss::because("its weight is no matrix"));
+        };
+        if values.dtype() != DType::I4 {
+            return Err(Miss::because("its weight is no INT4"));
+        }
+        let zero = dequantize.zero_point();
+        let symmetric = |z: &Tensor| z.bytes().iter().all(|&b| b == 0);
+        if zero.is_some() && !dequantize.constant(2).is_some_and(symmetric) {
+            return Err(Miss::because("its weight has zero points"));
+        }
+        let block = usize::try_from(dequantize.block_size()).unwrap_or(0);
+        if ops::resolve_axis(dequantize.axis(), 2) != Some(0)
+            || !block.is_power_of_two()
+            || block < 16
+        {
+            return Err(Miss::because(
+                "it has no blocks of 16, 32, 64, … along the first axis",
+            ));
+        }
+        if scales.dims() != [rows.div_ceil(block), columns]
+            || dequantize.to() != Some(scales.dtype())
+        {
+            return Err(Miss::because(
+                "its scales do not fit its blocks or its type",
+            ));
+        }
+        Ok(Weight {
+            values,
+            scales,
+            rows,
+            columns,
+            block,
+        })
+    }
+
+    fn is_bias(&self, g: &Graph, v: ValueId) -> bool {
+        g.constant(v).is_some_and(|t| t.dims() == [self.columns])
+    }
+
+    /// The bias that alone reads the product, and the sum.
+    fn added(&self, g: &Graph, product: ValueId) -> Option<(ValueId, ValueId)> {
+        let add = g.node(g.single_use(product)?.node);
+        add.op().is("Add").then_some(())?;
+        let (a, b) = (add.input(0)?, add.input(1)?);
+        let bias = if a == product { b } else { a };
+        self.is_bias(g, bias).then_some((bias, add.output(0)?))
+    }
+
+    /// UINT8 [N, blocks, block / 2] with zero point 8, two numbers in a byte, the first in the low half, and scales
+    /// [N · blocks] (ONNX Runtime `docs/ContribOperators.md`, MatMulNBits). Missing rows of the last block are zero.
+    fn packed(&self) -> Option<(Tensor, Tensor)> {
+        let blocks = self.rows.div_ceil(self.block);
+        let stride = blocks * self.block / 2;
+        let codes = unpack(self.values)?;
+        let mut bytes = vec![0x88u8; self.columns.checked_mul(stride)?];
+        for (row, codes) in codes.chunks_exact(self.columns.max(1)).enumerate() {
+            let (byte, shift) = (row / 2, 4 * (row % 2));
+            // Two's complement with its sign bit turned is the number plus 8; the byte holds 8 so far.
+            for (packed, code) in bytes.chunks_exact_mut(stride).zip(codes) {
+                *packed.get_mut(byte)? ^= code << shift;
+            }
+        }
+        let dims = [self.columns, blocks, self.block / 2];
+        let values = Tensor::from_values(&dims[..], &bytes).ok()?;
+        let scales = self.scales.transposed()?;
+        let scales = scales.reshaped(&[self.columns * blocks][..]).ok()?;
+        Some((values, scales))
+    }
+}

@@ -1,0 +1,305 @@
+//! Weights as 4-bit integers: symmetric, one scale for each block of rows of a column.
+
+use half::{bf16, f16};
+use kiln_graph::{DType, Tensor};
+
+/// Scales that are tried are the largest magnitude of a block over these. 7 reaches the largest value, 8 uses -8 for it
+/// where it is negative; beyond, outliers are clamped for the sake of the others.
+const DIVISORS: [f32; 10] = [7.0, 7.25, 7.5, 7.75, 8.0, 8.5, 9.0, 9.5, 10.0, 11.0];
+
+/// Columns quantized together, so that the loops over them vectorize and a tile stays in cache.
+const LANES: usize = 32;
+
+/// Smallest positive normal and smallest positive number of half precision.
+const HALF_NORMAL: f32 = 6.103_515_6e-5;
+const HALF_TINY: f32 = 5.960_464_5e-8;
+
+/// A weight in INT4.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// INT4 [K, N], in -8..=7.
+    pub values: Tensor,
+    /// [ceil(K / block), N] in the weight's dtype, all positive: `weight ≈ values · scales`.
+    pub scales: Tensor,
+    /// Root of the squared error over the squared weight; both are weighted by the moments if there are any.
+    pub error: f64,
+}
+
+/// A weight cannot be quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("its weight is no matrix of 16- or 32-bit floats")]
+    Type,
+    #[error("its weight has infinities or NaN")]
+    NotFinite,
+    #[error("there is not one moment for each row of its weight")]
+    Moments,
+    #[error("its weight or the block is empty")]
+    Empty,
+}
+
+/// A weight [K, N] in blocks of `block` rows; the last block is shorter where `block` does not divide K. The scale of a
+/// block is the one of a small grid, or the least-squares fit to the integers that it gives, with the smallest squared
+/// error. `moments` are K means of squared inputs E[x_j²], which weigh the rows: the error is then that of the product.
+///
+/// # Errors
+/// When the weight is no finite matrix of F32, F16 or BF16, or the number of moments is not K.
+pub fn quantize(
+    weight: &Tensor,
+    block: usize,
+    moments: Option<&[f64]>,
+) -> Result<Quantized, Unfit> {
+    let &[rows, columns] = weight.dims() else {
+        return Err(Unfit::Type);
+    };
+    let grid = Grid::of(weight.dtype()).ok_or(Unfit::Type)?;
+    if rows == 0 || columns == 0 || block == 0 {
+        return Err(Unfit::Empty);
+    }
+    let values = to_f32s(weight).ok_or(Unfit::Type)?;
+    let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+    if !values.iter().all(|v| v.is_finite()) {
+        return Err(Unfit::NotFinite);
+    }
+    let moments = match moments {
+        Some(all) if all.len() != rows => return Err(Unfit::Moments),
+        Some(all) => relative(all),
+        None => vec![1.0; rows],
+    };
+    // A block of next to nothing beside others gets a scale that half precision can still hold.
+    let floor = match largest / 8.0 >= HALF_NORMAL {
+        true => HALF_TINY,
+        false => 0.0,
+    };
+    let mut codes = vec![0u8; rows * columns];
+    let mut scales = vec![0f32; rows.div_ceil(block) * columns];
+    let (mut lost, mut whole) = (0f64, 0f64);
+    let mut tile = Tile::new(block.min(rows), grid, floor);
+    for (index, start) in (0..rows).step_by(block).enumerate() {
+        let weights = &moments[start..rows.min(start + block)];
+        for column in (0..columns).step_by(LANES) {
+            let width = LANES.min(columns - column);
+            let at = |row: usize| (start + row) * columns + column;
+            tile.load(weights, |row| &values[at(row)..at(row) + width]);
+            let found = tile.search(weights);
+            lost += found.errors[..width]
+                .iter()
+                .map(|&e| f64::from(e))
+                .sum::<f64>();
+            whole += tile.energy(weights);
+            let to = index * columns + column;
+            scales[to..to + width].copy_from_slice(&found.scales[..width]);
+            tile.codes(&found.scales, |row, lane, code| {
+                if lane < width {
+                    codes[at(row) + lane] = code;
+                }
+            });
+        }
+    }
+    let scales = Tensor::from_values(&[rows.div_ceil(block), columns][..], &scales);
+    let scales = scales.ok().and_then(|s| match weight.dtype() {
+        DType::F32 => Some(s),
+        narrow => s.narrowed(narrow),
+    });
+    Ok(Quantized {
+        values: pack(&[rows, columns], &codes).ok_or(Unfit::Type)?,
+        scales: scales.ok_or(Unfit::Type)?,
+        error: if whole > 0.0 {
+            (lost / whole).sqrt()
+        } else {
+            0.0
+        },
+    })
+}
+
+/// INT4 numbers, one in the low half of each byte, as a tensor: two in a byte, the first in the low half (ONNX
+/// `docs/docsgen/source/technical/int4.md`).
+fn pack(dims: &[usize], codes: &[u8]) -> Option<Tensor> {
+    let pair = |pair: &[u8]| pair[0] & 0xf | pair.get(1).copied().unwrap_or(0) << 4;
+    let packed: Vec<u8> = codes.chunks(2).map(pair).collect();
+    Tensor::from_raw(DType::I4, dims, packed.into()).ok()
+}
+
+/// The elements of a tensor of 4-bit integers in two's complement, one in the low half of each byte.
+pub fn unpack(tensor: &Tensor) -> Option<Vec<u8>> {
+    matches!(tensor.dtype(), DType::I4 | DType::U4).then_some(())?;
+    let bytes = tensor.bytes();
+    let mut codes: Vec<u8> = bytes.iter().flat_map(|&b| [b & 0xf, b >> 4]).collect();
+    codes.truncate(tensor.len());
+    Some(codes)
+}
+
+fn to_f32s(tensor: &Tensor) -> Option<Vec<f32>> {
+    match tensor.dtype() {
+        DType::F32 => tensor.values(),
+        DType::F16 => Some(tensor.values::<f16>()?.iter().map(|v| v.to_f32()).collect()),
+        DType::BF16 => Some(
+            tensor
+                .values::<bf16>()?
+                .iter()
+                .map(|v| v.to_f32())
+                .collect(),
+        ),
+        _ => None,
+    }
+}
+
+/// Moments over the largest of them: only ratios matter, and sums of them stay in FP32's range.
+fn relative(moments: &[f64]) -> Vec<f32> {
+    let usable = |m: f64| if m.is_finite() { m.max(0.0) } else { 0.0 };
+    let largest = moments.iter().fold(0f64, |all, &m| all.max(usable(m)));
+    if largest == 0.0 {
+        return vec![1.0; moments.len()];
+    }
+    moments
+        .iter()
+        .map(|&m| (usable(m) / largest) as f32)
+        .collect()
+}
+
+/// The numbers that a scale can be.
+#[derive(Clone, Copy, Debug)]
+enum Grid {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Grid {
+    fn of(dtype: DType) -> Option<Grid> {
+        match dtype {
+            DType::F32 => Some(Grid::F32),
+            DType::F16 => Some(Grid::F16),
+            DType::BF16 => Some(Grid::Bf16),
+            _ => None,
+        }
+    }
+
+    /// The nearest scale with a finite reciprocal; 1 where that is 0, of blocks that are.
+    fn nearest(self, scale: f32, floor: f32) -> f32 {
+        let scale = scale.max(floor);
+        let scale = match self {
+            Grid::F32 => scale,
+            Grid::F16 => f16::from_f32(scale).to_f32(),
+            Grid::Bf16 => bf16::from_f32(scale).to_f32(),
+        };
+        let usable = scale >= f32::MIN_POSITIVE && scale.is_finite();
+        if usable { scale } else { 1.0 }
+    }
+}
+
+type Lane = [f32; LANES];
+
+/// One block of rows of [`LANES`] columns; missing columns are zero.
+struct Tile {
+    rows: Vec<Lane>,
+    grid: Grid,
+    floor: f32,
+}
+
+/// The scales of a tile's columns and their weighted squared errors.
+struct Found {
+    scales: Lane,
+    errors: Lane,
+}
+
+impl Tile {
+    fn new(rows: usize, grid: Grid, floor: f32) -> Tile {
+        let rows = Vec::with_capacity(rows);
+        Tile { rows, grid, floor }
+    }
+
+    fn load<'a>(&mut self, weights: &[f32], row: impl Fn(usize) -> &'a [f32]) {
+        self.rows.clear();
+        for k in 0..weights.len() {
+            let mut lane = [0f32; LANES];
+            let values = row(k);
+            lane[..values.len()].copy_from_slice(values);
+            self.rows.push(lane);
+        }
+    }
+
+    fn energy(&self, weights: &[f32]) -> f64 {
+        let row = |(row, &w): (&Lane, &f32)| w * row.iter().map(|v| v * v).sum::<f32>();
+        self.rows.iter().zip(weights).map(row).map(f64::from).sum()
+    }
+
+    fn search(&self, weights: &[f32]) -> Found {
+        let mut largest = [0f32; LANES];
+        for row in &self.rows {
+            for (m, v) in largest.iter_mut().zip(row) {
+                *m = m.max(v.abs());
+            }
+        }
+        let scales = |divisor: f32| largest.map(|m| self.grid.nearest(m / divisor, self.floor));
+        let mut best = self.tried(scales(DIVISORS[0]), weights);
+        for &divisor in &DIVISORS[1..] {
+            best.improve(self.tried(scales(divisor), weights));
+        }
+        best.improve(self.tried(self.fitted(&best.scales, weights), weights));
+        best
+    }
+
+    fn tried(&self, scales: Lane, weights: &[f32]) -> Found {
+        let inverse = scales.map(f32::recip);
+        let mut errors = [0f32; LANES];
+        for (row, &w) in self.rows.iter().zip(weights) {
+            for l in 0..LANES {
+                let off = row[l] - scales[l] * nearest_int(row[l] * inverse[l]);
+                errors[l] += w * off * off;
+            }
+        }
+        Found { scales, errors }
+    }
+
+    /// The scales that minimize the error for the integers that `scales` give.
+    fn fitted(&self, scales: &Lane, weights: &[f32]) -> Lane {
+        let inverse = scales.map(f32::recip);
+        let (mut products, mut squares) = ([0f32; LANES], [0f32; LANES]);
+        for (row, &w) in self.rows.iter().zip(weights) {
+            for l in 0..LANES {
+                let q = nearest_int(row[l] * inverse[l]);
+                products[l] += w * row[l] * q;
+                squares[l] += w * q * q;
+            }
+        }
+        let mut fitted = *scales;
+        for l in 0..LANES {
+            if squares[l] > 0.0 && products[l] > 0.0 {
+                fitted[l] = self.grid.nearest(products[l] / squares[l], self.floor);
+            }
+        }
+        fitted
+    }
+
+    fn codes(&self, scales: &Lane, mut put: impl FnMut(usize, usize, u8)) {
+        let inverse = scales.map(f32::recip);
+        for (k, row) in self.rows.iter().enumerate() {
+            for l in 0..LANES {
+                put(k, l, nearest_int(row[l] * inverse[l]) as i8 as u8 & 0xf);
+            }
+        }
+    }
+}
+
+impl Found {
+    fn improve(&mut self, other: Found) {
+        for l in 0..LANES {
+            if other.errors[l] < self.errors[l] {
+                self.errors[l] = other.errors[l];
+                self.scales[l] = other.scales[l];
+            }
+        }
+    }
+}
+
+/// Rounded to nearest even within -8..=7. `round_ties_even` is a call on processors without SSE 4.1; adding 1.5 · 2²³
+/// leaves no bits for a fraction.
+fn nearest_int(v: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (v.clamp(-8.0, 7.0) + SHIFT) - SHIFT
+}
+
+#[cfg(test)]
+#[path = "int4_tests.rs"]
+mod tests;

@@ -1,0 +1,231 @@
+//! Weights of linear layers as INT4, written as DequantizeLinear before the product.
+
+use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId, ops, opset};
+use rustc_hash::FxHashMap;
+
+use super::int4::{self, Quantized, Unfit};
+use crate::pass::{Context, Exactness, Pass, PassFailure, Remark};
+
+#[derive(Debug)]
+pub struct QuantizeInt4;
+
+/// The operator set from which DequantizeLinear has INT4 and blocks.
+const SINCE: i64 = 21;
+
+/// Fewer columns save nothing that would show: classifiers, gates.
+const MIN_COLUMNS: usize = 16;
+
+impl Pass for QuantizeInt4 {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn about(&self) -> &'static str {
+        "store the weights of linear layers as 4-bit integers with a scale for each block"
+    }
+
+    fn details(&self) -> String {
+        "The constant right operand [K, N] of MatMul and Gemm becomes INT4 in -8..7 with one scale for each column and each \
+         block along K (32 elements unless told otherwise), which DequantizeLinear multiplies; there is no zero point. Scales \
+         minimize the squared error of their block. A weight that several nodes read is quantized once. Embedding tables, \
+         weights with less than a block of rows or 16 columns, those with infinities and nodes that --keep names stay, and \
+         the manifest says why. The model's operator set is raised to 21. Activations stay floats: `--fp16` narrows them \
+         and the scales."
+            .into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Lossy
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
+        let block = cx.options.int4_block;
+        if !block.is_power_of_two() || block < MIN_BLOCK {
+            return Err(PassFailure::Nothing(format!(
+                "{block} elements are no block of INT4: it takes a power of two from {MIN_BLOCK} on"
+            )));
+        }
+        let mut any = false;
+        model.graph.for_each_graph(&mut |g| {
+            any |= g
+                .nodes()
+                .any(|(id, _)| matches!(layer(g, id, cx), Some(Ok(_))));
+        });
+        let from = model.graph.opset();
+        if any && from < SINCE {
+            if !cx.admit(NAME, || format!("operator set {from} to {SINCE}")) {
+                return Ok(0);
+            }
+            opset::convert(model, SINCE)?;
+        }
+        let mut work = Work::default();
+        let mut cycle = None;
+        model.graph.for_each_graph_mut(&mut |g| {
+            if cycle.is_none() && !work.refused {
+                cycle = work.graph(g, cx).err();
+            }
+        });
+        if let Some(cycle) = cycle {
+            return Err(cycle);
+        }
+        if work.quantized == 0 && !work.refused {
+            return Err(PassFailure::Nothing(
+                "no weight was quantized to INT4: the model has no linear layer that is large enough".into(),
+            ));
+        }
+        Ok(work.quantized)
+    }
+}
+
+const NAME: &str = "quantize-int4";
+
+/// The smallest block that com.microsoft:MatMulNBits takes.
+const MIN_BLOCK: usize = 16;
+
+/// A product with a weight.
+struct Layer {
+    weight: ValueId,
+    /// The weight is [N, K].
+    transposed: bool,
+    block: usize,
+}
+
+/// The node as a product with a float constant, or why its weight stays; `None` if it has none.
+fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Layer, String>> {
+    let node = g.node(id);
+    let gemm = ops::Gemm::of(g, id);
+    if gemm.is_none() && !node.op().is("MatMul") {
+        return None;
+    }
+    let float = |v: &ValueId| g.constant(*v).is_some_and(|t| t.dtype().is_float());
+    let Some(weight) = node.input(1).filter(float) else {
+        let left = node.input(0).filter(float)?;
+        return (g.constant(left)?.len() > 1).then(|| Err("its weight is the left operand".into()));
+    };
+    let transposed = gemm.is_some_and(|gemm| gemm.trans_b());
+    Some(fit(g.constant(weight)?, transposed, cx).and_then(|block| {
+        match (cx.options.keep)(node.name()) {
+            true => Err("it matches --keep".into()),
+            false => Ok(Layer {
+                weight,
+                transposed,
+                block,
+            }),
+        }
+    }))
+}
+
+/// The block for a weight, or why it has none.
+fn fit(weight: &Tensor, transposed: bool, cx: &Context<'_>) -> Result<usize, String> {
+    let block = cx.options.int4_block;
+    let (k, n) = match (weight.dims(), transposed) {
+        (&[k, n], false) | (&[n, k], true) => (k, n),
+        _ => return Err(format!("its weight has rank {}", weight.rank())),
+    };
+    if !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+        return Err(format!("its weight is of {}", weight.dtype()));
+    }
+    if k < block || n < MIN_COLUMNS {
+        return Err(format!(
+            "its weight [{k}, {n}] is smaller than a block [{block}, {MIN_COLUMNS}]"
+        ));
+    }
+    if !cx.target.wants_whole_blocks() {
+        return Ok(block);
+    }
+    if !n.is_multiple_of(2) {
+        return Err(format!(
+            "the target packs pairs of columns, and there are {n}"
+        ));
+    }
+    let halves = std::iter::successors(Some(block), |b| Some(b / 2));
+    let mut blocks = halves.take_while(|&b| b >= MIN_BLOCK);
+    blocks.find(|b| k.is_multiple_of(*b)).ok_or_else(|| {
+        format!("the target takes whole blocks, and none of {MIN_BLOCK} or more divides {k} rows")
+    })
+}
+
+#[derive(Default)]
+struct Work {
+    quantized: usize,
+    /// A limit stopped the pass.
+    refused: bool,
+}
+
+impl Work {
+    fn graph(&mut self, g: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassFailure> {
+        let mut done: FxHashMap<(ValueId, bool), Result<ValueId, Unfit>> = FxHashMap::default();
+        for id in g.topo_order()? {
+            let layer = match layer(g, id, cx) {
+                None => continue,
+                Some(Ok(layer)) => layer,
+                Some(Err(why)) => {
+                    kept(g, id, why, cx);
+                    continue;
+                }
+            };
+            let key = (layer.weight, layer.transposed);
+            let fresh = match done.get(&key) {
+                Some(Ok(_)) => None,
+                Some(Err(why)) => Some(Err(*why)),
+                None => Some(numbers(g, &layer)),
+            };
+            if let Some(Err(why)) = fresh {
+                done.insert(key, Err(why));
+                kept(g, id, why.to_string(), cx);
+                continue;
+            }
+            if !cx.admit(NAME, || g.label(id)) {
+                self.refused = true;
+                return Ok(());
+            }
+            if let Some(Ok(numbers)) = fresh {
+                done.insert(key, Ok(dequantized(g, &layer, numbers)));
+            }
+            let Some(Ok(wide)) = done.get(&key) else {
+                continue;
+            };
+            g.set_input(id, 1, Some(*wide));
+            if layer.transposed {
+                g.attrs_mut(id).remove("transB");
+            }
+            g.remove_unused_value(layer.weight);
+            self.quantized += 1;
+        }
+        Ok(())
+    }
+}
+
+fn kept(g: &Graph, id: NodeId, why: String, cx: &mut Context<'_>) {
+    let node = g.label(id);
+    cx.remarks.push(Remark::Kept { node, why });
+}
+
+fn numbers(g: &Graph, layer: &Layer) -> Result<Quantized, Unfit> {
+    let weight = g.constant(layer.weight).ok_or(Unfit::Type)?;
+    if !layer.transposed {
+        return int4::quantize(weight, layer.block, None);
+    }
+    let turned = weight.transposed().ok_or(Unfit::Type)?;
+    int4::quantize(&turned, layer.block, None)
+}
+
+/// A DequantizeLinear of the numbers; gives its result, [K, N] of the weight's type.
+fn dequantized(g: &mut Graph, layer: &Layer, numbers: Quantized) -> ValueId {
+    let name = g.value(layer.weight).name().to_string();
+    let dims = numbers.values.dims().iter().map(|&d| Dim::Known(d));
+    let ty = Type::tensor(numbers.scales.dtype(), Some(dims.collect()));
+    let values = g.add_constant(&format!("{name}_int4"), numbers.values);
+    let scales = g.add_constant(&format!("{name}_scale"), numbers.scales);
+    let attrs = Attrs::new()
+        .with("axis", 0i64)
+        .with("block_size", layer.block as i64);
+    let inputs = [Some(values), Some(scales)];
+    let output = format!("{name}_dequantized");
+    let op = Op::onnx("DequantizeLinear");
+    let id = g.add_node_named(op, "", inputs, &[Some(&output)], attrs);
+    g.notes_mut(id).set("kiln.pass", NAME.into());
+    let made = g.node(id).output(0).unwrap_or(layer.weight);
+    g.set_type(made, ty);
+    made
+}
