@@ -104,7 +104,8 @@ impl fmt::Debug for Options<'_> {
 /// Folding a shape computation never needs more; folding a mask of 1024 × 1024 floats just fits.
 pub const FOLD_BUDGET: usize = 4 << 20;
 
-/// The smallest block in use elsewhere, for accuracy: 4.5 bits for a weight with FP16 scales, where blocks of 128 take 4.1.
+/// 4.5 bits for a weight with FP16 scales, where blocks of 128 take 4.1; the error of a product with normal weights is
+/// 0.085 against 0.099 (`tests/int4.rs`).
 pub const INT4_BLOCK: usize = 32;
 
 impl Default for Options<'_> {

@@ -72,9 +72,9 @@ impl Target {
         self.dialect != Dialect::OnnxRuntime
     }
 
-    /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT gets the size of a block from
-    /// the shapes of weight and scales, which a shorter last block belies, and stores an odd number of columns as floats
-    /// (measured: size of engines of TensorRT for RTX 1.7).
+    /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT for RTX 1.7 stores an odd
+    /// number of columns as floats (measured: size of engines). It builds a shorter last block too, but what that
+    /// computes has not been run.
     pub fn wants_whole_blocks(&self) -> bool {
         self.dialect == Dialect::TensorRt
     }
