@@ -64,8 +64,9 @@ fn preset(model: &Model) -> Preset {
     model.graph.for_each_graph(&mut |g| {
         for tensor in g.values().filter_map(|(_, v)| v.constant()) {
             match tensor.dtype() {
+                DType::I4 => preset = Preset::Int4,
                 DType::F16 if preset == Preset::Fp32Rewrite => preset = Preset::Fp16,
-                DType::BF16 => preset = Preset::Bf16,
+                DType::BF16 if preset != Preset::Int4 => preset = Preset::Bf16,
                 _ => {}
             }
         }

@@ -29,6 +29,8 @@ pub struct Options {
     /// The local GPU's, or a portable engine's, if it is not given.
     pub targets: Option<Targets>,
     pub fp16: bool,
+    /// Weights of linear layers become INT4 in blocks of so many rows.
+    pub int4: Option<usize>,
     /// Plain ONNX, whatever operators the target has beside it.
     pub standard: bool,
     /// Graph inputs and outputs become FP16 too.
@@ -63,6 +65,7 @@ impl Options {
             output: None,
             targets: None,
             fp16: false,
+            int4: None,
             standard: false,
             fp16_io: false,
             dims: Vec::new(),
@@ -78,6 +81,18 @@ impl Options {
             ort_lib: None,
             trt_lib: None,
             seed: 1,
+        }
+    }
+}
+
+impl Options {
+    /// What the numbers become, in one word: `fp32`, `fp16`, `int4`, `int4+fp16`.
+    pub fn precision(&self) -> &'static str {
+        match (self.int4.is_some(), self.fp16) {
+            (false, false) => "fp32",
+            (false, true) => "fp16",
+            (true, false) => "int4",
+            (true, true) => "int4+fp16",
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Manifest {
     /// Where passes came close, of those that were asked about.
     pub explain: Vec<Explained>,
     pub converted: usize,
+    /// Linear layers whose weights became INT4.
+    pub quantized: usize,
     pub kept: Vec<Kept>,
     pub clamped: Vec<Clamped>,
     pub warnings: Vec<String>,
@@ -63,6 +65,8 @@ pub struct SourceFacts {
 #[derive(Clone, Debug, Serialize)]
 pub struct Chosen {
     pub fp16: bool,
+    /// Rows of a block of INT4 weights; `null` without INT4.
+    pub int4_block: Option<usize>,
     pub standard: bool,
     pub fp16_io: bool,
     pub engine: bool,
@@ -220,9 +224,10 @@ impl Manifest {
                 sha256: source.sha256.clone(),
             },
             target: targets.to_string(),
-            precision: if options.fp16 { "fp16" } else { "fp32" }.into(),
+            precision: options.precision().into(),
             options: Chosen {
                 fp16: options.fp16,
+                int4_block: options.int4,
                 standard: options.standard,
                 fp16_io: options.fp16_io,
                 engine: options.engine,
@@ -242,6 +247,7 @@ impl Manifest {
             passes: Vec::new(),
             explain: explained(&options.explain, &rewritten.passes, &rewritten.misses),
             converted: 0,
+            quantized: 0,
             kept: Vec::new(),
             clamped: Vec::new(),
             warnings: Vec::new(),
@@ -261,8 +267,10 @@ impl Manifest {
             stages: Vec::new(),
         };
         for report in &rewritten.passes {
-            if report.name == "convert-fp16" {
-                manifest.converted = report.applications;
+            match report.name {
+                "convert-fp16" => manifest.converted = report.applications,
+                "quantize-int4" => manifest.quantized = report.applications,
+                _ => {}
             }
             manifest.passes.push(Applied {
                 name: report.name.into(),

@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// Keep the precision of nodes whose names match.
     #[arg(long, value_name = "REGEX")]
     keep: Option<regex::Regex>,
-    /// fp32-exact, fp32-rewrite, fp16, bf16, int8 or fp8 [default: fp16 with --fp16, else fp32-rewrite].
+    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: fp16 with --fp16, else fp32-rewrite].
     #[arg(long, value_name = "NAME")]
     tolerance: Option<String>,
     /// Seed of the inputs that are made.

@@ -17,7 +17,7 @@ pub(super) struct Args {
     /// Inputs, as .npz; otherwise they are made from the graph.
     #[arg(long, value_name = "DATA.npz")]
     inputs: Option<PathBuf>,
-    /// fp32-exact, fp32-rewrite, fp16, bf16, int8 or fp8 [default: by the candidate's types].
+    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: by the candidate's types].
     #[arg(long, value_name = "NAME")]
     tolerance: Option<String>,
     /// Other limits for an output: logits:cosine=0.999,max_abs=1e-3.

@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Convert to FP16, with FP32 kept where it must be.
     #[arg(long)]
     fp16: bool,
+    /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on).
+    #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true, default_missing_value = "32")]
+    int4: Option<usize>,
     /// Convert the graph's inputs and outputs too.
     #[arg(long, requires = "fp16")]
     fp16_io: bool,
@@ -83,6 +86,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         output: args.output,
         targets: args.target,
         fp16: args.fp16,
+        int4: args.int4,
         standard: args.dialect == "standard",
         fp16_io: args.fp16_io,
         dims: args.dim,
@@ -199,9 +203,15 @@ fn render(outcome: &Outcome) -> String {
     if !blocks.is_empty() {
         out += &format!("  fused    {}\n", blocks.join(", "));
     }
-    if m.precision == "fp16" {
+    if let Some(block) = m.options.int4_block {
         out += &format!(
-            "  fp16     {} nodes converted, {} kept in FP32\n",
+            "  int4     weights of {} linear layers, blocks of {block}\n",
+            m.quantized
+        );
+    }
+    if m.options.fp16 {
+        out += &format!(
+            "  fp16     {} nodes converted, {} kept as they are\n",
             m.converted,
             m.kept.len()
         );

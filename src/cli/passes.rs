@@ -36,6 +36,7 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
             };
             print(&table(&["pass", "results", "what it does"], &rows))?;
             print(&format!("\n  default: {}\n", names(registry::DEFAULT)))?;
+            print(&format!("  --int4:  {}\n", names(registry::INT4)))?;
             print(&format!("  --fp16:  {}\n", names(registry::FP16)))?;
         }
         What::Explain { name } => {

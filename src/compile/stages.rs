@@ -95,6 +95,9 @@ impl Evaluator for OrtEvaluator<'_> {
 /// The steps that the options name.
 pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
     let mut default = registry::DEFAULT.to_vec();
+    if options.int4.is_some() {
+        default.extend_from_slice(registry::INT4);
+    }
     if options.fp16 {
         default.extend_from_slice(registry::FP16);
     }
@@ -131,6 +134,7 @@ pub(crate) fn rewrite(
     let choices = kiln_passes::Options {
         keep: &keep,
         convert_io: options.fp16_io,
+        int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
         ..kiln_passes::Options::default()
     };
     let library = options.ort_lib.as_deref();
@@ -308,9 +312,10 @@ pub(super) fn build(
 
 /// The tolerance that fits the precision asked for.
 pub(crate) fn tolerance(options: &Options) -> Tolerance {
-    Tolerance::from(match options.fp16 {
-        true => Preset::Fp16,
-        false => Preset::Fp32Rewrite,
+    Tolerance::from(match (options.int4.is_some(), options.fp16) {
+        (true, _) => Preset::Int4,
+        (false, true) => Preset::Fp16,
+        (false, false) => Preset::Fp32Rewrite,
     })
 }
 

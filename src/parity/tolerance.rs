@@ -148,7 +148,7 @@ mod tests {
     fn an_unknown_name_lists_the_known_ones() {
         let err = Tolerance::named("fp17").unwrap_err().to_string();
         assert!(
-            err.ends_with("fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8"),
+            err.ends_with("fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8, int4"),
             "{err}"
         );
     }

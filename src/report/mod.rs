@@ -23,7 +23,7 @@ pub fn markdown(m: &Manifest) -> String {
     out += &passes(m);
     out += "\n";
     out += &operators(m);
-    if m.precision == "fp16" {
+    if m.precision != "fp32" {
         out += "\n## Precision\n\n";
         out += &precision(m);
     }
@@ -364,15 +364,21 @@ fn operators(m: &Manifest) -> String {
 }
 
 fn precision(m: &Manifest) -> String {
-    let mut out = format!(
-        "{} nodes are FP16; {} keep FP32.\n",
-        m.converted,
-        m.kept.len()
-    );
+    let mut out = String::new();
+    if let Some(block) = m.options.int4_block {
+        out += &format!(
+            "{} linear layers have INT4 weights in blocks of {block}.\n",
+            m.quantized
+        );
+    }
+    if m.options.fp16 {
+        out += &format!("{} nodes are FP16.\n", m.converted);
+    }
+    out += &format!("{} nodes keep their precision.\n", m.kept.len());
     if !m.kept.is_empty() {
         out += "\n";
         out += &table(
-            &["node in FP32", "why"],
+            &["node that keeps its precision", "why"],
             m.kept.iter().map(|k| vec![k.node.clone(), k.why.clone()]),
         );
     }
