@@ -83,6 +83,8 @@ pub trait Evaluator {
 pub struct Options<'a> {
     /// Whether a node, by its name, keeps its precision.
     pub keep: &'a dyn Fn(&str) -> bool,
+    /// Layers, by their labels, that quantization leaves to whatever precision comes after it.
+    pub spared: &'a [String],
     /// Graph inputs and outputs change their precision too.
     pub convert_io: bool,
     /// Bytes that folding may add to the model before it leaves a node alone.
@@ -112,6 +114,7 @@ impl Default for Options<'_> {
     fn default() -> Self {
         Options {
             keep: &|_| false,
+            spared: &[],
             convert_io: false,
             fold_budget: FOLD_BUDGET,
             int4_block: INT4_BLOCK,
@@ -183,6 +186,8 @@ pub enum Remark {
         values: usize,
         abs_max: f32,
     },
+    /// The weight of a linear layer was quantized.
+    Quantized { layer: String },
     /// A node keeps its precision.
     Kept { node: String, why: String },
     /// A node was left unfolded because its result is too large.

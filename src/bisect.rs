@@ -148,6 +148,7 @@ struct Pipeline<'a> {
 impl Pipeline<'_> {
     fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, CompileError> {
         let passes = Passes {
+            spared: &[],
             steps: self.steps,
             limit,
             finish,

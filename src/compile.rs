@@ -16,8 +16,9 @@ use crate::bundle::{self, Partial};
 use crate::manifest::{Manifest, Stage};
 use crate::prove;
 use crate::report;
+use crate::search;
 use crate::shapes::{DimSpec, ShapeSpec};
-use crate::talk::Talk;
+use crate::talk::{Silent, Talk};
 use crate::targets::Targets;
 
 /// What to compile, and how.
@@ -47,6 +48,8 @@ pub struct Options {
     pub passes: Option<String>,
     /// Nodes that keep their precision.
     pub keep: Option<Regex>,
+    /// Where quantization is out of tolerance, find layers to spare from it.
+    pub search: bool,
     /// A pass's name or `all`, and the folder that gets the model after it as ONNX text.
     pub dump_after: Option<(String, PathBuf)>,
     /// Passes, or `all`, of which to say where they came close and what stopped them.
@@ -76,6 +79,7 @@ impl Options {
             latency: true,
             passes: None,
             keep: None,
+            search: true,
             dump_after: None,
             explain: Vec::new(),
             ort_lib: None,
@@ -121,6 +125,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let steps = stages::steps(options)?;
     let passes = stages::Passes {
         steps: &steps,
+        spared: &[],
         limit: None,
         // Whatever was chosen, no internal operator may be left.
         finish: registry::LOWER,
@@ -129,7 +134,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         stages::rewrite(options, &targets, &passes, original.clone(), talk)
     })?;
     let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
-    let reference = match options.check {
+    let mut reference = match options.check {
         true => Some(clock.time("sizes", || {
             let request = prove::Request {
                 reference: &source.path,
@@ -143,9 +148,21 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?),
         false => None,
     };
-    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+    let baked = stages::with_baked_sizes(&original, &shapes);
+    if let Some(baked) = &baked {
         rewritten = clock.time("passes", || {
-            stages::rewrite(options, &targets, &passes, baked, talk)
+            stages::rewrite(options, &targets, &passes, baked.clone(), talk)
+        })?;
+    }
+    let mut search = None;
+    if let (Some(reference), true) = (&mut reference, options.int4.is_some() && options.search) {
+        let sparing = |spared: &[String]| {
+            let passes = stages::Passes { spared, ..passes };
+            let from = baked.as_ref().unwrap_or(&original);
+            stages::rewrite(options, &targets, &passes, from.clone(), &Silent)
+        };
+        (rewritten, search) = clock.time("search", || {
+            search::run(options, reference, rewritten, &sparing, &partial, talk)
         })?;
     }
     let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
@@ -180,6 +197,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         engine,
         parity,
         latency,
+        search,
         stages: clock.stages,
         ..Manifest::new(options, &targets, &source, &original, &rewritten, &written)
     };

@@ -27,6 +27,7 @@ pub mod prove;
 pub mod pysite;
 pub mod report;
 pub mod runtime;
+pub mod search;
 pub mod shapes;
 pub mod summary;
 pub mod talk;

@@ -11,6 +11,7 @@ use crate::bench;
 use crate::compile::{Options, Rewritten, Source};
 use crate::engine::TensorInfo;
 use crate::parity;
+use crate::search::Search;
 use crate::shapes::Range;
 use crate::summary::{self, Attention, Found, Summary};
 use crate::targets::Targets;
@@ -47,6 +48,8 @@ pub struct Manifest {
     pub parity: Option<parity::Report>,
     /// `None`: not run.
     pub latency: Option<bench::BenchReport>,
+    /// How layers were chosen that keep their precision; `null` if all could be converted.
+    pub search: Option<Search>,
     /// Why no engine was compared.
     pub engine_parity: String,
     pub runtime: Option<String>,
@@ -73,6 +76,7 @@ pub struct Chosen {
     pub check: bool,
     pub passes: Option<String>,
     pub keep: Option<String>,
+    pub search: bool,
     pub inputs: Option<String>,
     pub seed: u64,
 }
@@ -233,6 +237,7 @@ impl Manifest {
                 engine: options.engine,
                 check: options.check,
                 passes: options.passes.clone(),
+                search: options.search,
                 keep: options.keep.as_ref().map(|r| r.to_string()),
                 inputs: options.inputs.as_ref().map(|p| p.display().to_string()),
                 seed: options.seed,
@@ -261,6 +266,7 @@ impl Manifest {
             engine: None,
             parity: None,
             latency: None,
+            search: None,
             engine_parity: "not run: no CUDA device".into(),
             runtime: None,
             environment: environment(),
@@ -297,6 +303,7 @@ impl Manifest {
 
     fn note(&mut self, remark: &Remark) {
         match remark {
+            Remark::Quantized { .. } => {}
             Remark::Kept { node, why } => self.kept.push(Kept {
                 node: node.clone(),
                 why: why.clone(),

@@ -192,6 +192,26 @@ impl Reference {
         )?)
     }
 
+    /// Compares one candidate at the typical sizes alone.
+    ///
+    /// # Errors
+    /// As [`Reference::compare`].
+    pub fn compare_typical(
+        &mut self,
+        path: &Path,
+        model: &Model,
+        tolerance: &Tolerance,
+    ) -> Result<parity::Report, CompileError> {
+        let mut candidate = self.candidate(path, model)?;
+        let typical: Vec<Case> = self.typical().cloned().into_iter().collect();
+        Ok(parity::compare(
+            &mut self.session,
+            &mut candidate,
+            &typical,
+            tolerance,
+        )?)
+    }
+
     /// The proof of one candidate.
     ///
     /// # Errors

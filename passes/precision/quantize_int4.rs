@@ -104,14 +104,17 @@ fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Layer, String
     };
     let transposed = gemm.is_some_and(|gemm| gemm.trans_b());
     Some(fit(g.constant(weight)?, transposed, cx).and_then(|block| {
-        match (cx.options.keep)(node.name()) {
-            true => Err("it matches --keep".into()),
-            false => Ok(Layer {
-                weight,
-                transposed,
-                block,
-            }),
+        if (cx.options.keep)(node.name()) {
+            return Err("it matches --keep".into());
         }
+        if cx.options.spared.contains(&g.label(id)) {
+            return Err("the result is out of tolerance without it".into());
+        }
+        Ok(Layer {
+            weight,
+            transposed,
+            block,
+        })
     }))
 }
 
@@ -190,6 +193,8 @@ impl Work {
                 g.attrs_mut(id).remove("transB");
             }
             g.remove_unused_value(layer.weight);
+            let layer = g.label(id);
+            cx.remarks.push(Remark::Quantized { layer });
             self.quantized += 1;
         }
         Ok(())

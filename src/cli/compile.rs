@@ -57,6 +57,9 @@ pub(super) struct Args {
     /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     passes: Option<String>,
+    /// Fail where quantization is out of tolerance, instead of searching layers to keep.
+    #[arg(long)]
+    no_search: bool,
     /// Keep the precision of nodes whose names match.
     #[arg(long, value_name = "REGEX")]
     keep: Option<regex::Regex>,
@@ -97,6 +100,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         latency: !args.no_latency,
         passes: args.passes,
         keep: args.keep,
+        search: !args.no_search,
         dump_after,
         explain: args.explain,
         ort_lib: globals.ort_lib.clone(),
@@ -207,6 +211,14 @@ fn render(outcome: &Outcome) -> String {
         out += &format!(
             "  int4     weights of {} linear layers, blocks of {block}\n",
             m.quantized
+        );
+    }
+    if let Some(search) = &m.search {
+        out += &format!(
+            "  kept     {} of {} layers, found by comparing {} models\n",
+            search.kept.len(),
+            search.layers,
+            search.compared
         );
     }
     if m.options.fp16 {

@@ -69,6 +69,17 @@ pub struct Rewritten {
     pub ops_after: BTreeMap<String, usize>,
 }
 
+impl Rewritten {
+    /// The layers that were quantized, by their labels.
+    pub fn converted_layers(&self) -> Vec<String> {
+        let layers = self.remarks.iter().filter_map(|r| match r {
+            Remark::Quantized { layer } => Some(layer.clone()),
+            _ => None,
+        });
+        layers.collect()
+    }
+}
+
 /// Computes constants with ONNX Runtime, which is loaded when the first is wanted.
 struct OrtEvaluator<'a> {
     library: Option<&'a Path>,
@@ -111,6 +122,8 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passes<'a> {
     pub steps: &'a [Step],
+    /// Layers that keep the precision that quantization would take from them.
+    pub spared: &'a [String],
     /// The number of applications after which `steps` change nothing more.
     pub limit: Option<usize>,
     /// Runs afterwards, without limit.
@@ -134,6 +147,7 @@ pub(crate) fn rewrite(
     let choices = kiln_passes::Options {
         keep: &keep,
         convert_io: options.fp16_io,
+        spared: passes.spared,
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
         ..kiln_passes::Options::default()
     };
@@ -219,7 +233,7 @@ fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), Compil
     })
 }
 
-pub(super) fn write(model: &Model, partial: &Partial) -> Result<Written, CompileError> {
+pub(crate) fn write(model: &Model, partial: &Partial) -> Result<Written, CompileError> {
     Ok(onnx::write(
         model,
         partial.file(bundle::MODEL),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::bench::BenchReport;
 use crate::manifest::Manifest;
 use crate::parity::{CaseReport, Comparison, OutputReport, Report};
+use crate::search::Search;
 use crate::summary::{bytes, count};
 
 /// The report of a bundle, in Markdown.
@@ -382,6 +383,10 @@ fn precision(m: &Manifest) -> String {
             m.kept.iter().map(|k| vec![k.node.clone(), k.why.clone()]),
         );
     }
+    if let Some(search) = &m.search {
+        out += "\n";
+        out += &sensitivity(search);
+    }
     for c in &m.clamped {
         out += &format!(
             "\n- weight `{}`: {} values up to {:.3e} were clamped to ±65504",
@@ -389,6 +394,35 @@ fn precision(m: &Manifest) -> String {
         );
     }
     out + "\n"
+}
+
+/// The layers by what they cost alone, and what was tried.
+fn sensitivity(search: &Search) -> String {
+    let number = |error: Option<f64>| error.map_or("not finite".into(), |e| format!("{e:.3e}"));
+    let mut out = format!(
+        "{} of {} layers are kept, found by comparing {} models with the original. Errors are the largest relative L2 of an \
+         output.\n\n",
+        search.kept.len(),
+        search.layers,
+        search.compared
+    );
+    out += &table(
+        &["kept layers", "error", "verdict"],
+        search.curve.iter().map(|t| {
+            let verdict = if t.pass { "ok" } else { "out of tolerance" };
+            vec![t.kept.to_string(), number(t.error), verdict.into()]
+        }),
+    );
+    out += "\n";
+    out += &table(
+        &["converted alone", "error at the typical sizes", "kept"],
+        search.groups.iter().map(|g| {
+            let kept = g.layers.iter().all(|l| search.kept.contains(l));
+            let kept = if kept { "yes" } else { "no" };
+            vec![g.layers.join(", "), number(g.error), kept.into()]
+        }),
+    );
+    out
 }
 
 fn environment(m: &Manifest) -> String {
