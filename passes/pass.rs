@@ -85,6 +85,8 @@ pub struct Options<'a> {
     pub keep: &'a dyn Fn(&str) -> bool,
     /// Layers, by their labels, that quantization leaves to whatever precision comes after it.
     pub spared: &'a [String],
+    /// Nodes, by their labels, that conversion to half precision leaves in FP32.
+    pub wide: &'a [String],
     /// Graph inputs and outputs change their precision too.
     pub convert_io: bool,
     /// Bytes that folding may add to the model before it leaves a node alone.
@@ -103,6 +105,9 @@ impl fmt::Debug for Options<'_> {
     }
 }
 
+/// Why a node keeps its precision that a search chose.
+pub(crate) const OUT_OF_TOLERANCE: &str = "the result is out of tolerance without it";
+
 /// Folding a shape computation never needs more; folding a mask of 1024 × 1024 floats just fits.
 pub const FOLD_BUDGET: usize = 4 << 20;
 
@@ -115,6 +120,7 @@ impl Default for Options<'_> {
         Options {
             keep: &|_| false,
             spared: &[],
+            wide: &[],
             convert_io: false,
             fold_budget: FOLD_BUDGET,
             int4_block: INT4_BLOCK,
@@ -188,6 +194,8 @@ pub enum Remark {
     },
     /// The weight of a linear layer was quantized.
     Quantized { layer: String },
+    /// The node computes in half precision.
+    Narrowed { node: String },
     /// A node keeps its precision.
     Kept { node: String, why: String },
     /// A node was left unfolded because its result is too large.

@@ -48,7 +48,7 @@ pub struct Options {
     pub passes: Option<String>,
     /// Nodes that keep their precision.
     pub keep: Option<Regex>,
-    /// Where quantization is out of tolerance, find layers to spare from it.
+    /// Where the result is out of tolerance, find nodes that must keep their precision.
     pub search: bool,
     /// A pass's name or `all`, and the folder that gets the model after it as ONNX text.
     pub dump_after: Option<(String, PathBuf)>,
@@ -155,7 +155,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?;
     }
     let mut search = None;
-    if let (Some(reference), true) = (&mut reference, options.int4.is_some() && options.search) {
+    if let (Some(reference), true) = (
+        &mut reference,
+        options.precision() != "fp32" && options.search,
+    ) {
         let sparing = |spared: &[String]| {
             let passes = stages::Passes { spared, ..passes };
             let from = baked.as_ref().unwrap_or(&original);

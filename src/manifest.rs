@@ -303,7 +303,7 @@ impl Manifest {
 
     fn note(&mut self, remark: &Remark) {
         match remark {
-            Remark::Quantized { .. } => {}
+            Remark::Quantized { .. } | Remark::Narrowed { .. } => {}
             Remark::Kept { node, why } => self.kept.push(Kept {
                 node: node.clone(),
                 why: why.clone(),

@@ -85,7 +85,7 @@ pub fn run(
     if first.pass() {
         return Ok((rewritten, None));
     }
-    let layers = rewritten.converted_layers();
+    let layers = rewritten.converted();
     let mut curve = vec![tried(0, &first)];
     let mut groups = Vec::new();
     for group in layers.chunks(layers.len().div_ceil(GROUPS).max(1)) {

@@ -812,7 +812,7 @@ g (float[batch, 4] x) => (float[batch, 4] y) <float[4, 4] w = {
 
     let text = text.replace("y = Tanh(c)", "y = Neg(c)");
     folder.write("model.onnx", &common::encode(&text));
-    folder.compile(&["--fp16"]).expect(1).says(&[
+    folder.compile(&["--fp16", "--no-search"]).expect(1).says(&[
         "not the same function",
         "model.onnx",
         "output 'y'",
@@ -823,9 +823,51 @@ g (float[batch, 4] x) => (float[batch, 4] y) <float[4, 4] w = {
     // A failure leaves an older bundle as it was.
     folder.compile(&[]).expect(0);
     let older = folder.manifest("model.kiln");
-    folder.compile(&["--fp16"]).expect(1);
+    folder.compile(&["--fp16", "--no-search"]).expect(1);
     assert_eq!(folder.manifest("model.kiln"), older);
     assert_ne!(older["source"]["sha256"], manifest["source"]["sha256"]);
+
+    // A search keeps what overflows, and converts the rest.
+    folder.compile(&["--fp16"]).expect(0);
+    let found = folder.manifest("model.kiln");
+    let kept = found["search"]["kept"].as_array().unwrap();
+    assert!(!kept.is_empty() && found["converted"].as_u64() > Some(0));
+    let reasons = found["kept"].as_array().unwrap();
+    for node in kept {
+        let why = reasons.iter().find(|r| r["node"] == *node).unwrap();
+        assert_eq!(why["why"], "the result is out of tolerance without it");
+    }
+    let curve = found["search"]["curve"].as_array().unwrap();
+    assert_eq!(curve[0]["kept"], 0);
+    assert_eq!(curve[0]["pass"], false);
+    let smallest = curve.iter().filter(|t| t["pass"] == true);
+    let smallest = smallest.map(|t| t["kept"].as_u64()).min().unwrap();
+    assert_eq!(smallest, Some(kept.len() as u64));
+}
+
+#[test]
+fn int4_weights_are_asked_for_and_proved() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = Folder::new();
+    let model = common::fixture("models/gpt2.ts.sdpa.onnx");
+    std::fs::copy(model, folder.path("model.onnx")).unwrap();
+    let ran = folder.compile(&["--no-latency", "--int4"]).expect(0);
+    assert!(ran.out.contains("blocks of 32"), "{}", ran.out);
+    let manifest = folder.manifest("model.kiln");
+    assert_eq!(manifest["precision"], "int4");
+    assert_eq!(manifest["parity"]["tolerance"]["name"], "int4");
+    assert!(manifest["quantized"].as_u64() > Some(0));
+    let model = onnx::read(folder.path("model.kiln/model.onnx")).unwrap();
+    let products = (model.graph.nodes())
+        .filter(|(_, n)| n.op().name() == "MatMulNBits")
+        .count();
+    assert_eq!(Some(products as u64), manifest["quantized"].as_u64());
+    folder
+        .compile(&["--int4=24"])
+        .expect(3)
+        .says(&["24", "power of two"]);
 }
 
 #[test]

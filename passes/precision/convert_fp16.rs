@@ -68,7 +68,7 @@ fn convert(
     cx: &mut Context<'_>,
 ) -> Result<usize, PassFailure> {
     let order = g.topo_order()?;
-    let kept = half_rules::kept(g, &order, cx.options.keep);
+    let kept = half_rules::kept(g, &order, cx.options);
     let mut state = State {
         half: vec![false; g.value_bound()],
         twins: FxHashMap::default(),
@@ -106,6 +106,8 @@ fn convert(
                 nested(g, id, Boundary::Kept, &state, cx)?;
             }
             None => {
+                let node = g.label(id);
+                cx.remarks.push(Remark::Narrowed { node });
                 operands(g, id, true, &mut state, cx);
                 attributes(g, id);
                 converted += nested(g, id, Boundary::Half, &state, cx)?;

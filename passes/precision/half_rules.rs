@@ -1,5 +1,6 @@
 //! Which nodes keep FP32 when a model becomes half precision, and why.
 
+use crate::pass::{OUT_OF_TOLERANCE, Options};
 use kiln_graph::{DType, Dim, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId, ops};
 
 /// Operators of the default domain whose float operands may not be 16 bits wide, or whose result type is written in an
@@ -99,17 +100,15 @@ pub(super) fn input_stays(op: Op, k: usize) -> bool {
 }
 
 /// For each node: `None` if it may become half precision, else why it keeps its type.
-pub(super) fn kept(
-    g: &Graph,
-    order: &[NodeId],
-    keep: &dyn Fn(&str) -> bool,
-) -> Vec<Option<String>> {
+pub(super) fn kept(g: &Graph, order: &[NodeId], options: &Options<'_>) -> Vec<Option<String>> {
     let mut why: Vec<Option<String>> = vec![None; g.node_bound()];
     for &id in order {
         let node = g.node(id);
         let op = node.op();
-        let reason = if keep(node.name()) {
+        let reason = if (options.keep)(node.name()) {
             Some("it matches --keep".to_string())
+        } else if !options.wide.is_empty() && options.wide.contains(&g.label(id)) {
+            Some(OUT_OF_TOLERANCE.into())
         } else if ops::internal::RmsNormalization::of(g, id).is_some() {
             Some(NORM_WHY.into())
         } else if !op.domain().is_empty() && op.domain() != INTERNAL_DOMAIN {

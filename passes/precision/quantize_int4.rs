@@ -4,7 +4,7 @@ use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, Type, Valu
 use rustc_hash::FxHashMap;
 
 use super::int4::{self, Quantized, Unfit};
-use crate::pass::{Context, Exactness, Pass, PassFailure, Remark};
+use crate::pass::{Context, Exactness, OUT_OF_TOLERANCE, Pass, PassFailure, Remark};
 
 #[derive(Debug)]
 pub struct QuantizeInt4;
@@ -108,7 +108,7 @@ fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Layer, String
             return Err("it matches --keep".into());
         }
         if cx.options.spared.contains(&g.label(id)) {
-            return Err("the result is out of tolerance without it".into());
+            return Err(OUT_OF_TOLERANCE.into());
         }
         Ok(Layer {
             weight,

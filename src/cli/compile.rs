@@ -57,7 +57,7 @@ pub(super) struct Args {
     /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     passes: Option<String>,
-    /// Fail where quantization is out of tolerance, instead of searching layers to keep.
+    /// Fail where the result is out of tolerance, instead of searching nodes that must keep their precision.
     #[arg(long)]
     no_search: bool,
     /// Keep the precision of nodes whose names match.
@@ -215,7 +215,7 @@ fn render(outcome: &Outcome) -> String {
     }
     if let Some(search) = &m.search {
         out += &format!(
-            "  kept     {} of {} layers, found by comparing {} models\n",
+            "  search   {} of {} nodes keep their precision, found by comparing {} models\n",
             search.kept.len(),
             search.layers,
             search.compared

@@ -70,13 +70,21 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
-    /// The layers that were quantized, by their labels.
-    pub fn converted_layers(&self) -> Vec<String> {
-        let layers = self.remarks.iter().filter_map(|r| match r {
+    /// The layers that were quantized, or else the nodes that were converted, by their labels.
+    pub fn converted(&self) -> Vec<String> {
+        let quantized = self.remarks.iter().filter_map(|r| match r {
             Remark::Quantized { layer } => Some(layer.clone()),
             _ => None,
         });
-        layers.collect()
+        let quantized: Vec<String> = quantized.collect();
+        if !quantized.is_empty() {
+            return quantized;
+        }
+        let narrowed = self.remarks.iter().filter_map(|r| match r {
+            Remark::Narrowed { node } => Some(node.clone()),
+            _ => None,
+        });
+        narrowed.collect()
     }
 }
 
@@ -122,7 +130,7 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passes<'a> {
     pub steps: &'a [Step],
-    /// Layers that keep the precision that quantization would take from them.
+    /// Nodes that keep their precision: from quantization if that is asked for, else from conversion to half precision.
     pub spared: &'a [String],
     /// The number of applications after which `steps` change nothing more.
     pub limit: Option<usize>,
@@ -144,10 +152,13 @@ pub(crate) fn rewrite(
     let ops_before = summary::op_counts(&model.graph);
     let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
+    // What is spared from quantization still becomes half precision.
+    let quantizes = options.int4.is_some();
     let choices = kiln_passes::Options {
         keep: &keep,
         convert_io: options.fp16_io,
-        spared: passes.spared,
+        spared: if quantizes { passes.spared } else { &[] },
+        wide: if quantizes { &[] } else { passes.spared },
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
         ..kiln_passes::Options::default()
     };
