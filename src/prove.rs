@@ -192,22 +192,24 @@ impl Reference {
         )?)
     }
 
-    /// Compares one candidate at the typical sizes alone.
+    /// Compares one candidate at one case.
     ///
     /// # Errors
     /// As [`Reference::compare`].
-    pub fn compare_typical(
+    pub fn compare_case(
         &mut self,
         path: &Path,
         model: &Model,
+        case: &str,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
         let mut candidate = self.candidate(path, model)?;
-        let typical: Vec<Case> = self.typical().cloned().into_iter().collect();
+        let named = self.cases.iter().filter(|c| c.name == case);
+        let chosen: Vec<Case> = named.take(1).cloned().collect();
         Ok(parity::compare(
             &mut self.session,
             &mut candidate,
-            &typical,
+            &chosen,
             tolerance,
         )?)
     }

@@ -1,7 +1,7 @@
 //! The layers that must keep their precision for the result to hold its tolerance: few of them, found by parity.
 //!
-//! Every layer, or group of neighbours where there are many, is converted alone and compared with the original at the
-//! typical sizes: its error is its sensitivity. Then a bisection over the number of groups that are kept, the most
+//! Every layer, or group of neighbours where there are many, is converted alone and compared with the original at
+//! the case that was furthest off: its error is its sensitivity. Then a bisection over the number of groups that are kept, the most
 //! sensitive first, finds where all cases pass. Errors of layers add up but may also cancel, so the set is the smallest
 //! that this order gives, not proved to be the smallest of all.
 
@@ -39,7 +39,7 @@ pub struct Search {
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
     pub layers: Vec<String>,
-    /// Largest relative L2 error of an output at the typical sizes when these alone are converted; `None` if it is not
+    /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
     /// finite.
     pub error: Option<f64>,
 }
@@ -72,19 +72,21 @@ pub fn run(
     let tolerance = stages::tolerance(options);
     let path = partial.file(bundle::MODEL);
     let mut compared = 0;
-    let mut compare = |candidate: &Rewritten, all: bool| {
+    let mut compare = |candidate: &Rewritten, case: Option<&str>| {
         compared += 1;
         talk.stage(&format!("search: model {compared}"));
         stages::write(&candidate.model, partial)?;
-        match all {
-            true => reference.compare(&path, &candidate.model, &tolerance),
-            false => reference.compare_typical(&path, &candidate.model, &tolerance),
+        let model = &candidate.model;
+        match case {
+            None => reference.compare(&path, model, &tolerance),
+            Some(case) => reference.compare_case(&path, model, case, &tolerance),
         }
     };
-    let first = compare(&rewritten, true)?;
+    let first = compare(&rewritten, None)?;
     if first.pass() {
         return Ok((rewritten, None));
     }
+    let worst = first.worst().map(|w| w.case.name.clone());
     let layers = rewritten.converted();
     let mut curve = vec![tried(0, &first)];
     let mut groups = Vec::new();
@@ -93,7 +95,7 @@ pub fn run(
             .filter(|l| !group.contains(l))
             .cloned()
             .collect();
-        let report = compare(&rewrite(&others)?, false)?;
+        let report = compare(&rewrite(&others)?, worst.as_deref())?;
         groups.push(Group {
             layers: group.to_vec(),
             error: error(&report),
@@ -113,7 +115,7 @@ pub fn run(
         let middle = low.midpoint(high);
         let kept = keeping(middle);
         let candidate = rewrite(&kept)?;
-        let report = compare(&candidate, true)?;
+        let report = compare(&candidate, None)?;
         curve.push(tried(kept.len(), &report));
         match report.pass() {
             true => {

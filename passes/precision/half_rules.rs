@@ -248,9 +248,10 @@ fn keep_positions(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
             }
         }
     }
-    let roots = order
-        .iter()
-        .filter(|&&id| g.node(id).op().is_any(&["Sin", "Cos"]));
+    let roots = order.iter().filter(|&&id| {
+        // An index that is computed in floats (the buckets of T5) is another one after a rounding.
+        g.node(id).op().is_any(&["Sin", "Cos"]) || truncates(g, id)
+    });
     let mut todo: Vec<NodeId> = roots.copied().collect();
     while let Some(id) = todo.pop() {
         for &v in g.node(id).inputs().iter().flatten() {
@@ -258,11 +259,18 @@ fn keep_positions(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
                 continue;
             };
             if why[producer.index()].is_none() {
-                why[producer.index()] = Some("it computes the angle of a position".into());
+                why[producer.index()] = Some("it computes a position or its angle".into());
                 todo.push(producer);
             }
         }
     }
+}
+
+/// A Cast of floats to integers.
+fn truncates(g: &Graph, id: NodeId) -> bool {
+    let node = g.node(id);
+    let result = node.output(0).and_then(|v| g.value(v).ty().dtype());
+    node.op().is("Cast") && result.is_some_and(|d| !d.is_float() && d != DType::Bool)
 }
 
 fn small_constant(g: &Graph, v: ValueId) -> bool {

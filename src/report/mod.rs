@@ -415,7 +415,7 @@ fn sensitivity(search: &Search) -> String {
     );
     out += "\n";
     out += &table(
-        &["converted alone", "error at the typical sizes", "kept"],
+        &["converted alone", "error", "kept"],
         search.groups.iter().map(|g| {
             let kept = g.layers.iter().all(|l| search.kept.contains(l));
             let kept = if kept { "yes" } else { "no" };
