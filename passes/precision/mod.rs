@@ -2,3 +2,4 @@
 
 pub mod convert_fp16;
 mod half_rules;
+pub mod stats;
