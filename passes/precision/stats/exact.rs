@@ -63,14 +63,14 @@ fn scaled(v: f64, exponent: i32) -> f64 {
 pub(super) struct ChannelSquares {
     channels: usize,
     /// By groups of 32 exponents of the number; the unit of group `k` is 2^(64k − 284). Most tensors need two of them.
-    groups: [Vec<u128>; 8],
+    groups: Vec<Vec<u128>>,
 }
 
 impl ChannelSquares {
     pub fn new(channels: usize) -> ChannelSquares {
         ChannelSquares {
             channels,
-            groups: Default::default(),
+            groups: vec![Vec::new(); 8],
         }
     }
 
