@@ -6,6 +6,7 @@
 
 mod cache;
 mod data;
+mod files;
 mod run;
 #[cfg(test)]
 mod tests;

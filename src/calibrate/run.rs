@@ -114,13 +114,7 @@ impl Runner<'_> {
             intra_threads: self.options.threads,
             ..SessionOptions::default()
         };
-        Ok(Session::from_parts(
-            self.runtime,
-            name,
-            &parts.model,
-            parts.weights,
-            &options,
-        )?)
+        Ok(Session::from_parts(self.runtime, name, parts, &options)?)
     }
 }
 

@@ -10,7 +10,7 @@ use ort::session::{SessionInputValue, SessionInputs, SessionOutputs};
 use serde::Serialize;
 
 use super::info::{TensorInfo, infos};
-use super::values::{from_ort, to_ort, to_ort_initializer};
+use super::values::{from_ort, to_ort};
 use super::{Error, Runtime};
 
 /// How a session runs its model.
@@ -55,7 +55,7 @@ pub struct Session {
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     /// What the session reads its weights from; dropped after it.
-    weights: Vec<Bytes>,
+    pub(super) weights: Vec<Bytes>,
 }
 
 impl Session {
@@ -87,46 +87,7 @@ impl Session {
         })
     }
 
-    /// Loads an ONNX file from memory that calls its weights external data; they are given by their names and not copied
-    /// where their alignment allows it. For few runs of a large model: kernels pack no weights, and memory of values that
-    /// are no longer needed goes back to the system.
-    ///
-    /// # Errors
-    /// As [`Session::from_bytes`], and when a weight cannot be passed.
-    pub fn from_parts(
-        runtime: &'static Runtime,
-        name: impl Into<String>,
-        model: &[u8],
-        weights: Vec<(String, Tensor)>,
-        options: &SessionOptions,
-    ) -> Result<Session, Error> {
-        let name = name.into();
-        let mut held = Vec::with_capacity(weights.len());
-        let mut values = Vec::with_capacity(weights.len());
-        for (weight, tensor) in weights {
-            let input = to_ort_initializer(&tensor).map_err(|reason| Error::Weight {
-                model: name.clone(),
-                weight: weight.clone(),
-                reason,
-            })?;
-            values.push((weight, input.value));
-            held.push(input.bytes);
-        }
-        let mut session = Session::load(runtime, name, options, |b| {
-            let mut builder = b
-                .clone()
-                .with_prepacking(false)?
-                .with_memory_pattern(false)?;
-            for (weight, value) in values {
-                builder = builder.with_external_initializer(weight, value)?;
-            }
-            builder.commit_from_memory(model)
-        })?;
-        session.weights = held;
-        Ok(session)
-    }
-
-    fn load(
+    pub(super) fn load(
         runtime: &'static Runtime,
         model: String,
         options: &SessionOptions,
