@@ -541,6 +541,15 @@ impl Graph {
 
     // Editing.
 
+    /// Removes all outputs and gives them.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        let outputs = std::mem::take(&mut self.outputs);
+        for output in &outputs {
+            self.values[output.value.index()].outputs -= 1;
+        }
+        outputs
+    }
+
     fn node_mut(&mut self, id: NodeId) -> &mut Node {
         match &mut self.nodes[id.index()] {
             Some(node) => node,

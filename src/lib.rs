@@ -16,6 +16,7 @@
 pub mod bench;
 pub mod bisect;
 pub mod bundle;
+pub mod calibrate;
 pub mod check;
 pub mod cli;
 pub mod compile;

@@ -146,7 +146,8 @@ fn rounding_twin(model: &Model) -> Option<Vec<u8>> {
     (rounded > 0).then(|| onnx::to_bytes(&twin).ok()).flatten()
 }
 
-fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
+/// What to make for each input at a point of the sizes.
+pub(crate) fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
     let kind = |name: &str| {
         let mut inputs = original.inputs().iter();
         let found = inputs.find(|&&v| original.value(v).name() == name);

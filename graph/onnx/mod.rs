@@ -14,4 +14,4 @@ mod write;
 
 pub use import::{attribute_defaults, function};
 pub use read::{ReadError, ReadErrorKind, read, read_bytes, read_text};
-pub use write::{WriteError, WriteOptions, Written, to_bytes, to_proto, write};
+pub use write::{Parts, WriteError, WriteOptions, Written, to_bytes, to_parts, to_proto, write};

@@ -151,6 +151,43 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, WriteError> {
     Ok(out)
 }
 
+/// A model without its large weights, for a runtime that takes them from memory.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The encoded model. It calls the weights external data in the file [`Parts::LOCATION`], which is not written.
+    pub model: Vec<u8>,
+    /// By the names of the initializers.
+    pub weights: Vec<(String, Tensor)>,
+}
+
+impl Parts {
+    /// The file that the encoded model names.
+    pub const LOCATION: &str = "weights";
+}
+
+/// The encoded model and its weights apart; none is copied.
+///
+/// # Errors
+/// When the graph has a cycle.
+pub fn to_parts(model: &Model) -> Result<Parts, WriteError> {
+    let mut exported = export::model(model)?;
+    let moved = externalize(&mut exported, Parts::LOCATION);
+    let external = |header: &&(TensorProto, Option<Tensor>)| !header.0.external_data.is_empty();
+    let names = exported.initializers.iter().filter(external);
+    let names = names.map(|(header, _)| header.name.clone().unwrap_or_default());
+    let weights = names.zip(moved).map(|(name, (_, tensor))| (name, tensor));
+    let weights = weights.collect();
+    let mut out = Vec::with_capacity(encoded_len(&exported) as usize);
+    stream(&exported, &mut out).map_err(|source| WriteError::Io {
+        path: PathBuf::from("memory"),
+        source,
+    })?;
+    Ok(Parts {
+        model: out,
+        weights,
+    })
+}
+
 /// The model as one message with all weights inside: what the text form prints.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Inputs to run models on: from a file, or made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use kiln_graph::{DType, Tensor};
@@ -78,6 +78,21 @@ fn one_from_npz(npz: &mut Npz, input: &TensorInfo) -> Result<Tensor, InputError>
         path: npz.path().to_owned(),
         input: input.name.clone(),
         has: npz.names().map(str::to_owned).collect(),
+    })
+}
+
+/// Reads the one input of a model from an `.npy` file, converted as by [`from_npz`].
+///
+/// # Errors
+/// When the file cannot be read, and when a conversion would change a value.
+pub fn from_npy(path: &Path, input: &TensorInfo) -> Result<Tensor, InputError> {
+    let tensor = super::npz::read_npy(path, &input.name, Some(input.dtype))?;
+    convert(&tensor, input.dtype).map_err(|reason| InputError::Lossy {
+        path: path.to_owned(),
+        array: input.name.clone(),
+        found: tensor.dtype(),
+        wanted: input.dtype,
+        reason,
     })
 }
 

@@ -18,7 +18,9 @@ use kiln_graph::Tensor;
 
 use crate::runtime::{self, Session};
 
-pub use inputs::{INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npz, make};
+pub use inputs::{
+    INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npy, from_npz, make,
+};
 pub use limits::{Failure, Limits, Preset, Verdict};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, metrics};
 pub use npz::{Npz, NpzError};

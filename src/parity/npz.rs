@@ -112,35 +112,61 @@ impl Npz {
     }
 
     fn read_at(&mut self, index: usize, wanted: Option<DType>) -> Result<Tensor, String> {
-        let mut entry = self.archive.by_index(index).map_err(|e| e.to_string())?;
-        let mut start = read_up_to(&mut entry, header::PREAMBLE)?;
-        let (offset, len) = header::extent(&start)?;
-        let rest = offset + len - start.len().min(offset + len);
-        start.extend(read_up_to(&mut entry, rest)?);
-        let text = start.get(offset..offset + len);
-        let parsed = header::parse(text.ok_or("it ends within its header")?)?;
-        let size = parsed.data_len().ok_or("its shape is too large")?;
-        if size > self.left {
-            return Err(format!("the file unpacks to more than {MAX_TOTAL} bytes"));
-        }
-        // A short header can reach into the data: what was read beyond it belongs there.
-        let mut data = start.split_off(offset + len);
-        // Grows with what is really there, so a header that promises too much costs nothing.
-        let limit = (size + 1).saturating_sub(data.len()) as u64;
-        let read = entry.take(limit).read_to_end(&mut data);
-        read.map_err(|e| e.to_string())?;
-        if data.len() != size {
-            let (is, what) = (
-                data.len().min(size),
-                if data.len() > size { "more" } else { "less" },
-            );
-            return Err(format!(
-                "its header says {size} bytes of data but there is {what} ({is})"
-            ));
-        }
-        self.left -= size;
-        npy::decode(&parsed, data, wanted)
+        let entry = self.archive.by_index(index).map_err(|e| e.to_string())?;
+        read_array(entry, wanted, &mut self.left)
     }
+}
+
+/// Reads one array in the `.npy` format; `left` are the bytes that it may still have.
+fn read_array(
+    mut entry: impl Read,
+    wanted: Option<DType>,
+    left: &mut usize,
+) -> Result<Tensor, String> {
+    let mut start = read_up_to(&mut entry, header::PREAMBLE)?;
+    let (offset, len) = header::extent(&start)?;
+    let rest = offset + len - start.len().min(offset + len);
+    start.extend(read_up_to(&mut entry, rest)?);
+    let text = start.get(offset..offset + len);
+    let parsed = header::parse(text.ok_or("it ends within its header")?)?;
+    let size = parsed.data_len().ok_or("its shape is too large")?;
+    if size > *left {
+        return Err(format!("the file unpacks to more than {MAX_TOTAL} bytes"));
+    }
+    // A short header can reach into the data: what was read beyond it belongs there.
+    let mut data = start.split_off(offset + len);
+    // Grows with what is really there, so a header that promises too much costs nothing.
+    let limit = (size + 1).saturating_sub(data.len()) as u64;
+    let read = entry.take(limit).read_to_end(&mut data);
+    read.map_err(|e| e.to_string())?;
+    if data.len() != size {
+        let (is, what) = (
+            data.len().min(size),
+            if data.len() > size { "more" } else { "less" },
+        );
+        return Err(format!(
+            "its header says {size} bytes of data but there is {what} ({is})"
+        ));
+    }
+    *left -= size;
+    npy::decode(&parsed, data, wanted)
+}
+
+/// Reads the array of an `.npy` file. `wanted` is as in [`Npz::read`]; in messages the array is called `array`.
+///
+/// # Errors
+/// As [`Npz::read`], and when the file cannot be opened.
+pub fn read_npy(path: &Path, array: &str, wanted: Option<DType>) -> Result<Tensor, NpzError> {
+    let file = File::open(path).map_err(|source| NpzError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut left = MAX_TOTAL;
+    read_array(BufReader::new(file), wanted, &mut left).map_err(|reason| NpzError::Read {
+        path: path.to_owned(),
+        array: array.to_owned(),
+        reason,
+    })
 }
 
 fn read_up_to(from: &mut impl Read, len: usize) -> Result<Vec<u8>, String> {

@@ -54,6 +54,12 @@ pub enum Error {
         name: String,
         reason: String,
     },
+    #[error("the weight \"{weight}\" of {model} cannot be passed to ONNX Runtime: {reason}")]
+    Weight {
+        model: String,
+        weight: String,
+        reason: String,
+    },
     #[error("ONNX Runtime failed to run {model}: {reason}")]
     Run { model: String, reason: String },
     #[error("the output \"{name}\" of {model} cannot be taken from ONNX Runtime: {reason}")]

@@ -6,6 +6,7 @@
 mod error;
 mod info;
 mod locate;
+mod parts;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -54,6 +54,8 @@ pub struct Session {
     options: SessionOptions,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
+    /// What the session reads its weights from; dropped after it.
+    pub(super) weights: Vec<Bytes>,
 }
 
 impl Session {
@@ -85,7 +87,7 @@ impl Session {
         })
     }
 
-    fn load(
+    pub(super) fn load(
         runtime: &'static Runtime,
         model: String,
         options: &SessionOptions,
@@ -105,6 +107,7 @@ impl Session {
             options: *options,
             inputs,
             outputs,
+            weights: Vec::new(),
         })
     }
 

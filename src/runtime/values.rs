@@ -62,11 +62,7 @@ pub(super) fn to_ort(tensor: &Tensor) -> Result<Input, String> {
     }
     let bytes = normal_bytes(tensor);
     let element = element_type(tensor.dtype())?;
-    let dims = tensor
-        .dims()
-        .iter()
-        .map(|&d| i64::try_from(d).map_err(|_| format!("the dimension {d} is too large")))
-        .collect::<Result<Vec<_>, _>>()?;
+    let dims = sizes(tensor)?;
     let value = if is_aligned(&bytes, tensor.dtype()) && !bytes.is_empty() {
         over_bytes(&bytes, &dims, element)
     } else {
@@ -74,6 +70,27 @@ pub(super) fn to_ort(tensor: &Tensor) -> Result<Input, String> {
     }
     .map_err(|e| format!("{} tensors: {e}", tensor.dtype()))?;
     Ok(Input { value, bytes })
+}
+
+/// As [`to_ort`], but never over memory of ONNX Runtime's own: it takes initializers only so. Strings are refused.
+pub(super) fn to_ort_initializer(tensor: &Tensor) -> Result<Input, String> {
+    let element = element_type(tensor.dtype())?;
+    let mut bytes = normal_bytes(tensor);
+    if !is_aligned(&bytes, tensor.dtype()) {
+        const ALIGN: usize = 64;
+        let mut copy = vec![0; bytes.len() + ALIGN];
+        let at = copy.as_ptr().align_offset(ALIGN).min(ALIGN);
+        copy[at..at + bytes.len()].copy_from_slice(&bytes);
+        bytes = Bytes::from(copy).slice(at..at + bytes.len());
+    }
+    let value = over_bytes(&bytes, &sizes(tensor)?, element)
+        .map_err(|e| format!("{} tensors: {e}", tensor.dtype()))?;
+    Ok(Input { value, bytes })
+}
+
+fn sizes(tensor: &Tensor) -> Result<Vec<i64>, String> {
+    let size = |&d: &usize| i64::try_from(d).map_err(|_| format!("the dimension {d} is too large"));
+    tensor.dims().iter().map(size).collect()
 }
 
 /// C++ may assume that a bool is 0 or 1; a file can hold anything.

@@ -223,7 +223,8 @@ impl Shapes {
     }
 }
 
-fn is_batch(symbol: &str) -> bool {
+/// Whether a dimension of this name counts the items served at once.
+pub(crate) fn is_batch(symbol: &str) -> bool {
     let lower = symbol.to_ascii_lowercase();
     lower.contains("batch") || lower == "n" || lower == "b"
 }

@@ -1,0 +1,122 @@
+//! Sums that do not depend on the order of addition.
+//!
+//! A float is an integer times a power of two. Integers of nearby exponents are shifted to a common one and added as 128-bit
+//! integers, exactly; groups of exponents have an integer each. Only the end rounds, once and in a fixed order.
+
+/// The exact sum of any finite f64 numbers, up to 2⁴² of them.
+#[derive(Clone, Debug)]
+pub(super) struct ExactSum {
+    /// By groups of 32 exponents; the unit of group `k` is 2^(32k − 1075).
+    groups: [i128; 64],
+}
+
+impl Default for ExactSum {
+    fn default() -> ExactSum {
+        ExactSum { groups: [0; 64] }
+    }
+}
+
+impl ExactSum {
+    /// Adds a number; one that is not finite is left out.
+    pub fn add(&mut self, v: f64) {
+        if v == 0.0 || !v.is_finite() {
+            return;
+        }
+        let bits = v.to_bits();
+        let exponent = (bits >> 52 & 0x7ff) as usize;
+        let fraction = bits & ((1 << 52) - 1);
+        let (exponent, mantissa) = match exponent {
+            0 => (1, fraction),
+            e => (e, fraction | 1 << 52),
+        };
+        let units = i128::from(mantissa) << (exponent % 32);
+        let group = &mut self.groups[exponent / 32];
+        *group = group.saturating_add(if v < 0.0 { -units } else { units });
+    }
+
+    pub fn merge(&mut self, other: &ExactSum) {
+        for (a, b) in self.groups.iter_mut().zip(&other.groups) {
+            *a = a.saturating_add(*b);
+        }
+    }
+
+    pub fn finish(&self) -> f64 {
+        let groups = self.groups.iter().enumerate().rev();
+        groups.fold(0.0, |sum, (k, &units)| {
+            sum + scaled(units as f64, 32 * k as i32 - 1075)
+        })
+    }
+}
+
+/// `v` · 2^`exponent`, where the power alone may be out of range.
+fn scaled(v: f64, exponent: i32) -> f64 {
+    if v == 0.0 {
+        return 0.0;
+    }
+    let half = exponent / 2;
+    v * 2f64.powi(half) * 2f64.powi(exponent - half)
+}
+
+/// For each channel, the sum of squares of FP32 numbers. A square has 48 bits, of which the upper 32 are added, so that 2³⁴
+/// rows fit.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelSquares {
+    channels: usize,
+    /// By groups of 32 exponents of the number; the unit of group `k` is 2^(64k − 284). Most tensors need two of them.
+    groups: Vec<Vec<u128>>,
+}
+
+impl ChannelSquares {
+    pub fn new(channels: usize) -> ChannelSquares {
+        ChannelSquares {
+            channels,
+            groups: vec![Vec::new(); 8],
+        }
+    }
+
+    /// Adds the square of each channel's number; one that is not finite is left out.
+    pub fn add(&mut self, row: &[f32]) {
+        for (c, &v) in row.iter().enumerate().take(self.channels) {
+            let bits = v.to_bits();
+            let exponent = (bits >> 23 & 0xff) as usize;
+            let fraction = u64::from(bits & ((1 << 23) - 1));
+            let (exponent, mantissa) = match exponent {
+                255 => continue,
+                0 => (1, fraction),
+                e => (e, fraction | 1 << 23),
+            };
+            let square = (mantissa * mantissa + (1 << 15)) >> 16;
+            if square == 0 {
+                continue;
+            }
+            let group = &mut self.groups[exponent / 32];
+            if group.is_empty() {
+                group.resize(self.channels, 0);
+            }
+            let units = u128::from(square) << (2 * (exponent % 32));
+            group[c] = group[c].saturating_add(units);
+        }
+    }
+
+    pub fn merge(&mut self, other: &ChannelSquares) {
+        for (mine, theirs) in self.groups.iter_mut().zip(&other.groups) {
+            if mine.is_empty() {
+                mine.clone_from(theirs);
+                continue;
+            }
+            for (a, b) in mine.iter_mut().zip(theirs) {
+                *a = a.saturating_add(*b);
+            }
+        }
+    }
+
+    pub fn finish(&self) -> Vec<f64> {
+        let mut sums = vec![0.0; self.channels];
+        for (k, group) in self.groups.iter().enumerate().rev() {
+            for (sum, &units) in sums.iter_mut().zip(group) {
+                *sum += scaled(units as f64, 64 * k as i32 - 284);
+            }
+        }
+        sums
+    }
+}
