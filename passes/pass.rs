@@ -194,6 +194,13 @@ pub enum Remark {
     },
     /// The weight of a linear layer was quantized.
     Quantized { layer: String },
+    /// A quantization that the model came with was written as the target takes it; `how` says what became of it.
+    /// `exact`: the same numbers, but for rounding of floats.
+    Requantized {
+        node: String,
+        how: &'static str,
+        exact: bool,
+    },
     /// The node computes in half precision.
     Narrowed { node: String },
     /// A node keeps its precision.

@@ -3,6 +3,8 @@
 use kiln_graph::graph::Inputs;
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId};
 
+use crate::pass::Remark;
+
 /// A value in a patch: one of the graph's, or one that the patch makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ref {
@@ -36,6 +38,7 @@ pub struct Patch {
     steps: Vec<Step>,
     made: usize,
     replaced: Vec<(ValueId, Ref)>,
+    remarks: Vec<Remark>,
 }
 
 /// A patch does not fit the graph.
@@ -97,6 +100,15 @@ impl Patch {
     /// Everything that reads `old` will read `new`, whose type must not contradict.
     pub fn replace(&mut self, old: ValueId, new: impl Into<Ref>) {
         self.replaced.push((old, new.into()));
+    }
+
+    /// What a user should know once the patch is applied.
+    pub fn remark(&mut self, remark: Remark) {
+        self.remarks.push(remark);
+    }
+
+    pub(crate) fn take_remarks(&mut self) -> Vec<Remark> {
+        std::mem::take(&mut self.remarks)
     }
 
     /// Applies the patch to the graph it was made for; new nodes are named after `root` and note `pass`. Nodes that

@@ -32,12 +32,15 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_swish::FUSE_SWISH,
     &precision::quantize_int4::QuantizeInt4,
     &precision::convert_fp16::ConvertFp16,
+    &lower::expand_qoperators::ExpandQoperators,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
     &lower::lower_int4::LowerInt4,
+    &lower::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
     &lower::split_skip_norm::SplitSkipNorm,
+    &lower::symmetrize_qdq::SymmetrizeQdq,
 ];
 
 /// What `compile` runs unless told otherwise.
@@ -45,12 +48,17 @@ pub static DEFAULT: &[Step] = &[
     // First, so that every pass meets one signature of each operator (axes as inputs, LayerNormalization, Gelu).
     Step::Run(&lower::raise_opset::RaiseOpset),
     Step::Run(&clean::eliminate_dead::EliminateDead),
+    // Before fusions, which know float operators only.
+    Step::Run(&lower::expand_qoperators::ExpandQoperators),
+    Step::Run(&lower::lower_nbits::LowerNbits),
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&fold::fold_shapes::FoldShapes),
     // Writes the new weights as arithmetic on constants, which the next pass folds.
     Step::Run(&fuse::fuse_conv_batch_norm::FuseConvBatchNorm),
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
     Step::Run(&fold::fold_constants::FoldConstants),
+    // Constants that were quantized in the graph are integers by now.
+    Step::Run(&lower::symmetrize_qdq::SymmetrizeQdq),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&clean::unflatten_gemm::UnflattenGemm),

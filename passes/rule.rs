@@ -127,18 +127,20 @@ fn settle(rule: &dyn Rule, g: &mut Graph, cx: &mut Context<'_>) -> Result<usize,
             }
             match rule.rewrite(g, root, cx) {
                 Err(miss) => cx.record(rule.name(), g, root, miss),
-                Ok(patch) => {
+                Ok(mut patch) => {
                     if !cx.admit(rule.name(), || g.label(root)) {
                         return Ok(applied);
                     }
                     last = g.label(root);
                     cx.current = false;
+                    let remarks = patch.take_remarks();
                     patch
                         .apply(g, root, rule.name())
                         .map_err(|e| PassFailure::Node {
                             node: last.clone(),
                             why: format!("the rewrite does not fit: {e}"),
                         })?;
+                    cx.remarks.extend(remarks);
                     applied += 1;
                 }
             }

@@ -72,6 +72,12 @@ impl Target {
         self.dialect != Dialect::OnnxRuntime
     }
 
+    /// Whether integers stand for floats around zero only, between QuantizeLinear and DequantizeLinear: TensorRT has no
+    /// zero points, no UINT8 and no arithmetic on integers (its `docs/operators.md`).
+    pub fn quantizes_symmetrically(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT for RTX 1.7 stores an odd
     /// number of columns as floats (measured: size of engines). It builds a shorter last block too, but what that
     /// computes has not been run.

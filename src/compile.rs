@@ -188,7 +188,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let (mut parity, mut latency) = (None, None);
     if let Some(proof) = &mut proof {
-        parity = Some(clock.time("parity", || stages::prove(options, proof, &partial))?);
+        parity = Some(clock.time("parity", || {
+            stages::prove(options, &rewritten, proof, &partial)
+        })?);
         if options.latency {
             latency = Some(clock.time("latency", || proof.latency())?);
         }

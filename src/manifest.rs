@@ -40,6 +40,8 @@ pub struct Manifest {
     /// Linear layers whose weights became INT4.
     pub quantized: usize,
     pub kept: Vec<Kept>,
+    /// What became of the quantization that the model came with.
+    pub requantized: Vec<Requantized>,
     pub clamped: Vec<Clamped>,
     pub warnings: Vec<String>,
     pub model: Files,
@@ -151,6 +153,15 @@ pub struct Kept {
     pub why: String,
 }
 
+/// Nodes whose quantization was written as the target takes it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Requantized {
+    pub how: String,
+    /// The same numbers, but for rounding of floats.
+    pub exact: bool,
+    pub nodes: Vec<String>,
+}
+
 /// A weight with values beyond the range of FP16.
 #[derive(Clone, Debug, Serialize)]
 pub struct Clamped {
@@ -254,6 +265,7 @@ impl Manifest {
             converted: 0,
             quantized: 0,
             kept: Vec::new(),
+            requantized: Vec::new(),
             clamped: Vec::new(),
             warnings: Vec::new(),
             model: Files {
@@ -308,6 +320,17 @@ impl Manifest {
                 node: node.clone(),
                 why: why.clone(),
             }),
+            Remark::Requantized { node, how, exact } => {
+                let found = self.requantized.iter_mut().find(|r| r.how == *how);
+                match found {
+                    Some(same) => same.nodes.push(node.clone()),
+                    None => self.requantized.push(Requantized {
+                        how: (*how).into(),
+                        exact: *exact,
+                        nodes: vec![node.clone()],
+                    }),
+                }
+            }
             Remark::Clamped {
                 tensor,
                 values,

@@ -266,6 +266,9 @@ fn contrib(call: &Call<'_>, k: usize) -> Option<DType> {
         "QuantizeLinear" => quantized(call),
         "DequantizeLinear" => input(call, 1),
         "QAttention" => input(call, 3),
+        "QLinearConcat" | "QLinearWhere" => input(call, 1),
+        "QGemm" if call.has(8) => input(call, 8),
+        "QGemm" => input(call, 1),
         "MatMulIntegerToFloat" => input(call, 2),
         "GatherBlockQuantized" => input(call, 2),
         "MatMulInteger16" => Some(DType::I32),
@@ -311,14 +314,12 @@ fn contrib(call: &Call<'_>, k: usize) -> Option<DType> {
         | "Pad"
         | "QLinearAdd"
         | "QLinearAveragePool"
-        | "QLinearConcat"
         | "QLinearGlobalAveragePool"
         | "QLinearLeakyRelu"
         | "QLinearMul"
         | "QLinearReduceMean"
         | "QLinearSigmoid"
         | "QLinearSoftmax"
-        | "QLinearWhere"
         | "QMoE"
         | "QuickGelu"
         | "RelativePositionBias"

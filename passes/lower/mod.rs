@@ -1,13 +1,16 @@
 //! Bringing the model into the form that the target takes.
 
+pub mod expand_qoperators;
 pub mod lower_activations;
 pub mod lower_attention;
 pub mod lower_int4;
+pub mod lower_nbits;
 pub mod lower_norms;
 pub mod lower_rotary;
 mod packed_projections;
 pub mod raise_opset;
 pub mod split_skip_norm;
+pub mod symmetrize_qdq;
 
 use kiln_graph::{DType, Graph, Op, ValueId};
 

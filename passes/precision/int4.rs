@@ -114,7 +114,7 @@ pub fn quantize(
 
 /// INT4 numbers, one in the low half of each byte, as a tensor: two in a byte, the first in the low half (ONNX
 /// `docs/docsgen/source/technical/int4.md`).
-fn pack(dims: &[usize], codes: &[u8]) -> Option<Tensor> {
+pub(crate) fn pack(dims: &[usize], codes: &[u8]) -> Option<Tensor> {
     let pair = |pair: &[u8]| pair[0] & 0xf | pair.get(1).copied().unwrap_or(0) << 4;
     let packed: Vec<u8> = codes.chunks(2).map(pair).collect();
     Tensor::from_raw(DType::I4, dims, packed.into()).ok()

@@ -335,10 +335,13 @@ pub(super) fn build(
     })
 }
 
-/// The tolerance that fits the precision asked for.
-pub(crate) fn tolerance(options: &Options) -> Tolerance {
+/// The tolerance that fits the precision asked for, and what became of a quantization that the model came with.
+pub(crate) fn tolerance(options: &Options, remarks: &[Remark]) -> Tolerance {
+    let requantized =
+        (remarks.iter()).any(|r| matches!(r, Remark::Requantized { exact: false, .. }));
     Tolerance::from(match (options.int4.is_some(), options.fp16) {
         (true, _) => Preset::Int4,
+        _ if requantized => Preset::Int8,
         (false, true) => Preset::Fp16,
         (false, false) => Preset::Fp32Rewrite,
     })
@@ -347,10 +350,11 @@ pub(crate) fn tolerance(options: &Options) -> Tolerance {
 /// Compares with the original and saves the typical case.
 pub(super) fn prove(
     options: &Options,
+    rewritten: &Rewritten,
     proof: &mut Proof,
     partial: &Partial,
 ) -> Result<parity::Report, CompileError> {
-    let report = proof.compare(&tolerance(options))?;
+    let report = proof.compare(&tolerance(options, &rewritten.remarks))?;
     if !report.pass() {
         return Err(CompileError::NotTheSame {
             model: options.model.clone(),

@@ -24,6 +24,14 @@ pub fn markdown(m: &Manifest) -> String {
     out += &passes(m);
     out += "\n";
     out += &operators(m);
+    if !m.requantized.is_empty() {
+        out += "\n## Quantization of the original\n\n";
+        let rows = m.requantized.iter();
+        out += &table(
+            &["what became of it", "nodes"],
+            rows.map(|r| vec![r.how.clone(), r.nodes.len().to_string()]),
+        );
+    }
     if m.precision != "fp32" {
         out += "\n## Precision\n\n";
         out += &precision(m);
