@@ -32,6 +32,7 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_swish::FUSE_SWISH,
     &precision::quantize_int4::QuantizeInt4,
     &precision::convert_fp16::ConvertFp16,
+    &lower::absorb_offsets::AbsorbOffsets,
     &lower::expand_qoperators::ExpandQoperators,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
@@ -59,6 +60,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fold::fold_constants::FoldConstants),
     // Constants that were quantized in the graph are integers by now.
     Step::Run(&lower::symmetrize_qdq::SymmetrizeQdq),
+    Step::Run(&lower::absorb_offsets::AbsorbOffsets),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&clean::unflatten_gemm::UnflattenGemm),

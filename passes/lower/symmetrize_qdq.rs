@@ -22,11 +22,12 @@ impl Rule for SymmetrizeQdq {
     fn details(&self) -> String {
         "TensorRT takes INT8 around zero only. A constant behind DequantizeLinear becomes INT8 less its zero point, where \
          that fits (UINT8 around 128 always does; UINT4 in blocks becomes INT4), and else floats, as do INT32 biases and \
-         single numbers. An activation in UINT8 around 128 becomes INT8 of the same scale: the same numbers. An activation \
-         of another range [lo, hi] gets the scale max(|lo|, |hi|) / 127, which is up to twice as coarse; the shorter side \
-         is clipped before, as the old range did (exporters leave out a Relu for that). The result is then held against \
-         the tolerance `int8`. DequantizeLinear moves in front of Reshape, Transpose, Gather and others of integers. What \
-         is quantized by axis, in 16 bits or with computed scales stays, and is refused before TensorRT sees it."
+         single numbers. An activation in UINT8 around 128 becomes INT8 of the same scale: the same numbers. Around \
+         another zero point z it is quantized as x + c and c is subtracted again, with c = (z - 128) · scale: the same \
+         steps and the same range, so the same numbers, except where a rounding is a tie. A symmetric range around the old \
+         one would have steps up to twice as large. `absorb-offsets` takes c out of the way of products with weights. \
+         DequantizeLinear moves in front of Reshape, Transpose, Gather and others of integers. What is quantized by axis, \
+         in 16 bits or with computed scales stays, and is refused before TensorRT sees it."
             .into()
     }
 
@@ -190,15 +191,17 @@ fn above(
     Ok(patch)
 }
 
-/// The smallest and largest integer of a type that activations are quantized to.
-fn limits(dtype: Option<DType>) -> Option<(f64, f64)> {
+/// The middle of the integers of a type that activations are quantized to.
+fn middle(dtype: Option<DType>) -> Option<f64> {
     match dtype {
-        Some(DType::U8) => Some((0.0, 255.0)),
-        Some(DType::I8) => Some((-128.0, 127.0)),
+        Some(DType::U8) => Some(128.0),
+        Some(DType::I8) => Some(0.0),
         _ => None,
     }
 }
 
+/// A pair of Q and DQ. With the zero point `z` and the middle `m` of the integers' type, `round(x / s) + z` lies m above
+/// `round((x + c) / s)` for `c = (z - m) * s`, so that INT8 around zero holds x + c as the old integers held x.
 fn activation(
     g: &Graph,
     root: NodeId,
@@ -210,111 +213,60 @@ fn activation(
     else {
         return Err(Miss::none());
     };
-    let one = same(g, quantize.scale(), dequantize.scale())
-        && zero(quantize.zero_point(), g) == zero(dequantize.zero_point(), g);
-    let zero = zero(quantize.zero_point(), g);
-    let (true, Some(zero)) = (one, zero) else {
-        return Err(Miss::at(
-            q,
-            2,
-            "it is quantized by other numbers than it is dequantized by",
-        ));
+    let zero = zero_point(g, quantize.zero_point());
+    let same_zero = zero == zero_point(g, dequantize.zero_point());
+    let (true, true, Some(zero)) = (
+        same(g, quantize.scale(), dequantize.scale()),
+        same_zero,
+        zero,
+    ) else {
+        let why = "it is quantized by other numbers than it is dequantized by";
+        return Err(Miss::at(q, 2, why));
     };
-    let (Some((low, high)), Some(scale)) = (limits(quantize.to()), one_scale(g, quantize.scale()))
+    let (Some(middle), Some(scale)) = (middle(quantize.to()), one_scale(g, quantize.scale()))
     else {
-        return Err(Miss::at(q, 2, "activations in 16 bits have no form in 8"));
+        let why = "activations in other than 8 bits have no form in INT8";
+        return Err(Miss::at(q, 2, why));
     };
-    let dtype = quantize.constant(1).map(Tensor::dtype);
-    if dtype != Some(DType::F32) {
+    let (Some(factor), Some(DType::F32)) =
+        (quantize.scale(), quantize.constant(1).map(Tensor::dtype))
+    else {
         return Err(Miss::at(q, 2, "its scale is not of FP32"));
-    }
-    let shifted = low - zero == -128.0;
-    let (low, high) = ((low - zero) * scale, (high - zero) * scale);
-    let coarse = match shifted {
-        true => scale as f32,
-        false => (low.abs().max(high.abs()) / 127.0) as f32,
     };
+    let offset = ((zero - middle) * scale) as f32;
     let mut patch = Patch::new();
-    let mut inside = x.into();
-    if !shifted {
-        let below = low.abs() < high.abs();
-        let bound = if below { low } else { high } as f32;
-        if !is_clipped(g, x, bound, below, coarse) {
-            inside = clip(&mut patch, inside, bound, below);
+    let int8 = patch.constant(Tensor::scalar(0i8));
+    let write = |patch: &mut Patch, x: Ref| {
+        let operands = [x, factor.into(), int8];
+        let q = patch.node(Op::onnx("QuantizeLinear"), operands, Attrs::new());
+        let operands = [q, factor.into(), int8];
+        patch.node(Op::onnx("DequantizeLinear"), operands, Attrs::new())
+    };
+    let real = match offset == 0.0 {
+        true => write(&mut patch, x.into()),
+        false => {
+            let offset = patch.constant(Tensor::scalar(offset));
+            let above = patch.node(Op::onnx("Add"), [x.into(), offset], Attrs::new());
+            let real = write(&mut patch, above);
+            patch.node(Op::onnx("Sub"), [real, offset], Attrs::new())
         }
-    }
-    let scale = patch.constant(Tensor::scalar(coarse));
-    let zero = patch.constant(Tensor::scalar(0i8));
-    let quantized = patch.node(
-        Op::onnx("QuantizeLinear"),
-        [inside, scale, zero],
-        Attrs::new(),
-    );
-    let real = patch.node(
-        Op::onnx("DequantizeLinear"),
-        [quantized, scale, zero],
-        Attrs::new(),
-    );
+    };
     patch.replace(output, real);
     patch.remark(Remark::Requantized {
         node: g.label(root),
-        how: match shifted {
+        how: match offset == 0.0 {
             true => "an activation in UINT8 around 128 became INT8: the same numbers",
-            false => "an activation became INT8 around zero, with a coarser scale",
+            false => "an activation became INT8 around zero of the same scale, by an offset: the same numbers but for ties",
         },
-        exact: shifted,
+        exact: offset == 0.0,
     });
     Ok(patch)
 }
 
 /// The zero point of a whole tensor; 0 if it is left out, `None` if it is no constant.
-fn zero(v: Option<ValueId>, g: &Graph) -> Option<f64> {
+fn zero_point(g: &Graph, v: Option<ValueId>) -> Option<f64> {
     match v {
         None => Some(0.0),
         Some(v) => Some(g.constant(v)?.as_i64()? as f64),
-    }
-}
-
-/// The value within the bound: from below, or from above.
-fn clip(patch: &mut Patch, x: Ref, bound: f32, below: bool) -> Ref {
-    if below && bound == 0.0 {
-        return patch.node(Op::onnx("Relu"), [x], Attrs::new());
-    }
-    let bound = Some(patch.constant(Tensor::scalar(bound)));
-    let inputs = match below {
-        true => vec![Some(x), bound],
-        false => vec![Some(x), None, bound],
-    };
-    patch.node_with(Op::onnx("Clip"), inputs, 1, Attrs::new())[0]
-}
-
-/// Operators whose results are never negative.
-const NON_NEGATIVE: &[&str] = &[
-    "Abs", "Exp", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt",
-];
-
-/// Whether a value is within the bound already: its producer sees to that, or it was clipped before it was quantized with
-/// this scale, and only moved since.
-fn is_clipped(g: &Graph, v: ValueId, bound: f32, below: bool, scale: f32) -> bool {
-    let mut v = moved(g, v);
-    loop {
-        let Some(id) = g.producer(v) else {
-            return false;
-        };
-        if below && bound == 0.0 && g.node(id).op().is_any(NON_NEGATIVE) {
-            return true;
-        }
-        if let Some(clip) = ops::Clip::of(g, id) {
-            let found = if below { clip.min() } else { clip.max() };
-            return found == Some(f64::from(bound));
-        }
-        let quantize = ops::DequantizeLinear::of(g, id)
-            .filter(|d| one_scale(g, d.scale()) == Some(f64::from(scale)))
-            .and_then(|d| ops::QuantizeLinear::of(g, g.producer(d.input(0)?)?))
-            .filter(|q| one_scale(g, q.scale()) == Some(f64::from(scale)));
-        match quantize.and_then(|q| q.input(0)) {
-            Some(x) => v = moved(g, x),
-            None => return false,
-        }
     }
 }

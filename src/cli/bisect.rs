@@ -63,7 +63,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     };
     let tolerance = match &args.tolerance {
         Some(name) => Tolerance::named(name).map_err(Failure::usage)?,
-        None => stages::tolerance(&options, &[]),
+        None => stages::tolerance(&options, None),
     };
     let steps = stages::steps(&options).map_err(CompileError::from)?;
     let terminal = Terminal::new(globals.quiet);

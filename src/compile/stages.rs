@@ -10,8 +10,8 @@ use kiln_graph::{Attr, Model, Op, Tensor, text};
 use kiln_passes::census::census;
 use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
-    Application, Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, Step, Target,
-    registry,
+    Application, Context, Evaluator, EvaluatorError, Exactness, MissReport, PassReport, Remark,
+    Step, Target, registry,
 };
 use sha2::{Digest, Sha256};
 
@@ -85,6 +85,26 @@ impl Rewritten {
             _ => None,
         });
         narrowed.collect()
+    }
+}
+
+/// Operators that round activations to integers.
+const QUANTIZING: &[&str] = &[
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "com.microsoft:DynamicQuantizeMatMul",
+];
+
+impl Rewritten {
+    /// Whether numbers may fall on another step of a quantization than in the original: it was written anew, or what is
+    /// quantized is computed with other roundings.
+    fn moves_steps(&self) -> bool {
+        let anew = |r: &Remark| matches!(r, Remark::Requantized { exact: false, .. });
+        let rounds = |p: &PassReport| p.applications > 0 && p.exactness > Exactness::Exact;
+        let quantizes = QUANTIZING
+            .iter()
+            .any(|op| self.ops_before.contains_key(*op));
+        self.remarks.iter().any(anew) || quantizes && self.passes.iter().any(rounds)
     }
 }
 
@@ -335,13 +355,11 @@ pub(super) fn build(
     })
 }
 
-/// The tolerance that fits the precision asked for, and what became of a quantization that the model came with.
-pub(crate) fn tolerance(options: &Options, remarks: &[Remark]) -> Tolerance {
-    let requantized =
-        (remarks.iter()).any(|r| matches!(r, Remark::Requantized { exact: false, .. }));
+/// The tolerance that fits the precision asked for, and the quantization that the original has.
+pub(crate) fn tolerance(options: &Options, rewritten: Option<&Rewritten>) -> Tolerance {
     Tolerance::from(match (options.int4.is_some(), options.fp16) {
         (true, _) => Preset::Int4,
-        _ if requantized => Preset::Int8,
+        _ if rewritten.is_some_and(Rewritten::moves_steps) => Preset::Int8,
         (false, true) => Preset::Fp16,
         (false, false) => Preset::Fp32Rewrite,
     })
@@ -354,7 +372,7 @@ pub(super) fn prove(
     proof: &mut Proof,
     partial: &Partial,
 ) -> Result<parity::Report, CompileError> {
-    let report = proof.compare(&tolerance(options, &rewritten.remarks))?;
+    let report = proof.compare(&tolerance(options, Some(rewritten)))?;
     if !report.pass() {
         return Err(CompileError::NotTheSame {
             model: options.model.clone(),
