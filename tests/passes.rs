@@ -133,6 +133,11 @@ fn every_case_computes_the_same_before_and_after() {
             Preset::Fp32Rewrite if case.source.contains("float16") => Preset::Fp16,
             preset => preset,
         };
+        let preset = match case.tolerance.as_deref() {
+            None => preset,
+            Some("int8") => Preset::Int8,
+            Some(other) => panic!("{}: unknown tolerance {other}", case.path.display()),
+        };
         if lossy {
             clamp_weights(&mut applied.before);
         }

@@ -28,7 +28,7 @@ impl Rule for LowerNbits {
     }
 
     fn exactness(&self) -> Exactness {
-        Exactness::Lossy
+        Exactness::Rounding
     }
 
     fn since(&self) -> i64 {

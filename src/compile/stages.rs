@@ -92,7 +92,7 @@ impl Rewritten {
 const QUANTIZING: &[&str] = &[
     "QuantizeLinear",
     "DynamicQuantizeLinear",
-    "com.microsoft:DynamicQuantizeMatMul",
+    "com.microsoft.DynamicQuantizeMatMul",
 ];
 
 impl Rewritten {

@@ -11,6 +11,8 @@ pub struct Refusal {
     /// Name and operator.
     pub node: String,
     pub why: String,
+    /// It is about quantization.
+    pub quantization: bool,
 }
 
 impl fmt::Display for Refusal {
@@ -46,6 +48,28 @@ const INTEGER: &[&str] = &[
     "QLinearConv",
 ];
 
+/// The same of com.microsoft.
+const MICROSOFT: &[&str] = &[
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger16",
+    "MatMulIntegerToFloat",
+    "QAttention",
+    "QEmbedLayerNormalization",
+    "QGemm",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QLinearConcat",
+    "QLinearConv",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearMul",
+    "QLinearReduceMean",
+    "QLinearSigmoid",
+    "QLinearSoftmax",
+    "QLinearWhere",
+];
+
 /// All nodes of a model that TensorRT's parser refuses or reads as something else.
 pub fn refusals(model: &Model) -> Vec<Refusal> {
     let functions: Vec<(&str, &str)> = model.functions().collect();
@@ -54,10 +78,16 @@ pub fn refusals(model: &Model) -> Vec<Refusal> {
         for (id, node) in g.nodes() {
             let op = node.op();
             let local = functions.contains(&(op.domain(), op.name()));
-            if let Some(why) = refusal(g, id, node).filter(|_| !local) {
+            let quantized = quantization(g, node);
+            if let Some(why) = quantized
+                .clone()
+                .or_else(|| refusal(g, id, node))
+                .filter(|_| !local)
+            {
                 found.push(Refusal {
                     node: g.label(id),
                     why,
+                    quantization: quantized.is_some(),
                 });
             }
         }
@@ -82,10 +112,7 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
             false => "TensorRT has no operator of this domain and name".into(),
         });
     }
-    if INTEGER.contains(&name) {
-        return Some("TensorRT quantizes with QuantizeLinear and DequantizeLinear around float operators only".into());
-    }
-    attention(g, id).or_else(|| quantization(g, node))
+    attention(g, id)
 }
 
 fn attention(g: &Graph, id: NodeId) -> Option<String> {
@@ -111,11 +138,30 @@ fn attention(g: &Graph, id: NodeId) -> Option<String> {
 }
 
 fn quantization(g: &Graph, node: &Node) -> Option<String> {
+    if node.op().is_any(INTEGER)
+        || node.op().domain() == "com.microsoft" && MICROSOFT.contains(&node.op().name())
+    {
+        return Some("TensorRT quantizes with QuantizeLinear and DequantizeLinear around float operators only".into());
+    }
     let quantizes = node.op().is("QuantizeLinear");
     if !quantizes && !node.op().is("DequantizeLinear") {
         return None;
     }
-    let zero = node.input(2).and_then(|v| g.constant(v));
+    let constant = |k: usize| node.input(k).and_then(|v| g.constant(v));
+    if node.input(2).is_some() && constant(2).is_none() {
+        return Some("its zero point is computed: TensorRT quantizes symmetrically".into());
+    }
+    let scale = constant(1);
+    if scale
+        .and_then(|t| t.to_f64s())
+        .is_some_and(|all| all.iter().any(|&s| s <= 0.0))
+    {
+        return Some("a scale of it is not positive".into());
+    }
+    if quantizes && constant(0).is_none() && scale.is_some_and(|t| t.len() > 1) {
+        return Some("TensorRT quantizes an activation by one scale only".into());
+    }
+    let zero = constant(2);
     if zero.is_some_and(|t| t.to_i64s().is_some_and(|all| all.iter().any(|&z| z != 0))) {
         return Some("its zero point is not 0: TensorRT quantizes symmetrically".into());
     }
@@ -130,7 +176,8 @@ fn quantization(g: &Graph, node: &Node) -> Option<String> {
         true => node.output(0).and_then(dtype),
         false => node.input(0).and_then(dtype),
     };
-    matches!(narrow, Some(DType::U8 | DType::U4 | DType::I32)).then(|| {
+    let refused = [DType::U8, DType::U4, DType::I16, DType::U16, DType::I32];
+    narrow.is_some_and(|t| refused.contains(&t)).then(|| {
         let name = narrow.map_or(String::new(), |t| t.to_string());
         format!("it quantizes to {name}, which TensorRT does not take")
     })
@@ -144,7 +191,8 @@ mod tests {
     fn whys(inputs: &str, nodes: &str) -> Vec<String> {
         let text = format!(
             "<ir_version: 10, opset_import: [\"\" : 23, \"com.microsoft\" : 1]>\n\
-             g ({inputs}) => (float[2, 2, 3, 4] y) <int8 zero = {{0}}, int8 off = {{3}}, uint8 u = {{0}}, float s = {{0.5}}>\n\
+             g ({inputs}) => (float[2, 2, 3, 4] y) <int8 zero = {{0}}, int8 off = {{3}}, uint8 u = {{0}}, float s = {{0.5}}, \
+             float no = {{0.0}}, int16 i16 = {{0}}, float[2] four = {{0.5, 0.25}}, int8[2] fours = {{0, 0}}>\n\
              {{ {nodes} }}"
         );
         let mut model = onnx::read_text(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -203,6 +251,26 @@ mod tests {
             (
                 "q, a, b = DynamicQuantizeLinear(x) y = Cast<to = 1>(q)",
                 "float operators only",
+            ),
+            (
+                "y = com.microsoft.QLinearSigmoid(x, s, u, s, u)",
+                "float operators only",
+            ),
+            (
+                "q = QuantizeLinear(x, four, fours) y = DequantizeLinear(q, four, fours)",
+                "one scale only",
+            ),
+            (
+                "q = QuantizeLinear(x, no, zero) y = DequantizeLinear(q, no, zero)",
+                "not positive",
+            ),
+            (
+                "q = QuantizeLinear(x, s, i16) y = DequantizeLinear(q, s, i16)",
+                "int16",
+            ),
+            (
+                "c = Cast<to = 3>(s) q = QuantizeLinear(x, s, c) y = DequantizeLinear(q, s, c)",
+                "zero point is computed",
             ),
         ] {
             let found = whys(X, nodes);

@@ -103,6 +103,9 @@ impl EngineError {
             Self::Profile(error) => error.hint(),
             Self::Parse { failures, .. } => failures.iter().find_map(ParseFailure::hint),
             Self::Build { failures, .. } => failures.iter().find_map(BuildFailure::hint),
+            Self::Dialect(refusals) if refusals.iter().any(|r| r.quantization) => Some(
+                "TensorRT takes INT8 around zero with constant scales; `--explain all` says what kept kiln from writing it so".into(),
+            ),
             Self::Dialect(_) => Some(
                 "compile the original model: kiln lowers what it fuses itself to what the target takes".into(),
             ),

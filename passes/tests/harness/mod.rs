@@ -2,7 +2,7 @@
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
 //! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name` and
-//! `# fp16-io` and `# int4-block: 16` for options.
+//! `# fp16-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -21,6 +21,7 @@ pub struct Case {
     pub keep: Option<String>,
     pub fp16_io: bool,
     pub int4_block: usize,
+    pub tolerance: Option<String>,
     pub target: Target,
 }
 
@@ -80,6 +81,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         keep: header("keep:"),
         fp16_io: header("fp16-io").is_some(),
         int4_block: header("int4-block:").map_or(INT4_BLOCK, |b| b.parse().unwrap()),
+        tolerance: header("tolerance:"),
         target: match header("target:").as_deref() {
             None => Target::standard(),
             Some("cpu") => Target::cpu(),
