@@ -1,4 +1,4 @@
-//! com.microsoft:MatMulNBits becomes a product with a dequantized INT4 weight.
+//! com.microsoft:MatMulNBits becomes a product with a dequantized 4-bit weight.
 
 use kiln_graph::{Attrs, DType, Graph, Node, NodeId, Op, Tensor};
 
@@ -16,14 +16,14 @@ impl Rule for LowerNbits {
     }
 
     fn about(&self) -> &'static str {
-        "com.microsoft:MatMulNBits becomes MatMul with a dequantized INT4 weight for TensorRT"
+        "com.microsoft:MatMulNBits becomes MatMul with a dequantized weight for TensorRT"
     }
 
     fn details(&self) -> String {
-        "The weight [N, blocks, block / 2] of MatMulNBits, unsigned 4-bit numbers around 8, becomes INT4 [K, N] behind \
-         DequantizeLinear with blocks along K; a bias becomes an Add. Zero points other than 8, weights of other than 4 \
-         bits, permuted rows (g_idx) and blocks that do not divide K stay. TensorRT has a MatMulNBits for FP16 \
-         activations only."
+        "The weight [N, blocks, block / 2] of MatMulNBits, 4-bit numbers with zero points (8 if there are none), becomes \
+         UINT4 [K, N] behind DequantizeLinear with blocks along K; a bias becomes an Add. `symmetrize-qdq` makes it INT4 \
+         where all zero points are 8, and floats elsewhere. Weights of other than 4 bits, permuted rows (g_idx) and blocks \
+         that do not divide K stay. TensorRT's own MatMulNBits needs a plugin that TensorRT for RTX does not bring."
             .into()
     }
 
@@ -50,12 +50,12 @@ impl Rule for LowerNbits {
         let (Some(x), Some(output)) = (node.input(0), node.output(0)) else {
             return Err(Miss::none());
         };
-        let (values, scales, block) = weight(g, node).map_err(Miss::because)?;
+        let weight = weight(g, node).map_err(Miss::because)?;
         let mut patch = Patch::new();
         let attrs = Attrs::new()
             .with("axis", 0i64)
-            .with("block_size", block as i64);
-        let inputs = [patch.constant(values), patch.constant(scales)];
+            .with("block_size", weight.block as i64);
+        let inputs = [weight.values, weight.scales, weight.zeros].map(|t| patch.constant(t));
         let w = patch.node(Op::onnx("DequantizeLinear"), inputs, attrs);
         let mut y = patch.node(Op::onnx("MatMul"), [x.into(), w], Attrs::new());
         if let Some(bias) = node.input(5) {
@@ -67,8 +67,8 @@ impl Rule for LowerNbits {
         patch.remark(Remark::Requantized {
             node: g.label(root),
             how: match exact {
-                true => "MatMulNBits became a product with a dequantized INT4 weight: the same numbers",
-                false => "MatMulNBits became a product with a dequantized INT4 weight, and its activation stays float: more exact than the original",
+                true => "MatMulNBits became a product with a dequantized weight: the same numbers",
+                false => "MatMulNBits became a product with a dequantized weight, and its activation stays float: more exact than the original",
             },
             exact,
         });
@@ -76,9 +76,19 @@ impl Rule for LowerNbits {
     }
 }
 
-/// The weight as INT4 [K, N], its scales [K / block, N], and the block (ONNX Runtime `docs/ContribOperators.md`,
-/// MatMulNBits).
-fn weight(g: &Graph, node: &Node) -> Result<(Tensor, Tensor, usize), &'static str> {
+/// A weight of UINT4.
+struct Weight {
+    /// [K, N]
+    values: Tensor,
+    /// [K / block, N], of the activation's type.
+    scales: Tensor,
+    /// UINT4 [K / block, N]
+    zeros: Tensor,
+    block: usize,
+}
+
+/// The weight of a MatMulNBits (ONNX Runtime `docs/ContribOperators.md`).
+fn weight(g: &Graph, node: &Node) -> Result<Weight, &'static str> {
     let size = |name: &str| -> Option<usize> { node.attrs().int(name)?.try_into().ok() };
     let (Some(k), Some(n), Some(block)) = (size("K"), size("N"), size("block_size")) else {
         return Err("it does not state its sizes");
@@ -89,50 +99,49 @@ fn weight(g: &Graph, node: &Node) -> Result<(Tensor, Tensor, usize), &'static st
     if node.input(4).is_some() {
         return Err("its weight has permuted rows");
     }
-    if block < 16 || !k.is_multiple_of(block) {
-        return Err("its blocks do not divide its rows");
+    if block < 16 || !k.is_multiple_of(block) || !n.is_multiple_of(2) {
+        return Err("its blocks do not divide its rows, or its columns are no pairs");
     }
     let blocks = k / block;
     let constant = |at: usize| node.input(at).and_then(|v| g.constant(v));
-    let (Some(packed), Some(scales)) = (constant(1), constant(2)) else {
+    let (Some(values), Some(scales)) = (constant(1), constant(2)) else {
         return Err("its weight or the scales are no constants");
     };
-    let count = n.checked_mul(k).ok_or("it is too large")?;
-    if packed.dtype() != DType::U8 || packed.len().checked_mul(2) != Some(count) {
-        return Err("its weight is not packed in bytes");
-    }
-    let zero = node.input(3);
-    let around =
-        constant(3).is_some_and(|t| t.dtype() == DType::U8 && are_eight(&t.bytes(), blocks));
-    if zero.is_some() && !around {
-        return Err("its weight has zero points other than 8");
-    }
-    let nibbles = Tensor::from_raw(DType::U4, &[count][..], packed.bytes());
-    let nibbles = nibbles.ok().as_ref().and_then(unpack);
-    let nibbles = nibbles.ok_or("its weight is not packed in bytes")?;
-    let mut codes = vec![0u8; count];
-    for (column, rows) in nibbles.chunks_exact(k).enumerate() {
-        for (row, nibble) in rows.iter().enumerate() {
-            // The number less 8, in two's complement, is the number with its highest bit turned.
-            codes[row * n + column] = nibble ^ 8;
-        }
-    }
-    let values = pack(&[k, n], &codes).ok_or("its weight is not packed in bytes")?;
+    // Zero points of a column begin with a byte of their own; without any they are 8.
+    let stride = blocks.div_ceil(2) * 2;
+    let zeros = match node.input(3) {
+        None => Some(vec![8; n.saturating_mul(stride)]),
+        Some(_) => constant(3).and_then(|t| nibbles(t, n.checked_mul(stride)?)),
+    };
+    let zeros = zeros.ok_or("its zero points are not packed in bytes")?;
+    let values = nibbles(values, n.checked_mul(k).ok_or("it is too large")?);
+    let values = values.ok_or("its weight is not packed in bytes")?;
     let scales = scales.reshaped(&[n, blocks][..]).ok();
     let scales = scales.and_then(|s| s.transposed());
-    Ok((
-        values,
-        scales.ok_or("its scales do not fit its blocks")?,
+    Ok(Weight {
+        values: turned(&values, n, k, k).ok_or("it is too large")?,
+        scales: scales.ok_or("its scales do not fit its blocks")?,
+        zeros: turned(&zeros, n, stride, blocks).ok_or("it is too large")?,
         block,
-    ))
+    })
 }
 
-/// Whether the zero points of all columns are 8: two in a byte, a column's first in the low half of a byte of its own.
-fn are_eight(bytes: &[u8], blocks: usize) -> bool {
-    let stride = blocks.div_ceil(2).max(1);
-    let mut columns = bytes.chunks(stride).map(|column| {
-        let nibbles = column.iter().flat_map(|&b| [b & 0xf, b >> 4]);
-        nibbles.take(blocks).all(|nibble| nibble == 8)
-    });
-    columns.all(|column| column)
+/// So many 4-bit numbers, two in a byte, the first in its low half.
+fn nibbles(packed: &Tensor, count: usize) -> Option<Vec<u8>> {
+    let fits = packed.dtype() == DType::U8 && packed.len().checked_mul(2) == Some(count);
+    fits.then(|| Tensor::from_raw(DType::U4, &[count][..], packed.bytes()).ok())?
+        .as_ref()
+        .and_then(unpack)
+}
+
+/// UINT4 [rows, columns] of the first `rows` numbers of each column of `stride`.
+fn turned(numbers: &[u8], columns: usize, stride: usize, rows: usize) -> Option<Tensor> {
+    let mut codes = vec![0u8; rows.checked_mul(columns)?];
+    for (column, numbers) in numbers.chunks_exact(stride.max(1)).enumerate() {
+        for (row, number) in numbers.iter().take(rows).enumerate() {
+            *codes.get_mut(row * columns + column)? = *number;
+        }
+    }
+    let signed = pack(&[rows, columns], &codes)?;
+    Tensor::from_raw(DType::U4, signed.dims(), signed.bytes()).ok()
 }

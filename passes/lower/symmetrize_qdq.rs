@@ -22,7 +22,7 @@ impl Rule for SymmetrizeQdq {
     fn details(&self) -> String {
         "TensorRT takes INT8 around zero only. A constant behind DequantizeLinear becomes INT8 less its zero point, where \
          that fits (UINT8 around 128 always does; UINT4 in blocks becomes INT4), and else floats, as do INT32 biases and \
-         single numbers. An activation in UINT8 around 128 becomes INT8 of the same scale: the same numbers. Around \
+         single numbers and what has negative scales, as ONNX Runtime's 4-bit weights do. An activation in UINT8 around 128 becomes INT8 of the same scale: the same numbers. Around \
          another zero point z it is quantized as x + c and c is subtracted again, with c = (z - 128) · scale: the same \
          steps and the same range, so the same numbers, except where a rounding is a tie. A symmetric range around the old \
          one would have steps up to twice as large. `absorb-offsets` takes c out of the way of products with weights. \
@@ -77,14 +77,18 @@ impl Rule for SymmetrizeQdq {
     }
 }
 
-/// Whether it is of a type that the pass leaves alone, or INT8 or INT4 with zero points of 0.
+/// Whether it is of a type that the pass leaves alone, or INT8 or INT4 with zero points of 0 and positive scales.
 fn is_symmetric(dequantize: &ops::DequantizeLinear<'_>) -> bool {
     let dtype = dequantize.dtype(0);
     let zero = dequantize.constant(2);
     let none = zero.is_some_and(|z| z.bytes().iter().all(|&b| b == 0));
     let single = dequantize.constant(0).is_some_and(|t| t.rank() == 0);
+    let scale = dequantize.constant(1).and_then(Tensor::to_f64s);
+    let turns = scale.is_some_and(|all| all.iter().any(|&s| s <= 0.0));
     match dtype {
-        Some(DType::I8 | DType::I4) => !single && (dequantize.zero_point().is_none() || none),
+        Some(DType::I8 | DType::I4) => {
+            !single && !turns && (dequantize.zero_point().is_none() || none)
+        }
         Some(DType::U8 | DType::I16 | DType::U16 | DType::I32 | DType::U4) => false,
         _ => true,
     }
@@ -157,7 +161,7 @@ fn constant(
                 true => "a constant in INT32 became floats: the same numbers",
                 false if single => "a single number became a float: the same number",
                 false => {
-                    "a constant became floats, as it does not fit INT8 around zero: the same numbers"
+                    "a constant became floats, as it fits no INT8 or INT4 around zero: the same numbers"
                 }
             }
         }

@@ -127,8 +127,12 @@ impl Quantized {
     }
 
     /// The integers in the shortest signed type that holds them without a zero point: INT4 if they came in blocks, which
-    /// INT8 has not for TensorRT, else INT8. `None` if they do not fit.
+    /// INT8 has not for TensorRT, else INT8. `None` if they do not fit, or if a scale is not positive.
     pub fn symmetric(&self) -> Option<Tensor> {
+        let scales = self.scale.to_f64s()?;
+        if !scales.iter().all(|&s| s > 0.0) {
+            return None;
+        }
         if matches!(self.granularity, Granularity::Blocked { .. }) {
             let codes: Vec<u8> = self.centred.iter().map(|&q| q as u8 & 0xf).collect();
             return self.within(-8, 7).then(|| int4::pack(&self.dims, &codes))?;

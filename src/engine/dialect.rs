@@ -22,7 +22,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Operators of com.microsoft that TensorRT for RTX 1.7 implements.
-const FOREIGN: &[&str] = &["MultiHeadAttention", "GroupQueryAttention", "MatMulNBits"];
+const FOREIGN: &[&str] = &["MultiHeadAttention", "GroupQueryAttention"];
 
 /// Names of com.microsoft that the default domain has too, with other operands or attributes.
 const COLLIDING: &[&str] = &[
@@ -53,6 +53,7 @@ const MICROSOFT: &[&str] = &[
     "DynamicQuantizeLSTM",
     "DynamicQuantizeMatMul",
     "MatMulInteger16",
+    "MatMulNBits",
     "MatMulIntegerToFloat",
     "QAttention",
     "QEmbedLayerNormalization",
