@@ -133,6 +133,26 @@ pub fn op_counts(graph: &Graph) -> BTreeMap<String, usize> {
     ops
 }
 
+/// Whether an operator rounds activations to integers.
+pub fn quantizes_activations(graph: &Graph) -> bool {
+    let mut found = false;
+    graph.for_each_graph(&mut |g| {
+        found |= g.nodes().any(|(_, node)| {
+            let op = node.op();
+            match op.domain() {
+                "" => op.is_any(&["QuantizeLinear", "DynamicQuantizeLinear"]),
+                // The highest level lets ONNX Runtime multiply in INT8.
+                "com.microsoft" if op.name() == "MatMulNBits" => {
+                    node.attrs().int("accuracy_level") == Some(4)
+                }
+                "com.microsoft" => op.name().starts_with("DynamicQuantize"),
+                _ => false,
+            }
+        });
+    });
+    found
+}
+
 /// `33.4 M`
 pub fn count(n: usize) -> String {
     scaled(n as f64, 1000.0, &["", " K", " M", " G", " T"])

@@ -4,7 +4,7 @@ use kiln_graph::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::pass::{Context, Exactness, Miss, Remark};
 use crate::patch::{Patch, Ref};
-use crate::precision::quantized::{Granularity, Quantized, one_scale, same};
+use crate::precision::quantized::{Granularity, Quantized, one_scale};
 use crate::rule::Rule;
 
 #[derive(Debug)]
@@ -217,33 +217,34 @@ fn activation(
     else {
         return Err(Miss::none());
     };
-    let zero = zero_point(g, quantize.zero_point());
-    let same_zero = zero == zero_point(g, dequantize.zero_point());
-    let (true, true, Some(zero)) = (
-        same(g, quantize.scale(), dequantize.scale()),
-        same_zero,
-        zero,
-    ) else {
+    let numbers = |scale, zero| Some((one_scale(g, scale)?, zero_point(g, zero)?));
+    let found = numbers(quantize.scale(), quantize.zero_point());
+    let Some((scale, zero)) = found else {
+        return Err(Miss::at(
+            q,
+            2,
+            "its scale or zero point is no constant for the whole tensor",
+        ));
+    };
+    if found != numbers(dequantize.scale(), dequantize.zero_point()) {
         let why = "it is quantized by other numbers than it is dequantized by";
         return Err(Miss::at(q, 2, why));
-    };
-    let (Some(middle), Some(scale)) = (middle(quantize.to()), one_scale(g, quantize.scale()))
-    else {
+    }
+    let Some(middle) = middle(quantize.to()) else {
         let why = "activations in other than 8 bits have no form in INT8";
         return Err(Miss::at(q, 2, why));
     };
-    let (Some(factor), Some(DType::F32)) =
-        (quantize.scale(), quantize.constant(1).map(Tensor::dtype))
-    else {
+    if quantize.constant(1).map(Tensor::dtype) != Some(DType::F32) {
         return Err(Miss::at(q, 2, "its scale is not of FP32"));
-    };
+    }
     let offset = ((zero - middle) * scale) as f32;
     let mut patch = Patch::new();
+    let factor = patch.constant(Tensor::scalar(scale as f32));
     let int8 = patch.constant(Tensor::scalar(0i8));
     let write = |patch: &mut Patch, x: Ref| {
-        let operands = [x, factor.into(), int8];
+        let operands = [x, factor, int8];
         let q = patch.node(Op::onnx("QuantizeLinear"), operands, Attrs::new());
-        let operands = [q, factor.into(), int8];
+        let operands = [q, factor, int8];
         patch.node(Op::onnx("DequantizeLinear"), operands, Attrs::new())
     };
     let real = match offset == 0.0 {

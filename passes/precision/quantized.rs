@@ -159,12 +159,6 @@ pub fn integers(tensor: &Tensor) -> Option<Vec<i32>> {
     }
 }
 
-/// Whether two operands are certainly equal: one value, or constants with the same bits.
-pub(crate) fn same(g: &Graph, a: Option<ValueId>, b: Option<ValueId>) -> bool {
-    let bits = |v: Option<ValueId>| g.constant(v?);
-    a == b || matches!((bits(a), bits(b)), (Some(a), Some(b)) if a.same_bits(b))
-}
-
 /// The number of a scale that is a positive constant and serves the whole tensor.
 pub(crate) fn one_scale(g: &Graph, v: Option<ValueId>) -> Option<f64> {
     let scale = g.constant(v?).filter(|t| t.rank() <= 1)?.as_f64()?;

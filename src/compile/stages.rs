@@ -66,6 +66,8 @@ pub struct Rewritten {
     pub blocks: Vec<Found>,
     pub attention: Vec<Attention>,
     pub ops_before: BTreeMap<String, usize>,
+    /// Whether the original rounds activations to integers.
+    pub quantized_before: bool,
     pub ops_after: BTreeMap<String, usize>,
 }
 
@@ -88,23 +90,13 @@ impl Rewritten {
     }
 }
 
-/// Operators that round activations to integers.
-const QUANTIZING: &[&str] = &[
-    "QuantizeLinear",
-    "DynamicQuantizeLinear",
-    "com.microsoft.DynamicQuantizeMatMul",
-];
-
 impl Rewritten {
     /// Whether numbers may fall on another step of a quantization than in the original: it was written anew, or what is
     /// quantized is computed with other roundings.
     fn moves_steps(&self) -> bool {
         let anew = |r: &Remark| matches!(r, Remark::Requantized { exact: false, .. });
         let rounds = |p: &PassReport| p.applications > 0 && p.exactness > Exactness::Exact;
-        let quantizes = QUANTIZING
-            .iter()
-            .any(|op| self.ops_before.contains_key(*op));
-        self.remarks.iter().any(anew) || quantizes && self.passes.iter().any(rounds)
+        self.remarks.iter().any(anew) || self.quantized_before && self.passes.iter().any(rounds)
     }
 }
 
@@ -170,6 +162,7 @@ pub(crate) fn rewrite(
         false => targets.for_passes(),
     };
     let ops_before = summary::op_counts(&model.graph);
+    let quantized_before = summary::quantizes_activations(&model.graph);
     let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     // What is spared from quantization still becomes half precision.
@@ -222,6 +215,7 @@ pub(crate) fn rewrite(
         blocks: summary::found(&census_before, &census_after),
         attention: census_after.blocks.iter().map(Attention::from).collect(),
         ops_before,
+        quantized_before,
         ops_after: summary::op_counts(&model.graph),
         remarks: std::mem::take(&mut cx.remarks),
         misses: std::mem::take(&mut cx.misses),
