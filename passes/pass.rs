@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kiln_graph::infer::Facts;
-use kiln_graph::{Graph, Model, NodeId, Tensor, ValueId};
+use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId};
 
 use crate::Target;
 
@@ -83,6 +83,8 @@ pub trait Evaluator {
 pub struct Options<'a> {
     /// Whether a node, by its name, keeps its precision.
     pub keep: &'a dyn Fn(&str) -> bool,
+    /// Operators whose nodes keep their precision.
+    pub keep_ops: &'a [Op],
     /// Layers, by their labels, that quantization leaves to whatever precision comes after it.
     pub spared: &'a [String],
     /// Nodes, by their labels, that conversion to half precision leaves in FP32.
@@ -105,6 +107,32 @@ impl fmt::Debug for Options<'_> {
     }
 }
 
+impl Options<'_> {
+    /// Why the user wants the node to keep its precision, if so. A fused operator is kept by the name of the standard
+    /// operator that it computes, and attention by that of its softmax too.
+    pub fn keeps(&self, g: &Graph, id: NodeId) -> Option<String> {
+        let node = g.node(id);
+        if (self.keep)(node.name()) {
+            return Some("it matches --keep".into());
+        }
+        let op = node.op();
+        let internal = op.domain() == INTERNAL_DOMAIN;
+        let softmax = internal && op.name() == "Attention";
+        let named = |kept: &&Op| {
+            **kept == op || internal && kept.is(op.name()) || softmax && kept.is("Softmax")
+        };
+        self.keep_ops.iter().find(named).map(|op| kept_by(*op))
+    }
+}
+
+/// Why a node keeps its precision whose operator the user named.
+pub fn kept_by(op: Op) -> String {
+    match op.domain() {
+        "" => format!("--keep-op {}", op.name()),
+        domain => format!("--keep-op {domain}:{}", op.name()),
+    }
+}
+
 /// Why a node keeps its precision that a search chose.
 pub(crate) const OUT_OF_TOLERANCE: &str = "the result is out of tolerance without it";
 
@@ -119,6 +147,7 @@ impl Default for Options<'_> {
     fn default() -> Self {
         Options {
             keep: &|_| false,
+            keep_ops: &[],
             spared: &[],
             wide: &[],
             convert_io: false,

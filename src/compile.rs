@@ -6,6 +6,7 @@ pub(crate) mod stages;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use kiln_graph::Op;
 use kiln_passes::registry;
 use regex::Regex;
 
@@ -48,6 +49,8 @@ pub struct Options {
     pub passes: Option<String>,
     /// Nodes that keep their precision.
     pub keep: Option<Regex>,
+    /// Operators whose nodes keep their precision.
+    pub keep_ops: Vec<Op>,
     /// Where the result is out of tolerance, find nodes that must keep their precision.
     pub search: bool,
     /// A pass's name or `all`, and the folder that gets the model after it as ONNX text.
@@ -79,6 +82,7 @@ impl Options {
             latency: true,
             passes: None,
             keep: None,
+            keep_ops: Vec::new(),
             search: true,
             dump_after: None,
             explain: Vec::new(),

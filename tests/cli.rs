@@ -627,6 +627,27 @@ fn kept_nodes_stay_in_fp32() {
 }
 
 #[test]
+fn operators_keep_fp32_by_name() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = Folder::with_model();
+    let by_op = ["--fp16", "--keep-op", "Gelu,com.microsoft:Attention"];
+    folder.compile(&by_op).expect(0);
+    let manifest = folder.manifest("model.kiln");
+    let kept = manifest["kept"].as_array().unwrap();
+    let mut whys = kept.iter().map(|k| k["why"].as_str().unwrap());
+    assert!(whys.any(|why| why == "--keep-op Gelu"), "{kept:?}");
+    let warnings = manifest["warnings"].to_string();
+    assert!(
+        warnings.contains("--keep-op com.microsoft:Attention"),
+        "{warnings}"
+    );
+    assert!(!warnings.contains("Gelu"), "{warnings}");
+    folder.compile(&["--fp16", "--keep-op", "a b"]).expect(2);
+}
+
+#[test]
 fn dumps_are_models() {
     let folder = Folder::with_model();
     let dump = folder.path("dump");

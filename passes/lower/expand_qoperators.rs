@@ -81,7 +81,7 @@ fn writer(op: Op) -> Option<Writer> {
         ("", "QLinearMatMul") => |e| e.binary("MatMul"),
         ("", "QLinearConv") => |e| e.conv(),
         (MICROSOFT, "DynamicQuantizeMatMul") => |e| e.dynamic(),
-        (MICROSOFT, "MatMulIntegerToFloat") => |e| e.to_float(),
+        (MICROSOFT, "MatMulIntegerToFloat") => |e| e.integers_to_float(),
         (MICROSOFT, "QGemm") => |e| e.gemm(),
         (MICROSOFT, "QLinearAdd") => |e| e.binary("Add"),
         (MICROSOFT, "QLinearMul") => |e| e.binary("Mul"),
@@ -370,7 +370,7 @@ impl<'g> Expansion<'g> {
     }
 
     /// `A, B, a_scale, b_scale, a_zero, b_zero, bias`.
-    fn to_float(&mut self) -> Result<(), Miss> {
+    fn integers_to_float(&mut self) -> Result<(), Miss> {
         let (q, scale) = (self.operand(0)?, self.operand(2)?);
         let a = self.real(q, scale, self.node.input(4), -2)?;
         self.product(a, (1, 3, 5), 6)

@@ -21,7 +21,7 @@ impl Pass for ConvertFp16 {
     fn details(&self) -> String {
         "Every FP32 node becomes FP16, except normalizations and sums (squares overflow beyond 256), the angles of \
          rotary and sinusoidal positions, operators that have no half-precision form, quantization whose scales half \
-         precision cannot hold, and nodes that --keep names. \
+         precision cannot hold, and nodes that --keep or --keep-op names. \
          Weights are rounded to nearest even and clamped to ±65504, which is reported; -3.4e38 in a mask becomes -65504, \
          infinities stay. Graph inputs and outputs keep their types, by a Cast, unless --fp16-io. A value is cast at \
          most once in each direction, and a constant never: it is stored in the type it is read in. Bodies of If, Loop \

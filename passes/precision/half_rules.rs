@@ -105,8 +105,8 @@ pub(super) fn kept(g: &Graph, order: &[NodeId], options: &Options<'_>) -> Vec<Op
     for &id in order {
         let node = g.node(id);
         let op = node.op();
-        let reason = if (options.keep)(node.name()) {
-            Some("it matches --keep".to_string())
+        let reason = if let Some(why) = options.keeps(g, id) {
+            Some(why)
         } else if !options.wide.is_empty() && options.wide.contains(&g.label(id)) {
             Some(OUT_OF_TOLERANCE.into())
         } else if ops::internal::RmsNormalization::of(g, id).is_some() {

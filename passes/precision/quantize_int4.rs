@@ -28,7 +28,7 @@ impl Pass for QuantizeInt4 {
         "The constant right operand [K, N] of MatMul and Gemm becomes INT4 in -8..7 with one scale for each column and each \
          block along K (32 elements unless told otherwise), which DequantizeLinear multiplies; there is no zero point. Scales \
          minimize the squared error of their block. A weight that several nodes read is quantized once. Embedding tables, \
-         weights with less than a block of rows or 16 columns, those with infinities and nodes that --keep names stay, and \
+         weights with less than a block of rows or 16 columns, those with infinities and nodes that --keep or --keep-op names stay, and \
          the manifest says why. The model's operator set is raised to 21. Activations stay floats: `--fp16` narrows them \
          and the scales."
             .into()
@@ -104,8 +104,8 @@ fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Layer, String
     };
     let transposed = gemm.is_some_and(|gemm| gemm.trans_b());
     Some(fit(g.constant(weight)?, transposed, cx).and_then(|block| {
-        if (cx.options.keep)(node.name()) {
-            return Err("it matches --keep".into());
+        if let Some(why) = cx.options.keeps(g, id) {
+            return Err(why);
         }
         if cx.options.spared.contains(&g.label(id)) {
             return Err(OUT_OF_TOLERANCE.into());

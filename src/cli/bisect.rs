@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, operator, print, print_json, table::table};
 use crate::bisect::{self, Bisection, Culprit, Finding};
 use crate::compile::{CompileError, Options, stages};
 use crate::parity::{Report, Tolerance};
 use crate::report;
 use crate::shapes::{DimSpec, ShapeSpec};
 use crate::targets::Targets;
+use kiln_graph::Op;
 use kiln_passes::registry;
 
 #[derive(clap::Args, Debug)]
@@ -37,6 +38,9 @@ pub(super) struct Args {
     /// Keep the precision of nodes whose names match.
     #[arg(long, value_name = "REGEX")]
     keep: Option<regex::Regex>,
+    /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
+    #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
+    keep_op: Vec<Op>,
     /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: fp16 with --fp16, else fp32-rewrite].
     #[arg(long, value_name = "NAME")]
     tolerance: Option<String>,
@@ -57,6 +61,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         inputs: args.inputs,
         passes: args.passes,
         keep: args.keep,
+        keep_ops: args.keep_op,
         ort_lib: globals.ort_lib.clone(),
         seed: args.seed,
         ..Options::new(args.model)

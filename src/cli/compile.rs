@@ -3,8 +3,10 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
+use kiln_graph::Op;
+
 use super::progress::Terminal;
-use super::{Failure, Globals, known_pass, print, print_json, table::table};
+use super::{Failure, Globals, known_pass, operator, print, print_json, table::table};
 use crate::compile::{self, Options, Outcome};
 use crate::manifest::{Explained, Missed};
 use crate::report;
@@ -63,6 +65,9 @@ pub(super) struct Args {
     /// Keep the precision of nodes whose names match.
     #[arg(long, value_name = "REGEX")]
     keep: Option<regex::Regex>,
+    /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
+    #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
+    keep_op: Vec<Op>,
     /// Write the model after a pass (or all) into a folder, as ONNX text.
     #[arg(long, num_args = 2, value_names = ["PASS|all", "DIR"])]
     dump_after: Vec<String>,
@@ -100,6 +105,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         latency: !args.no_latency,
         passes: args.passes,
         keep: args.keep,
+        keep_ops: args.keep_op,
         search: !args.no_search,
         dump_after,
         explain: args.explain,

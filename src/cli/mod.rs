@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use kiln_graph::Op;
 use kiln_passes::registry::{self, UnknownPass};
 
 use crate::compile::CompileError;
@@ -179,6 +180,16 @@ fn known_pass(name: &str) -> Result<String, UnknownPass> {
     match name {
         "all" => Ok(name.to_string()),
         name => registry::find(name).map(|pass| pass.name().to_string()),
+    }
+}
+
+/// An operator: `Softmax`, or `com.microsoft:Attention`.
+fn operator(name: &str) -> Result<Op, String> {
+    let (domain, name) = name.rsplit_once(':').unwrap_or(("", name));
+    let word = |s: &str| s.chars().all(|c| c.is_alphanumeric() || "._-".contains(c));
+    match !name.is_empty() && word(name) && word(domain) {
+        true => Ok(Op::new(domain, name)),
+        false => Err("an operator is written as Softmax or com.microsoft:Attention".into()),
     }
 }
 

@@ -169,6 +169,7 @@ pub(crate) fn rewrite(
     let quantizes = options.int4.is_some();
     let choices = kiln_passes::Options {
         keep: &keep,
+        keep_ops: &options.keep_ops,
         convert_io: options.fp16_io,
         spared: if quantizes { passes.spared } else { &[] },
         wide: if quantizes { &[] } else { passes.spared },
@@ -211,19 +212,38 @@ pub(crate) fn rewrite(
         reports.extend(finished.map_err(failed)?);
     }
     dumps.into_iter().collect::<Result<Vec<()>, _>>()?;
+    let mut remarks = std::mem::take(&mut cx.remarks);
+    remarks.extend(unmatched(options, &remarks));
     Ok(Rewritten {
         blocks: summary::found(&census_before, &census_after),
         attention: census_after.blocks.iter().map(Attention::from).collect(),
         ops_before,
         quantized_before,
         ops_after: summary::op_counts(&model.graph),
-        remarks: std::mem::take(&mut cx.remarks),
+        remarks,
         misses: std::mem::take(&mut cx.misses),
         model,
         passes: reports,
         applied,
         last,
     })
+}
+
+/// What `--keep-op` named in vain.
+fn unmatched(options: &Options, remarks: &[Remark]) -> Vec<Remark> {
+    let asked = options.precision() != "fp32";
+    let kept = |op: &Op| {
+        let reason = kiln_passes::kept_by(*op);
+        (remarks.iter()).any(|r| matches!(r, Remark::Kept { why, .. } if *why == reason))
+    };
+    let vain = (options.keep_ops.iter()).filter(|op| asked && !kept(op));
+    vain.map(|op| Remark::Skipped {
+        why: format!(
+            "{}: there was no node of this operator to keep; it may have become part of a fused one",
+            kiln_passes::kept_by(*op)
+        ),
+    })
+    .collect()
 }
 
 /// ONNX text, in which large constants are elided.

@@ -1,7 +1,7 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
-//! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name` and
+//! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
 //! `# fp16-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves.
 
 #![allow(dead_code, clippy::unwrap_used)]
@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Model, onnx, text};
+use kiln_graph::{Model, Op, onnx, text};
 use kiln_passes::{Application, Context, Evaluator, INT4_BLOCK, Options, Target, registry};
 
 #[derive(Clone, Debug)]
@@ -19,6 +19,7 @@ pub struct Case {
     pub passes: String,
     pub miss: Option<String>,
     pub keep: Option<String>,
+    pub keep_op: Option<Op>,
     pub fp16_io: bool,
     pub int4_block: usize,
     pub tolerance: Option<String>,
@@ -79,6 +80,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         passes: header("passes:").unwrap_or(folder.to_string()),
         miss: header("miss:"),
         keep: header("keep:"),
+        keep_op: header("keep-op:").map(|name| Op::onnx(&name)),
         fp16_io: header("fp16-io").is_some(),
         int4_block: header("int4-block:").map_or(INT4_BLOCK, |b| b.parse().unwrap()),
         tolerance: header("tolerance:"),
@@ -119,6 +121,7 @@ pub fn apply_up_to(
     let keep = |node: &str| case.keep.as_deref() == Some(node);
     let options = Options {
         keep: &keep,
+        keep_ops: case.keep_op.as_slice(),
         convert_io: case.fp16_io,
         int4_block: case.int4_block,
         ..Options::default()
