@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::bench;
 use crate::compile::{Options, Rewritten, Source};
-use crate::engine::TensorInfo;
+use crate::engine::{Network, TensorInfo};
 use crate::parity;
 use crate::search::Search;
 use crate::shapes::Range;
@@ -187,6 +187,8 @@ pub struct EngineFacts {
     pub parse_seconds: f64,
     pub build_seconds: f64,
     pub layers: usize,
+    /// What TensorRT's parser made of the model, by kinds of layers and types of tensors.
+    pub network: Network,
     /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
     pub attention_decomposed: bool,
     pub inputs: Vec<TensorInfo>,

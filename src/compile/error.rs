@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bundle::BundleError;
-use crate::engine::EngineError;
+use crate::engine::{DataType, EngineError};
 use crate::parity;
 use crate::runtime;
 use crate::shapes::SpecError;
@@ -50,8 +50,18 @@ pub enum CompileError {
     Npz(#[from] parity::NpzError),
     #[error("the result is not the same function as {}: {failed}; no bundle was written. Nodes can be kept in FP32 with --keep; `kiln bisect` finds the pass", model.display())]
     NotTheSame { model: PathBuf, failed: String },
+    #[error("TensorRT reads {} without {}, which it was asked to be in; no bundle was written", model.display(), list(.absent))]
+    Precision {
+        model: PathBuf,
+        absent: Vec<DataType>,
+    },
     #[error("the manifest cannot be written: {0}")]
     Manifest(serde_json::Error),
+}
+
+fn list(precisions: &[DataType]) -> String {
+    let names: Vec<String> = precisions.iter().map(DataType::to_string).collect();
+    names.join(", ")
 }
 
 fn hint(source: &EngineError) -> String {
@@ -68,7 +78,7 @@ impl CompileError {
     /// The exit code of the command line.
     pub fn exit_code(&self) -> u8 {
         match self {
-            CompileError::NotTheSame { .. } => 1,
+            CompileError::NotTheSame { .. } | CompileError::Precision { .. } => 1,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
             | CompileError::Bundle(_)

@@ -1,7 +1,7 @@
 //! The stages that touch files, passes and TensorRT.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{CompileError, Options};
 use crate::bundle::{self, Partial};
 use crate::engine::{
-    self, BuildRequest, ComputeCapability, EngineBuilder, EngineError, RtxBuilder,
+    self, BuildRequest, ComputeCapability, DataType, EngineBuilder, EngineError, RtxBuilder,
 };
 use crate::manifest::EngineFacts;
 use crate::parity::{self, Preset, Tolerance};
@@ -354,6 +354,11 @@ pub(super) fn build(
         }
         other => other?,
     };
+    let absent = built.network.lacks(asked(options, model));
+    if !absent.is_empty() {
+        let model = options.model.clone();
+        return Err(CompileError::Precision { model, absent });
+    }
     partial.write(bundle::ENGINE, &built.plan)?;
     Ok(EngineFacts {
         runtime: format!("TensorRT for RTX {}", built.version),
@@ -361,12 +366,21 @@ pub(super) fn build(
         bytes: built.plan.len() as u64,
         parse_seconds: built.parse_time.as_secs_f64(),
         build_seconds: built.build_time.as_secs_f64(),
-        layers: built.layers,
+        layers: built.network.len(),
+        network: built.network,
         attention_decomposed: decomposed,
         inputs: built.inputs,
         outputs: built.outputs,
         warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
     })
+}
+
+/// The precisions that the engine must have: those of the options, and those that the model is written in.
+fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
+    let mut asked = engine::precisions(model);
+    asked.extend(options.fp16.then_some(DataType::Float16));
+    asked.extend(options.int4.map(|_| DataType::Int4));
+    asked
 }
 
 /// The tolerance that fits the precision asked for, and the quantization that the original has.

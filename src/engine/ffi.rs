@@ -7,16 +7,19 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::pin::Pin;
 
 use cxx::UniquePtr;
-use trtx_sys::nvinfer1::{IBuilder, IBuilderConfig, IHostMemory, INetworkDefinition, ITensor};
+use trtx_sys::nvinfer1::{
+    IBuilder, IBuilderConfig, IHostMemory, ILayer, INetworkDefinition, ITensor,
+};
 use trtx_sys::nvonnxparser::IParser;
 use trtx_sys::{Dims64, MemoryPoolType, OptProfileSelector, ProfilingVerbosity};
 
 use super::api::Api;
 use super::explain::RawFailure;
 use super::log::Log;
+use super::network::Layer;
 use super::parser_error::ParserError;
 use super::progress::Monitor;
-use super::{ComputeCapability, EngineError};
+use super::{ComputeCapability, DataType, EngineError};
 
 /// A network being built. The fields drop from the user to the used.
 pub(super) struct Session<'s> {
@@ -137,8 +140,10 @@ impl<'s> Session<'s> {
         }
     }
 
-    pub(super) fn layer_count(&self) -> usize {
-        usize::try_from(self.network.getNbLayers()).unwrap_or(0)
+    pub(super) fn layers(&self) -> Vec<Layer> {
+        (0..self.network.getNbLayers())
+            .filter_map(|i| read_layer(self.network.getLayer(i)))
+            .collect()
     }
 
     pub(super) fn inputs(&self) -> Vec<RawTensor> {
@@ -242,6 +247,25 @@ unsafe fn own<T: cxx::memory::UniquePtrTarget>(
         return Err(EngineError::refused(what));
     }
     Ok(unsafe { UniquePtr::from_raw(raw) })
+}
+
+fn read_layer(raw: *mut ILayer) -> Option<Layer> {
+    // SAFETY: a layer lives as long as its network, which the caller borrows; so do its tensors.
+    let layer = unsafe { raw.as_ref() }?;
+    let dtype = |raw: *mut ITensor| -> Option<DataType> {
+        let raw: trtx_sys::DataType = unsafe { raw.as_ref() }?.getType().into();
+        Some(raw.into())
+    };
+    let kind: trtx_sys::LayerType = layer.getType().into();
+    Some(Layer {
+        kind: format!("{kind:?}"),
+        operands: (0..layer.getNbInputs())
+            .filter_map(|i| dtype(layer.getInput(i)))
+            .collect(),
+        results: (0..layer.getNbOutputs())
+            .filter_map(|i| dtype(layer.getOutput(i)))
+            .collect(),
+    })
 }
 
 fn read_tensor(raw: *mut ITensor) -> Option<RawTensor> {

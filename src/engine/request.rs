@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::ffi::HostMemory;
-use super::{ComputeCapability, EngineError, LogLine, Profile, Progress, Version};
+use super::{ComputeCapability, EngineError, LogLine, Network, Profile, Progress, Version};
 
 /// Makes engines out of ONNX models.
 pub trait EngineBuilder {
@@ -79,8 +79,8 @@ pub struct Built {
     pub build_time: Duration,
     /// What TensorRT warned of, oldest first.
     pub warnings: Vec<LogLine>,
-    /// Number of layers that the parser made of the model. The engine has fewer, fused ones.
-    pub layers: usize,
+    /// What the parser made of the model. The engine has fewer, fused layers.
+    pub network: Network,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
     pub version: Version,
@@ -99,7 +99,7 @@ pub struct TensorInfo {
 }
 
 /// TensorRT's data types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DataType {
     Float32,
@@ -115,6 +115,25 @@ pub enum DataType {
     Bool,
     /// A type of a TensorRT newer than kiln.
     Other,
+}
+
+impl fmt::Display for DataType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float8 => "float8",
+            Self::Float4 => "float4",
+            Self::Int64 => "int64",
+            Self::Int32 => "int32",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+            Self::Uint8 => "uint8",
+            Self::Bool => "bool",
+            Self::Other => "other",
+        })
+    }
 }
 
 impl From<trtx_sys::DataType> for DataType {

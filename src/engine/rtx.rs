@@ -10,6 +10,7 @@ use super::api::Api;
 use super::explain::{self, RawFailure};
 use super::ffi::{RawTensor, Session, Shapes};
 use super::log::Log;
+use super::network::Network;
 use super::profile::{self, Input, Profile, ProfileError};
 use super::progress::{Monitor, PHASE_BUILD, PHASE_PARSE};
 use super::{
@@ -106,7 +107,7 @@ impl EngineBuilder for RtxBuilder {
             parse_time,
             build_time,
             warnings: explain::warnings(&lines),
-            layers: session.layer_count(),
+            network: Network::of(session.layers()),
             inputs: inputs.into_iter().map(TensorInfo::from).collect(),
             outputs: outputs.into_iter().map(TensorInfo::from).collect(),
             version: self.api.version,

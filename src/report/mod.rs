@@ -1,8 +1,9 @@
 //! `report.md`: what was done, and whether it is still right, for people.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bench::BenchReport;
+use crate::engine::DataType;
 use crate::manifest::Manifest;
 use crate::parity::{CaseReport, Comparison, OutputReport, Report};
 use crate::search::Search;
@@ -291,6 +292,13 @@ fn engine(m: &Manifest) -> String {
                 format!("{:.2} s, {:.2} s", e.parse_seconds, e.build_seconds),
             ],
             vec!["layers read".into(), e.layers.to_string()],
+            vec!["tensors by type".into(), counts(&e.network.tensors)],
+            vec!["dequantized by type".into(), counts(&e.network.dequantized)],
+            // An engine's own layers are known where it is opened.
+            vec![
+                "layers of the engine".into(),
+                "not read: no CUDA device".into(),
+            ],
         ],
     );
     if e.attention_decomposed {
@@ -300,6 +308,14 @@ fn engine(m: &Manifest) -> String {
         out += &format!("\n- TensorRT warns: {warning}");
     }
     out + "\n"
+}
+
+fn counts(types: &BTreeMap<DataType, usize>) -> String {
+    let all: Vec<String> = types.iter().map(|(t, n)| format!("{n} {t}")).collect();
+    match all.is_empty() {
+        true => "none".into(),
+        false => all.join(", "),
+    }
 }
 
 fn blocks(m: &Manifest) -> String {

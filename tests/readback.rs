@@ -1,0 +1,75 @@
+//! What TensorRT read of a model, held against the precision that was asked for.
+
+#![allow(clippy::unwrap_used)]
+
+use kiln::compile::{CompileError, Options, Outcome, compile};
+use kiln::engine::{self, DataType};
+use kiln::talk::Silent;
+use kiln_graph::onnx;
+
+/// Two layers, of which the second is wide enough for INT4.
+fn linear() -> String {
+    let numbers = |n: usize| (0..n).map(|k| format!("{:.2}", (k * 7 % 13) as f32 / 13.0 - 0.5));
+    let list = |n: usize| numbers(n).collect::<Vec<_>>().join(", ");
+    format!(
+        "<ir_version: 10, opset_import: [\"\" : 20]>\n\
+         g (float[2, 32] x) => (float[2, 16] y) <float[32, 32] v = {{{}}}, float[32, 16] w = {{{}}}>\n\
+         {{ m = MatMul(x, v) r = Relu(m) y = MatMul(r, w) }}",
+        list(32 * 32),
+        list(32 * 16)
+    )
+}
+
+fn compiled(change: impl FnOnce(&mut Options)) -> Option<Result<Outcome, CompileError>> {
+    if engine::locate(None).is_err() {
+        println!("skipped: TensorRT for RTX not found");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.onnx");
+    let text = onnx::read_text(&linear()).unwrap();
+    std::fs::write(&model, onnx::to_bytes(&text).unwrap()).unwrap();
+    let mut options = Options {
+        output: Some(folder.path().join("bundle")),
+        targets: Some("sm_89".parse().unwrap()),
+        check: false,
+        ..Options::new(&model)
+    };
+    change(&mut options);
+    Some(compile(&options, &Silent))
+}
+
+#[test]
+fn the_manifest_counts_tensors_by_type() {
+    let Some(plain) = compiled(|_| {}) else {
+        return;
+    };
+    let network = plain.unwrap().manifest.engine.unwrap().network;
+    assert_eq!(network.layers["matrix_multiply"], 2);
+    assert!(!network.tensors.contains_key(&DataType::Float16));
+    let both = compiled(|o| (o.fp16, o.int4) = (true, Some(32))).unwrap();
+    let network = both.unwrap().manifest.engine.unwrap().network;
+    assert_eq!(network.dequantized[&DataType::Int4], 2);
+    assert!(network.tensors.contains_key(&DataType::Float16));
+    assert!(!network.tensors.contains_key(&DataType::Float32));
+}
+
+#[test]
+fn an_engine_without_the_precision_asked_for_fails() {
+    // The passes that convert are left out.
+    let only = |o: &mut Options| o.passes = Some("fold-constants".into());
+    let half = compiled(|o| {
+        o.fp16 = true;
+        only(o);
+    });
+    let Some(half) = half else { return };
+    let error = half.unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("without float16"), "{error}");
+    let int4 = compiled(|o| {
+        o.int4 = Some(32);
+        only(o);
+    });
+    let error = int4.unwrap().unwrap_err();
+    assert!(error.to_string().contains("without int4"), "{error}");
+}
