@@ -4,8 +4,10 @@ use std::fmt;
 
 use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, Model, NodeId, Tensor, ValueId};
+use rustc_hash::FxBuildHasher;
 
 use crate::Target;
+use crate::precision::stats::Stats;
 
 /// How much a pass may change results; it names the tolerance that a proof uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +95,8 @@ pub struct Options<'a> {
     pub fold_budget: usize,
     /// Elements of a weight in INT4 that share a scale: a power of two of at least 16.
     pub int4_block: usize,
+    /// What values of the outermost graph were on calibration data; empty without calibration.
+    pub stats: &'a Stats,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -115,6 +119,8 @@ pub const FOLD_BUDGET: usize = 4 << 20;
 /// 0.085 against 0.099 (`tests/int4.rs`).
 pub const INT4_BLOCK: usize = 32;
 
+static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);
+
 impl Default for Options<'_> {
     fn default() -> Self {
         Options {
@@ -124,6 +130,7 @@ impl Default for Options<'_> {
             convert_io: false,
             fold_budget: FOLD_BUDGET,
             int4_block: INT4_BLOCK,
+            stats: &NO_STATS,
         }
     }
 }

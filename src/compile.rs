@@ -123,15 +123,17 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let partial = Partial::new(&output_path(options))?;
 
     let steps = stages::steps(options)?;
-    let passes = stages::Passes {
-        steps: &steps,
+    let (exact, lossy) = stages::split(&steps);
+    let fusing = stages::Passes {
+        steps: exact,
+        before: None,
+        stats: None,
         spared: &[],
         limit: None,
-        // Whatever was chosen, no internal operator may be left.
-        finish: registry::LOWER,
+        finish: &[],
     };
-    let mut rewritten = clock.time("passes", || {
-        stages::rewrite(options, &targets, &passes, original.clone(), talk)
+    let mut fused = clock.time("passes", || {
+        stages::rewrite(options, &targets, &fusing, original.clone(), talk)
     })?;
     let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
     let mut reference = match options.check {
@@ -139,7 +141,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             let request = prove::Request {
                 reference: &source.path,
                 original: &original.graph,
-                folded: &rewritten.model.graph,
+                folded: &fused.model.graph,
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 ort_lib: options.ort_lib.as_deref(),
@@ -148,21 +150,26 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?),
         false => None,
     };
-    let baked = stages::with_baked_sizes(&original, &shapes);
-    if let Some(baked) = &baked {
-        rewritten = clock.time("passes", || {
-            stages::rewrite(options, &targets, &passes, baked.clone(), talk)
+    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+        fused = clock.time("passes", || {
+            stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;
     }
+    let typing = stages::Passes {
+        steps: lossy,
+        before: Some(&fused),
+        // Whatever was chosen, no internal operator may be left.
+        finish: registry::LOWER,
+        ..fusing
+    };
+    let mut rewritten = clock.time("precision", || {
+        stages::rewrite(options, &targets, &typing, fused.model.clone(), talk)
+    })?;
     let mut search = None;
-    if let (Some(reference), true) = (
-        &mut reference,
-        options.precision() != "fp32" && options.search,
-    ) {
+    if let (Some(reference), true) = (&mut reference, !lossy.is_empty() && options.search) {
         let sparing = |spared: &[String]| {
-            let passes = stages::Passes { spared, ..passes };
-            let from = baked.as_ref().unwrap_or(&original);
-            stages::rewrite(options, &targets, &passes, from.clone(), &Silent)
+            let passes = stages::Passes { spared, ..typing };
+            stages::rewrite(options, &targets, &passes, fused.model.clone(), &Silent)
         };
         (rewritten, search) = clock.time("search", || {
             search::run(options, reference, rewritten, &sparing, &partial, talk)

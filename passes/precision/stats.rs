@@ -10,10 +10,16 @@ mod range;
 #[cfg(test)]
 mod tests;
 
+use kiln_graph::ValueId;
+use rustc_hash::FxHashMap;
+
 use exact::{ChannelSquares, ExactSum};
 
 pub use histogram::{BINS, Histogram};
 pub use range::Scheme;
+
+/// Statistics by value.
+pub type Stats = FxHashMap<ValueId, TensorStats>;
 
 /// The longest last axis of which statistics are kept for each channel.
 pub const MAX_CHANNELS: usize = 1 << 16;

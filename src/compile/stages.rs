@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{Attr, Model, Op, Tensor, text};
 use kiln_passes::census::census;
+use kiln_passes::precision::stats::Stats;
 use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
-    Application, Context, Evaluator, EvaluatorError, MissReport, PassReport, Remark, Step, Target,
-    registry,
+    Application, Context, Evaluator, EvaluatorError, Exactness, MissReport, PassReport, Remark,
+    Step, Target, registry,
 };
 use sha2::{Digest, Sha256};
 
@@ -70,6 +71,20 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
+    /// What both did. Blocks are those before lowering, where each is one operator.
+    fn following(mut self, before: &Rewritten) -> Rewritten {
+        self.passes.splice(0..0, before.passes.iter().cloned());
+        self.remarks.splice(0..0, before.remarks.iter().cloned());
+        self.misses.splice(0..0, before.misses.iter().cloned());
+        Rewritten {
+            applied: before.applied + self.applied,
+            blocks: before.blocks.clone(),
+            attention: before.attention.clone(),
+            ops_before: before.ops_before.clone(),
+            ..self
+        }
+    }
+
     /// The layers that were quantized, or else the nodes that were converted, by their labels.
     pub fn converted(&self) -> Vec<String> {
         let quantized = self.remarks.iter().filter_map(|r| match r {
@@ -126,10 +141,21 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
     }
 }
 
+/// The steps before the first that changes number formats, and the others: between them values are calibrated.
+pub(crate) fn split(steps: &[Step]) -> (&[Step], &[Step]) {
+    let lossy = |s: &Step| matches!(s, Step::Run(p) if p.exactness() == Exactness::Lossy);
+    let at = steps.iter().position(lossy);
+    steps.split_at(at.unwrap_or(steps.len()))
+}
+
 /// What to run, and how far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passes<'a> {
     pub steps: &'a [Step],
+    /// What ran before: its reports stand before those of `steps`.
+    pub before: Option<&'a Rewritten>,
+    /// Of values of the model.
+    pub stats: Option<&'a Stats>,
     /// Nodes that keep their precision: from quantization if that is asked for, else from conversion to half precision.
     pub spared: &'a [String],
     /// The number of applications after which `steps` change nothing more.
@@ -154,13 +180,15 @@ pub(crate) fn rewrite(
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     // What is spared from quantization still becomes half precision.
     let quantizes = options.int4.is_some();
+    let none = kiln_passes::Options::default();
     let choices = kiln_passes::Options {
         keep: &keep,
         convert_io: options.fp16_io,
         spared: if quantizes { passes.spared } else { &[] },
         wide: if quantizes { &[] } else { passes.spared },
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
-        ..kiln_passes::Options::default()
+        stats: passes.stats.unwrap_or(none.stats),
+        ..none
     };
     let library = options.ort_lib.as_deref();
     let evaluator = OrtEvaluator {
@@ -175,13 +203,15 @@ pub(crate) fn rewrite(
         cx.evaluator = Some(&evaluator);
     }
     let mut dumps = Vec::new();
+    let mut number = passes.before.map_or(0, |b| b.passes.len());
     let mut after = |report: &PassReport, model: &Model| {
         talk.stage(&format!("passes: {}", report.name));
         if let Some((which, folder)) = &options.dump_after
             && (which == "all" || which == report.name)
         {
-            dumps.push(dump(folder, dumps.len(), report.name, model));
+            dumps.push(dump(folder, number, report.name, model));
         }
+        number += 1;
     };
     let failed = |source| CompileError::Pass {
         model: options.model.clone(),
@@ -198,7 +228,7 @@ pub(crate) fn rewrite(
         reports.extend(finished.map_err(failed)?);
     }
     dumps.into_iter().collect::<Result<Vec<()>, _>>()?;
-    Ok(Rewritten {
+    let rewritten = Rewritten {
         blocks: summary::found(&census_before, &census_after),
         attention: census_after.blocks.iter().map(Attention::from).collect(),
         ops_before,
@@ -209,6 +239,10 @@ pub(crate) fn rewrite(
         passes: reports,
         applied,
         last,
+    };
+    Ok(match passes.before {
+        Some(before) => rewritten.following(before),
+        None => rewritten,
     })
 }
 
