@@ -95,6 +95,8 @@ pub struct Options<'a> {
     pub fold_budget: usize,
     /// Elements of a weight in INT4 that share a scale: a power of two of at least 16.
     pub int4_block: usize,
+    /// Activations of INT8 layers are quantized by the range of each run.
+    pub dynamic: bool,
     /// What values of the outermost graph were on calibration data; empty without calibration.
     pub stats: &'a Stats,
 }
@@ -130,6 +132,7 @@ impl Default for Options<'_> {
             convert_io: false,
             fold_budget: FOLD_BUDGET,
             int4_block: INT4_BLOCK,
+            dynamic: false,
             stats: &NO_STATS,
         }
     }
@@ -199,8 +202,10 @@ pub enum Remark {
         values: usize,
         abs_max: f32,
     },
-    /// The weight of a linear layer was quantized.
+    /// A linear layer, or its weight, was quantized.
     Quantized { layer: String },
+    /// An activation got a range; there is one remark for each layer that reads it.
+    Ranged(Activation),
     /// The node computes in half precision.
     Narrowed { node: String },
     /// A node keeps its precision.
@@ -209,6 +214,20 @@ pub enum Remark {
     OverBudget { node: String, bytes: usize },
     /// A pass that needs a runtime could not do its work.
     Skipped { why: String },
+}
+
+/// How an activation is quantized.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Activation {
+    pub value: String,
+    pub lo: f32,
+    pub hi: f32,
+    /// What chose the range: `min-max`, `percentile`, `entropy` or `mse`.
+    pub method: &'static str,
+    /// Channels that are multiplied apart.
+    pub outliers: usize,
+    /// The expected power of the error in the products, over the power of the products.
+    pub noise: f64,
 }
 
 /// What a pass is given besides the model.

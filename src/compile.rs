@@ -1,5 +1,6 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
+mod calibration;
 mod error;
 pub(crate) mod stages;
 
@@ -9,6 +10,7 @@ use std::time::Instant;
 use kiln_passes::registry;
 use regex::Regex;
 
+pub use calibration::{Calibrated, Calibration, SAMPLES};
 pub use error::CompileError;
 pub use stages::{Rewritten, Source};
 
@@ -30,6 +32,11 @@ pub struct Options {
     /// The local GPU's, or a portable engine's, if it is not given.
     pub targets: Option<Targets>,
     pub fp16: bool,
+    /// Linear layers multiply in 8-bit integers.
+    pub int8: Option<Int8>,
+    /// Linear layers multiply in FP8 (E4M3).
+    pub fp8: bool,
+    pub calibration: Calibration,
     /// Weights of linear layers become INT4 in blocks of so many rows.
     pub int4: Option<usize>,
     /// Plain ONNX, whatever operators the target has beside it.
@@ -68,6 +75,9 @@ impl Options {
             output: None,
             targets: None,
             fp16: false,
+            int8: None,
+            fp8: false,
+            calibration: Calibration::default(),
             int4: None,
             standard: false,
             fp16_io: false,
@@ -90,13 +100,51 @@ impl Options {
 }
 
 impl Options {
-    /// What the numbers become, in one word: `fp32`, `fp16`, `int4`, `int4+fp16`.
-    pub fn precision(&self) -> &'static str {
-        match (self.int4.is_some(), self.fp16) {
-            (false, false) => "fp32",
-            (false, true) => "fp16",
-            (true, false) => "int4",
-            (true, true) => "int4+fp16",
+    /// What weights and activations of linear layers become, if they are quantized.
+    pub fn quantization(&self) -> Option<Quantization> {
+        match (self.int8, self.fp8, self.int4) {
+            (Some(form), ..) => Some(Quantization::Int8(form)),
+            (None, true, _) => Some(Quantization::Fp8),
+            (None, false, Some(block)) => Some(Quantization::Int4(block)),
+            (None, false, None) => None,
+        }
+    }
+
+    /// What the numbers become, in one word: `fp32`, `fp16`, `int8`, `int8+fp16`, …
+    pub fn precision(&self) -> String {
+        let rest = if self.fp16 { "fp16" } else { "fp32" };
+        match (self.quantization(), self.fp16) {
+            (None, _) => rest.into(),
+            (Some(q), false) => q.name().into(),
+            (Some(q), true) => format!("{}+{rest}", q.name()),
+        }
+    }
+}
+
+/// How activations of INT8 layers are quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Int8 {
+    /// By ranges from calibration.
+    Static,
+    /// By the range of each run.
+    Dynamic,
+}
+
+/// What linear layers become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    Int8(Int8),
+    Fp8,
+    /// Weights only, in blocks of so many rows.
+    Int4(usize),
+}
+
+impl Quantization {
+    pub fn name(self) -> &'static str {
+        match self {
+            Quantization::Int8(_) => "int8",
+            Quantization::Fp8 => "fp8",
+            Quantization::Int4(_) => "int4",
         }
     }
 }
@@ -155,9 +203,22 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;
     }
+    let measured = clock.time("calibration", || {
+        calibration::measure(options, &fused.model, &shapes, talk)
+    })?;
+    let (stats, calibrated) = match measured {
+        None => (None, None),
+        Some(m) => {
+            if let Some(reference) = &mut reference {
+                reference.add(m.cases);
+            }
+            (Some(m.stats), Some(m.facts))
+        }
+    };
     let typing = stages::Passes {
         steps: lossy,
         before: Some(&fused),
+        stats: stats.as_ref(),
         // Whatever was chosen, no internal operator may be left.
         finish: registry::LOWER,
         ..fusing
@@ -208,6 +269,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         parity,
         latency,
         search,
+        calibration: calibrated,
         stages: clock.stages,
         ..Manifest::new(options, &targets, &source, &original, &rewritten, &written)
     };
@@ -215,6 +277,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         manifest
             .warnings
             .extend(proof.reference.warnings.iter().cloned());
+    }
+    if manifest.calibration.as_ref().is_some_and(|c| c.made) {
+        manifest.warnings.push(calibration::MADE_UP.into());
     }
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;

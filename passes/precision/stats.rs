@@ -53,6 +53,20 @@ impl TensorStats {
         self.count - self.nan.saturating_add(self.infinite).min(self.count)
     }
 
+    /// About what these would be without the elements beyond ±`most`: counts and ranges, but not sums and channels.
+    pub fn truncated(&self, most: f32) -> TensorStats {
+        let histogram = self.histogram.truncated(most);
+        let (min, max) = (self.min.max(-most), self.max.min(most));
+        TensorStats {
+            count: histogram.zeros() + histogram.counts().iter().sum::<u64>(),
+            min,
+            max,
+            absmax: max.max(-min),
+            histogram,
+            ..TensorStats::default()
+        }
+    }
+
     /// The mean of the finite elements; 0 if there is none.
     pub fn mean(&self) -> f64 {
         match self.finite() {

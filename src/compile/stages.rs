@@ -16,7 +16,7 @@ use kiln_passes::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{CompileError, Options};
+use super::{CompileError, Int8, Options, Quantization};
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, BuildRequest, ComputeCapability, EngineBuilder, EngineError, RtxBuilder,
@@ -129,8 +129,11 @@ impl Evaluator for OrtEvaluator<'_> {
 /// The steps that the options name.
 pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
     let mut default = registry::DEFAULT.to_vec();
-    if options.int4.is_some() {
-        default.extend_from_slice(registry::INT4);
+    match options.quantization() {
+        Some(Quantization::Int8(_)) => default.extend_from_slice(registry::INT8),
+        Some(Quantization::Fp8) => default.extend_from_slice(registry::FP8),
+        Some(Quantization::Int4(_)) => default.extend_from_slice(registry::INT4),
+        None => {}
     }
     if options.fp16 {
         default.extend_from_slice(registry::FP16);
@@ -179,7 +182,7 @@ pub(crate) fn rewrite(
     let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     // What is spared from quantization still becomes half precision.
-    let quantizes = options.int4.is_some();
+    let quantizes = options.quantization().is_some();
     let none = kiln_passes::Options::default();
     let choices = kiln_passes::Options {
         keep: &keep,
@@ -187,6 +190,7 @@ pub(crate) fn rewrite(
         spared: if quantizes { passes.spared } else { &[] },
         wide: if quantizes { &[] } else { passes.spared },
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
+        dynamic: options.int8 == Some(Int8::Dynamic),
         stats: passes.stats.unwrap_or(none.stats),
         ..none
     };
@@ -371,10 +375,12 @@ pub(super) fn build(
 
 /// The tolerance that fits the precision asked for.
 pub(crate) fn tolerance(options: &Options) -> Tolerance {
-    Tolerance::from(match (options.int4.is_some(), options.fp16) {
-        (true, _) => Preset::Int4,
-        (false, true) => Preset::Fp16,
-        (false, false) => Preset::Fp32Rewrite,
+    Tolerance::from(match options.quantization() {
+        Some(Quantization::Int8(_)) => Preset::Int8,
+        Some(Quantization::Fp8) => Preset::Fp8,
+        Some(Quantization::Int4(_)) => Preset::Int4,
+        None if options.fp16 => Preset::Fp16,
+        None => Preset::Fp32Rewrite,
     })
 }
 
