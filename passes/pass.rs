@@ -4,8 +4,10 @@ use std::fmt;
 
 use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId};
+use rustc_hash::FxBuildHasher;
 
 use crate::Target;
+use crate::precision::stats::Stats;
 
 /// How much a pass may change results; it names the tolerance that a proof uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +97,10 @@ pub struct Options<'a> {
     pub fold_budget: usize,
     /// Elements of a weight in INT4 that share a scale: a power of two of at least 16.
     pub int4_block: usize,
+    /// Activations of INT8 layers are quantized by the range of each run.
+    pub dynamic: bool,
+    /// What values of the outermost graph were on calibration data; empty without calibration.
+    pub stats: &'a Stats,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -143,6 +149,8 @@ pub const FOLD_BUDGET: usize = 4 << 20;
 /// 0.085 against 0.099 (`tests/int4.rs`).
 pub const INT4_BLOCK: usize = 32;
 
+static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);
+
 impl Default for Options<'_> {
     fn default() -> Self {
         Options {
@@ -153,6 +161,8 @@ impl Default for Options<'_> {
             convert_io: false,
             fold_budget: FOLD_BUDGET,
             int4_block: INT4_BLOCK,
+            dynamic: false,
+            stats: &NO_STATS,
         }
     }
 }
@@ -221,7 +231,7 @@ pub enum Remark {
         values: usize,
         abs_max: f32,
     },
-    /// The weight of a linear layer was quantized.
+    /// A linear layer, or its weight, was quantized.
     Quantized { layer: String },
     /// A quantization that the model came with was written as the target takes it; `how` says what became of it.
     /// `exact`: the same numbers, but for rounding of floats.
@@ -230,6 +240,8 @@ pub enum Remark {
         how: &'static str,
         exact: bool,
     },
+    /// An activation got a range; there is one remark for each layer that reads it.
+    Ranged(Activation),
     /// The node computes in half precision.
     Narrowed { node: String },
     /// A node keeps its precision.
@@ -238,6 +250,20 @@ pub enum Remark {
     OverBudget { node: String, bytes: usize },
     /// A pass that needs a runtime could not do its work.
     Skipped { why: String },
+}
+
+/// How an activation is quantized.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Activation {
+    pub value: String,
+    pub lo: f32,
+    pub hi: f32,
+    /// What chose the range: `min-max`, `percentile`, `entropy` or `mse`.
+    pub method: &'static str,
+    /// Channels that are multiplied apart.
+    pub outliers: usize,
+    /// The expected power of the error in the products, over the power of the products.
+    pub noise: f64,
 }
 
 /// What a pass is given besides the model.

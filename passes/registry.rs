@@ -30,6 +30,8 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
     &fuse::fuse_rotary::FuseRotary,
     &fuse::fuse_swish::FUSE_SWISH,
+    &precision::quantize_int8::QuantizeInt8,
+    &precision::quantize_fp8::QuantizeFp8,
     &precision::quantize_int4::QuantizeInt4,
     &precision::convert_fp16::ConvertFp16,
     &lower::absorb_offsets::AbsorbOffsets,
@@ -92,6 +94,20 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Fused),
+];
+
+/// Runs after [`DEFAULT`] for `--int8`, and before [`FP16`], which narrows what is left.
+pub static INT8: &[Step] = &[
+    Step::Run(&precision::quantize_int8::QuantizeInt8),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Enter(Phase::Typed),
+];
+
+/// Runs after [`DEFAULT`] for `--fp8`, and before [`FP16`].
+pub static FP8: &[Step] = &[
+    Step::Run(&precision::quantize_fp8::QuantizeFp8),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Enter(Phase::Typed),
 ];
 
 /// Runs after [`DEFAULT`] for `--int4`, and before [`FP16`], which narrows the scales.
@@ -191,6 +207,8 @@ mod tests {
         }
         for step in DEFAULT
             .iter()
+            .chain(INT8)
+            .chain(FP8)
             .chain(INT4)
             .chain(FP16)
             .chain(LOWER)

@@ -148,6 +148,8 @@ struct Pipeline<'a> {
 impl Pipeline<'_> {
     fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, CompileError> {
         let passes = Passes {
+            before: None,
+            stats: None,
             spared: &[],
             steps: self.steps,
             limit,

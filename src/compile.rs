@@ -1,5 +1,6 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
+mod calibration;
 mod error;
 pub(crate) mod stages;
 
@@ -10,6 +11,7 @@ use kiln_graph::Op;
 use kiln_passes::registry;
 use regex::Regex;
 
+pub use calibration::{Calibrated, Calibration, SAMPLES};
 pub use error::CompileError;
 pub use stages::{Rewritten, Source};
 
@@ -31,6 +33,11 @@ pub struct Options {
     /// The local GPU's, or a portable engine's, if it is not given.
     pub targets: Option<Targets>,
     pub fp16: bool,
+    /// Linear layers multiply in 8-bit integers.
+    pub int8: Option<Int8>,
+    /// Linear layers multiply in FP8 (E4M3).
+    pub fp8: bool,
+    pub calibration: Calibration,
     /// Weights of linear layers become INT4 in blocks of so many rows.
     pub int4: Option<usize>,
     /// Plain ONNX, whatever operators the target has beside it.
@@ -71,6 +78,9 @@ impl Options {
             output: None,
             targets: None,
             fp16: false,
+            int8: None,
+            fp8: false,
+            calibration: Calibration::default(),
             int4: None,
             standard: false,
             fp16_io: false,
@@ -94,13 +104,51 @@ impl Options {
 }
 
 impl Options {
-    /// What the numbers become, in one word: `fp32`, `fp16`, `int4`, `int4+fp16`.
-    pub fn precision(&self) -> &'static str {
-        match (self.int4.is_some(), self.fp16) {
-            (false, false) => "fp32",
-            (false, true) => "fp16",
-            (true, false) => "int4",
-            (true, true) => "int4+fp16",
+    /// What weights and activations of linear layers become, if they are quantized.
+    pub fn quantization(&self) -> Option<Quantization> {
+        match (self.int8, self.fp8, self.int4) {
+            (Some(form), ..) => Some(Quantization::Int8(form)),
+            (None, true, _) => Some(Quantization::Fp8),
+            (None, false, Some(block)) => Some(Quantization::Int4(block)),
+            (None, false, None) => None,
+        }
+    }
+
+    /// What the numbers become, in one word: `fp32`, `fp16`, `int8`, `int8+fp16`, …
+    pub fn precision(&self) -> String {
+        let rest = if self.fp16 { "fp16" } else { "fp32" };
+        match (self.quantization(), self.fp16) {
+            (None, _) => rest.into(),
+            (Some(q), false) => q.name().into(),
+            (Some(q), true) => format!("{}+{rest}", q.name()),
+        }
+    }
+}
+
+/// How activations of INT8 layers are quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Int8 {
+    /// By ranges from calibration.
+    Static,
+    /// By the range of each run.
+    Dynamic,
+}
+
+/// What linear layers become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    Int8(Int8),
+    Fp8,
+    /// Weights only, in blocks of so many rows.
+    Int4(usize),
+}
+
+impl Quantization {
+    pub fn name(self) -> &'static str {
+        match self {
+            Quantization::Int8(_) => "int8",
+            Quantization::Fp8 => "fp8",
+            Quantization::Int4(_) => "int4",
         }
     }
 }
@@ -127,15 +175,17 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let partial = Partial::new(&output_path(options))?;
 
     let steps = stages::steps(options)?;
-    let passes = stages::Passes {
-        steps: &steps,
+    let (exact, lossy) = stages::split(&steps);
+    let fusing = stages::Passes {
+        steps: exact,
+        before: None,
+        stats: None,
         spared: &[],
         limit: None,
-        // Whatever was chosen, no internal operator may be left.
-        finish: registry::LOWER,
+        finish: &[],
     };
-    let mut rewritten = clock.time("passes", || {
-        stages::rewrite(options, &targets, &passes, original.clone(), talk)
+    let mut fused = clock.time("passes", || {
+        stages::rewrite(options, &targets, &fusing, original.clone(), talk)
     })?;
     let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
     let mut reference = match options.check {
@@ -143,7 +193,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             let request = prove::Request {
                 reference: &source.path,
                 original: &original.graph,
-                folded: &rewritten.model.graph,
+                folded: &fused.model.graph,
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 ort_lib: options.ort_lib.as_deref(),
@@ -152,21 +202,39 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?),
         false => None,
     };
-    let baked = stages::with_baked_sizes(&original, &shapes);
-    if let Some(baked) = &baked {
-        rewritten = clock.time("passes", || {
-            stages::rewrite(options, &targets, &passes, baked.clone(), talk)
+    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+        fused = clock.time("passes", || {
+            stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;
     }
+    let measured = clock.time("calibration", || {
+        calibration::measure(options, &fused.model, &shapes, talk)
+    })?;
+    let (stats, calibrated) = match measured {
+        None => (None, None),
+        Some(m) => {
+            if let Some(reference) = &mut reference {
+                reference.add(m.cases);
+            }
+            (Some(m.stats), Some(m.facts))
+        }
+    };
+    let typing = stages::Passes {
+        steps: lossy,
+        before: Some(&fused),
+        stats: stats.as_ref(),
+        // Whatever was chosen, no internal operator may be left.
+        finish: registry::LOWER,
+        ..fusing
+    };
+    let mut rewritten = clock.time("precision", || {
+        stages::rewrite(options, &targets, &typing, fused.model.clone(), talk)
+    })?;
     let mut search = None;
-    if let (Some(reference), true) = (
-        &mut reference,
-        options.precision() != "fp32" && options.search,
-    ) {
+    if let (Some(reference), true) = (&mut reference, !lossy.is_empty() && options.search) {
         let sparing = |spared: &[String]| {
-            let passes = stages::Passes { spared, ..passes };
-            let from = baked.as_ref().unwrap_or(&original);
-            stages::rewrite(options, &targets, &passes, from.clone(), &Silent)
+            let passes = stages::Passes { spared, ..typing };
+            stages::rewrite(options, &targets, &passes, fused.model.clone(), &Silent)
         };
         (rewritten, search) = clock.time("search", || {
             search::run(options, reference, rewritten, &sparing, &partial, talk)
@@ -207,6 +275,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         parity,
         latency,
         search,
+        calibration: calibrated,
         stages: clock.stages,
         ..Manifest::new(options, &targets, &source, &original, &rewritten, &written)
     };
@@ -214,6 +283,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         manifest
             .warnings
             .extend(proof.reference.warnings.iter().cloned());
+    }
+    if manifest.calibration.as_ref().is_some_and(|c| c.made) {
+        manifest.warnings.push(calibration::MADE_UP.into());
     }
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;

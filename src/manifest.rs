@@ -8,7 +8,7 @@ use kiln_passes::{MissReport, PassReport, Remark};
 use serde::Serialize;
 
 use crate::bench;
-use crate::compile::{Options, Rewritten, Source};
+use crate::compile::{Calibrated, Int8, Options, Rewritten, Source};
 use crate::engine::{Network, TensorInfo};
 use crate::parity;
 use crate::search::Search;
@@ -37,8 +37,12 @@ pub struct Manifest {
     /// Where passes came close, of those that were asked about.
     pub explain: Vec<Explained>,
     pub converted: usize,
-    /// Linear layers whose weights became INT4.
+    /// Linear layers that were quantized.
     pub quantized: usize,
+    /// Activations that were quantized with a fixed range.
+    pub activations: Vec<Ranged>,
+    /// What the ranges were measured on; `null` if none was.
+    pub calibration: Option<Calibrated>,
     pub kept: Vec<Kept>,
     /// What became of the quantization that the model came with.
     pub requantized: Vec<Requantized>,
@@ -70,6 +74,9 @@ pub struct SourceFacts {
 #[derive(Clone, Debug, Serialize)]
 pub struct Chosen {
     pub fp16: bool,
+    /// `static` or `dynamic`; `null` without INT8.
+    pub int8: Option<&'static str>,
+    pub fp8: bool,
     /// Rows of a block of INT4 weights; `null` without INT4.
     pub int4_block: Option<usize>,
     pub standard: bool,
@@ -145,6 +152,20 @@ fn explained(names: &[String], passes: &[PassReport], misses: &[MissReport]) -> 
         }
     };
     wanted.into_iter().map(explain).collect()
+}
+
+/// An activation with a fixed range.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ranged {
+    pub value: String,
+    pub lo: f32,
+    pub hi: f32,
+    /// What chose the range.
+    pub method: &'static str,
+    /// Channels that are multiplied apart, in floats.
+    pub outliers: usize,
+    /// The expected power of the error in the products that read it, over their power.
+    pub noise: f64,
 }
 
 /// A node that keeps FP32.
@@ -242,9 +263,14 @@ impl Manifest {
                 sha256: source.sha256.clone(),
             },
             target: targets.to_string(),
-            precision: options.precision().into(),
+            precision: options.precision(),
             options: Chosen {
                 fp16: options.fp16,
+                int8: options.int8.map(|form| match form {
+                    Int8::Static => "static",
+                    Int8::Dynamic => "dynamic",
+                }),
+                fp8: options.fp8,
                 int4_block: options.int4,
                 standard: options.standard,
                 fp16_io: options.fp16_io,
@@ -268,6 +294,8 @@ impl Manifest {
             explain: explained(&options.explain, &rewritten.passes, &rewritten.misses),
             converted: 0,
             quantized: 0,
+            activations: Vec::new(),
+            calibration: None,
             kept: Vec::new(),
             requantized: Vec::new(),
             clamped: Vec::new(),
@@ -291,7 +319,9 @@ impl Manifest {
         for report in &rewritten.passes {
             match report.name {
                 "convert-fp16" => manifest.converted = report.applications,
-                "quantize-int4" => manifest.quantized = report.applications,
+                "quantize-int4" | "quantize-int8" | "quantize-fp8" => {
+                    manifest.quantized = report.applications
+                }
                 _ => {}
             }
             manifest.passes.push(Applied {
@@ -320,6 +350,18 @@ impl Manifest {
     fn note(&mut self, remark: &Remark) {
         match remark {
             Remark::Quantized { .. } | Remark::Narrowed { .. } => {}
+            Remark::Ranged(a) => {
+                if !self.activations.iter().any(|known| known.value == a.value) {
+                    self.activations.push(Ranged {
+                        value: a.value.clone(),
+                        lo: a.lo,
+                        hi: a.hi,
+                        method: a.method,
+                        outliers: a.outliers,
+                        noise: a.noise,
+                    });
+                }
+            }
             Remark::Kept { node, why } => self.kept.push(Kept {
                 node: node.clone(),
                 why: why.clone(),

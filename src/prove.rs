@@ -164,6 +164,11 @@ pub(crate) fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<Inp
 }
 
 impl Reference {
+    /// Compares at these cases too.
+    pub fn add(&mut self, cases: Vec<Case>) {
+        self.cases.extend(cases);
+    }
+
     fn candidate(&self, path: &Path, model: &Model) -> Result<Session, runtime::Error> {
         match rounding_twin(model) {
             Some(bytes) => {

@@ -32,7 +32,7 @@ impl Rule for ExpandQoperators {
     }
 
     fn exactness(&self) -> Exactness {
-        Exactness::Lossy
+        Exactness::Rounding
     }
 
     fn since(&self) -> i64 {

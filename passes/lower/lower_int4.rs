@@ -4,7 +4,7 @@ use kiln_graph::{Attrs, DType, Graph, NodeId, Tensor, ValueId, ops};
 
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::Patch;
-use crate::precision::int4::unpack;
+use crate::precision::weights::unpack;
 use crate::rule::Rule;
 use crate::target::{Dialect, Target};
 

@@ -4,7 +4,7 @@ use kiln_graph::{Attrs, DType, Graph, Node, NodeId, Op, Tensor};
 
 use crate::pass::{Context, Exactness, Miss, Remark};
 use crate::patch::Patch;
-use crate::precision::int4::{pack, unpack};
+use crate::precision::weights::{pack, unpack};
 use crate::rule::Rule;
 
 #[derive(Debug)]
@@ -142,6 +142,5 @@ fn turned(numbers: &[u8], columns: usize, stride: usize, rows: usize) -> Option<
             *codes.get_mut(row * columns + column)? = *number;
         }
     }
-    let signed = pack(&[rows, columns], &codes)?;
-    Tensor::from_raw(DType::U4, signed.dims(), signed.bytes()).ok()
+    pack(DType::U4, &[rows, columns], codes)
 }

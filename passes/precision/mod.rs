@@ -2,7 +2,14 @@
 
 pub mod convert_fp16;
 mod half_rules;
-pub mod int4;
+mod linear;
+mod quantize;
+pub mod quantize_fp8;
 pub mod quantize_int4;
+pub mod quantize_int8;
 pub mod quantized;
+pub mod ranges;
 pub mod stats;
+pub mod weights;
+
+pub use quantize::wanted;

@@ -3,7 +3,7 @@
 use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId, ops, opset};
 use rustc_hash::FxHashMap;
 
-use super::int4::{self, Quantized, Unfit};
+use super::weights::{self, Format, Quantized, Unfit};
 use crate::pass::{Context, Exactness, OUT_OF_TOLERANCE, Pass, PassFailure, Remark};
 
 #[derive(Debug)]
@@ -209,10 +209,10 @@ fn kept(g: &Graph, id: NodeId, why: String, cx: &mut Context<'_>) {
 fn numbers(g: &Graph, layer: &Layer) -> Result<Quantized, Unfit> {
     let weight = g.constant(layer.weight).ok_or(Unfit::Type)?;
     if !layer.transposed {
-        return int4::quantize(weight, layer.block, None);
+        return weights::quantize(weight, Format::Int4, layer.block, None);
     }
     let turned = weight.transposed().ok_or(Unfit::Type)?;
-    int4::quantize(&turned, layer.block, None)
+    weights::quantize(&turned, Format::Int4, layer.block, None)
 }
 
 /// A DequantizeLinear of the numbers; gives its result, [K, N] of the weight's type.

@@ -2,7 +2,7 @@
 
 use kiln_graph::{DType, Graph, Tensor, ValueId, ops};
 
-use super::int4;
+use super::weights::{pack, unpack};
 
 /// Which scale serves which element of a tensor (ONNX DequantizeLinear-21).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +135,9 @@ impl Quantized {
         }
         if matches!(self.granularity, Granularity::Blocked { .. }) {
             let codes: Vec<u8> = self.centred.iter().map(|&q| q as u8 & 0xf).collect();
-            return self.within(-8, 7).then(|| int4::pack(&self.dims, &codes))?;
+            return self
+                .within(-8, 7)
+                .then(|| pack(DType::I4, &self.dims, codes))?;
         }
         let bytes: Vec<i8> = self.centred.iter().map(|&q| q as i8).collect();
         let fits = self.within(i8::MIN.into(), i8::MAX.into());
@@ -148,9 +150,9 @@ pub fn integers(tensor: &Tensor) -> Option<Vec<i32>> {
     match tensor.dtype() {
         DType::I4 => {
             let signed = |code: u8| i32::from((code << 4) as i8 >> 4);
-            Some(int4::unpack(tensor)?.into_iter().map(signed).collect())
+            Some(unpack(tensor)?.into_iter().map(signed).collect())
         }
-        DType::U4 => Some(int4::unpack(tensor)?.into_iter().map(i32::from).collect()),
+        DType::U4 => Some(unpack(tensor)?.into_iter().map(i32::from).collect()),
         DType::I8 | DType::U8 | DType::I16 | DType::U16 | DType::I32 => {
             let wide = tensor.to_i64s()?;
             wide.into_iter().map(|v| i32::try_from(v).ok()).collect()
@@ -199,7 +201,7 @@ mod tests {
 
     #[test]
     fn four_bits_are_signed_or_not() {
-        let codes = int4::pack(&[3], &[0x7, 0x8, 0xf]).unwrap();
+        let codes = pack(DType::I4, &[3], vec![0x7, 0x8, 0xf]).unwrap();
         assert_eq!(integers(&codes), Some(vec![7, -8, -1]));
         let bytes = codes.bytes();
         let unsigned = Tensor::from_raw(DType::U4, &[3usize][..], bytes).unwrap();

@@ -10,10 +10,16 @@ mod range;
 #[cfg(test)]
 mod tests;
 
+use kiln_graph::ValueId;
+use rustc_hash::FxHashMap;
+
 use exact::{ChannelSquares, ExactSum};
 
 pub use histogram::{BINS, Histogram};
 pub use range::Scheme;
+
+/// Statistics by value.
+pub type Stats = FxHashMap<ValueId, TensorStats>;
 
 /// The longest last axis of which statistics are kept for each channel.
 pub const MAX_CHANNELS: usize = 1 << 16;
@@ -45,6 +51,20 @@ impl TensorStats {
     /// The number of finite elements.
     pub fn finite(&self) -> u64 {
         self.count - self.nan.saturating_add(self.infinite).min(self.count)
+    }
+
+    /// About what these would be without the elements beyond ±`most`: counts and ranges, but not sums and channels.
+    pub fn truncated(&self, most: f32) -> TensorStats {
+        let histogram = self.histogram.truncated(most);
+        let (min, max) = (self.min.max(-most), self.max.min(most));
+        TensorStats {
+            count: histogram.zeros() + histogram.counts().iter().sum::<u64>(),
+            min,
+            max,
+            absmax: max.max(-min),
+            histogram,
+            ..TensorStats::default()
+        }
     }
 
     /// The mean of the finite elements; 0 if there is none.

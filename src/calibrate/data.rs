@@ -235,31 +235,46 @@ impl Source {
 
     /// The batches from the first on. Each is read when it is asked for.
     pub fn batches(&self) -> Batches<'_> {
+        let mut left = self.options.samples.unwrap_or(usize::MAX);
+        Box::new(self.all().take_while(move |batch| {
+            let more = left > 0;
+            left = left.saturating_sub(batch.as_ref().map_or(0, |b| b.samples));
+            more
+        }))
+    }
+
+    /// The batches behind the last that [`Source::batches`] gives; none of made inputs.
+    pub fn held_out(&self) -> Batches<'_> {
+        let mut left = match &self.kind {
+            Kind::Made(_) => usize::MAX,
+            _ => self.options.samples.unwrap_or(usize::MAX),
+        };
+        Box::new(self.all().skip_while(move |batch| {
+            let used = left > 0;
+            left = left.saturating_sub(batch.as_ref().map_or(0, |b| b.samples));
+            used && batch.is_ok()
+        }))
+    }
+
+    fn all(&self) -> Batches<'_> {
         let size = self.options.batch.max(1);
-        let all: Batches<'_> = match &self.kind {
+        match &self.kind {
             Kind::Files { files, .. } => {
-                let each = files.iter().flat_map(move |path| self.file(path, size));
-                Box::new(each)
+                Box::new(files.iter().flat_map(move |path| self.file(path, size)))
             }
             Kind::Text(text) => text.batches(),
             Kind::Made(specs) => {
                 let count = self.options.samples.unwrap_or(MADE);
                 let seeds = (0..count as u64).map(|k| self.options.seed.wrapping_add(k));
-                return Box::new(seeds.map(move |seed| {
+                Box::new(seeds.map(move |seed| {
                     Ok(Batch {
                         name: format!("made inputs of seed {seed}"),
                         inputs: parity::make(specs, seed)?,
                         samples: 1,
                     })
-                }));
+                }))
             }
-        };
-        let mut left = self.options.samples.unwrap_or(usize::MAX);
-        Box::new(all.take_while(move |batch| {
-            let more = left > 0;
-            left = left.saturating_sub(batch.as_ref().map_or(0, |b| b.samples));
-            more
-        }))
+        }
     }
 
     /// The batches of one file.

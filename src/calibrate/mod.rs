@@ -18,17 +18,13 @@ use std::path::Path;
 use kiln_graph::onnx::WriteError;
 use kiln_graph::{DType, Def, Graph, Model, ValueId, infer};
 use kiln_passes::PassError;
-use kiln_passes::precision::stats::TensorStats;
-use rustc_hash::FxHashMap;
+use kiln_passes::precision::stats::Stats;
 
 pub use cache::{CacheError, Key};
 pub use data::{Batch, DataError, Source, SourceOptions};
 
 use crate::runtime::{self, Runtime};
 use crate::talk::Talk;
-
-/// Statistics by value.
-pub type Stats = FxHashMap<ValueId, TensorStats>;
 
 /// How to calibrate.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use kiln_graph::Op;
 
 use super::progress::Terminal;
 use super::{Failure, Globals, known_pass, operator, print, print_json, table::table};
-use crate::compile::{self, Options, Outcome};
+use crate::compile::{self, Calibration, Int8, Options, Outcome, SAMPLES};
 use crate::manifest::{Explained, Missed};
 use crate::report;
 use crate::shapes::{DimSpec, ShapeSpec};
@@ -32,6 +32,27 @@ pub(super) struct Args {
     /// Convert to FP16, with FP32 kept where it must be.
     #[arg(long)]
     fp16: bool,
+    /// Multiply in 8-bit integers in linear layers, with ranges of activations from calibration (static), or of each run
+    /// (dynamic, ONNX Runtime only).
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "static",
+          value_parser = ["static", "dynamic"], conflicts_with_all = ["int4", "fp8"])]
+    int8: Option<String>,
+    /// Multiply in FP8 (E4M3) in linear layers (sm_89 and newer).
+    #[arg(long, conflicts_with = "int4")]
+    fp8: bool,
+    /// Real inputs, to measure the ranges of activations: .npz, .npy, a folder of them, or lines of text with --tokenizer.
+    /// Samples behind the last that is measured prove the result.
+    #[arg(long, value_name = "DATA")]
+    calibrate: Option<PathBuf>,
+    /// The model's tokenizer.json, for --calibrate with text.
+    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    tokenizer: Option<PathBuf>,
+    /// The most samples to measure on.
+    #[arg(long, value_name = "N", default_value_t = SAMPLES, requires = "calibrate")]
+    calibration_samples: usize,
+    /// Keep what was measured in this file, for the same model and data.
+    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    calibration_cache: Option<PathBuf>,
     /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on).
     #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true, default_missing_value = "32")]
     int4: Option<usize>,
@@ -94,6 +115,17 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         output: args.output,
         targets: args.target,
         fp16: args.fp16,
+        int8: args.int8.map(|form| match form.as_str() {
+            "dynamic" => Int8::Dynamic,
+            _ => Int8::Static,
+        }),
+        fp8: args.fp8,
+        calibration: Calibration {
+            data: args.calibrate,
+            tokenizer: args.tokenizer,
+            cache: args.calibration_cache,
+            samples: args.calibration_samples,
+        },
         int4: args.int4,
         standard: args.dialect == "standard",
         fp16_io: args.fp16_io,
@@ -217,6 +249,15 @@ fn render(outcome: &Outcome) -> String {
         out += &format!(
             "  int4     weights of {} linear layers, blocks of {block}\n",
             m.quantized
+        );
+    }
+    if !m.activations.is_empty() || m.options.int8.is_some() {
+        let outliers: usize = m.activations.iter().map(|a| a.outliers).sum();
+        out += &format!(
+            "  {:<8} {} linear layers, {} ranges, {outliers} channels apart\n",
+            m.precision.split('+').next().unwrap_or_default(),
+            m.quantized,
+            m.activations.len()
         );
     }
     if let Some(search) = &m.search {

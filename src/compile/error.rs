@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bundle::BundleError;
+use crate::calibrate::CalibrateError;
 use crate::engine::{DataType, EngineError};
 use crate::parity;
 use crate::runtime;
@@ -55,6 +56,8 @@ pub enum CompileError {
         model: PathBuf,
         absent: Vec<DataType>,
     },
+    #[error(transparent)]
+    Calibrate(#[from] crate::calibrate::CalibrateError),
     #[error("the manifest cannot be written: {0}")]
     Manifest(serde_json::Error),
 }
@@ -99,6 +102,11 @@ impl CompileError {
                 | EngineError::Version { .. } => 5,
                 EngineError::Request(_) | EngineError::Profile(_) => 2,
                 _ => 4,
+            },
+            CompileError::Calibrate(e) => match e {
+                CalibrateError::Data(_) | CalibrateError::NoData(_) | CalibrateError::Cache(_) => 2,
+                CalibrateError::Runtime(e) if e.is_missing_runtime() => 5,
+                _ => 3,
             },
             CompileError::Runtime(e) if e.is_missing_runtime() => 5,
             CompileError::Runtime(_) => 3,

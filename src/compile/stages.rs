@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{Attr, Model, Op, Tensor, text};
 use kiln_passes::census::census;
+use kiln_passes::precision::stats::Stats;
 use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
     Application, Context, Evaluator, EvaluatorError, Exactness, MissReport, PassReport, Remark,
@@ -15,7 +16,7 @@ use kiln_passes::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{CompileError, Options};
+use super::{CompileError, Int8, Options, Quantization};
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, BuildRequest, ComputeCapability, DataType, EngineBuilder, EngineError, RtxBuilder,
@@ -72,6 +73,21 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
+    /// What both did. Blocks are those before lowering, where each is one operator.
+    fn following(mut self, before: &Rewritten) -> Rewritten {
+        self.passes.splice(0..0, before.passes.iter().cloned());
+        self.remarks.splice(0..0, before.remarks.iter().cloned());
+        self.misses.splice(0..0, before.misses.iter().cloned());
+        Rewritten {
+            applied: before.applied + self.applied,
+            blocks: before.blocks.clone(),
+            attention: before.attention.clone(),
+            ops_before: before.ops_before.clone(),
+            quantized_before: before.quantized_before,
+            ..self
+        }
+    }
+
     /// The layers that were quantized, or else the nodes that were converted, by their labels.
     pub fn converted(&self) -> Vec<String> {
         let quantized = self.remarks.iter().filter_map(|r| match r {
@@ -126,8 +142,11 @@ impl Evaluator for OrtEvaluator<'_> {
 /// The steps that the options name.
 pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
     let mut default = registry::DEFAULT.to_vec();
-    if options.int4.is_some() {
-        default.extend_from_slice(registry::INT4);
+    match options.quantization() {
+        Some(Quantization::Int8(_)) => default.extend_from_slice(registry::INT8),
+        Some(Quantization::Fp8) => default.extend_from_slice(registry::FP8),
+        Some(Quantization::Int4(_)) => default.extend_from_slice(registry::INT4),
+        None => {}
     }
     if options.fp16 {
         default.extend_from_slice(registry::FP16);
@@ -138,10 +157,21 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
     }
 }
 
+/// The steps before the first that changes number formats, and the others: between them values are calibrated.
+pub(crate) fn split(steps: &[Step]) -> (&[Step], &[Step]) {
+    let lossy = |s: &Step| matches!(s, Step::Run(p) if p.exactness() == Exactness::Lossy);
+    let at = steps.iter().position(lossy);
+    steps.split_at(at.unwrap_or(steps.len()))
+}
+
 /// What to run, and how far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passes<'a> {
     pub steps: &'a [Step],
+    /// What ran before: its reports stand before those of `steps`.
+    pub before: Option<&'a Rewritten>,
+    /// Of values of the model.
+    pub stats: Option<&'a Stats>,
     /// Nodes that keep their precision: from quantization if that is asked for, else from conversion to half precision.
     pub spared: &'a [String],
     /// The number of applications after which `steps` change nothing more.
@@ -166,7 +196,8 @@ pub(crate) fn rewrite(
     let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     // What is spared from quantization still becomes half precision.
-    let quantizes = options.int4.is_some();
+    let quantizes = options.quantization().is_some();
+    let none = kiln_passes::Options::default();
     let choices = kiln_passes::Options {
         keep: &keep,
         keep_ops: &options.keep_ops,
@@ -174,7 +205,9 @@ pub(crate) fn rewrite(
         spared: if quantizes { passes.spared } else { &[] },
         wide: if quantizes { &[] } else { passes.spared },
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
-        ..kiln_passes::Options::default()
+        dynamic: options.int8 == Some(Int8::Dynamic),
+        stats: passes.stats.unwrap_or(none.stats),
+        ..none
     };
     let library = options.ort_lib.as_deref();
     let evaluator = OrtEvaluator {
@@ -189,13 +222,15 @@ pub(crate) fn rewrite(
         cx.evaluator = Some(&evaluator);
     }
     let mut dumps = Vec::new();
+    let mut number = passes.before.map_or(0, |b| b.passes.len());
     let mut after = |report: &PassReport, model: &Model| {
         talk.stage(&format!("passes: {}", report.name));
         if let Some((which, folder)) = &options.dump_after
             && (which == "all" || which == report.name)
         {
-            dumps.push(dump(folder, dumps.len(), report.name, model));
+            dumps.push(dump(folder, number, report.name, model));
         }
+        number += 1;
     };
     let failed = |source| CompileError::Pass {
         model: options.model.clone(),
@@ -213,8 +248,10 @@ pub(crate) fn rewrite(
     }
     dumps.into_iter().collect::<Result<Vec<()>, _>>()?;
     let mut remarks = std::mem::take(&mut cx.remarks);
-    remarks.extend(unmatched(options, &remarks));
-    Ok(Rewritten {
+    if !passes.finish.is_empty() {
+        remarks.extend(unmatched(options, &remarks));
+    }
+    let rewritten = Rewritten {
         blocks: summary::found(&census_before, &census_after),
         attention: census_after.blocks.iter().map(Attention::from).collect(),
         ops_before,
@@ -226,6 +263,10 @@ pub(crate) fn rewrite(
         passes: reports,
         applied,
         last,
+    };
+    Ok(match passes.before {
+        Some(before) => rewritten.following(before),
+        None => rewritten,
     })
 }
 
@@ -379,17 +420,23 @@ pub(super) fn build(
 fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
     let mut asked = engine::precisions(model);
     asked.extend(options.fp16.then_some(DataType::Float16));
-    asked.extend(options.int4.map(|_| DataType::Int4));
+    asked.extend(options.quantization().map(|q| match q {
+        Quantization::Int8(_) => DataType::Int8,
+        Quantization::Fp8 => DataType::Float8,
+        Quantization::Int4(_) => DataType::Int4,
+    }));
     asked
 }
 
 /// The tolerance that fits the precision asked for, and the quantization that the original has.
 pub(crate) fn tolerance(options: &Options, rewritten: Option<&Rewritten>) -> Tolerance {
-    Tolerance::from(match (options.int4.is_some(), options.fp16) {
-        (true, _) => Preset::Int4,
-        _ if rewritten.is_some_and(Rewritten::moves_steps) => Preset::Int8,
-        (false, true) => Preset::Fp16,
-        (false, false) => Preset::Fp32Rewrite,
+    Tolerance::from(match options.quantization() {
+        Some(Quantization::Int8(_)) => Preset::Int8,
+        Some(Quantization::Fp8) => Preset::Fp8,
+        Some(Quantization::Int4(_)) => Preset::Int4,
+        None if rewritten.is_some_and(Rewritten::moves_steps) => Preset::Int8,
+        None if options.fp16 => Preset::Fp16,
+        None => Preset::Fp32Rewrite,
     })
 }
 

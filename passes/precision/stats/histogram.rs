@@ -126,6 +126,18 @@ impl Histogram {
         }
     }
 
+    /// Without the bins that lie wholly beyond ±`most`.
+    pub fn truncated(&self, most: f32) -> Histogram {
+        let mut kept = self.clone();
+        for k in 0..BINS {
+            let (from, to) = self.edges(k);
+            if from > f64::from(most) || to < -f64::from(most) {
+                kept.counts[k] = 0;
+            }
+        }
+        kept
+    }
+
     /// Takes all that another has counted.
     pub fn merge(&mut self, other: &Histogram) {
         self.widen_to(other.exponent);

@@ -1,5 +1,10 @@
 use super::*;
 
+/// INT4, which most of what follows is about.
+fn quantize(weight: &Tensor, block: usize, moments: Option<&[f64]>) -> Result<Quantized, Unfit> {
+    super::quantize(weight, Format::Int4, block, moments)
+}
+
 /// Numbers of a normal distribution, by summing uniform ones of a linear congruence (Knuth's MMIX).
 fn normal(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
@@ -149,4 +154,51 @@ fn scales_of_half_weights_are_halves() {
         let found = error(&wide, &dequantized(&q, 32), 8, None);
         assert!((found - q.error).abs() < 1e-4, "{found} {}", q.error);
     }
+}
+
+#[test]
+fn int8_rounds_to_a_127th_and_clamps_for_the_others() {
+    let values = normal(256 * 40, 5);
+    let q = super::quantize(&matrix(256, 40, &values), Format::Int8, 256, None).unwrap();
+    assert_eq!(q.scales.dims(), [1, 40]);
+    let scales = q.scales.to_f64s().unwrap();
+    let codes: Vec<i8> = q.values.values().unwrap();
+    assert!(codes.iter().all(|&c| c != i8::MIN));
+    let found: Vec<f64> = (codes.iter().enumerate())
+        .map(|(k, &c)| f64::from(c) * scales[k % 40])
+        .collect();
+    let found = error(&values, &found, 40, None);
+    assert!((found - q.error).abs() < 1e-5 && found < 0.01, "{found}");
+}
+
+#[test]
+fn fp8_has_every_number_of_e4m3() {
+    // Its bits as numbers (OCP "8-bit Floating Point Specification", table 1), NaN left out.
+    let number = |bits: u8| {
+        let (exponent, mantissa) = (i32::from(bits >> 3 & 0xf), f32::from(bits & 7));
+        let magnitude = match exponent {
+            0 => mantissa / 512.0,
+            e => (1.0 + mantissa / 8.0) * 2f32.powi(e - 7),
+        };
+        if bits & 0x80 == 0 {
+            magnitude
+        } else {
+            -magnitude
+        }
+    };
+    for bits in (0..=255u8).filter(|b| b & 0x7f != 0x7f) {
+        let v = number(bits);
+        assert_eq!(Fp8::nearest(v), v);
+        if v != 0.0 {
+            assert_eq!(Fp8::byte(v), bits, "{v}");
+        }
+        // A little more and a little less is rounded back.
+        for near in [v * 1.01, v * 0.99] {
+            assert_eq!(Fp8::nearest(near), v, "{near}");
+        }
+    }
+    // Halfway, to the even one.
+    assert_eq!(Fp8::nearest(17.0), 16.0);
+    assert_eq!(Fp8::nearest(19.0), 20.0);
+    assert_eq!(Fp8::nearest(1000.0), 448.0);
 }

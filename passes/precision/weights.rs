@@ -1,11 +1,41 @@
-//! Weights as 4-bit integers: symmetric, one scale for each block of rows of a column.
+//! Weights in few bits: symmetric, one scale for each block of rows of a column.
+
+use std::marker::PhantomData;
 
 use half::{bf16, f16};
 use kiln_graph::{DType, Tensor};
 
-/// Scales that are tried are the largest magnitude of a block over these. 7 reaches the largest value, 8 uses -8 for it
-/// where it is negative; beyond, outliers are clamped for the sake of the others.
-const DIVISORS: [f32; 10] = [7.0, 7.25, 7.5, 7.75, 8.0, 8.5, 9.0, 9.5, 10.0, 11.0];
+/// The numbers that a weight is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// -8 to 7.
+    Int4,
+    /// -127 to 127: -128 has no counterpart, and TensorRT clamps it.
+    Int8,
+    /// E4M3 without infinities, up to ±448 (Micikevicius et al., "FP8 Formats for Deep Learning").
+    Fp8,
+}
+
+impl Format {
+    pub fn dtype(self) -> DType {
+        match self {
+            Format::Int4 => DType::I4,
+            Format::Int8 => DType::I8,
+            Format::Fp8 => DType::F8E4M3FN,
+        }
+    }
+
+    /// Scales that are tried are the largest magnitude of a block over these. The first reaches it; beyond, outliers are
+    /// clamped for the sake of the others. 8 uses INT4's -8 where the largest value is negative.
+    fn divisors(self) -> &'static [f32] {
+        match self {
+            Format::Int4 => &[7.0, 7.25, 7.5, 7.75, 8.0, 8.5, 9.0, 9.5, 10.0, 11.0],
+            Format::Int8 => &[127.0, 131.0, 136.0, 142.0, 150.0, 160.0, 172.0, 190.0],
+            // Its steps are relative, so these only move where the powers of two lie.
+            Format::Fp8 => &[448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0],
+        }
+    }
+}
 
 /// Columns quantized together, so that the loops over them vectorize and a tile stays in cache.
 const LANES: usize = 32;
@@ -14,10 +44,10 @@ const LANES: usize = 32;
 const HALF_NORMAL: f32 = 6.103_515_6e-5;
 const HALF_TINY: f32 = 5.960_464_5e-8;
 
-/// A weight in INT4.
+/// A weight in another format.
 #[derive(Clone, Debug)]
 pub struct Quantized {
-    /// INT4 [K, N], in -8..=7.
+    /// [K, N] of the format's dtype.
     pub values: Tensor,
     /// [ceil(K / block), N] in the weight's dtype, all positive: `weight ≈ values · scales`.
     pub scales: Tensor,
@@ -46,9 +76,24 @@ pub enum Unfit {
 /// When the weight is no finite matrix of F32, F16 or BF16, or the number of moments is not K.
 pub fn quantize(
     weight: &Tensor,
+    format: Format,
     block: usize,
     moments: Option<&[f64]>,
 ) -> Result<Quantized, Unfit> {
+    match format {
+        Format::Int4 => search::<Int4>(weight, format, block, moments),
+        Format::Int8 => search::<Int8>(weight, format, block, moments),
+        Format::Fp8 => search::<Fp8>(weight, format, block, moments),
+    }
+}
+
+fn search<C: Code>(
+    weight: &Tensor,
+    format: Format,
+    block: usize,
+    moments: Option<&[f64]>,
+) -> Result<Quantized, Unfit> {
+    let divisors = format.divisors();
     let &[rows, columns] = weight.dims() else {
         return Err(Unfit::Type);
     };
@@ -74,14 +119,14 @@ pub fn quantize(
     let mut codes = vec![0u8; rows * columns];
     let mut scales = vec![0f32; rows.div_ceil(block) * columns];
     let (mut lost, mut whole) = (0f64, 0f64);
-    let mut tile = Tile::new(block.min(rows), grid, floor);
+    let mut tile = Tile::<C>::new(block.min(rows), grid, floor);
     for (index, start) in (0..rows).step_by(block).enumerate() {
         let weights = &moments[start..rows.min(start + block)];
         for column in (0..columns).step_by(LANES) {
             let width = LANES.min(columns - column);
             let at = |row: usize| (start + row) * columns + column;
             tile.load(weights, |row| &values[at(row)..at(row) + width]);
-            let found = tile.search(weights);
+            let found = tile.search(divisors, weights);
             lost += found.errors[..width]
                 .iter()
                 .map(|&e| f64::from(e))
@@ -102,7 +147,7 @@ pub fn quantize(
         narrow => s.narrowed(narrow),
     });
     Ok(Quantized {
-        values: pack(&[rows, columns], &codes).ok_or(Unfit::Type)?,
+        values: pack(format.dtype(), &[rows, columns], codes).ok_or(Unfit::Type)?,
         scales: scales.ok_or(Unfit::Type)?,
         error: if whole > 0.0 {
             (lost / whole).sqrt()
@@ -112,12 +157,15 @@ pub fn quantize(
     })
 }
 
-/// INT4 numbers, one in the low half of each byte, as a tensor: two in a byte, the first in the low half (ONNX
+/// Codes, one in each byte, as a tensor. Of 4 bits two are in a byte, the first in the low half (ONNX
 /// `docs/docsgen/source/technical/int4.md`).
-pub(crate) fn pack(dims: &[usize], codes: &[u8]) -> Option<Tensor> {
+pub(crate) fn pack(dtype: DType, dims: &[usize], codes: Vec<u8>) -> Option<Tensor> {
     let pair = |pair: &[u8]| pair[0] & 0xf | pair.get(1).copied().unwrap_or(0) << 4;
-    let packed: Vec<u8> = codes.chunks(2).map(pair).collect();
-    Tensor::from_raw(DType::I4, dims, packed.into()).ok()
+    let packed = match dtype.bits() {
+        4 => codes.chunks(2).map(pair).collect(),
+        _ => codes,
+    };
+    Tensor::from_raw(dtype, dims, packed.into()).ok()
 }
 
 /// The elements of a tensor of 4-bit integers in two's complement, one in the low half of each byte.
@@ -129,7 +177,7 @@ pub fn unpack(tensor: &Tensor) -> Option<Vec<u8>> {
     Some(codes)
 }
 
-fn to_f32s(tensor: &Tensor) -> Option<Vec<f32>> {
+pub(super) fn to_f32s(tensor: &Tensor) -> Option<Vec<f32>> {
     match tensor.dtype() {
         DType::F32 => tensor.values(),
         DType::F16 => Some(tensor.values::<f16>()?.iter().map(|v| v.to_f32()).collect()),
@@ -191,10 +239,11 @@ impl Grid {
 type Lane = [f32; LANES];
 
 /// One block of rows of [`LANES`] columns; missing columns are zero.
-struct Tile {
+struct Tile<C> {
     rows: Vec<Lane>,
     grid: Grid,
     floor: f32,
+    code: PhantomData<C>,
 }
 
 /// The scales of a tile's columns and their weighted squared errors.
@@ -203,10 +252,14 @@ struct Found {
     errors: Lane,
 }
 
-impl Tile {
-    fn new(rows: usize, grid: Grid, floor: f32) -> Tile {
-        let rows = Vec::with_capacity(rows);
-        Tile { rows, grid, floor }
+impl<C: Code> Tile<C> {
+    fn new(rows: usize, grid: Grid, floor: f32) -> Tile<C> {
+        Tile {
+            rows: Vec::with_capacity(rows),
+            grid,
+            floor,
+            code: PhantomData,
+        }
     }
 
     fn load<'a>(&mut self, weights: &[f32], row: impl Fn(usize) -> &'a [f32]) {
@@ -224,7 +277,7 @@ impl Tile {
         self.rows.iter().zip(weights).map(row).map(f64::from).sum()
     }
 
-    fn search(&self, weights: &[f32]) -> Found {
+    fn search(&self, divisors: &[f32], weights: &[f32]) -> Found {
         let mut largest = [0f32; LANES];
         for row in &self.rows {
             for (m, v) in largest.iter_mut().zip(row) {
@@ -232,8 +285,8 @@ impl Tile {
             }
         }
         let scales = |divisor: f32| largest.map(|m| self.grid.nearest(m / divisor, self.floor));
-        let mut best = self.tried(scales(DIVISORS[0]), weights);
-        for &divisor in &DIVISORS[1..] {
+        let mut best = self.tried(scales(divisors[0]), weights);
+        for &divisor in &divisors[1..] {
             best.improve(self.tried(scales(divisor), weights));
         }
         best.improve(self.tried(self.fitted(&best.scales, weights), weights));
@@ -245,7 +298,7 @@ impl Tile {
         let mut errors = [0f32; LANES];
         for (row, &w) in self.rows.iter().zip(weights) {
             for l in 0..LANES {
-                let off = row[l] - scales[l] * nearest_int(row[l] * inverse[l]);
+                let off = row[l] - scales[l] * C::nearest(row[l] * inverse[l]);
                 errors[l] += w * off * off;
             }
         }
@@ -258,7 +311,7 @@ impl Tile {
         let (mut products, mut squares) = ([0f32; LANES], [0f32; LANES]);
         for (row, &w) in self.rows.iter().zip(weights) {
             for l in 0..LANES {
-                let q = nearest_int(row[l] * inverse[l]);
+                let q = C::nearest(row[l] * inverse[l]);
                 products[l] += w * row[l] * q;
                 squares[l] += w * q * q;
             }
@@ -276,7 +329,7 @@ impl Tile {
         let inverse = scales.map(f32::recip);
         for (k, row) in self.rows.iter().enumerate() {
             for l in 0..LANES {
-                put(k, l, nearest_int(row[l] * inverse[l]) as i8 as u8 & 0xf);
+                put(k, l, C::byte(C::nearest(row[l] * inverse[l])));
             }
         }
     }
@@ -293,13 +346,70 @@ impl Found {
     }
 }
 
-/// Rounded to nearest even within -8..=7. `round_ties_even` is a call on processors without SSE 4.1; adding 1.5 · 2²³
-/// leaves no bits for a fraction.
-fn nearest_int(v: f32) -> f32 {
+/// How a number is rounded to a format, and what its byte is.
+trait Code {
+    /// To nearest even, saturating.
+    fn nearest(v: f32) -> f32;
+    /// Of a number that the format has.
+    fn byte(v: f32) -> u8;
+}
+
+/// `round_ties_even` is a call on processors without SSE 4.1; adding 1.5 · 2²³ leaves no bits for a fraction.
+fn whole(v: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
-    (v.clamp(-8.0, 7.0) + SHIFT) - SHIFT
+    (v + SHIFT) - SHIFT
+}
+
+struct Int4;
+
+impl Code for Int4 {
+    fn nearest(v: f32) -> f32 {
+        whole(v.clamp(-8.0, 7.0))
+    }
+
+    fn byte(v: f32) -> u8 {
+        v as i8 as u8 & 0xf
+    }
+}
+
+struct Int8;
+
+impl Code for Int8 {
+    fn nearest(v: f32) -> f32 {
+        whole(v.clamp(-127.0, 127.0))
+    }
+
+    fn byte(v: f32) -> u8 {
+        v as i8 as u8
+    }
+}
+
+struct Fp8;
+
+impl Code for Fp8 {
+    /// As [`whole`], with a shift of 1.5 · 2^(e + 20) for a number of exponent e, or of −6 for a smaller one: its last bit
+    /// is the last of three bits of mantissa.
+    fn nearest(v: f32) -> f32 {
+        const EXPONENT: u32 = 0x7f80_0000;
+        const LEAST: u32 = (127 - 6) << 23;
+        let v = v.clamp(-448.0, 448.0);
+        let exponent = (v.to_bits() & EXPONENT).max(LEAST);
+        let shift = f32::from_bits((exponent + (20 << 23)) | 0x40_0000);
+        (v + shift) - shift
+    }
+
+    fn byte(v: f32) -> u8 {
+        let sign = ((v.to_bits() >> 24) & 0x80) as u8;
+        let magnitude = v.abs();
+        // Below 2⁻⁶ it counts steps of 2⁻⁹; above, exponent and mantissa are the top bits of FP32's, biased by 7 for 127.
+        let code = match magnitude < 0.015_625 {
+            true => (magnitude * 512.0) as u32,
+            false => (magnitude.to_bits() >> 20).wrapping_sub((127 - 7) << 3),
+        };
+        sign | (code & 0x7f) as u8
+    }
 }
 
 #[cfg(test)]
-#[path = "int4_tests.rs"]
+#[path = "weights_tests.rs"]
 mod tests;

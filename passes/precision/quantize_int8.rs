@@ -1,0 +1,61 @@
+//! Linear layers in INT8.
+
+use kiln_graph::Model;
+
+use super::quantize::{Form, Quantizer};
+use super::stats::Scheme;
+use super::weights::Format;
+use crate::pass::{Context, Exactness, Pass, PassFailure};
+use crate::target::Dialect;
+
+#[derive(Debug)]
+pub struct QuantizeInt8;
+
+const NAME: &str = "quantize-int8";
+
+impl Pass for QuantizeInt8 {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn about(&self) -> &'static str {
+        "multiply in 8-bit integers in linear layers, outlier channels apart"
+    }
+
+    fn details(&self) -> String {
+        "`x · w` with a constant w [K, N] becomes a product of quantized numbers: w is INT8 with one scale for each column, x \
+         has one scale for all, from calibration. TensorRT takes x as INT8 around zero, ONNX Runtime as UINT8 with a zero \
+         point; both are written as QuantizeLinear and DequantizeLinear, which they fuse into the product. Ranges are those \
+         with the least expected error of min-max, percentile, entropy and MSE; weights are clamped where that lowers the error \
+         of the product. Up to 16 channels of x that are much larger than the others are multiplied apart as floats. With \
+         `--int8=dynamic` x is quantized by the range of each run, without calibration (ONNX Runtime only). Products of two \
+         activations, residual sums, weights below 16 rows or columns and nodes that --keep names stay, and the manifest \
+         says why."
+            .into()
+    }
+
+    fn exactness(&self) -> Exactness {
+        Exactness::Lossy
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
+        let tensorrt = cx.target.dialect == Dialect::TensorRt;
+        let activation = match (cx.options.dynamic, tensorrt) {
+            (true, true) => {
+                return Err(PassFailure::Nothing(
+                    "TensorRT has no dynamic quantization: it wants ranges from calibration (--int8 --calibrate DATA)".into(),
+                ));
+            }
+            (true, false) => Form::Dynamic,
+            (false, true) => Form::Static(Scheme::INT8),
+            (false, false) => Form::Static(Scheme::UINT8),
+        };
+        Quantizer {
+            pass: NAME,
+            weight: Format::Int8,
+            activation,
+            since: 13,
+        }
+        .run(model, cx)
+    }
+}
