@@ -262,7 +262,7 @@ pub struct Activation {
     pub method: &'static str,
     /// Channels that are multiplied apart.
     pub outliers: usize,
-    /// The expected power of the error in the products, over the power of the products.
+    /// The expected power of the error in the products, over the power of what channels other than outliers add to them.
     pub noise: f64,
 }
 

@@ -1,5 +1,7 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
+//! `# ranges: even|outlier|infinite` invents what calibration found, and `# dynamic` does without.
+//!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
 //! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
 //! `# fp16-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves.
@@ -10,6 +12,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, Op, onnx, text};
+use kiln_passes::precision::{
+    self,
+    stats::{Collector, Stats},
+};
 use kiln_passes::{Application, Context, Evaluator, INT4_BLOCK, Options, Target, registry};
 
 #[derive(Clone, Debug)]
@@ -20,6 +26,9 @@ pub struct Case {
     pub miss: Option<String>,
     pub keep: Option<String>,
     pub keep_op: Option<Op>,
+    pub dynamic: bool,
+    /// What activations are said to have been: `even`, `outlier` or `infinite`.
+    pub ranges: Option<String>,
     pub fp16_io: bool,
     pub int4_block: usize,
     pub tolerance: Option<String>,
@@ -81,6 +90,8 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         miss: header("miss:"),
         keep: header("keep:"),
         keep_op: header("keep-op:").map(|name| Op::onnx(&name)),
+        dynamic: header("dynamic").is_some(),
+        ranges: header("ranges:"),
         fp16_io: header("fp16-io").is_some(),
         int4_block: header("int4-block:").map_or(INT4_BLOCK, |b| b.parse().unwrap()),
         tolerance: header("tolerance:"),
@@ -93,6 +104,34 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         path,
         source,
     }
+}
+
+/// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large.
+fn stats(case: &Case, model: &Model) -> Stats {
+    let Some(ranges) = &case.ranges else {
+        return Stats::default();
+    };
+    let factor = match ranges.as_str() {
+        "even" => 1.0,
+        "outlier" => 30.0,
+        "infinite" => f32::INFINITY,
+        other => panic!("{}: unknown ranges {other}", case.path.display()),
+    };
+    let measured = |v: kiln_graph::ValueId| {
+        let shape = model.graph.value(v).ty().shape()?;
+        let channels = shape.last()?.known()?;
+        let values: Vec<f32> = (0..64 * channels)
+            .map(|k| {
+                let v = (k * 37 % 251) as f32 * (8.0 / 250.0) - 4.0;
+                if k % channels == 3 { v * factor } else { v }
+            })
+            .collect();
+        let mut collector = Collector::new();
+        collector.add(Some(channels), &values);
+        Some((v, collector.finish()))
+    };
+    let wanted = precision::wanted(model);
+    wanted.into_iter().filter_map(measured).collect()
 }
 
 /// The model with what internal operators stand for, so that a runtime takes it.
@@ -119,7 +158,10 @@ pub fn apply_up_to(
     let mut after = before.clone();
     let target = &case.target;
     let keep = |node: &str| case.keep.as_deref() == Some(node);
+    let stats = stats(case, &before);
     let options = Options {
+        dynamic: case.dynamic,
+        stats: &stats,
         keep: &keep,
         keep_ops: case.keep_op.as_slice(),
         convert_io: case.fp16_io,
