@@ -119,6 +119,7 @@ pub fn bisect(
         folded: &whole.model.graph,
         inputs: options.inputs.as_deref(),
         seed: options.seed,
+        optimized: false,
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut search = Search {

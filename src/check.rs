@@ -51,6 +51,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Report, CompileError>
         folded: &result.graph,
         inputs: options.inputs.as_deref(),
         seed: options.seed,
+        optimized: false,
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut opened = prove::open(&request, &mut shapes, talk)?;

@@ -196,6 +196,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 folded: &fused.model.graph,
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
+                optimized: options.int8.is_some() && targets == Targets::Cpu,
                 ort_lib: options.ort_lib.as_deref(),
             };
             prove::open(&request, &mut shapes, talk)
@@ -214,7 +215,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         None => (None, None),
         Some(m) => {
             if let Some(reference) = &mut reference {
-                reference.add(m.cases);
+                reference.prefer(m.cases);
             }
             (Some(m.stats), Some(m.facts))
         }

@@ -82,8 +82,8 @@ pub fn compare(
     let cases = cases
         .iter()
         .map(|case| {
-            let expected = run(reference, case, Side::Reference)?;
-            let found = run(candidate, case, Side::Candidate)?;
+            let expected = outputs(reference, case, Side::Reference)?;
+            let found = outputs(candidate, case, Side::Candidate)?;
             Ok(compare_outputs(
                 &case.name,
                 &case.inputs,
@@ -119,7 +119,11 @@ fn refuse_unknown_outputs(reference: &Session, tolerance: &Tolerance) -> Result<
     }
 }
 
-fn run(
+/// The outputs of a session at a case.
+///
+/// # Errors
+/// When it refuses the inputs or fails; the error names the side.
+pub(crate) fn outputs(
     session: &mut Session,
     case: &Case,
     side: Side,
