@@ -329,6 +329,12 @@ impl<'a> Context<'a> {
         true
     }
 
+    /// Remarks that a node keeps its precision.
+    pub(crate) fn kept(&mut self, g: &Graph, id: NodeId, why: String) {
+        let node = g.label(id);
+        self.remarks.push(Remark::Kept { node, why });
+    }
+
     pub(crate) fn record(&mut self, pass: &'static str, g: &Graph, root: NodeId, miss: Miss) {
         if self.explain && miss.depth > 0 {
             self.misses.push(MissReport {

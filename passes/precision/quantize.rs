@@ -95,7 +95,7 @@ impl Quantizer {
                 None => continue,
                 Some(Ok(layer)) => layer,
                 Some(Err(why)) => {
-                    kept(g, id, why, cx);
+                    cx.kept(g, id, why);
                     continue;
                 }
             };
@@ -168,14 +168,7 @@ impl Quantizer {
         {
             let gains = gains(&group.layers, &matrices, stats.channel_absmax.len());
             choice = ranges::choose(stats, scheme, &gains);
-            let rows = stats.rows.max(1) as f64;
-            moments = Some(
-                stats
-                    .channel_sumsq
-                    .iter()
-                    .map(|s| s / rows)
-                    .collect::<Vec<f64>>(),
-            );
+            moments = stats.channel_moments();
         }
         let mut activation = None;
         let mut done = 0;
@@ -186,7 +179,7 @@ impl Quantizer {
             let weight = match weight {
                 Ok(weight) => weight,
                 Err(why) => {
-                    kept(g, layer.node, why.to_string(), cx);
+                    cx.kept(g, layer.node, why.to_string());
                     continue;
                 }
             };
@@ -277,11 +270,6 @@ fn gains(layers: &[Linear], matrices: &[Option<Vec<f32>>], rows: usize) -> Vec<f
     gains
 }
 
-fn kept(g: &Graph, id: NodeId, why: String, cx: &mut Context<'_>) {
-    let node = g.label(id);
-    cx.remarks.push(Remark::Kept { node, why });
-}
-
 fn ranges_remark(g: &Graph, layer: &Linear, choice: Option<&Choice>) -> Option<Remark> {
     let choice = choice?;
     Some(Remark::Ranged(Activation {
@@ -302,7 +290,7 @@ fn nested(g: &Graph, cx: &mut Context<'_>) {
         }
         for (id, _) in inner.nodes() {
             if matches!(Linear::of(inner, id), Some(Ok(_))) {
-                kept(inner, id, "it is in the body of another node".into(), cx);
+                cx.kept(inner, id, "it is in the body of another node".into());
             }
         }
     });

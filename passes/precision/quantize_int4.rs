@@ -1,8 +1,10 @@
 //! Weights of linear layers as INT4, written as DequantizeLinear before the product.
 
-use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId, ops, opset};
+use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId, opset};
 use rustc_hash::FxHashMap;
 
+use super::linear::Linear;
+use super::stats::{Stats, TensorStats};
 use super::weights::{self, Format, Quantized, Unfit};
 use crate::pass::{Context, Exactness, OUT_OF_TOLERANCE, Pass, PassFailure, Remark};
 
@@ -27,7 +29,7 @@ impl Pass for QuantizeInt4 {
     fn details(&self) -> String {
         "The constant right operand [K, N] of MatMul and Gemm becomes INT4 in -8..7 with one scale for each column and each \
          block along K (32 elements unless told otherwise), which DequantizeLinear multiplies; there is no zero point. Scales \
-         minimize the squared error of their block. A weight that several nodes read is quantized once. Embedding tables, \
+         minimize the squared error of their block, weighed by the mean squares of the inputs where there is calibration. A weight that several nodes read is quantized once. Embedding tables, \
          weights with less than a block of rows or 16 columns, those with infinities and nodes that --keep or --keep-op names stay, and \
          the manifest says why. The model's operator set is raised to 21. Activations stay floats: `--fp16` narrows them \
          and the scales."
@@ -60,9 +62,11 @@ impl Pass for QuantizeInt4 {
         }
         let mut work = Work::default();
         let mut cycle = None;
+        let mut stats = Some(cx.options.stats);
         model.graph.for_each_graph_mut(&mut |g| {
             if cycle.is_none() && !work.refused {
-                cycle = work.graph(g, cx).err();
+                // The outermost graph comes first; values of others are not calibrated.
+                cycle = work.graph(g, stats.take(), cx).err();
             }
         });
         if let Some(cycle) = cycle {
@@ -82,51 +86,28 @@ const NAME: &str = "quantize-int4";
 /// The smallest block that com.microsoft:MatMulNBits takes.
 const MIN_BLOCK: usize = 16;
 
-/// A product with a weight.
-struct Layer {
-    weight: ValueId,
-    /// The weight is [N, K].
-    transposed: bool,
-    block: usize,
-}
-
-/// The node as a product with a float constant, or why its weight stays; `None` if it has none.
-fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Layer, String>> {
-    let node = g.node(id);
-    let gemm = ops::Gemm::of(g, id);
-    if gemm.is_none() && !node.op().is("MatMul") {
-        return None;
-    }
-    let float = |v: &ValueId| g.constant(*v).is_some_and(|t| t.dtype().is_float());
-    let Some(weight) = node.input(1).filter(float) else {
-        let left = node.input(0).filter(float)?;
-        return (g.constant(left)?.len() > 1).then(|| Err("its weight is the left operand".into()));
-    };
-    let transposed = gemm.is_some_and(|gemm| gemm.trans_b());
-    Some(fit(g.constant(weight)?, transposed, cx).and_then(|block| {
+/// The node as a product with a float constant and the block for it, or why its weight stays; `None` if it has none.
+fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<(Linear, usize), String>> {
+    Some(Linear::of(g, id)?.and_then(|layer| {
+        let block = fit(g, &layer, cx)?;
         if let Some(why) = cx.options.keeps(g, id) {
             return Err(why);
         }
         if cx.options.spared.contains(&g.label(id)) {
             return Err(OUT_OF_TOLERANCE.into());
         }
-        Ok(Layer {
-            weight,
-            transposed,
-            block,
-        })
+        Ok((layer, block))
     }))
 }
 
 /// The block for a weight, or why it has none.
-fn fit(weight: &Tensor, transposed: bool, cx: &Context<'_>) -> Result<usize, String> {
+fn fit(g: &Graph, layer: &Linear, cx: &Context<'_>) -> Result<usize, String> {
     let block = cx.options.int4_block;
-    let (k, n) = match (weight.dims(), transposed) {
-        (&[k, n], false) | (&[n, k], true) => (k, n),
-        _ => return Err(format!("its weight has rank {}", weight.rank())),
-    };
-    if !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
-        return Err(format!("its weight is of {}", weight.dtype()));
+    let (k, n) = (layer.rows, layer.columns);
+    match g.constant(layer.weight).map(Tensor::dtype) {
+        Some(DType::F32 | DType::F16 | DType::BF16) => {}
+        Some(other) => return Err(format!("its weight is of {other}")),
+        None => return Err("its weight is no constant".into()),
     }
     if k < block || n < MIN_COLUMNS {
         return Err(format!(
@@ -156,14 +137,20 @@ struct Work {
 }
 
 impl Work {
-    fn graph(&mut self, g: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassFailure> {
+    /// `stats` are of this graph's values.
+    fn graph(
+        &mut self,
+        g: &mut Graph,
+        stats: Option<&Stats>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), PassFailure> {
         let mut done: FxHashMap<(ValueId, bool), Result<ValueId, Unfit>> = FxHashMap::default();
         for id in g.topo_order()? {
-            let layer = match layer(g, id, cx) {
+            let (layer, block) = match layer(g, id, cx) {
                 None => continue,
-                Some(Ok(layer)) => layer,
+                Some(Ok(found)) => found,
                 Some(Err(why)) => {
-                    kept(g, id, why, cx);
+                    cx.kept(g, id, why);
                     continue;
                 }
             };
@@ -171,11 +158,11 @@ impl Work {
             let fresh = match done.get(&key) {
                 Some(Ok(_)) => None,
                 Some(Err(why)) => Some(Err(*why)),
-                None => Some(numbers(g, &layer)),
+                None => Some(numbers(g, &layer, block, stats)),
             };
             if let Some(Err(why)) = fresh {
                 done.insert(key, Err(why));
-                kept(g, id, why.to_string(), cx);
+                cx.kept(g, id, why.to_string());
                 continue;
             }
             if !cx.admit(NAME, || g.label(id)) {
@@ -183,7 +170,7 @@ impl Work {
                 return Ok(());
             }
             if let Some(Ok(numbers)) = fresh {
-                done.insert(key, Ok(dequantized(g, &layer, numbers)));
+                done.insert(key, Ok(dequantized(g, &layer, block, numbers)));
             }
             let Some(Ok(wide)) = done.get(&key) else {
                 continue;
@@ -201,22 +188,23 @@ impl Work {
     }
 }
 
-fn kept(g: &Graph, id: NodeId, why: String, cx: &mut Context<'_>) {
-    let node = g.label(id);
-    cx.remarks.push(Remark::Kept { node, why });
-}
-
-fn numbers(g: &Graph, layer: &Layer) -> Result<Quantized, Unfit> {
-    let weight = g.constant(layer.weight).ok_or(Unfit::Type)?;
-    if !layer.transposed {
-        return weights::quantize(weight, Format::Int4, layer.block, None);
-    }
-    let turned = weight.transposed().ok_or(Unfit::Type)?;
-    weights::quantize(&turned, Format::Int4, layer.block, None)
+/// Errors of rows are weighed by what calibration found them to be multiplied by. A weight that several nodes read takes that
+/// of the first.
+fn numbers(
+    g: &Graph,
+    layer: &Linear,
+    block: usize,
+    stats: Option<&Stats>,
+) -> Result<Quantized, Unfit> {
+    let weight = layer.matrix(g).ok_or(Unfit::Type)?;
+    let found = stats.and_then(|s| s.get(&layer.input));
+    let moments = found.and_then(TensorStats::channel_moments);
+    let moments = moments.filter(|m| m.len() == layer.rows);
+    weights::quantize(&weight, Format::Int4, block, moments.as_deref())
 }
 
 /// A DequantizeLinear of the numbers; gives its result, [K, N] of the weight's type.
-fn dequantized(g: &mut Graph, layer: &Layer, numbers: Quantized) -> ValueId {
+fn dequantized(g: &mut Graph, layer: &Linear, block: usize, numbers: Quantized) -> ValueId {
     let name = g.value(layer.weight).name().to_string();
     let dims = numbers.values.dims().iter().map(|&d| Dim::Known(d));
     let ty = Type::tensor(numbers.scales.dtype(), Some(dims.collect()));
@@ -224,7 +212,7 @@ fn dequantized(g: &mut Graph, layer: &Layer, numbers: Quantized) -> ValueId {
     let scales = g.add_constant(&format!("{name}_scale"), numbers.scales);
     let attrs = Attrs::new()
         .with("axis", 0i64)
-        .with("block_size", layer.block as i64);
+        .with("block_size", block as i64);
     let inputs = [Some(values), Some(scales)];
     let output = format!("{name}_dequantized");
     let op = Op::onnx("DequantizeLinear");

@@ -53,6 +53,13 @@ impl TensorStats {
         self.count - self.nan.saturating_add(self.infinite).min(self.count)
     }
 
+    /// The mean square of each channel; `None` if there are no statistics for channels.
+    pub fn channel_moments(&self) -> Option<Vec<f64>> {
+        let rows = self.rows as f64;
+        let all = self.channel_sumsq.iter().map(|s| s / rows);
+        (self.rows > 0 && !self.channel_sumsq.is_empty()).then(|| all.collect())
+    }
+
     /// About what these would be without the elements beyond ±`most`: counts and ranges, but not sums and channels.
     pub fn truncated(&self, most: f32) -> TensorStats {
         let histogram = self.histogram.truncated(most);
