@@ -136,6 +136,7 @@ fn every_case_computes_the_same_before_and_after() {
         let preset = match case.tolerance.as_deref() {
             None => preset,
             Some("int8") => Preset::Int8,
+            Some("fp8") => Preset::Fp8,
             Some(other) => panic!("{}: unknown tolerance {other}", case.path.display()),
         };
         if lossy {
