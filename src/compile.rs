@@ -169,9 +169,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         stages: Vec::new(),
         talk,
     };
+    let targets = stages::targets(options, talk);
+    stages::fit(options, &targets)?;
     let original = clock.time("read", || stages::read(options))?;
     let mut shapes = stages::shapes(options, &original)?;
-    let targets = stages::targets(options, talk);
     let partial = Partial::new(&output_path(options))?;
 
     let steps = stages::steps(options)?;

@@ -42,6 +42,26 @@ pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
     }
 }
 
+/// Whether the targets have what is asked for.
+pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileError> {
+    let refuse = |what, why: String| Err(CompileError::Unsupported { what, why });
+    let Targets::Engines(capabilities) = targets else {
+        return Ok(());
+    };
+    let old = |c: &&ComputeCapability| c.has_fp8() == Some(false);
+    if let (true, Some(old)) = (options.fp8, capabilities.iter().find(old)) {
+        return refuse(
+            "--fp8",
+            format!("{old} has no FP8: it takes sm_89 or newer, so give other targets or --int8"),
+        );
+    }
+    if options.int8 == Some(Int8::Dynamic) && !options.standard {
+        let why = "TensorRT has no dynamic quantization: give --int8 with data for --calibrate, or --target cpu";
+        return refuse("--int8=dynamic", why.into());
+    }
+    Ok(())
+}
+
 pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
     Ok(onnx::read(bundle::model_path(&options.model))?)
 }

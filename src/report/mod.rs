@@ -388,8 +388,56 @@ fn operators(m: &Manifest) -> String {
     )
 }
 
+/// Ranges of activations, and what they were measured on.
+fn ranges(m: &Manifest) -> String {
+    let mut out = String::new();
+    if let Some(c) = &m.calibration {
+        let held = match c.held_out {
+            0 => "the proof used no sample of its own".to_string(),
+            n => format!("{n} samples behind them proved the result"),
+        };
+        out += &format!(
+            "{} values were measured on {}{}; {held}.\n",
+            c.values,
+            c.data,
+            if c.cached { " (from the cache)" } else { "" }
+        );
+        if c.made {
+            out += "\n**The data is made up: the ranges say little about real inputs.**\n";
+        }
+    }
+    if !m.activations.is_empty() {
+        out += "\n";
+        out += &table(
+            &[
+                "activation",
+                "range",
+                "chosen by",
+                "channels apart",
+                "expected noise, dB",
+            ],
+            m.activations.iter().map(|a| {
+                vec![
+                    a.value.clone(),
+                    format!("{:.4} to {:.4}", a.lo, a.hi),
+                    a.method.into(),
+                    a.outliers.to_string(),
+                    format!("{:.1}", 10.0 * a.noise.max(1e-30).log10()),
+                ]
+            }),
+        );
+        out += "\n";
+    }
+    out
+}
+
 fn precision(m: &Manifest) -> String {
     let mut out = String::new();
+    if m.options.int8.is_some() || m.options.fp8 {
+        let format = if m.options.fp8 { "FP8" } else { "INT8" };
+        out += &format!("{} linear layers multiply in {format}.\n", m.quantized);
+    }
+    out += &ranges(m);
     if let Some(block) = m.options.int4_block {
         out += &format!(
             "{} linear layers have INT4 weights in blocks of {block}.\n",
