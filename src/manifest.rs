@@ -164,6 +164,8 @@ pub struct Ranged {
     pub method: &'static str,
     /// Channels that are multiplied apart, in floats.
     pub outliers: usize,
+    /// What divides it by the factors of SmoothQuant: `norm` or `mul`.
+    pub smoothing: Option<&'static str>,
     /// The expected power of the error in the products that read it, over their power.
     pub noise: f64,
 }
@@ -358,6 +360,7 @@ impl Manifest {
                         hi: a.hi,
                         method: a.method,
                         outliers: a.outliers,
+                        smoothing: a.smoothing,
                         noise: a.noise,
                     });
                 }

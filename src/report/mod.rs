@@ -414,6 +414,7 @@ fn ranges(m: &Manifest) -> String {
                 "range",
                 "chosen by",
                 "channels apart",
+                "smoothed by",
                 "expected noise, dB",
             ],
             m.activations.iter().map(|a| {
@@ -422,6 +423,7 @@ fn ranges(m: &Manifest) -> String {
                     format!("{:.4} to {:.4}", a.lo, a.hi),
                     a.method.into(),
                     a.outliers.to_string(),
+                    a.smoothing.unwrap_or("-").into(),
                     format!("{:.1}", 10.0 * a.noise.max(1e-30).log10()),
                 ]
             }),
