@@ -22,7 +22,7 @@ fn fixture(name: &str) -> PathBuf {
 fn data(folder: &Path) -> PathBuf {
     let data = folder.join("data");
     fs::create_dir(&data).unwrap();
-    let model = onnx::read(&fixture("bert-tiny.ts.eager.opset11.onnx")).unwrap();
+    let model = onnx::read(fixture("bert-tiny.ts.eager.opset11.onnx")).unwrap();
     for seed in 0..40 {
         let specs: Vec<InputSpec> = (model.graph.inputs().iter())
             .map(|&v| {
@@ -70,7 +70,7 @@ fn compiled(change: impl FnOnce(&mut Options)) -> Option<(TempDir, Result<Outcom
 }
 
 fn written(outcome: &Outcome) -> Model {
-    onnx::read(&outcome.bundle.join("model.onnx")).unwrap()
+    onnx::read(outcome.bundle.join("model.onnx")).unwrap()
 }
 
 fn count(model: &Model, op: &str) -> usize {
