@@ -3,6 +3,7 @@
 pub mod convert_fp16;
 mod half_rules;
 mod linear;
+mod qdq;
 mod quantize;
 pub mod quantize_fp8;
 pub mod quantize_int4;

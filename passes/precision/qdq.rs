@@ -1,0 +1,281 @@
+//! Quantized products as operators of ONNX.
+
+use kiln_graph::{Attrs, DType, Dim, Graph, Op, Tensor, Type, ValueId, ops};
+
+use super::linear::Linear;
+use super::ranges::Choice;
+use super::stats::Scheme;
+
+/// A quantized weight.
+pub(super) struct Weight {
+    /// [K, N].
+    pub values: Tensor,
+    /// [N].
+    pub scales: Tensor,
+    /// Rows that are multiplied apart: which, and their floats.
+    pub apart: Option<(Tensor, Tensor)>,
+}
+
+/// A quantized activation: its numbers, scale and zero point, and the dequantized value where there is one.
+#[derive(Clone, Copy)]
+pub(super) struct Quantized {
+    values: Option<ValueId>,
+    scale: Option<ValueId>,
+    zero: Option<ValueId>,
+    wide: Option<ValueId>,
+}
+
+pub(super) struct Writer<'g> {
+    pub g: &'g mut Graph,
+    pub pass: &'static str,
+    pub layer: Linear,
+}
+
+impl Writer<'_> {
+    fn node(
+        &mut self,
+        op: &str,
+        inputs: &[Option<ValueId>],
+        name: &str,
+        attrs: Attrs,
+    ) -> Option<ValueId> {
+        self.nodes(op, inputs, &[name], attrs)[0]
+    }
+
+    fn nodes<const N: usize>(
+        &mut self,
+        op: &str,
+        inputs: &[Option<ValueId>],
+        names: &[&str; N],
+        attrs: Attrs,
+    ) -> [Option<ValueId>; N] {
+        let outputs = names.map(Some);
+        let inputs = inputs.iter().copied();
+        let id = self
+            .g
+            .add_node_named(Op::onnx(op), "", inputs, &outputs, attrs);
+        self.g.notes_mut(id).set("kiln.pass", self.pass.into());
+        std::array::from_fn(|k| self.g.node(id).output(k))
+    }
+
+    fn typed(&mut self, v: Option<ValueId>, like: ValueId, dtype: DType) {
+        if let Some(v) = v {
+            let shape = self.g.value(like).ty().shape().map(|s| s.into());
+            self.g.set_type(v, Type::tensor(dtype, shape));
+        }
+    }
+
+    /// Quantize and dequantize the layer's input. Zero points are written out: ONNX takes a missing one for UINT8, TensorRT
+    /// for INT8.
+    pub fn activation(&mut self, choice: &Choice, scheme: Scheme) -> Quantized {
+        let x = self.layer.input;
+        let name = self.g.value(x).name().to_string();
+        let (scale, zero, dtype) = parameters(choice, scheme);
+        let scale = self.g.add_constant(&format!("{name}_scale"), scale);
+        let zero = self.g.add_constant(&format!("{name}_zero_point"), zero);
+        let parameters = [Some(scale), Some(zero)];
+        let q = self.node(
+            "QuantizeLinear",
+            &[Some(x), parameters[0], parameters[1]],
+            &format!("{name}_quantized"),
+            Attrs::new(),
+        );
+        self.typed(q, x, dtype);
+        let wide = self.node(
+            "DequantizeLinear",
+            &[q, parameters[0], parameters[1]],
+            &format!("{name}_dequantized"),
+            Attrs::new(),
+        );
+        self.typed(wide, x, DType::F32);
+        Quantized {
+            values: q,
+            scale: parameters[0],
+            zero: parameters[1],
+            wide,
+        }
+    }
+
+    pub fn dynamic(&mut self) -> Quantized {
+        let x = self.layer.input;
+        let name = self.g.value(x).name().to_string();
+        let names = ["quantized", "scale", "zero_point"].map(|s| format!("{name}_{s}"));
+        let names = [&names[0][..], &names[1][..], &names[2][..]];
+        let [values, scale, zero] =
+            self.nodes("DynamicQuantizeLinear", &[Some(x)], &names, Attrs::new());
+        self.typed(values, x, DType::U8);
+        Quantized {
+            values,
+            scale,
+            zero,
+            wide: None,
+        }
+    }
+
+    /// The values, scales and zero points of a weight.
+    fn weight(&mut self, weight: &Weight) -> [Option<ValueId>; 3] {
+        let name = self.g.value(self.layer.weight).name().to_string();
+        let zeros = vec![0u8; self.layer.columns];
+        let zeros = Tensor::from_raw(
+            weight.values.dtype(),
+            &[self.layer.columns][..],
+            zeros.into(),
+        )
+        .ok();
+        let mut add = |suffix: &str, t: Tensor| self.g.add_constant(&format!("{name}_{suffix}"), t);
+        [
+            Some(add("quantized", weight.values.clone())),
+            Some(add("scale", weight.scales.clone())),
+            zeros.map(|z| add("zero_point", z)),
+        ]
+    }
+
+    /// Floats, of numbers that were quantized: what TensorRT and ONNX Runtime take for a product of integers.
+    pub fn product(&mut self, x: Quantized, weight: Weight) -> Option<ValueId> {
+        let parts = self.weight(&weight);
+        let name = self.g.value(self.layer.weight).name().to_string();
+        let axis = Attrs::new().with("axis", 1i64);
+        let w = self.node(
+            "DequantizeLinear",
+            &parts,
+            &format!("{name}_dequantized"),
+            axis,
+        );
+        let dims = [self.layer.rows, self.layer.columns].map(Dim::Known);
+        if let Some(w) = w {
+            self.g
+                .set_type(w, Type::tensor(DType::F32, Some(dims.to_vec().into())));
+        }
+        let output = self.output_name();
+        let product = self.matmul(&[x.wide, w], &format!("{output}_product"));
+        self.with_outliers(product, weight.apart)
+    }
+
+    /// MatMulInteger, and its integers as floats.
+    pub fn integer_product(&mut self, x: Quantized, weight: Weight) -> Option<ValueId> {
+        let [values, scales, zeros] = self.weight(&weight);
+        let output = self.output_name();
+        let none = Attrs::new;
+        let sum = self.node(
+            "MatMulInteger",
+            &[x.values, values, x.zero, zeros],
+            &format!("{output}_integers"),
+            none(),
+        );
+        let to = Attrs::new().with("to", i64::from(DType::F32.to_onnx()));
+        let wide = self.node("Cast", &[sum], &format!("{output}_floats"), to);
+        let scale = self.node(
+            "Mul",
+            &[x.scale, scales],
+            &format!("{output}_scale"),
+            none(),
+        );
+        let product = self.node("Mul", &[wide, scale], &format!("{output}_product"), none());
+        self.with_outliers(product, weight.apart)
+    }
+
+    fn output_name(&self) -> String {
+        let output = self.g.node(self.layer.node).output(0);
+        output.map_or(String::new(), |v| self.g.value(v).name().to_string())
+    }
+
+    fn matmul(&mut self, inputs: &[Option<ValueId>], name: &str) -> Option<ValueId> {
+        let made = self.node("MatMul", inputs, name, Attrs::new());
+        self.like_output(made);
+        made
+    }
+
+    fn like_output(&mut self, v: Option<ValueId>) {
+        if let Some(output) = self.g.node(self.layer.node).output(0) {
+            self.typed(v, output, DType::F32);
+        }
+    }
+
+    fn with_outliers(
+        &mut self,
+        product: Option<ValueId>,
+        apart: Option<(Tensor, Tensor)>,
+    ) -> Option<ValueId> {
+        let Some((indices, rows)) = apart else {
+            return product;
+        };
+        let output = self.output_name();
+        let name = self.g.value(self.layer.input).name().to_string();
+        let indices = self.g.add_constant(&format!("{name}_outliers"), indices);
+        let rows = self.g.add_constant(&format!("{output}_outlier_rows"), rows);
+        let last = Attrs::new().with("axis", -1i64);
+        let x = self.node(
+            "Gather",
+            &[Some(self.layer.input), Some(indices)],
+            &format!("{name}_outlier_channels"),
+            last,
+        );
+        let apart = self.matmul(&[x, Some(rows)], &format!("{output}_outliers"));
+        let sum = self.node(
+            "Add",
+            &[product, apart],
+            &format!("{output}_sum"),
+            Attrs::new(),
+        );
+        self.like_output(sum);
+        sum
+    }
+
+    /// The product instead of the layer's result. A Gemm adds its bias.
+    pub fn finish(&mut self, product: Option<ValueId>) {
+        let node = self.layer.node;
+        let (Some(mut product), Some(output)) = (product, self.g.node(node).output(0)) else {
+            return;
+        };
+        let bias = ops::Gemm::of(self.g, node).and_then(|gemm| gemm.c());
+        if bias.is_some() {
+            let name = self.output_name();
+            let sum = self.node(
+                "Add",
+                &[Some(product), bias],
+                &format!("{name}_biased"),
+                Attrs::new(),
+            );
+            self.like_output(sum);
+            product = sum.unwrap_or(product);
+        }
+        self.g.replace_uses(output, product);
+    }
+}
+
+/// Scale, zero point and dtype of an activation.
+fn parameters(choice: &Choice, scheme: Scheme) -> (Tensor, Tensor, DType) {
+    let (lo, hi) = (f64::from(choice.lo.min(0.0)), f64::from(choice.hi.max(0.0)));
+    let most = hi.max(-lo);
+    let usable = |s: f64| {
+        if s >= f64::from(f32::MIN_POSITIVE) {
+            s
+        } else {
+            1.0
+        }
+    };
+    match scheme {
+        Scheme::Asymmetric { .. } => {
+            let scale = usable((hi - lo) / 255.0);
+            let zero = (-lo / scale).round_ties_even().clamp(0.0, 255.0) as u8;
+            (
+                Tensor::scalar(scale as f32),
+                Tensor::scalar(zero),
+                DType::U8,
+            )
+        }
+        Scheme::Symmetric { .. } => (
+            Tensor::scalar(usable(most / 127.0) as f32),
+            Tensor::scalar(0i8),
+            DType::I8,
+        ),
+        Scheme::Fp8E4M3 => {
+            let zero = Tensor::from_raw(DType::F8E4M3FN, &[][..], vec![0u8].into());
+            (
+                Tensor::scalar(usable(most / 448.0) as f32),
+                zero.unwrap_or_else(|_| Tensor::scalar(0i8)),
+                DType::F8E4M3FN,
+            )
+        }
+    }
+}
