@@ -379,9 +379,7 @@ impl Tensor {
             }
             Ok::<(), std::convert::Infallible>(())
         };
-        narrowed
-            .stream(add)
-            .unwrap_or_else(|never| match never {});
+        narrowed.stream(add).unwrap_or_else(|never| match never {});
         Some(loss)
     }
 
@@ -605,11 +603,7 @@ mod tests {
         let mask = loss(&[f32::MIN, 0.0], DType::BF16);
         assert_eq!(mask.beyond, Some((f32::MIN, f32::MIN)));
         assert_eq!(loss(&[0.0], DType::F16).relative(), 0.0);
-        assert!(
-            Tensor::vector(&[1i64])
-                .narrowing_loss(DType::F16)
-                .is_none()
-        );
+        assert!(Tensor::vector(&[1i64]).narrowing_loss(DType::F16).is_none());
     }
 
     #[test]
