@@ -262,6 +262,8 @@ pub struct Activation {
     pub method: &'static str,
     /// Channels that are multiplied apart.
     pub outliers: usize,
+    /// What divides it by the factors of SmoothQuant: `norm` or `mul`.
+    pub smoothing: Option<&'static str>,
     /// The expected power of the error in the products, over the power of what channels other than outliers add to them.
     pub noise: f64,
 }

@@ -17,8 +17,8 @@ use crate::twin;
 #[derive(Debug)]
 pub struct Request<'a> {
     pub reference: &'a Path,
-    /// The reference's graph, from which inputs are made.
-    pub original: &'a Graph,
+    /// The reference in memory, from whose graph inputs are made.
+    pub original: &'a Model,
     /// A candidate's graph, from whose folded shapes sizes are found that exporters baked in.
     pub folded: &'a Graph,
     /// An `.npz` file with inputs.
@@ -68,7 +68,7 @@ const HELD: usize = 256 << 20;
 
 const TYPICAL: &str = "typical";
 
-/// The optimizer would hide what FP16 does: it keeps values in FP32 between nodes.
+/// The optimizer would hide what FP16 does: it takes roundings out.
 fn plain() -> SessionOptions {
     SessionOptions {
         optimization: Optimization::Disabled,
@@ -86,7 +86,11 @@ pub fn open(
     talk: &dyn Talk,
 ) -> Result<Reference, CompileError> {
     let runtime = Runtime::load(request.ort_lib)?;
-    let mut reference = Session::from_path(runtime, request.reference, &plain())?;
+    // What the original rounds, and ONNX Runtime does not, belongs to its function.
+    let mut reference = match twin::rounding(request.original) {
+        Some(twin) => twin_session(runtime, &request.reference.display().to_string(), &twin)?,
+        None => Session::from_path(runtime, request.reference, &plain())?,
+    };
     let mut cases = Vec::new();
     if let Some(path) = request.inputs {
         let mut npz = parity::Npz::open(path)?;
@@ -101,7 +105,7 @@ pub fn open(
     }
     let fixed = shapes.clone();
     let mut probe = |point: &Point| {
-        let made = parity::make(&specs(request.original, &fixed, point), request.seed);
+        let made = parity::make(&specs(&request.original.graph, &fixed, point), request.seed);
         let inputs = made.map_err(|e| e.to_string())?;
         reference.run(&inputs).map(drop).map_err(|e| match e {
             runtime::Error::Run { reason, .. } => reason,
@@ -125,7 +129,10 @@ pub fn open(
         made.push(name.to_string());
         cases.push(Case {
             name: name.to_string(),
-            inputs: parity::make(&specs(request.original, shapes, &point), request.seed)?,
+            inputs: parity::make(
+                &specs(&request.original.graph, shapes, &point),
+                request.seed,
+            )?,
         });
     }
     Ok(Reference {

@@ -7,6 +7,8 @@
 //!
 //! The twin rounds results, not what an operator adds up inside, as GPUs do that add products in FP32.
 
+use std::collections::BTreeSet;
+
 use half::{bf16, f16};
 use kiln_graph::{Attr, Attrs, DType, Def, Graph, Model, NodeId, Op, Tensor, Type, ValueId, infer};
 
@@ -25,11 +27,13 @@ pub fn rounding(model: &Model) -> Option<Model> {
     (widened > 0).then_some(twin)
 }
 
-/// Whether a value of the model is BF16, so that ONNX Runtime's CPU provider cannot run it. Its types must be inferred.
-pub fn has_bf16(model: &Model) -> bool {
-    let mut found = false;
+/// Which of FP16 and BF16 the results of the model's nodes have. Its types must be inferred. ONNX Runtime's CPU provider
+/// cannot run what has BF16.
+pub fn formats(model: &Model) -> BTreeSet<DType> {
+    let mut found = BTreeSet::new();
     model.graph.for_each_graph(&mut |g| {
-        found |= g.values().any(|(id, _)| half(g, id) == Some(DType::BF16));
+        let results = g.values().filter(|(_, v)| matches!(v.def(), Def::Node(..)));
+        found.extend(results.filter_map(|(id, _)| half(g, id)));
     });
     found
 }
@@ -288,6 +292,6 @@ mod tests {
         let text = r#"<ir_version: 10, opset_import: ["" : 22]> g (float[2] x) => (float[2] y) { y = Neg(x) }"#;
         let mut model = onnx::read_text(text).unwrap();
         infer::annotate(&mut model.graph);
-        assert!(rounding(&model).is_none() && !has_bf16(&model));
+        assert!(rounding(&model).is_none() && formats(&model).is_empty());
     }
 }

@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 
 use super::linear::Linear;
 use super::ranges::{self, Choice};
+use super::smooth::{self, Smooth};
 use super::stats::Scheme;
 use super::weights::{self, Format, to_f32s};
 use crate::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
@@ -159,20 +160,47 @@ impl Quantizer {
     }
 
     fn group(&self, g: &mut Graph, group: &Group, cx: &mut Context<'_>) -> usize {
-        let matrices: Vec<Option<Vec<f32>>> = (group.layers.iter())
+        let mut layers = group.layers.clone();
+        let mut matrices: Vec<Option<Vec<f32>>> = (group.layers.iter())
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
-        let (mut choice, mut moments) = (None, None);
+        let (mut choice, mut moments, mut smoothing) = (None, None, None);
         if let (Form::Static(scheme), Some(stats)) =
             (self.activation, cx.options.stats.get(&group.input))
         {
             let gains = gains(&group.layers, &matrices, stats.channel_absmax.len());
             choice = ranges::choose(stats, scheme, &gains);
             moments = stats.channel_moments();
+            let readers = smooth::Readers {
+                layers: &layers,
+                matrices: &matrices,
+                gains: &gains,
+            };
+            let norm = smooth::norm(g, group.input, &layers);
+            let found = choice
+                .as_ref()
+                .and_then(|plain| smooth::choose(stats, scheme, &readers, plain, norm.is_some()));
+            if let Some(Smooth {
+                factors,
+                choice: smoothed,
+            }) = found
+                && let Some(x) = smooth::apply(g, group.input, norm, &factors, self.pass)
+            {
+                choice = Some(smoothed);
+                smoothing = Some(if norm.is_some() { "norm" } else { "mul" });
+                for (layer, matrix) in layers.iter_mut().zip(matrices.iter_mut().flatten()) {
+                    layer.input = x;
+                    for (row, s) in matrix.chunks_mut(layer.columns.max(1)).zip(&factors) {
+                        row.iter_mut().for_each(|v| *v *= s);
+                    }
+                }
+                let scaled = moments.iter_mut().flatten().zip(&factors);
+                scaled.for_each(|(m, s)| *m /= f64::from(s * s));
+            }
         }
         let mut activation = None;
         let mut done = 0;
-        for (layer, matrix) in group.layers.iter().zip(matrices) {
+        for (layer, matrix) in layers.iter().zip(matrices) {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let weight = matrix.ok_or(weights::Unfit::Type);
             let weight = weight.and_then(|m| self.weight(layer, m, outliers, moments.as_deref()));
@@ -203,7 +231,7 @@ impl Quantizer {
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
-            let read = ranges_remark(g, layer, choice.as_ref());
+            let read = ranges_remark(g, layer, choice.as_ref(), smoothing);
             cx.remarks.extend(read);
             g.remove_node(layer.node);
             g.remove_unused_value(layer.weight);
@@ -270,7 +298,12 @@ fn gains(layers: &[Linear], matrices: &[Option<Vec<f32>>], rows: usize) -> Vec<f
     gains
 }
 
-fn ranges_remark(g: &Graph, layer: &Linear, choice: Option<&Choice>) -> Option<Remark> {
+fn ranges_remark(
+    g: &Graph,
+    layer: &Linear,
+    choice: Option<&Choice>,
+    smoothing: Option<&'static str>,
+) -> Option<Remark> {
     let choice = choice?;
     Some(Remark::Ranged(Activation {
         value: g.value(layer.input).name().to_string(),
@@ -278,6 +311,7 @@ fn ranges_remark(g: &Graph, layer: &Linear, choice: Option<&Choice>) -> Option<R
         hi: choice.hi,
         method: choice.by.name(),
         outliers: choice.outliers.len(),
+        smoothing,
         noise: choice.noise,
     }))
 }

@@ -27,7 +27,9 @@ impl Pass for QuantizeInt8 {
          has one scale for all, from calibration. TensorRT takes x as INT8 around zero, ONNX Runtime as UINT8 with a zero \
          point; both are written as QuantizeLinear and DequantizeLinear, which they fuse into the product. Ranges are those \
          with the least expected error of min-max, percentile, entropy and MSE; weights are clamped where that lowers the error \
-         of the product. Up to 16 channels of x that are much larger than the others are multiplied apart as floats. With \
+         of the product. Up to 16 channels of x that are much larger than the others are multiplied apart as floats, or channels are \
+         divided by factors that the rows of w take (SmoothQuant): in a norm that nothing else reads for free, else by a Mul if \
+         that halves the error. With \
          `--int8=dynamic` x is quantized by the range of each run, without calibration (ONNX Runtime only). Products of two \
          activations, residual sums, weights below 16 rows or columns and nodes that --keep names stay, and the manifest \
          says why."

@@ -49,7 +49,7 @@ const SHARE: usize = 16;
 
 /// Noise that is not worth another channel: 33 dB below the product, four times what INT8 weights of a normal distribution
 /// add by themselves.
-const ENOUGH: f64 = 5e-4;
+pub(super) const ENOUGH: f64 = 5e-4;
 
 /// What is left out of a range by percentile.
 const PERCENTILES: [f64; 2] = [99.99, 99.9];
@@ -63,12 +63,8 @@ pub fn choose(stats: &TensorStats, scheme: Scheme, gains: &[f64]) -> Option<Choi
     if channels == 0 || gains.len() != channels || stats.rows == 0 || stats.finite() < stats.count {
         return None;
     }
-    let mut order: Vec<usize> = (0..channels).collect();
-    order.sort_by(|&a, &b| stats.channel_absmax[b].total_cmp(&stats.channel_absmax[a]));
-    let most = SPLITS.into_iter().rfind(|k| *k <= channels / SHARE);
-    let power: f64 = (order[most.unwrap_or(0)..].iter())
-        .map(|&j| stats.channel_sumsq[j] / stats.rows as f64 * gains[j])
-        .sum();
+    let order = by_magnitude(stats);
+    let power = signal(stats, gains);
     let mut choices = Vec::new();
     for &count in SPLITS.iter().filter(|&&k| k == 0 || k <= channels / SHARE) {
         let mut outliers = order[..count].to_vec();
@@ -100,6 +96,22 @@ pub fn choose(stats: &TensorStats, scheme: Scheme, gains: &[f64]) -> Option<Choi
     choices
         .into_iter()
         .find(|c| c.noise <= ENOUGH || c.noise <= 2.0 * least)
+}
+
+/// Channels, the largest first.
+fn by_magnitude(stats: &TensorStats) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..stats.channel_absmax.len()).collect();
+    order.sort_by(|&a, &b| stats.channel_absmax[b].total_cmp(&stats.channel_absmax[a]));
+    order
+}
+
+/// The power that channels which could not be outliers add to the products.
+pub(super) fn signal(stats: &TensorStats, gains: &[f64]) -> f64 {
+    let order = by_magnitude(stats);
+    let most = SPLITS.into_iter().rfind(|k| *k <= order.len() / SHARE);
+    let rest = order.iter().skip(most.unwrap_or(0));
+    rest.map(|&j| stats.channel_sumsq[j] / stats.rows.max(1) as f64 * gains[j])
+        .sum()
 }
 
 /// The range with the least expected squared error, the simplest first.

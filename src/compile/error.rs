@@ -56,6 +56,8 @@ pub enum CompileError {
         model: PathBuf,
         absent: Vec<DataType>,
     },
+    #[error("{what}: {why}")]
+    Unsupported { what: &'static str, why: String },
     #[error(transparent)]
     Calibrate(#[from] crate::calibrate::CalibrateError),
     #[error("the manifest cannot be written: {0}")]
@@ -84,6 +86,7 @@ impl CompileError {
             CompileError::NotTheSame { .. } | CompileError::Precision { .. } => 1,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
+            | CompileError::Unsupported { .. }
             | CompileError::Bundle(_)
             | CompileError::Io { .. }
             | CompileError::Inputs(_)

@@ -267,7 +267,10 @@ pub fn latency_rows(report: &BenchReport) -> (Vec<&'static str>, Vec<Vec<String>
 
 fn latency(m: &Manifest) -> String {
     let Some(report) = &m.latency else {
-        return "Not run (`--no-check` or `--no-latency`).\n".into();
+        let why = m
+            .latency_not_run
+            .unwrap_or("`--no-check` or `--no-latency`");
+        return format!("Not run ({why}).\n");
     };
     let (header, rows) = latency_rows(report);
     format!(
@@ -388,16 +391,66 @@ fn operators(m: &Manifest) -> String {
     )
 }
 
+/// Ranges of activations, and what they were measured on.
+fn ranges(m: &Manifest) -> String {
+    let mut out = String::new();
+    if let Some(c) = &m.calibration {
+        let held = match c.held_out {
+            0 => "the proof used no sample of its own".to_string(),
+            n => format!("{n} samples behind them proved the result"),
+        };
+        out += &format!(
+            "{} values were measured on {}{}; {held}.\n",
+            c.values,
+            c.data,
+            if c.cached { " (from the cache)" } else { "" }
+        );
+        if c.made {
+            out += "\n**The data is made up: the ranges say little about real inputs.**\n";
+        }
+    }
+    if !m.activations.is_empty() {
+        out += "\n";
+        out += &table(
+            &[
+                "activation",
+                "range",
+                "chosen by",
+                "channels apart",
+                "smoothed by",
+                "expected noise, dB",
+            ],
+            m.activations.iter().map(|a| {
+                vec![
+                    a.value.clone(),
+                    format!("{:.4} to {:.4}", a.lo, a.hi),
+                    a.method.into(),
+                    a.outliers.to_string(),
+                    a.smoothing.unwrap_or("-").into(),
+                    format!("{:.1}", 10.0 * a.noise.max(1e-30).log10()),
+                ]
+            }),
+        );
+        out += "\n";
+    }
+    out
+}
+
 fn precision(m: &Manifest) -> String {
     let mut out = String::new();
+    if m.options.int8.is_some() || m.options.fp8 {
+        let format = if m.options.fp8 { "FP8" } else { "INT8" };
+        out += &format!("{} linear layers multiply in {format}.\n", m.quantized);
+    }
+    out += &ranges(m);
     if let Some(block) = m.options.int4_block {
         out += &format!(
             "{} linear layers have INT4 weights in blocks of {block}.\n",
             m.quantized
         );
     }
-    if m.options.fp16 {
-        out += &format!("{} nodes are FP16.\n", m.converted);
+    if let Some(half) = m.half() {
+        out += &format!("{} nodes are {half}.\n", m.converted);
     }
     out += &format!("{} nodes keep their precision.\n", m.kept.len());
     if !m.kept.is_empty() {
@@ -413,7 +466,7 @@ fn precision(m: &Manifest) -> String {
     }
     for c in &m.clamped {
         out += &format!(
-            "\n- weight `{}`: {} values up to {:.3e} were clamped to ±65504",
+            "\n- constant `{}`: {} values up to {:.3e} stand for infinity, and became ones that the format has",
             c.tensor, c.values, c.abs_max
         );
     }

@@ -1,7 +1,7 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
-//! `# ranges: even|outlier|infinite` invents what calibration found, and `# dynamic` does without. `# measured: x=-1e5..20`
-//! says it of the values that it names, one or several with commas.
+//! `# ranges: even|uneven|outlier|infinite` invents what calibration found, and `# dynamic` does without.
+//! `# measured: x=-1e5..20` says it of the values that it names, one or several with commas.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
 //! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
@@ -28,7 +28,7 @@ pub struct Case {
     pub keep: Option<String>,
     pub keep_op: Option<Op>,
     pub dynamic: bool,
-    /// What activations are said to have been: `even`, `outlier` or `infinite`.
+    /// What activations are said to have been: `even`, `uneven`, `outlier` or `infinite`.
     pub ranges: Option<String>,
     /// What values are said to have been, by name: smallest and largest.
     pub measured: Vec<(String, f32, f32)>,
@@ -119,7 +119,8 @@ fn measured(text: &str) -> (String, f32, f32) {
     (name.trim().to_string(), number(min), number(max))
 }
 
-/// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large.
+/// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large, or
+/// every channel one to 32 times.
 fn stats(case: &Case, model: &Model) -> Stats {
     let Some(ranges) = &case.ranges else {
         let named = |(name, min, max): &(String, f32, f32)| {
@@ -131,26 +132,29 @@ fn stats(case: &Case, model: &Model) -> Stats {
         };
         return case.measured.iter().map(named).collect();
     };
-    let factor = match ranges.as_str() {
-        "even" => 1.0,
-        "outlier" => 30.0,
-        "infinite" => f32::INFINITY,
-        other => panic!("{}: unknown ranges {other}", case.path.display()),
+    let factor = |channel: usize| match (ranges.as_str(), channel) {
+        ("uneven", c) => 2f32.powi(c as i32 % 6),
+        ("outlier", 3) => 30.0,
+        ("infinite", 3) => f32::INFINITY,
+        ("even" | "outlier" | "infinite", _) => 1.0,
+        (other, _) => panic!("{}: unknown ranges {other}", case.path.display()),
     };
+    let mut model = model.clone();
+    kiln_graph::infer::annotate(&mut model.graph);
     let measured = |v: kiln_graph::ValueId| {
         let shape = model.graph.value(v).ty().shape()?;
         let channels = shape.last()?.known()?;
         let values: Vec<f32> = (0..64 * channels)
             .map(|k| {
                 let v = (k * 37 % 251) as f32 * (8.0 / 250.0) - 4.0;
-                if k % channels == 3 { v * factor } else { v }
+                v * factor(k % channels)
             })
             .collect();
         let mut collector = Collector::new();
         collector.add(Some(channels), &values);
         Some((v, collector.finish()))
     };
-    let wanted = precision::wanted(model);
+    let wanted = precision::wanted(&model);
     wanted.into_iter().filter_map(measured).collect()
 }
 
