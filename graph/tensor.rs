@@ -56,6 +56,46 @@ pub struct NarrowingLoss {
     pub flushed: usize,
     /// The largest finite magnitude seen.
     pub abs_max: f32,
+    /// The smallest and the largest of the values that are clamped; equal if all of them are one number.
+    pub beyond: Option<(f32, f32)>,
+    /// The sum of squares of the finite values.
+    pub power: f64,
+    /// The sum of squares of their errors.
+    pub error: f64,
+}
+
+impl NarrowingLoss {
+    /// The error in relation to the values, as norms; 0 if all are zero.
+    pub fn relative(&self) -> f64 {
+        match self.power > 0.0 {
+            true => (self.error / self.power).sqrt(),
+            false => 0.0,
+        }
+    }
+
+    fn add(&mut self, wide: &[f32], narrow: &[u8], to: DType, largest: f32, smallest: f32) {
+        for (&v, half) in wide.iter().zip(narrow.chunks_exact(2)) {
+            if !v.is_finite() {
+                continue;
+            }
+            let magnitude = v.abs();
+            self.abs_max = self.abs_max.max(magnitude);
+            if magnitude > largest {
+                self.clamped += 1;
+                let (least, most) = self.beyond.unwrap_or((v, v));
+                self.beyond = Some((least.min(v), most.max(v)));
+            }
+            // Half of the smallest subnormal ties to even, which is zero.
+            self.flushed += usize::from(magnitude > 0.0 && magnitude <= smallest / 2.0);
+            let back = match to {
+                DType::BF16 => bf16::from_le(half).to_f32(),
+                _ => f16::from_le(half).to_f32(),
+            };
+            let (v, error) = (f64::from(v), f64::from(v) - f64::from(back));
+            self.power += v * v;
+            self.error += error * error;
+        }
+    }
 }
 
 /// Elements converted at a time while a narrowed tensor is streamed.
@@ -320,32 +360,26 @@ impl Tensor {
         }
     }
 
-    /// What [`Tensor::narrowed`] to F16 would lose; `None` if this is not an FP32 tensor. Reads the data once.
-    pub fn loss_to_f16(&self) -> Option<NarrowingLoss> {
-        let (Data::Raw(data), DType::F32) = (&self.data, self.dtype) else {
+    /// What [`Tensor::narrowed`] would lose; `None` if this is not an FP32 tensor or `to` is no 16-bit float. Reads the
+    /// data once.
+    pub fn narrowing_loss(&self, to: DType) -> Option<NarrowingLoss> {
+        let narrowed = self.narrowed(to)?;
+        let Data::Raw(source) = &self.data else {
             return None;
         };
+        let (largest, smallest) = match to {
+            DType::BF16 => (bf16::MAX.to_f32(), bf16::from_bits(1).to_f32()),
+            _ => (f16::MAX.to_f32(), f16::from_bits(1).to_f32()),
+        };
         let mut loss = NarrowingLoss::default();
-        let largest = f16::MAX.to_f32().to_bits();
-        // Half of the smallest subnormal ties to even, which is zero.
-        let smallest = (f16::from_bits(1).to_f32() / 2.0).to_bits();
-        let infinity = f32::INFINITY.to_bits();
-        let mut abs_max = 0u32;
-        for chunk in data.chunks(CHUNK * 4) {
-            let mut clamped = 0u32;
-            let mut flushed = 0u32;
-            for v in aligned_f32(chunk).iter() {
-                // The magnitudes of finite floats order as their bits do.
-                let bits = v.to_bits() & 0x7fff_ffff;
-                let finite = bits < infinity;
-                abs_max = abs_max.max(if finite { bits } else { 0 });
-                clamped += u32::from(finite && bits > largest);
-                flushed += u32::from(bits != 0 && bits <= smallest);
+        let mut chunks = source.chunks(CHUNK * 4);
+        let add = &mut |narrow: &[u8]| {
+            if let Some(chunk) = chunks.next() {
+                loss.add(&aligned_f32(chunk), narrow, to, largest, smallest);
             }
-            loss.clamped += clamped as usize;
-            loss.flushed += flushed as usize;
-        }
-        loss.abs_max = f32::from_bits(abs_max);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        narrowed.stream(add).unwrap_or_else(|never| match never {});
         Some(loss)
     }
 
@@ -544,20 +578,32 @@ mod tests {
             let mut streamed = Vec::new();
             half.write_to(&mut streamed).unwrap();
             assert_eq!(streamed, half.bytes());
-            let loss = tensor.loss_to_f16().unwrap();
-            let clamped = values
-                .iter()
+            let loss = tensor.narrowing_loss(DType::F16).unwrap();
+            let beyond: Vec<f32> = (values.iter().copied())
                 .filter(|v| v.is_finite() && v.abs() > 65504.0)
-                .count();
-            assert_eq!(
-                loss,
-                NarrowingLoss {
-                    clamped,
-                    flushed: 1,
-                    abs_max: 3.4e38
-                }
-            );
+                .collect();
+            assert_eq!((loss.clamped, loss.flushed), (beyond.len(), 1));
+            assert_eq!(loss.abs_max, 3.4e38);
+            let most = beyond.iter().copied().fold(0.0, f32::max);
+            assert_eq!(loss.beyond, Some((-3.4e38, most)));
         }
+    }
+
+    #[test]
+    fn losses_are_those_of_the_format() {
+        let loss = |values: &[f32], to| Tensor::vector(values).narrowing_loss(to).unwrap();
+        let tiny = loss(&[3e-8, 1e-9, 0.0, f32::INFINITY], DType::F16);
+        assert_eq!((tiny.flushed, tiny.clamped), (1, 0));
+        assert!((tiny.power - 9.01e-16).abs() < 1e-19 && tiny.relative() > 0.9);
+        // 2⁻⁸ is half of a unit in BF16's last place.
+        let bf16 = loss(&[1.0 + 1.0 / 256.0, 1e-9], DType::BF16);
+        assert_eq!((bf16.flushed, bf16.clamped), (0, 0));
+        assert!((bf16.relative() - 1.0 / 257.0).abs() < 1e-6);
+        // FP32 ends beyond BF16.
+        let mask = loss(&[f32::MIN, 0.0], DType::BF16);
+        assert_eq!(mask.beyond, Some((f32::MIN, f32::MIN)));
+        assert_eq!(loss(&[0.0], DType::F16).relative(), 0.0);
+        assert!(Tensor::vector(&[1i64]).narrowing_loss(DType::F16).is_none());
     }
 
     #[test]

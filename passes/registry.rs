@@ -34,6 +34,7 @@ pub static ALL: &[&dyn Pass] = &[
     &precision::quantize_fp8::QuantizeFp8,
     &precision::quantize_int4::QuantizeInt4,
     &precision::convert_fp16::ConvertFp16,
+    &precision::convert_bf16::ConvertBf16,
     &lower::absorb_offsets::AbsorbOffsets,
     &lower::expand_qoperators::ExpandQoperators,
     &lower::lower_activations::LowerActivations,
@@ -119,6 +120,15 @@ pub static INT4: &[Step] = &[
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
     Step::Run(&precision::convert_fp16::ConvertFp16),
+    Step::Run(&clean::merge_chains::MergeChains),
+    Step::Run(&clean::deduplicate::Deduplicate),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Enter(Phase::Typed),
+];
+
+/// Runs after [`DEFAULT`] for `--bf16`.
+pub static BF16: &[Step] = &[
+    Step::Run(&precision::convert_bf16::ConvertBf16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
@@ -211,6 +221,7 @@ mod tests {
             .chain(FP8)
             .chain(INT4)
             .chain(FP16)
+            .chain(BF16)
             .chain(LOWER)
             .chain(CLEANUP)
         {

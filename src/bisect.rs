@@ -115,7 +115,7 @@ pub fn bisect(
     talk.stage("sizes");
     let request = prove::Request {
         reference: &bundle::model_path(&options.model),
-        original: &original.graph,
+        original: &original,
         folded: &whole.model.graph,
         inputs: options.inputs.as_deref(),
         seed: options.seed,

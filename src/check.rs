@@ -47,7 +47,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Report, CompileError>
     talk.stage("sizes");
     let request = Request {
         reference: &reference,
-        original: &original.graph,
+        original: &original,
         folded: &result.graph,
         inputs: options.inputs.as_deref(),
         seed: options.seed,

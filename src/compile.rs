@@ -7,7 +7,8 @@ pub(crate) mod stages;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use kiln_graph::Op;
+use kiln_graph::{DType, Op};
+use kiln_passes::precision::HalfFormat;
 use kiln_passes::registry;
 use regex::Regex;
 
@@ -23,6 +24,7 @@ use crate::search;
 use crate::shapes::{DimSpec, ShapeSpec};
 use crate::talk::{Silent, Talk};
 use crate::targets::Targets;
+use crate::twin;
 
 /// What to compile, and how.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Options {
     /// The local GPU's, or a portable engine's, if it is not given.
     pub targets: Option<Targets>,
     pub fp16: bool,
+    /// Instead of FP16.
+    pub bf16: bool,
     /// Linear layers multiply in 8-bit integers.
     pub int8: Option<Int8>,
     /// Linear layers multiply in FP8 (E4M3).
@@ -42,8 +46,8 @@ pub struct Options {
     pub int4: Option<usize>,
     /// Plain ONNX, whatever operators the target has beside it.
     pub standard: bool,
-    /// Graph inputs and outputs become FP16 too.
-    pub fp16_io: bool,
+    /// Graph inputs and outputs become FP16 or BF16 too.
+    pub half_io: bool,
     pub dims: Vec<DimSpec>,
     pub shapes: Vec<ShapeSpec>,
     /// Inputs for the proof; made from the graph if they are not given.
@@ -78,12 +82,13 @@ impl Options {
             output: None,
             targets: None,
             fp16: false,
+            bf16: false,
             int8: None,
             fp8: false,
             calibration: Calibration::default(),
             int4: None,
             standard: false,
-            fp16_io: false,
+            half_io: false,
             dims: Vec::new(),
             shapes: Vec::new(),
             inputs: None,
@@ -116,11 +121,20 @@ impl Options {
 
     /// What the numbers become, in one word: `fp32`, `fp16`, `int8`, `int8+fp16`, …
     pub fn precision(&self) -> String {
-        let rest = if self.fp16 { "fp16" } else { "fp32" };
-        match (self.quantization(), self.fp16) {
-            (None, _) => rest.into(),
-            (Some(q), false) => q.name().into(),
-            (Some(q), true) => format!("{}+{rest}", q.name()),
+        let rest = self.half().map(HalfFormat::name).map(str::to_lowercase);
+        match (self.quantization(), rest) {
+            (None, rest) => rest.unwrap_or("fp32".into()),
+            (Some(q), None) => q.name().into(),
+            (Some(q), Some(rest)) => format!("{}+{rest}", q.name()),
+        }
+    }
+
+    /// What FP32 becomes where it can.
+    pub fn half(&self) -> Option<HalfFormat> {
+        match (self.bf16, self.fp16) {
+            (true, _) => Some(HalfFormat::Bf16),
+            (false, true) => Some(HalfFormat::Fp16),
+            (false, false) => None,
         }
     }
 }
@@ -193,7 +207,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         true => Some(clock.time("sizes", || {
             let request = prove::Request {
                 reference: &source.path,
-                original: &original.graph,
+                original: &original,
                 folded: &fused.model.graph,
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
@@ -260,13 +274,18 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?),
         _ => None,
     };
-    let (mut parity, mut latency) = (None, None);
+    let (mut parity, mut latency, mut latency_not_run) = (None, None, None);
     if let Some(proof) = &mut proof {
         parity = Some(clock.time("parity", || {
             stages::prove(options, &rewritten, proof, &partial)
         })?);
-        if options.latency {
-            latency = Some(clock.time("latency", || proof.latency())?);
+        match (
+            options.latency,
+            twin::formats(&rewritten.model).contains(&DType::BF16),
+        ) {
+            (false, _) => {}
+            (true, true) => latency_not_run = Some(NO_BF16),
+            (true, false) => latency = Some(clock.time("latency", || proof.latency())?),
         }
     }
 
@@ -276,6 +295,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         engine,
         parity,
         latency,
+        latency_not_run,
         search,
         calibration: calibrated,
         stages: clock.stages,
@@ -297,6 +317,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         manifest,
     })
 }
+
+const NO_BF16: &str = "ONNX Runtime's CPU provider has no BF16 kernels";
 
 fn output_path(options: &Options) -> PathBuf {
     let chosen = options.output.clone();

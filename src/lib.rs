@@ -33,3 +33,4 @@ pub mod shapes;
 pub mod summary;
 pub mod talk;
 pub mod targets;
+pub mod twin;

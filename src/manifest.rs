@@ -54,6 +54,8 @@ pub struct Manifest {
     pub parity: Option<parity::Report>,
     /// `None`: not run.
     pub latency: Option<bench::BenchReport>,
+    /// Why the latency was not measured, if it was not.
+    pub latency_not_run: Option<&'static str>,
     /// How layers were chosen that keep their precision; `null` if all could be converted.
     pub search: Option<Search>,
     /// Why no engine was compared.
@@ -74,13 +76,14 @@ pub struct SourceFacts {
 #[derive(Clone, Debug, Serialize)]
 pub struct Chosen {
     pub fp16: bool,
+    pub bf16: bool,
     /// `static` or `dynamic`; `null` without INT8.
     pub int8: Option<&'static str>,
     pub fp8: bool,
     /// Rows of a block of INT4 weights; `null` without INT4.
     pub int4_block: Option<usize>,
     pub standard: bool,
-    pub fp16_io: bool,
+    pub half_io: bool,
     pub engine: bool,
     pub check: bool,
     pub passes: Option<String>,
@@ -186,7 +189,7 @@ pub struct Requantized {
     pub nodes: Vec<String>,
 }
 
-/// A weight with values beyond the range of FP16.
+/// A table, such as a mask, with values beyond the range of FP16 or BF16 that stand for infinity, and were replaced.
 #[derive(Clone, Debug, Serialize)]
 pub struct Clamped {
     pub tensor: String,
@@ -248,6 +251,15 @@ fn environment() -> Environment {
 }
 
 impl Manifest {
+    /// `FP16` or `BF16`, if FP32 became it.
+    pub fn half(&self) -> Option<&'static str> {
+        match (self.options.bf16, self.options.fp16) {
+            (true, _) => Some("BF16"),
+            (false, true) => Some("FP16"),
+            (false, false) => None,
+        }
+    }
+
     /// What is known before anything is proved or built.
     pub fn new(
         options: &Options,
@@ -268,6 +280,7 @@ impl Manifest {
             precision: options.precision(),
             options: Chosen {
                 fp16: options.fp16,
+                bf16: options.bf16,
                 int8: options.int8.map(|form| match form {
                     Int8::Static => "static",
                     Int8::Dynamic => "dynamic",
@@ -275,7 +288,7 @@ impl Manifest {
                 fp8: options.fp8,
                 int4_block: options.int4,
                 standard: options.standard,
-                fp16_io: options.fp16_io,
+                half_io: options.half_io,
                 engine: options.engine,
                 check: options.check,
                 passes: options.passes.clone(),
@@ -312,6 +325,7 @@ impl Manifest {
             engine: None,
             parity: None,
             latency: None,
+            latency_not_run: None,
             search: None,
             engine_parity: "not run: no CUDA device".into(),
             runtime: None,
@@ -320,7 +334,7 @@ impl Manifest {
         };
         for report in &rewritten.passes {
             match report.name {
-                "convert-fp16" => manifest.converted = report.applications,
+                "convert-fp16" | "convert-bf16" => manifest.converted = report.applications,
                 "quantize-int4" | "quantize-int8" | "quantize-fp8" => {
                     manifest.quantized = report.applications
                 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Attrs, DType, Def, Graph, Model, Op, Tensor, ValueId, infer, onnx};
+use kiln_graph::{Graph, Model, Tensor, onnx};
 use rustc_hash::FxHashMap;
 
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
@@ -11,13 +11,14 @@ use crate::parity::{self, Case, InputKind, InputSpec, Side, Tolerance};
 use crate::runtime::{self, Optimization, Runtime, Session, SessionOptions};
 use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
+use crate::twin;
 
 /// What to compare with, and on what.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub reference: &'a Path,
-    /// The reference's graph, from which inputs are made.
-    pub original: &'a Graph,
+    /// The reference in memory, from whose graph inputs are made.
+    pub original: &'a Model,
     /// A candidate's graph, from whose folded shapes sizes are found that exporters baked in.
     pub folded: &'a Graph,
     /// An `.npz` file with inputs.
@@ -67,7 +68,7 @@ const HELD: usize = 256 << 20;
 
 const TYPICAL: &str = "typical";
 
-/// The optimizer would hide what FP16 does: it keeps values in FP32 between nodes.
+/// The optimizer would hide what FP16 does: it takes roundings out.
 fn plain() -> SessionOptions {
     SessionOptions {
         optimization: Optimization::Disabled,
@@ -85,7 +86,11 @@ pub fn open(
     talk: &dyn Talk,
 ) -> Result<Reference, CompileError> {
     let runtime = Runtime::load(request.ort_lib)?;
-    let mut reference = Session::from_path(runtime, request.reference, &plain())?;
+    // What the original rounds, and ONNX Runtime does not, belongs to its function.
+    let mut reference = match twin::rounding(request.original) {
+        Some(twin) => twin_session(runtime, &request.reference.display().to_string(), &twin)?,
+        None => Session::from_path(runtime, request.reference, &plain())?,
+    };
     let mut cases = Vec::new();
     if let Some(path) = request.inputs {
         let mut npz = parity::Npz::open(path)?;
@@ -100,7 +105,7 @@ pub fn open(
     }
     let fixed = shapes.clone();
     let mut probe = |point: &Point| {
-        let made = parity::make(&specs(request.original, &fixed, point), request.seed);
+        let made = parity::make(&specs(&request.original.graph, &fixed, point), request.seed);
         let inputs = made.map_err(|e| e.to_string())?;
         reference.run(&inputs).map(drop).map_err(|e| match e {
             runtime::Error::Run { reason, .. } => reason,
@@ -124,7 +129,10 @@ pub fn open(
         made.push(name.to_string());
         cases.push(Case {
             name: name.to_string(),
-            inputs: parity::make(&specs(request.original, shapes, &point), request.seed)?,
+            inputs: parity::make(
+                &specs(&request.original.graph, shapes, &point),
+                request.seed,
+            )?,
         });
     }
     Ok(Reference {
@@ -142,32 +150,20 @@ pub fn open(
     })
 }
 
-/// The model with an Identity behind each FP16 result of a node; `None` if it has no such result, or is too large for
-/// one message.
-///
-/// ONNX Runtime's CPU provider computes most FP16 nodes in FP32 between casts, and drops a cast to FP16 that is followed
-/// by one to FP32, even with optimization disabled: a chain of MatMuls then never rounds, and never overflows. An
-/// Identity, which has an FP16 kernel, keeps the two casts apart.
-fn rounding_twin(model: &Model) -> Option<Vec<u8>> {
-    let mut twin = model.clone();
-    infer::annotate(&mut twin.graph);
-    let mut rounded = 0;
-    twin.graph.for_each_graph_mut(&mut |g| {
-        let halves: Vec<ValueId> = (g.values())
-            .filter(|(_, v)| v.ty().dtype() == Some(DType::F16) && matches!(v.def(), Def::Node(..)))
-            .map(|(id, _)| id)
-            .collect();
-        for v in halves {
-            let identity = g.add_node(Op::onnx("Identity"), "", [], 1, Attrs::new());
-            if let Some(same) = g.node(identity).output(0) {
-                g.set_type(same, g.value(v).ty().clone());
-                g.replace_uses(v, same);
-                g.set_input(identity, 0, Some(v));
-                rounded += 1;
-            }
-        }
-    });
-    (rounded > 0).then(|| onnx::to_bytes(&twin).ok()).flatten()
+/// A twin in ONNX Runtime, with its weights apart if it is too large for one message.
+fn twin_session(
+    runtime: &'static Runtime,
+    name: &str,
+    twin: &Model,
+) -> Result<Session, runtime::Error> {
+    if let Ok(bytes) = onnx::to_bytes(twin) {
+        return Session::from_bytes(runtime, name, &bytes, &plain());
+    }
+    let parts = onnx::to_parts(twin).map_err(|e| runtime::Error::Model {
+        model: name.to_string(),
+        reason: e.to_string(),
+    })?;
+    Session::from_parts(runtime, name, parts, &plain())
 }
 
 /// What to make for each input at a point of the sizes.
@@ -201,11 +197,8 @@ impl Reference {
     }
 
     fn candidate(&self, path: &Path, model: &Model) -> Result<Session, runtime::Error> {
-        match rounding_twin(model) {
-            Some(bytes) => {
-                let name = path.display().to_string();
-                Session::from_bytes(self.runtime, &name, &bytes, &plain())
-            }
+        match twin::rounding(model) {
+            Some(twin) => twin_session(self.runtime, &path.display().to_string(), &twin),
             None if self.optimized => {
                 Session::from_path(self.runtime, path, &SessionOptions::default())
             }

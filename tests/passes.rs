@@ -8,10 +8,10 @@ mod harness;
 
 use std::fs;
 
-use half::f16;
 use kiln::parity::{self, InputKind, InputSpec, Preset, Tolerance};
 use kiln::report;
 use kiln::runtime::{Optimization, Runtime};
+use kiln::twin;
 use kiln_graph::{Attr, DType, Model, Tensor, onnx};
 use kiln_passes::fuse::{
     fuse_gelu::FUSE_GELU, fuse_layer_norm::FUSE_LAYER_NORM, fuse_rms_norm::FUSE_RMS_NORM,
@@ -64,32 +64,16 @@ fn preset(passes: &str) -> Preset {
         Step::Enter(_) => None,
     });
     match exactness.max() {
+        Some(Exactness::Lossy) if passes.contains("bf16") => Preset::Bf16,
         Some(Exactness::Lossy) => Preset::Fp16,
         Some(Exactness::Rounding) => Preset::Fp32Rewrite,
         _ => Preset::Fp32Exact,
     }
 }
 
-/// Weights beyond FP16 are clamped by design and reported, so the reference gets the same weights.
-fn clamp_weights(model: &mut Model) {
-    let limit = f64::from(f16::MAX);
-    let beyond: Vec<_> = (model.graph.values())
-        .filter_map(|(id, value)| Some((id, value.constant()?)))
-        .filter(|(_, tensor)| tensor.dtype() == DType::F32)
-        .map(|(id, tensor)| {
-            let clamp = |v: &f64| v.clamp(-limit, limit) as f32;
-            let clamped: Vec<f32> = tensor.to_f64s().unwrap().iter().map(clamp).collect();
-            (id, Tensor::from_values(tensor.dims(), &clamped).unwrap())
-        })
-        .collect();
-    for (id, tensor) in beyond {
-        model.graph.set_constant(id, tensor);
-    }
-}
-
 fn to_f32(tensors: &Named) -> Named {
     let convert = |t: &Tensor| match t.dtype() {
-        DType::F16 => {
+        DType::F16 | DType::BF16 => {
             let wide: Vec<f32> = (t.to_f64s().unwrap().iter()).map(|&v| v as f32).collect();
             Tensor::from_values(t.dims(), &wide).unwrap()
         }
@@ -98,16 +82,17 @@ fn to_f32(tensors: &Named) -> Named {
     (tensors.iter().map(|(n, t)| (n.clone(), convert(t)))).collect()
 }
 
-/// Inputs for both models; with `--fp16-io` the second one takes the same numbers in FP16.
+/// Inputs for both models; with `--half-io` the second one takes the same numbers in FP16 or BF16.
 fn inputs(case: &harness::Case, before: &Model, lossy: bool) -> (Named, Named) {
     // Small enough that a product with the largest FP16 weight stays finite.
     let specs = common::specs(before, if lossy { 0.25 } else { 1.0 });
-    if !case.fp16_io {
+    if !case.half_io {
         let made = parity::make(&specs, SEED).unwrap();
         return (made.clone(), made);
     }
     let narrow = |spec: InputSpec| InputSpec {
         dtype: match spec.dtype {
+            DType::F32 if case.passes.contains("bf16") => DType::BF16,
             DType::F32 => DType::F16,
             other => other,
         },
@@ -125,9 +110,9 @@ fn every_case_computes_the_same_before_and_after() {
     };
     let mut wrong = Vec::new();
     for case in harness::cases() {
-        let mut applied = harness::apply(&case, Some(&Ort(runtime)));
+        let applied = harness::apply(&case, Some(&Ort(runtime)));
         let preset = preset(&case.passes);
-        let lossy = preset == Preset::Fp16;
+        let lossy = matches!(preset, Preset::Fp16 | Preset::Bf16);
         // Rounding differently is more where numbers are shorter.
         let preset = match preset {
             Preset::Fp32Rewrite if case.source.contains("float16") => Preset::Fp16,
@@ -139,20 +124,17 @@ fn every_case_computes_the_same_before_and_after() {
             Some("fp8") => Preset::Fp8,
             Some(other) => panic!("{}: unknown tolerance {other}", case.path.display()),
         };
-        if lossy {
-            clamp_weights(&mut applied.before);
-        }
         let (given, taken) = inputs(&case, &applied.before, lossy);
         // What internal operators mean is spelled out before, and taken by the target's own operators after.
         let before = harness::lowered(&applied.before, &Target::standard());
         let after = harness::lowered(&applied.after, &case.target);
-        let before = onnx::to_bytes(&before).unwrap();
-        let after = onnx::to_bytes(&after).unwrap();
+        let rounding = |m: Model| onnx::to_bytes(&twin::rounding(&m).unwrap_or(m)).unwrap();
+        let (before, after) = (rounding(before), rounding(after));
         let outcome = run(runtime, &before, &given)
             .map_err(|e| format!("before: {e}"))
             .and_then(|expected| {
                 let found = run(runtime, &after, &taken).map_err(|e| format!("after: {e}"))?;
-                let found = if case.fp16_io { to_f32(&found) } else { found };
+                let found = if case.half_io { to_f32(&found) } else { found };
                 match differences(&given, &expected, &found, preset) {
                     nothing if nothing.is_empty() => Ok(()),
                     differences => Err(differences),

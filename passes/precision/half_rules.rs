@@ -1,50 +1,13 @@
-//! Which nodes keep FP32 when a model becomes half precision, and why.
+//! Which nodes keep FP32 when a model becomes half precision, and why, by what they are. `half_ranges` has the rules by
+//! their numbers.
 
-use crate::pass::{OUT_OF_TOLERANCE, Options};
 use kiln_graph::{DType, Dim, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId, ops};
 
-/// Operators of the default domain whose float operands may not be 16 bits wide, or whose result type is written in an
-/// attribute (ONNX `docs/Operators.md`, type constraints).
-const NO_HALF: &[&str] = &[
-    "Bernoulli",
-    "BlackmanWindow",
-    "DFT",
-    "DynamicQuantizeLinear",
-    "EyeLike",
-    "HammingWindow",
-    "HannWindow",
-    "ImageDecoder",
-    "MelWeightMatrix",
-    "Multinomial",
-    "NonMaxSuppression",
-    "Optional",
-    "OptionalGetElement",
-    "OptionalHasElement",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Range",
-    "STFT",
-    "SequenceAt",
-    "SequenceConstruct",
-    "SequenceEmpty",
-    "SequenceErase",
-    "SequenceInsert",
-    "SequenceLength",
-    "SequenceMap",
-    "SplitToSequence",
-    "ConcatFromSequence",
-    "StringConcat",
-    "StringNormalizer",
-    "StringSplit",
-    "RegexFullMatch",
-    "TfIdfVectorizer",
-    "Upsample",
-];
+use super::half_format::HalfFormat;
+use crate::pass::{OUT_OF_TOLERANCE, Options};
 
-/// Normalizations sum squares of activations: half precision overflows beyond 256 (TensorRT takes the precision of the
-/// statistics from the operand since strong typing, `stash_type` does nothing).
+/// Normalizations sum squares of activations: FP16 overflows beyond 256, and BF16 adds no more to a sum than 256 of its
+/// terms (TensorRT takes the precision of the statistics from the operand since strong typing, `stash_type` does nothing).
 const NORMS: &[&str] = &[
     "LayerNormalization",
     "RMSNormalization",
@@ -55,7 +18,12 @@ const NORMS: &[&str] = &[
     "SimplifiedLayerNormalization",
 ];
 
-const NORM_WHY: &str = "normalization sums squares, which overflow half precision";
+fn norm_why(format: HalfFormat) -> String {
+    match format {
+        HalfFormat::Fp16 => "normalization sums squares, which overflow FP16".into(),
+        HalfFormat::Bf16 => "normalization sums squares, for which BF16 has too few digits".into(),
+    }
+}
 
 /// Sums over many elements.
 const REDUCTIONS: &[&str] = &[
@@ -100,66 +68,62 @@ pub(super) fn input_stays(op: Op, k: usize) -> bool {
 }
 
 /// For each node: `None` if it may become half precision, else why it keeps its type.
-pub(super) fn kept(g: &Graph, order: &[NodeId], options: &Options<'_>) -> Vec<Option<String>> {
+pub(super) fn kept(
+    g: &Graph,
+    order: &[NodeId],
+    format: HalfFormat,
+    options: &Options<'_>,
+) -> Vec<Option<String>> {
     let mut why: Vec<Option<String>> = vec![None; g.node_bound()];
+    let name = format.name();
     for &id in order {
-        let node = g.node(id);
-        let op = node.op();
+        let op = g.node(id).op();
         let reason = if let Some(why) = options.keeps(g, id) {
             Some(why)
         } else if !options.wide.is_empty() && options.wide.contains(&g.label(id)) {
             Some(OUT_OF_TOLERANCE.into())
-        } else if ops::internal::RmsNormalization::of(g, id).is_some() {
-            Some(NORM_WHY.into())
-        } else if !op.domain().is_empty() && op.domain() != INTERNAL_DOMAIN {
-            Some(format!(
-                "kiln does not know whether {op} takes half precision"
-            ))
-        } else if op.is_any(NO_HALF) {
-            Some(format!("ONNX's {op} has no half-precision form"))
-        } else if let Some(why) = scale_needs_f32(g, id) {
-            Some(why.into())
-        } else if op.is_any(NORMS) {
-            Some(NORM_WHY.into())
+        } else if ops::internal::RmsNormalization::of(g, id).is_some() || op.is_any(NORMS) {
+            Some(norm_why(format))
+        } else if op.domain() == INTERNAL_DOMAIN {
+            None
+        } else if !op.domain().is_empty() {
+            Some(format!("kiln does not know whether {op} takes {name}"))
+        } else if let Some(why) = format.refuses(op, g.opset()) {
+            Some(why)
+        } else if let Some(why) = scale_needs_f32(g, id, format) {
+            Some(why)
         } else if op.is_any(&["Sin", "Cos"]) {
-            Some("half precision cannot hold the angle of a distant position".into())
-        } else if touches(g, id, |v| g.value(v).ty().dtype().is_none()) {
-            Some("the type of one of its values is unknown".into())
+            Some(format!(
+                "{name} cannot hold the angle of a distant position"
+            ))
         } else {
             None
         };
-        why[id.index()] = reason.filter(|_| touches(g, id, |v| is_f32(g, v)));
+        let unknown = || touches(g, id, |v| g.value(v).ty().dtype().is_none());
+        let unknown = || unknown().then(|| "the type of one of its values is unknown".into());
+        why[id.index()] = (reason.or_else(unknown)).filter(|_| touches(g, id, |v| is_f32(g, v)));
     }
-    keep_statistics(g, order, &mut why);
+    keep_statistics(g, order, format, &mut why);
     keep_positions(g, order, &mut why);
     why
 }
 
-/// The smallest positive normal number of half precision; below it, numbers have fewer digits.
-const HALF_NORMAL: f64 = 6.103_515_625e-5;
-
-/// The smallest positive number of half precision, and the largest.
-const HALF_TINY: f64 = 5.960_464_477_539_063e-8;
-const HALF_MAX: f64 = 65504.0;
-
 /// Why QuantizeLinear or DequantizeLinear must keep its FP32 scale.
-fn scale_needs_f32(g: &Graph, id: NodeId) -> Option<&'static str> {
+fn scale_needs_f32(g: &Graph, id: NodeId, format: HalfFormat) -> Option<String> {
+    let name = format.name();
     let (scale, small) = if let Some(quantize) = ops::QuantizeLinear::of(g, id) {
         (quantize.scale(), false)
     } else if let Some(dequantize) = ops::DequantizeLinear::of(g, id) {
         let wide = [DType::I32, DType::I16, DType::U16];
         if dequantize.dtype(0).is_none_or(|d| wide.contains(&d)) {
-            return Some("its integers may be beyond half precision");
+            return Some(format!("its integers may be more than {name} holds"));
         }
         (dequantize.scale(), true)
     } else {
         return None;
     };
-    if g.opset() < 19 {
-        return Some("its scale may be half precision from operator set 19 on only");
-    }
     let Some(scale) = scale.and_then(|v| g.constant(v)) else {
-        return Some("its scale is computed");
+        return Some("its scale is computed".into());
     };
     let scales = scale.to_f64s()?;
     let (least, most) = (scales.iter()).fold((f64::INFINITY, 0f64), |(least, most), s| {
@@ -167,17 +131,17 @@ fn scale_needs_f32(g: &Graph, id: NodeId) -> Option<&'static str> {
     });
     // What a dequantized scale loses counts against the largest one, as with weights themselves; but none may be 0.
     let fits = match small {
-        true => most >= HALF_NORMAL && least >= HALF_TINY,
-        false => least >= HALF_NORMAL,
+        true => most >= format.normal() && least >= format.tiny(),
+        false => least >= format.normal(),
     };
-    (!fits || most > HALF_MAX).then_some("half precision cannot hold its scale")
+    (!fits || most > format.max()).then(|| format!("{name} cannot hold its scale"))
 }
 
 pub(super) fn is_f32(g: &Graph, v: ValueId) -> bool {
     g.value(v).ty().dtype() == Some(DType::F32)
 }
 
-fn touches(g: &Graph, id: NodeId, test: impl Fn(ValueId) -> bool) -> bool {
+pub(super) fn touches(g: &Graph, id: NodeId, test: impl Fn(ValueId) -> bool) -> bool {
     let node = g.node(id);
     let all = node.inputs().iter().chain(node.outputs()).flatten();
     all.copied()
@@ -186,7 +150,9 @@ fn touches(g: &Graph, id: NodeId, test: impl Fn(ValueId) -> bool) -> bool {
 }
 
 /// A reduction, the square that feeds it, and what is done with its result until it meets the data again.
-fn keep_statistics(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
+///
+/// A number that the format rounds to zero, such as the 1e-12 that keeps a divisor from being zero, makes a statistic too.
+fn keep_statistics(g: &Graph, order: &[NodeId], format: HalfFormat, why: &mut [Option<String>]) {
     const WHY: &str =
         "it computes a sum or mean, or the statistics of a normalization made from one";
     let mut statistic = vec![false; g.value_bound()];
@@ -200,11 +166,15 @@ fn keep_statistics(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
             .filter(floats)
             .any(|v| statistic[v.index()]);
         let reduces = node.op().is_any(REDUCTIONS) && touches(g, id, |v| is_f32(g, v));
-        let belongs = reduces || (reads && node.op().is_any(STATISTICS));
+        let guard = guard(g, id, format);
+        let belongs = reduces || guard.is_some() || (reads && node.op().is_any(STATISTICS));
         if !belongs {
             continue;
         }
-        why[id.index()].get_or_insert_with(|| WHY.into());
+        why[id.index()].get_or_insert_with(|| match guard {
+            Some(number) => format!("its {number:e} would be 0 in {}", format.name()),
+            None => WHY.into(),
+        });
         if reduces {
             for producer in node
                 .inputs()
@@ -223,12 +193,25 @@ fn keep_statistics(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
         let met = others
             .into_iter()
             .any(|v| !statistic[v.index()] && !small_constant(g, *v));
-        if reduces || !met {
+        if reduces || guard.is_some() || !met {
             for v in node.outputs().iter().flatten() {
                 statistic[v.index()] = true;
             }
         }
     }
+}
+
+/// The positive number that an Add, Max or Clip keeps its result above, if the format has none so small.
+fn guard(g: &Graph, id: NodeId, format: HalfFormat) -> Option<f64> {
+    let node = g.node(id);
+    if !node.op().is_any(&["Add", "Max", "Clip"]) {
+        return None;
+    }
+    let mut inputs = node.inputs().iter().flatten();
+    let numbers = |v: &ValueId| g.constant(*v).filter(|_| is_f32(g, *v))?.as_f64();
+    // Half of the smallest number is rounded to the even zero.
+    let vanishes = |number: &f64| *number > 0.0 && *number <= format.tiny() / 2.0;
+    inputs.find_map(|v| numbers(v).filter(vanishes))
 }
 
 /// Angles of rotary and sinusoidal embeddings: float values made from integers and constants only, up to Sin and Cos.

@@ -1,6 +1,10 @@
 //! Number formats.
 
+pub mod convert_bf16;
 pub mod convert_fp16;
+mod convert_half;
+mod half_format;
+mod half_ranges;
 mod half_rules;
 mod linear;
 mod qdq;
@@ -14,4 +18,6 @@ mod smooth;
 pub mod stats;
 pub mod weights;
 
+pub use half_format::HalfFormat;
+pub use half_ranges::wanted as wanted_by_half;
 pub use quantize::wanted;

@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Convert to FP16 as `kiln compile --fp16` does. The conversion counts as one application.
     #[arg(long)]
     fp16: bool,
+    /// Convert to BF16 as `kiln compile --bf16` does.
+    #[arg(long, conflicts_with = "fp16")]
+    bf16: bool,
     /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
     #[arg(long, value_name = "NAME=SIZES")]
     dim: Vec<DimSpec>,
@@ -41,7 +44,8 @@ pub(super) struct Args {
     /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
     #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
     keep_op: Vec<Op>,
-    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: fp16 with --fp16, else fp32-rewrite].
+    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: that of the precision asked for,
+    /// else fp32-rewrite].
     #[arg(long, value_name = "NAME")]
     tolerance: Option<String>,
     /// Seed of the inputs that are made.
@@ -56,6 +60,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let options = Options {
         targets: args.target,
         fp16: args.fp16,
+        bf16: args.bf16,
         dims: args.dim,
         shapes: args.shape,
         inputs: args.inputs,

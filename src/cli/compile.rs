@@ -15,6 +15,7 @@ use crate::summary::bytes;
 use crate::targets::Targets;
 
 #[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("half").args(["fp16", "bf16"])))]
 pub(super) struct Args {
     /// The model: ONNX, with external data beside it if it has some.
     model: PathBuf,
@@ -32,6 +33,9 @@ pub(super) struct Args {
     /// Convert to FP16, with FP32 kept where it must be.
     #[arg(long)]
     fp16: bool,
+    /// Convert to BF16, with FP32 kept where it must be (sm_80 and newer).
+    #[arg(long, conflicts_with = "fp16")]
+    bf16: bool,
     /// Multiply in 8-bit integers in linear layers, with ranges of activations from calibration (static), or of each run
     /// (dynamic, ONNX Runtime only).
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "static",
@@ -57,8 +61,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true, default_missing_value = "32")]
     int4: Option<usize>,
     /// Convert the graph's inputs and outputs too.
-    #[arg(long, requires = "fp16")]
-    fp16_io: bool,
+    #[arg(long, visible_aliases = ["fp16-io", "bf16-io"], requires = "half")]
+    half_io: bool,
     /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
     #[arg(long, value_name = "NAME=SIZES")]
     dim: Vec<DimSpec>,
@@ -115,6 +119,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         output: args.output,
         targets: args.target,
         fp16: args.fp16,
+        bf16: args.bf16,
         int8: args.int8.map(|form| match form.as_str() {
             "dynamic" => Int8::Dynamic,
             _ => Int8::Static,
@@ -128,7 +133,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         },
         int4: args.int4,
         standard: args.dialect == "standard",
-        fp16_io: args.fp16_io,
+        half_io: args.half_io,
         dims: args.dim,
         shapes: args.shape,
         inputs: args.inputs,
@@ -227,6 +232,8 @@ fn render(outcome: &Outcome) -> String {
         let (header, rows) = report::latency_rows(latency);
         out.push('\n');
         out += &table(&header, &rows);
+    } else if let Some(why) = m.latency_not_run {
+        out += &format!("\n  latency  not run: {why}\n");
     }
     out.push('\n');
     let sizes = format!(
@@ -268,9 +275,10 @@ fn render(outcome: &Outcome) -> String {
             search.compared
         );
     }
-    if m.options.fp16 {
+    if let Some(half) = m.half() {
         out += &format!(
-            "  fp16     {} nodes converted, {} kept as they are\n",
+            "  {}     {} nodes converted, {} kept as they are\n",
+            half.to_lowercase(),
             m.converted,
             m.kept.len()
         );

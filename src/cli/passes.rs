@@ -38,6 +38,7 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
             print(&format!("\n  default: {}\n", names(registry::DEFAULT)))?;
             print(&format!("  --int4:  {}\n", names(registry::INT4)))?;
             print(&format!("  --fp16:  {}\n", names(registry::FP16)))?;
+            print(&format!("  --bf16:  {}\n", names(registry::BF16)))?;
         }
         What::Explain { name } => {
             let pass = registry::find(&name).map_err(Failure::usage)?;

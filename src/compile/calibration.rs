@@ -71,10 +71,19 @@ pub(super) const MADE_UP: &str = "the ranges of activations come from made-up in
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     let ranges = options.int8 == Some(super::Int8::Static) || options.fp8;
     let moments = options.int4.is_some() && options.calibration.data.is_some();
-    match ranges || moments {
+    let mut values = match ranges || moments {
         true => precision::wanted(model),
         false => Vec::new(),
+    };
+    if let Some(half) = options
+        .half()
+        .filter(|_| options.calibration.data.is_some())
+    {
+        values.extend(precision::wanted_by_half(model, half));
     }
+    values.sort_unstable();
+    values.dedup();
+    values
 }
 
 /// Measures what the options need on the fused model; `None` if they need nothing.

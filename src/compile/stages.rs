@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
-use kiln_graph::{Attr, Model, Op, Tensor, text};
+use kiln_graph::{Attr, DType, Model, Op, Tensor, text};
 use kiln_passes::census::census;
+use kiln_passes::precision::HalfFormat;
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
@@ -30,6 +31,7 @@ use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
 use crate::talk::Talk;
 use crate::targets::Targets;
+use crate::twin;
 
 pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
     match &options.targets {
@@ -45,9 +47,23 @@ pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
 /// Whether the targets have what is asked for.
 pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileError> {
     let refuse = |what, why: String| Err(CompileError::Unsupported { what, why });
+    let bf16 = options.half() == Some(HalfFormat::Bf16);
     let Targets::Engines(capabilities) = targets else {
-        return Ok(());
+        return match bf16 {
+            false => Ok(()),
+            true => refuse(
+                "--bf16",
+                "ONNX Runtime's CPU provider has no BF16 kernels: give sm_80 or newer as --target, or --fp16".into(),
+            ),
+        };
     };
+    let without = |c: &&ComputeCapability| c.has_bf16() == Some(false);
+    if let (true, Some(old)) = (bf16, capabilities.iter().find(without)) {
+        return refuse(
+            "--bf16",
+            format!("{old} has no BF16: it takes sm_80 or newer, so give other targets or --fp16"),
+        );
+    }
     let old = |c: &&ComputeCapability| c.has_fp8() == Some(false);
     if let (true, Some(old)) = (options.fp8, capabilities.iter().find(old)) {
         return refuse(
@@ -168,8 +184,10 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
         Some(Quantization::Int4(_)) => default.extend_from_slice(registry::INT4),
         None => {}
     }
-    if options.fp16 {
-        default.extend_from_slice(registry::FP16);
+    match options.half() {
+        Some(HalfFormat::Fp16) => default.extend_from_slice(registry::FP16),
+        Some(HalfFormat::Bf16) => default.extend_from_slice(registry::BF16),
+        None => {}
     }
     match &options.passes {
         Some(list) => registry::select(list, &default),
@@ -221,7 +239,7 @@ pub(crate) fn rewrite(
     let choices = kiln_passes::Options {
         keep: &keep,
         keep_ops: &options.keep_ops,
-        convert_io: options.fp16_io,
+        convert_io: options.half_io,
         spared: if quantizes { passes.spared } else { &[] },
         wide: if quantizes { &[] } else { passes.spared },
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
@@ -439,7 +457,10 @@ pub(super) fn build(
 /// The precisions that the engine must have: those of the options, and those that the model is written in.
 fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
     let mut asked = engine::precisions(model);
-    asked.extend(options.fp16.then_some(DataType::Float16));
+    asked.extend(options.half().map(|half| match half {
+        HalfFormat::Fp16 => DataType::Float16,
+        HalfFormat::Bf16 => DataType::Bfloat16,
+    }));
     asked.extend(options.quantization().map(|q| match q {
         Quantization::Int8(_) => DataType::Int8,
         Quantization::Fp8 => DataType::Float8,
@@ -455,9 +476,23 @@ pub(crate) fn tolerance(options: &Options, rewritten: Option<&Rewritten>) -> Tol
         Some(Quantization::Fp8) => Preset::Fp8,
         Some(Quantization::Int4(_)) => Preset::Int4,
         None if rewritten.is_some_and(Rewritten::moves_steps) => Preset::Int8,
-        None if options.fp16 => Preset::Fp16,
-        None => Preset::Fp32Rewrite,
+        None => match options.half().or(rewritten.and_then(written)) {
+            Some(HalfFormat::Fp16) => Preset::Fp16,
+            Some(HalfFormat::Bf16) => Preset::Bf16,
+            None => Preset::Fp32Rewrite,
+        },
     })
+}
+
+/// The shorter of the formats that a model rounds to, which it may have come with.
+fn written(rewritten: &Rewritten) -> Option<HalfFormat> {
+    let formats = twin::formats(&rewritten.model);
+    let (bf16, fp16) = (
+        formats.contains(&DType::BF16),
+        formats.contains(&DType::F16),
+    );
+    let shorter = bf16.then_some(HalfFormat::Bf16);
+    shorter.or(fp16.then_some(HalfFormat::Fp16))
 }
 
 /// Compares with the original and saves the typical case.

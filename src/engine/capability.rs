@@ -58,6 +58,11 @@ impl ComputeCapability {
         }
     }
 
+    /// Whether it multiplies BF16: from Ampere on. `None` if the GPU is not known.
+    pub fn has_bf16(self) -> Option<bool> {
+        (self != Self::Current).then_some(self >= Self::Sm80)
+    }
+
     /// Whether it multiplies FP8: from Ada Lovelace on. `None` if the GPU is not known.
     pub fn has_fp8(self) -> Option<bool> {
         (self != Self::Current).then_some(self >= Self::Sm89)

@@ -267,7 +267,10 @@ pub fn latency_rows(report: &BenchReport) -> (Vec<&'static str>, Vec<Vec<String>
 
 fn latency(m: &Manifest) -> String {
     let Some(report) = &m.latency else {
-        return "Not run (`--no-check` or `--no-latency`).\n".into();
+        let why = m
+            .latency_not_run
+            .unwrap_or("`--no-check` or `--no-latency`");
+        return format!("Not run ({why}).\n");
     };
     let (header, rows) = latency_rows(report);
     format!(
@@ -446,8 +449,8 @@ fn precision(m: &Manifest) -> String {
             m.quantized
         );
     }
-    if m.options.fp16 {
-        out += &format!("{} nodes are FP16.\n", m.converted);
+    if let Some(half) = m.half() {
+        out += &format!("{} nodes are {half}.\n", m.converted);
     }
     out += &format!("{} nodes keep their precision.\n", m.kept.len());
     if !m.kept.is_empty() {
@@ -463,7 +466,7 @@ fn precision(m: &Manifest) -> String {
     }
     for c in &m.clamped {
         out += &format!(
-            "\n- weight `{}`: {} values up to {:.3e} were clamped to ±65504",
+            "\n- constant `{}`: {} values up to {:.3e} stand for infinity, and became ones that the format has",
             c.tensor, c.values, c.abs_max
         );
     }

@@ -1,10 +1,11 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
 //! `# ranges: even|uneven|outlier|infinite` invents what calibration found, and `# dynamic` does without.
+//! `# measured: x=-1e5..20` says it of the values that it names, one or several with commas.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
 //! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
-//! `# fp16-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves.
+//! `# half-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -29,7 +30,9 @@ pub struct Case {
     pub dynamic: bool,
     /// What activations are said to have been: `even`, `uneven`, `outlier` or `infinite`.
     pub ranges: Option<String>,
-    pub fp16_io: bool,
+    /// What values are said to have been, by name: smallest and largest.
+    pub measured: Vec<(String, f32, f32)>,
+    pub half_io: bool,
     pub int4_block: usize,
     pub tolerance: Option<String>,
     pub target: Target,
@@ -92,7 +95,9 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         keep_op: header("keep-op:").map(|name| Op::onnx(&name)),
         dynamic: header("dynamic").is_some(),
         ranges: header("ranges:"),
-        fp16_io: header("fp16-io").is_some(),
+        measured: header("measured:")
+            .map_or(Vec::new(), |all| all.split(',').map(measured).collect()),
+        half_io: header("half-io").is_some(),
         int4_block: header("int4-block:").map_or(INT4_BLOCK, |b| b.parse().unwrap()),
         tolerance: header("tolerance:"),
         target: match header("target:").as_deref() {
@@ -106,11 +111,26 @@ fn read(path: PathBuf, folder: &Path) -> Case {
     }
 }
 
+/// `x=-1e5..20`
+fn measured(text: &str) -> (String, f32, f32) {
+    let (name, range) = text.split_once('=').unwrap();
+    let (min, max) = range.split_once("..").unwrap();
+    let number = |t: &str| t.trim().parse().unwrap();
+    (name.trim().to_string(), number(min), number(max))
+}
+
 /// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large, or
 /// every channel one to 32 times.
 fn stats(case: &Case, model: &Model) -> Stats {
     let Some(ranges) = &case.ranges else {
-        return Stats::default();
+        let named = |(name, min, max): &(String, f32, f32)| {
+            let mut values = model.graph.values();
+            let (id, _) = values.find(|(_, v)| v.name() == name).unwrap();
+            let mut collector = Collector::new();
+            collector.add(None, &[*min, *max]);
+            (id, collector.finish())
+        };
+        return case.measured.iter().map(named).collect();
     };
     let factor = |channel: usize| match (ranges.as_str(), channel) {
         ("uneven", c) => 2f32.powi(c as i32 % 6),
@@ -168,7 +188,7 @@ pub fn apply_up_to(
         stats: &stats,
         keep: &keep,
         keep_ops: case.keep_op.as_slice(),
-        convert_io: case.fp16_io,
+        convert_io: case.half_io,
         int4_block: case.int4_block,
         ..Options::default()
     };
