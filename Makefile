@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test lint bless bench coverage clean
+.PHONY: setup demo test lint bless bench coverage precision precision-peers precision-kiln clean
 
 setup: $(VENV)/.ready
 
@@ -45,6 +45,33 @@ coverage: setup
 	cargo run --release --example coverage -- $(MODELS) > target/coverage.md
 	@cat target/coverage.md
 
+# Accuracy, size and latency of kiln's low precisions beside those of ONNX Runtime's and NVIDIA's tools, on trained models:
+# docs/precision.md. The peers need 7 GB for their environments, and are done once; PRECISION_MODELS=minilm-l3 takes one model.
+PRECISION_MODELS = all
+PRECISION = .venv-precision/bin/python tools/precision
+
+precision: precision-peers precision-kiln
+	$(PRECISION)/measure.py $(PRECISION_MODELS)
+	$(PRECISION)/table.py
+
+precision-peers: .venv-precision/.ready .venv-modelopt/.ready
+	$(PRECISION)/models.py $(PRECISION_MODELS)
+	$(PRECISION)/data.py $(PRECISION_MODELS)
+	$(PRECISION)/peers.py $(PRECISION_MODELS)
+
+precision-kiln: $(KILN) precision-peers
+	$(PRECISION)/kiln.py $(PRECISION_MODELS)
+
+.venv-precision/.ready: tools/precision/requirements.txt
+	[ -x .venv-precision/bin/python ] || python3 -m venv .venv-precision
+	.venv-precision/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+.venv-modelopt/.ready: tools/precision/requirements-modelopt.txt
+	[ -x .venv-modelopt/bin/python ] || python3 -m venv .venv-modelopt
+	.venv-modelopt/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
 clean:
 	cargo clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-precision .venv-modelopt
