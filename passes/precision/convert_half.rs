@@ -201,7 +201,10 @@ impl State<'_> {
             None => {
                 let dtype = if to_half { format.dtype() } else { DType::F32 };
                 let attrs = Attrs::new().with("to", i64::from(dtype.to_onnx()));
-                let cast = g.add_node(Op::onnx("Cast"), "", [Some(v)], 1, attrs);
+                // What a Cast made half is read in FP32 from where the Cast has it.
+                let source = g.producer_if(v, "Cast").filter(|_| !to_half);
+                let source = source.and_then(|cast| g.node(cast).input(0)).unwrap_or(v);
+                let cast = g.add_node(Op::onnx("Cast"), "", [Some(source)], 1, attrs);
                 g.notes_mut(cast).set("kiln.pass", pass.into());
                 let shape = g.value(v).ty().shape().map(|s| s.into());
                 let made = g.node(cast).output(0).unwrap_or(v);
