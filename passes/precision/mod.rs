@@ -1,5 +1,6 @@
 //! Number formats.
 
+mod awq;
 pub mod convert_bf16;
 pub mod convert_fp16;
 mod convert_half;

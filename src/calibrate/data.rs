@@ -256,6 +256,27 @@ impl Source {
         }))
     }
 
+    /// Leaves the last samples to [`Source::held_out`] if there are none behind those that are taken: an eighth of them, and
+    /// at most `most`.
+    ///
+    /// # Errors
+    /// When data cannot be read.
+    pub fn reserve(&mut self, most: usize) -> Result<(), DataError> {
+        let taken = self.options.samples.unwrap_or(usize::MAX);
+        if matches!(self.kind, Kind::Made(_)) || taken == 0 {
+            return Ok(());
+        }
+        let mut there = 0usize;
+        for batch in self.all() {
+            there += batch?.samples;
+            if there >= taken.saturating_add(most) {
+                return Ok(());
+            }
+        }
+        self.options.samples = Some(taken.min(there - (there / 8).min(most)));
+        Ok(())
+    }
+
     fn all(&self) -> Batches<'_> {
         let size = self.options.batch.max(1);
         match &self.kind {

@@ -226,6 +226,26 @@ fn nan_and_infinity_are_counted_apart() {
 }
 
 #[test]
+fn the_last_samples_are_kept_for_the_proof() {
+    let setup = Setup::new();
+    let data = setup.npz("twenty.npz", 20);
+    let split = |taken: Option<usize>, most: usize| {
+        let options = SourceOptions {
+            samples: taken,
+            ..of_batch(1)
+        };
+        let mut source = setup.open(&data, &options).unwrap();
+        source.reserve(most).unwrap();
+        (source.batches().count(), source.held_out().count())
+    };
+    assert_eq!(split(None, 8), (18, 2), "an eighth");
+    assert_eq!(split(Some(20), 8), (18, 2));
+    assert_eq!(split(Some(20), 1), (19, 1));
+    assert_eq!(split(Some(19), 8), (18, 2), "one is not enough");
+    assert_eq!(split(Some(4), 8), (4, 16), "all behind");
+}
+
+#[test]
 fn only_floats_have_statistics() {
     let setup = Setup::new();
     let shapes = Shapes::new(&setup.model.graph, &[], &[]).unwrap();

@@ -28,7 +28,7 @@ pub struct Calibration {
 /// Samples that calibrate unless told otherwise: ranges of a sentence encoder change by less than 1 % beyond 64.
 pub const SAMPLES: usize = 128;
 
-/// Samples behind those for calibration that the proof takes, if there are so many.
+/// Samples that the proof takes and calibration does not, of data with enough of them.
 const HELD_OUT: usize = 8;
 
 impl Default for Calibration {
@@ -110,13 +110,14 @@ pub(super) fn measure(
         seed: options.seed,
         ..SourceOptions::default()
     };
-    let source = match data {
+    let mut source = match data {
         Some(path) => Source::open(graph, path, &reading)?,
         None => {
             talk.warn(MADE_UP);
             Source::made(graph, shapes, &reading)?
         }
     };
+    source.reserve(HELD_OUT)?;
     let choices = calibrate::Options {
         ort_lib: options.ort_lib.as_deref(),
         ..calibrate::Options::default()
