@@ -3,8 +3,8 @@
     python tools/precision/kiln.py [all | MODEL,...] [--methods all | METHOD,...]
 
 Each bundle becomes target/precision/MODEL/candidates/METHOD, with candidate.json beside model.onnx: wall time of the whole
-command, peak memory, what the manifest says of the search, the layers that were kept and the stages, or the error. No engine is
-built and nothing is timed: engines need a GPU to run, and measure.py does the timing."""
+command, peak memory, what the manifest says of the search, the layers that were kept, the engine and the stages, or the error.
+Engines are built for all named targets in one, and not run. Nothing is timed here: measure.py does that."""
 
 import argparse
 import json
@@ -21,20 +21,18 @@ METHODS = {
     "kiln-cpu-int8": (["--target", "cpu", "--int8"], CALIBRATE),
     "kiln-cpu-int8-dynamic": (["--target", "cpu", "--int8=dynamic"], CALIBRATE),
     "kiln-cpu-int4": (["--target", "cpu", "--int4"], CALIBRATE),
-    "kiln-fp16": (["--target", "sm_89", "--fp16"], None),
-    "kiln-bf16": (["--target", "sm_89", "--bf16"], None),
-    "kiln-int8": (["--target", "sm_89", "--int8"], CALIBRATE),
-    "kiln-int8-fp16": (["--target", "sm_89", "--int8", "--fp16"], CALIBRATE),
-    "kiln-fp8-fp16": (["--target", "sm_89", "--fp8", "--fp16"], CALIBRATE),
-    "kiln-int4-fp16": (["--target", "sm_89", "--int4", "--fp16"], CALIBRATE),
+    "kiln-fp16": (["--target", "sm_75+86+89+120", "--fp16"], None),
+    "kiln-bf16": (["--target", "sm_80+86+89+120", "--bf16"], None),
+    "kiln-int8": (["--target", "sm_86+89+120", "--int8"], CALIBRATE),
+    "kiln-int8-fp16": (["--target", "sm_86+89+120", "--int8", "--fp16"], CALIBRATE),
+    "kiln-fp8-fp16": (["--target", "sm_89+120", "--fp8", "--fp16"], CALIBRATE),
+    "kiln-int4-fp16": (["--target", "sm_86+89+120", "--int4", "--fp16"], CALIBRATE),
 }
 
 
 def command(model, options, calibrate, bundle):
     folder = WORK / model
     out = [KILN, "compile", folder / "model.onnx", *options, "--no-latency", "--json", "-o", bundle]
-    if "cpu" not in options:
-        out.append("--no-engine")
     if calibrate and MODELS[model]["kind"] == "text":
         out += ["--calibrate", folder / "calibrate.txt", "--tokenizer", folder / "tokenizer.json"]
     elif calibrate:
@@ -47,7 +45,13 @@ def stated(manifest):
     search = manifest.get("search") or {}
     stages = manifest.get("stages") or []
     seconds = {s["name"]: round(s["seconds"], 2) for s in stages if "name" in s and "seconds" in s}
+    engine = manifest.get("engine")
     return {
+        "engine": engine and {
+            "capabilities": engine.get("capabilities"),
+            "bytes": engine.get("bytes"),
+            "runtime": engine.get("runtime"),
+        },
         "kiln": manifest.get("kiln"),
         "stages": seconds,
         "kept": len(manifest.get("kept") or []),

@@ -1,6 +1,6 @@
 """Measures candidates against their reference, on the test data.
 
-    python tools/precision/measure.py [all | MODEL,...] [--methods all | METHOD,...] [--no-latency]
+    python tools/precision/measure.py [all | MODEL,...] [--methods all | METHOD,...] [--no-latency | --only-latency]
 
 Candidates are the folders that peers.py and kiln.py wrote. Results go to benches/results/precision, one JSON object a
 line for each model and method; a candidate that fails keeps its line, with the error. Numbers:
@@ -269,13 +269,27 @@ def environment():
     }
 
 
+def again(model, found):
+    rows = [r for r in saved("kiln") + saved("peers") if r["model"] == model and not r.get("error")]
+    paths = {p.name: p / "model.onnx" for p in found}
+    times = latency(model, {r["method"]: paths[r["method"]] for r in rows if r["method"] in paths})
+    for row in rows:
+        row.update(latency=times.get(row["method"], row.get("latency")), environment=environment())
+    save(rows)
+
+
+def saved(source):
+    path = RESULTS / f"{source}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def save(rows):
     """Lines of the same model and method are replaced."""
     for row in rows:
         source = "kiln" if row["method"].startswith("kiln") else "peers"
         path = RESULTS / f"{source}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        old = saved(source)
         keys = [(r["model"], r["method"]) for r in old]
         key = (row["model"], row["method"])
         if key in keys:
@@ -290,12 +304,16 @@ def main():
     parser.add_argument("models", nargs="?", default="all")
     parser.add_argument("--methods", default="all")
     parser.add_argument("--no-latency", action="store_true")
+    parser.add_argument("--only-latency", action="store_true", help="measured on a quiet machine, into the lines that are there")
     arguments = parser.parse_args()
     rounded.check(lambda model, feed: run(session(model, optimize=False), feed))
     for model in chosen(arguments.models, MODELS, "model"):
         found = sorted(p.parent for p in (WORK / model / "candidates").glob("*/candidate.json"))
         names = chosen(arguments.methods, [p.name for p in found], "candidate")
         found = [p for p in found if p.name in names]
+        if arguments.only_latency:
+            again(model, found)
+            continue
         feeds = samples(model, "test")
         original = session(WORK / model / "model.onnx")
         reference = [run(original, feed, [MODELS[model]["main"]])[0] for feed in feeds]

@@ -59,6 +59,7 @@ photographs test. Each test sample runs alone, without padding.
 - **matrices**: size of the quantized matrices with their scales; **disk**: the whole model.
 - **time**, **memory**: of the process that makes the model; a Python tool's includes its imports, kiln's includes its proof.
 - **kept**: nodes that kiln left in higher precision, and candidates that its search compared.
+- **engine**: the GPUs that the TensorRT for RTX engine is for, as it says itself. It was built, not run: there was no GPU.
 """
 
 
@@ -79,7 +80,7 @@ def cosine(value):
 def line(name, row):
     if row.get("error"):
         error = row["error"].replace("|", "/").replace("\n", " ")
-        return f"| {name} | failed: {error} |" + " |" * 12
+        return f"| {name} | failed: {error} |" + " |" * 13
     graph = row.get("graph") or {}
     bad = graph.get("nonfinite")
     low = ", ".join(f"{v:.0%} {k}" for k, v in (row.get("products") or {}).items() if v >= 0.005 and k != "fp32")
@@ -103,6 +104,7 @@ def line(name, row):
         number(row.get("seconds"), 1, " s"),
         number(row.get("peak_mb"), 0, " MB"),
         kept,
+        "+".join(at(row, "engine", "capabilities") or ["–"]).replace("+sm_", "+"),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -131,7 +133,7 @@ def main():
             if not lines:
                 continue
             head = ["method", "SQNR graph", "SQNR ORT", "cosine", "worst", "argmax", "low", "latency 1 / 2", "matrices", "disk"]
-            head += ["time", "memory", "kept"]
+            head += ["time", "memory", "kept", "engine"]
             out.append(f"### {title}\n")
             out.append("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
             out.append("\n".join(lines) + "\n")
