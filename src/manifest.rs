@@ -237,7 +237,7 @@ pub struct Stage {
     pub seconds: f64,
 }
 
-fn environment() -> Environment {
+pub(crate) fn environment() -> Environment {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find(|l| l.starts_with("model name"));
     let cpu = model

@@ -3,10 +3,16 @@
 //! Turns make subjects comparable: whatever slows the machine for a while slows all of them. All raw samples are
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
+pub mod baseline;
+pub mod grid;
+mod machine;
+mod profile;
 mod stats;
 mod warning;
+mod work;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kiln_graph::Tensor;
@@ -14,8 +20,12 @@ use serde::Serialize;
 
 use crate::runtime::{self, Session, SessionOptions};
 
+pub use grid::{Axis, Benchmark, PointReport, Request, benchmark};
+pub use machine::Machine;
+pub use profile::{Part, Profile, ProfileError};
 pub use stats::{Interval, Ratio, Stats};
 pub use warning::Warning;
+pub use work::{Work, work};
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +60,10 @@ pub enum BenchError {
     NoSubjects,
     #[error("no number of runs is at least {min_runs} (and 1) and at most {max_runs}")]
     Runs { min_runs: usize, max_runs: usize },
+    #[error("the baseline {}: {reason}", path.display())]
+    Baseline { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     #[error("{subject} failed while it was measured: {source}")]
     Run {
         subject: String,

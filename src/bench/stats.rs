@@ -8,6 +8,7 @@ pub struct Stats {
     pub mean: f64,
     pub p50: f64,
     pub p90: f64,
+    pub p95: f64,
     pub p99: f64,
     pub max: f64,
     /// The standard deviation of the sample.
@@ -31,6 +32,7 @@ impl Stats {
             mean,
             p50: quantile(&sorted, 0.5),
             p90: quantile(&sorted, 0.9),
+            p95: quantile(&sorted, 0.95),
             p99: quantile(&sorted, 0.99),
             max,
             stddev,

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use serde::Serialize;
 
 use super::stats::{median_deviation, quantile, sorted};
@@ -40,6 +42,67 @@ pub enum Warning {
     },
     /// The sessions do not have the same number of threads, so they do not compare.
     ThreadsDiffer,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |ns: &f64| format!("{:.3} ms", ns / 1e6);
+        match self {
+            Warning::Noisy { subject, cov } => {
+                write!(
+                    f,
+                    "{subject}: latencies vary by {:.0} % of their mean",
+                    100.0 * cov
+                )
+            }
+            Warning::Outliers {
+                subject,
+                runs,
+                slowest,
+            } => write!(
+                f,
+                "{subject}: {runs} runs are outliers, the slowest took {}",
+                ms(slowest)
+            ),
+            Warning::SlowStart {
+                subject,
+                first,
+                median,
+            } => write!(
+                f,
+                "{subject}: the first run took {}, the median {}: more warm-up is needed",
+                ms(first),
+                ms(median)
+            ),
+            Warning::Drift {
+                subject,
+                first_half,
+                second_half,
+            } => write!(
+                f,
+                "{subject}: the machine changed its speed: {} in the first half, {} in the second",
+                ms(first_half),
+                ms(second_half)
+            ),
+            Warning::TooShort { subject, median } => {
+                write!(
+                    f,
+                    "{subject}: {median:.0} ns are too short to be measured well"
+                )
+            }
+            Warning::CutShort { subject, measured } => write!(
+                f,
+                "{subject}: the number of runs ended the measurement after {}",
+                ms(measured)
+            ),
+            Warning::TooManyThreads {
+                subject,
+                threads,
+                cores,
+            } => write!(f, "{subject}: {threads} threads on {cores} cores"),
+            Warning::ThreadsDiffer => f.write_str("the sessions have different numbers of threads"),
+        }
+    }
 }
 
 /// A coefficient of variation beyond which a comparison of a few percent means nothing.

@@ -1,5 +1,6 @@
 //! The command line: parse, call the library, print, exit.
 
+mod bench;
 mod bisect;
 mod check;
 mod compile;
@@ -51,6 +52,8 @@ enum Verb {
     Compile(compile::Args),
     /// Compare a model or bundle with its original, output by output.
     Check(check::Args),
+    /// Time models or bundles side by side over a grid of sizes, and hold them against a baseline.
+    Bench(bench::Args),
     /// Find the application of a pass that makes a compiled model differ from its original.
     Bisect(bisect::Args),
     /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks.
@@ -110,6 +113,12 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<crate::report::WriteError> for Failure {
+    fn from(e: crate::report::WriteError) -> Failure {
+        Failure::usage(e)
+    }
+}
+
 impl From<CompileError> for Failure {
     fn from(e: CompileError) -> Failure {
         Failure {
@@ -137,6 +146,7 @@ pub fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Compile(args) => compile::run(&globals, args),
         Verb::Check(args) => check::run(&globals, args),
+        Verb::Bench(args) => bench::run(&globals, args),
         Verb::Bisect(args) => bisect::run(&globals, args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Passes(args) => passes::run(args),

@@ -95,10 +95,9 @@ impl CompileError {
             | CompileError::Manifest(_)
             | CompileError::Sizes { .. }
             | CompileError::Write(_) => 2,
-            CompileError::Read(_)
-            | CompileError::Pass { .. }
-            | CompileError::Parity(_)
-            | CompileError::Bench(_) => 3,
+            CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,
+            CompileError::Bench(crate::bench::BenchError::Baseline { .. }) => 2,
+            CompileError::Bench(_) => 3,
             CompileError::Engine { source } => match source {
                 EngineError::NotFound { .. }
                 | EngineError::Load { .. }

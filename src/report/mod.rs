@@ -1,5 +1,10 @@
 //! `report.md`: what was done, and whether it is still right, for people.
 
+pub mod bench;
+pub mod html;
+pub mod junit;
+mod target;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bench::BenchReport;
@@ -8,6 +13,8 @@ use crate::manifest::Manifest;
 use crate::parity::{CaseReport, Comparison, OutputReport, Report};
 use crate::search::Search;
 use crate::summary::{bytes, count};
+
+pub use target::{Document, Target, WriteError};
 
 /// The report of a bundle, in Markdown.
 pub fn markdown(m: &Manifest) -> String {
@@ -28,7 +35,7 @@ pub fn markdown(m: &Manifest) -> String {
     if !m.requantized.is_empty() {
         out += "\n## Quantization of the original\n\n";
         let rows = m.requantized.iter();
-        out += &table(
+        out += &markdown_table(
             &["what became of it", "nodes"],
             rows.map(|r| vec![r.how.clone(), r.nodes.len().to_string()]),
         );
@@ -49,7 +56,10 @@ pub fn markdown(m: &Manifest) -> String {
 }
 
 /// A Markdown table.
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn markdown_table(
+    header: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let escape = |cell: &str| cell.replace('|', "\\|");
     let mut out = format!(
         "| {} |\n|{}\n",
@@ -73,7 +83,7 @@ fn summary(m: &Manifest) -> String {
         None => "not run".into(),
         Some(report) => verdict(report),
     };
-    table(
+    markdown_table(
         &["", ""],
         [
             vec!["target".into(), m.target.clone()],
@@ -228,7 +238,7 @@ fn parity(m: &Manifest) -> String {
                 "Against the original in FP32 on ONNX Runtime's CPU provider, graph optimization disabled; tolerance \
                  `{}`.\n\n{}",
                 report.tolerance.name,
-                table(&header, rows)
+                markdown_table(&header, rows)
             )
         }
     }
@@ -276,7 +286,7 @@ fn latency(m: &Manifest) -> String {
     format!(
         "ONNX Runtime's CPU provider with all its optimizations, interleaved runs, at the typical sizes. The engine was \
          not timed: no CUDA device.\n\n{}",
-        table(&header, rows)
+        markdown_table(&header, rows)
     )
 }
 
@@ -284,7 +294,7 @@ fn engine(m: &Manifest) -> String {
     let Some(e) = &m.engine else {
         return "None was built.\n".into();
     };
-    let mut out = table(
+    let mut out = markdown_table(
         &["", ""],
         [
             vec!["builder".into(), e.runtime.clone()],
@@ -323,14 +333,14 @@ fn counts(types: &BTreeMap<DataType, usize>) -> String {
 
 fn blocks(m: &Manifest) -> String {
     let found = m.blocks.iter().filter(|b| b.found > 0);
-    let mut out = table(
+    let mut out = markdown_table(
         &["blocks", "found", "fused"],
         found.map(|b| vec![b.kind.into(), b.found.to_string(), b.fused.to_string()]),
     );
     if !m.attention.is_empty() {
         let size = |n: usize| if n == 0 { "?".into() } else { n.to_string() };
         out += "\n";
-        out += &table(
+        out += &markdown_table(
             &[
                 "attention",
                 "heads",
@@ -360,7 +370,7 @@ fn blocks(m: &Manifest) -> String {
 }
 
 fn passes(m: &Manifest) -> String {
-    table(
+    markdown_table(
         &["pass", "results", "applications", "ms", "nodes"],
         m.passes.iter().map(|p| {
             vec![
@@ -384,7 +394,7 @@ fn operators(m: &Manifest) -> String {
         })
         .collect();
     rows.sort_by_key(|(before, after, _)| std::cmp::Reverse(before.max(after).to_owned()));
-    table(
+    markdown_table(
         &["operator", "before", "after"],
         rows.into_iter()
             .map(|(before, after, op)| vec![op.clone(), before.to_string(), after.to_string()]),
@@ -411,7 +421,7 @@ fn ranges(m: &Manifest) -> String {
     }
     if !m.activations.is_empty() {
         out += "\n";
-        out += &table(
+        out += &markdown_table(
             &[
                 "activation",
                 "range",
@@ -455,7 +465,7 @@ fn precision(m: &Manifest) -> String {
     out += &format!("{} nodes keep their precision.\n", m.kept.len());
     if !m.kept.is_empty() {
         out += "\n";
-        out += &table(
+        out += &markdown_table(
             &["node that keeps its precision", "why"],
             m.kept.iter().map(|k| vec![k.node.clone(), k.why.clone()]),
         );
@@ -483,7 +493,7 @@ fn sensitivity(search: &Search) -> String {
         search.layers,
         search.compared
     );
-    out += &table(
+    out += &markdown_table(
         &["kept layers", "error", "verdict"],
         search.curve.iter().map(|t| {
             let verdict = if t.pass { "ok" } else { "out of tolerance" };
@@ -491,7 +501,7 @@ fn sensitivity(search: &Search) -> String {
         }),
     );
     out += "\n";
-    out += &table(
+    out += &markdown_table(
         &["converted alone", "error", "kept"],
         search.groups.iter().map(|g| {
             let kept = g.layers.iter().all(|l| search.kept.contains(l));
@@ -508,7 +518,7 @@ fn environment(m: &Manifest) -> String {
         .iter()
         .map(|s| format!("{} {:.2} s", s.name, s.seconds))
         .collect();
-    table(
+    markdown_table(
         &["", ""],
         [
             vec!["kiln".into(), m.kiln.clone()],

@@ -22,6 +22,8 @@ pub struct SessionOptions {
     pub without_nchwc: bool,
     /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
     pub intra_threads: Option<NonZeroUsize>,
+    /// Each of those threads but the calling one stays on a core of its own.
+    pub pinned: bool,
     pub device: Device,
 }
 
@@ -58,7 +60,60 @@ pub struct Session {
     pub(super) weights: Vec<Bytes>,
 }
 
+impl SessionOptions {
+    /// The processors of all threads but the calling one, as ONNX Runtime wants them: counted from 1.
+    fn affinities(&self) -> Option<String> {
+        let threads = self.intra_threads.filter(|_| self.pinned)?.get();
+        let processors = processors()?;
+        let others = processors.get(1..threads).filter(|o| !o.is_empty())?;
+        let others: Vec<String> = others.iter().map(|p| (p + 1).to_string()).collect();
+        Some(others.join(";"))
+    }
+}
+
+/// The processors that this process may use, where the system tells.
+fn processors() -> Option<Vec<usize>> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let list = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?;
+    let mut all = Vec::new();
+    for part in list.trim().split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        all.extend(from.parse().ok()?..=to.parse::<usize>().ok()?);
+    }
+    Some(all)
+}
+
 impl Session {
+    /// Loads an ONNX file that it profiles into a file with this prefix, until [`Session::end_profile`].
+    ///
+    /// # Errors
+    /// As [`Session::from_path`].
+    pub fn profiled(
+        runtime: &'static Runtime,
+        path: &Path,
+        options: &SessionOptions,
+        prefix: &Path,
+    ) -> Result<Session, Error> {
+        let model = path.display().to_string();
+        Session::load(runtime, model, options, |b| {
+            let mut b = b.clone().with_profiling(prefix)?;
+            b.commit_from_file(path)
+        })
+    }
+
+    /// Writes the profile and gives the file's name.
+    ///
+    /// # Errors
+    /// When the session is not profiled, or the file cannot be written.
+    pub fn end_profile(&mut self) -> Result<String, Error> {
+        self.session.end_profiling().map_err(|e| Error::Run {
+            model: self.model.clone(),
+            reason: e.to_string(),
+        })
+    }
+
     /// Loads an ONNX file, with the external data beside it.
     ///
     /// # Errors
@@ -280,10 +335,13 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         )?,
         false => builder,
     };
-    let builder = match options.intra_threads {
+    let mut builder = match options.intra_threads {
         Some(threads) => builder.with_intra_threads(threads.get())?,
         None => builder,
     };
+    if let Some(cores) = options.affinities() {
+        builder = builder.with_config_entry("session.intra_op_thread_affinities", cores)?;
+    }
     Ok(match options.device {
         // Without this, the crate lets ONNX Runtime pick whichever device saves the most power.
         Device::Cpu => builder.with_auto_device(AutoDevicePolicy::PreferCPU)?,

@@ -21,12 +21,12 @@ METHODS = {
     "kiln-cpu-int8": (["--target", "cpu", "--int8"], CALIBRATE),
     "kiln-cpu-int8-dynamic": (["--target", "cpu", "--int8=dynamic"], CALIBRATE),
     "kiln-cpu-int4": (["--target", "cpu", "--int4"], CALIBRATE),
-    "kiln-fp16": (["--target", "sm_75+86+89+120", "--fp16"], None),
-    "kiln-bf16": (["--target", "sm_80+86+89+120", "--bf16"], None),
-    "kiln-int8": (["--target", "sm_86+89+120", "--int8"], CALIBRATE),
-    "kiln-int8-fp16": (["--target", "sm_86+89+120", "--int8", "--fp16"], CALIBRATE),
-    "kiln-fp8-fp16": (["--target", "sm_89+120", "--fp8", "--fp16"], CALIBRATE),
-    "kiln-int4-fp16": (["--target", "sm_86+89+120", "--int4", "--fp16"], CALIBRATE),
+    "kiln-fp16": (["--target", "sm_75,sm_86,sm_89,sm_120", "--fp16"], None),
+    "kiln-bf16": (["--target", "sm_80,sm_86,sm_89,sm_120", "--bf16"], None),
+    "kiln-int8": (["--target", "sm_86,sm_89,sm_120", "--int8"], CALIBRATE),
+    "kiln-int8-fp16": (["--target", "sm_86,sm_89,sm_120", "--int8", "--fp16"], CALIBRATE),
+    "kiln-fp8-fp16": (["--target", "sm_89,sm_120", "--fp8", "--fp16"], CALIBRATE),
+    "kiln-int4-fp16": (["--target", "sm_86,sm_89,sm_120", "--int4", "--fp16"], CALIBRATE),
 }
 
 

@@ -1,0 +1,406 @@
+//! Models side by side over a grid of sizes.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use kiln_graph::{Model, onnx};
+use serde::Serialize;
+
+use super::baseline::{self, Baseline, Judged};
+use super::machine::Machine;
+use super::profile::Profile;
+use super::work::{Work, work};
+use super::{BenchOptions, BenchReport, Subject};
+use crate::bundle;
+use crate::compile::CompileError;
+use crate::manifest::{Environment, environment};
+use crate::parity;
+use crate::prove;
+use crate::runtime::{Runtime, Session, SessionOptions};
+use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
+use crate::talk::Talk;
+
+/// `NAME=1,8,32`: the sizes of a dimension to measure at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Axis {
+    pub name: String,
+    pub sizes: Vec<usize>,
+}
+
+impl FromStr for Axis {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Axis, SpecError> {
+        let fail = |why: &str| SpecError::Syntax {
+            what: "list of sizes",
+            text: text.to_string(),
+            why: format!("{why}; write batch=1,8 or seq=32,128"),
+        };
+        let (name, sizes) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| fail("it names no dimension"))?;
+        let sizes = sizes.split(',').map(|s| s.trim().parse().ok());
+        let sizes: Option<Vec<usize>> = sizes.map(|s| s.filter(|&s| s > 0)).collect();
+        Ok(Axis {
+            name: name.to_string(),
+            sizes: sizes.ok_or_else(|| fail("sizes are numbers above 0"))?,
+        })
+    }
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// ONNX files or bundles; the first is what others are compared with.
+    pub models: Vec<PathBuf>,
+    /// The grid; the typical sizes if it is empty.
+    pub axes: Vec<Axis>,
+    /// Inputs as `.npz`, instead of the grid.
+    pub inputs: Option<PathBuf>,
+    pub timing: BenchOptions,
+    /// Threads of each session; one for each core if it is not given.
+    pub threads: Option<NonZeroUsize>,
+    /// Runs of each model for the profile; 0 for none.
+    pub profile: usize,
+    pub baseline: Option<Baseline>,
+    pub seed: u64,
+    pub ort_lib: Option<PathBuf>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Benchmark {
+    pub kiln: &'static str,
+    pub runtime: String,
+    pub environment: Environment,
+    /// Threads of each session, each bound to a core of its own.
+    pub threads: usize,
+    pub machine: Machine,
+    pub models: Vec<Measured>,
+    pub points: Vec<PointReport>,
+    pub profiles: Vec<Profile>,
+    /// The verdicts of the gate, if there is a baseline.
+    pub gate: Option<baseline::Gate>,
+}
+
+/// One model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    pub name: String,
+    pub path: String,
+    /// Of the ONNX file, with its external data.
+    pub bytes: u64,
+    pub nodes: usize,
+    /// What the process holds more after it was loaded and run once, in bytes, where the system tells.
+    pub resident: Option<u64>,
+}
+
+/// All models at one point of the grid.
+#[derive(Clone, Debug, Serialize)]
+pub struct PointReport {
+    pub sizes: Point,
+    /// Of each model.
+    pub work: Vec<Work>,
+    /// The shortest time that this machine could take for each model's work in FP32, in nanoseconds.
+    pub limits: Vec<f64>,
+    pub measured: BenchReport,
+}
+
+impl PointReport {
+    /// `batch=1 seq=128`, or nothing for a model of fixed sizes.
+    pub fn label(&self) -> String {
+        let sizes = self.sizes.iter().map(|(name, n)| format!("{name}={n}"));
+        sizes.collect::<Vec<_>>().join(" ")
+    }
+}
+
+struct Loaded {
+    name: String,
+    path: PathBuf,
+    model: Model,
+}
+
+/// Measures all models in turns at each point.
+///
+/// # Errors
+/// When a model cannot be read or does not run at a size, when the grid names unknown dimensions, or the runtime is missing.
+pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, CompileError> {
+    talk.stage("read");
+    let mut paths = Vec::new();
+    if let Some(baseline) = request.baseline.as_ref().filter(|b| b.is_model()) {
+        paths.push(baseline.path.clone());
+    }
+    paths.extend(request.models.iter().cloned());
+    let loaded = load(&paths)?;
+    let runtime = Runtime::load(request.ort_lib.as_deref())?;
+    let threads = request.threads.map_or_else(
+        || std::thread::available_parallelism().map_or(1, usize::from),
+        usize::from,
+    );
+    let options = SessionOptions {
+        intra_threads: NonZeroUsize::new(threads),
+        pinned: true,
+        ..SessionOptions::default()
+    };
+    talk.stage("machine");
+    let machine = Machine::measure(runtime, &options, threads)?;
+    let mut models = Vec::new();
+    let mut sessions = Vec::new();
+    for l in &loaded {
+        talk.stage(&format!("load {}", l.name));
+        let before = resident();
+        let options = session_options(&options, &l.model);
+        let session = Session::from_path(runtime, &l.path, &options)?;
+        models.push(Measured {
+            name: l.name.clone(),
+            path: l.path.display().to_string(),
+            bytes: bytes(&l.path, &l.model),
+            nodes: l.model.graph.nodes().count(),
+            resident: resident().zip(before).map(|(a, b)| a.saturating_sub(b)),
+        });
+        sessions.push(session);
+    }
+    let mut points = Vec::new();
+    let mut gate = request
+        .baseline
+        .as_ref()
+        .map(|b| b.open(&machine))
+        .transpose()?;
+    for point in grid(request, &loaded)? {
+        let label: Vec<String> = point.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        talk.stage(&format!("measure {}", label.join(" ")));
+        let report = measure(
+            request,
+            &loaded,
+            &mut sessions,
+            &machine,
+            &point,
+            gate.as_mut(),
+        )?;
+        for warning in &report.measured.warnings {
+            talk.warn(&format!("{}: {warning}", label.join(" ")));
+        }
+        points.push(report);
+    }
+    let mut profiles = Vec::new();
+    if request.profile > 0
+        && let Some(point) = points.last()
+    {
+        for l in &loaded {
+            talk.stage(&format!("profile {}", l.name));
+            profiles.push(profile(request, runtime, &options, l, &point.sizes)?);
+        }
+    }
+    Ok(Benchmark {
+        kiln: env!("CARGO_PKG_VERSION"),
+        runtime: format!(
+            "ONNX Runtime {}",
+            runtime.version().unwrap_or("of unknown version")
+        ),
+        environment: environment(),
+        threads,
+        machine,
+        models,
+        points,
+        profiles,
+        gate: gate.map(|g| g.gate),
+    })
+}
+
+/// The layout for convolutions is left out where there are none: see [`SessionOptions::without_nchwc`].
+fn session_options(options: &SessionOptions, model: &Model) -> SessionOptions {
+    let convolves = (model.graph.nodes()).any(|(_, n)| n.op().name().contains("Conv"));
+    SessionOptions {
+        without_nchwc: !convolves,
+        ..*options
+    }
+}
+
+fn load(paths: &[PathBuf]) -> Result<Vec<Loaded>, CompileError> {
+    let mut loaded: Vec<Loaded> = Vec::new();
+    for given in paths {
+        let path = bundle::model_path(given);
+        let stem = given.file_stem().unwrap_or_default().to_string_lossy();
+        let same = loaded
+            .iter()
+            .filter(|l| l.name == stem || l.name.starts_with(&format!("{stem}#")));
+        let name = match same.count() {
+            0 => stem.into_owned(),
+            n => format!("{stem}#{}", n + 1),
+        };
+        loaded.push(Loaded {
+            name,
+            model: onnx::read(&path)?,
+            path,
+        });
+    }
+    Ok(loaded)
+}
+
+fn bytes(path: &Path, model: &Model) -> u64 {
+    let file = std::fs::metadata(path).map_or(0, |m| m.len());
+    let constants = model.graph.values().filter_map(|(_, v)| v.constant());
+    file.max(constants.map(|t| t.byte_len() as u64).sum())
+}
+
+/// The points of the grid: every combination, the last axis fastest.
+fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError> {
+    let Some(first) = loaded.first() else {
+        return Ok(Vec::new());
+    };
+    let dims: Vec<DimSpec> = (request.axes.iter())
+        .filter_map(|a| {
+            let (&min, &max) = (a.sizes.iter().min()?, a.sizes.iter().max()?);
+            Some(DimSpec {
+                name: a.name.clone(),
+                range: Range { min, opt: min, max },
+            })
+        })
+        .collect();
+    let shapes = Shapes::new(&first.model.graph, &dims, &[])?;
+    let typical: Point = (shapes.ranges.iter())
+        .map(|(name, r)| (name.clone(), r.opt))
+        .collect();
+    if request.inputs.is_some() {
+        return Ok(vec![BTreeMap::new()]);
+    }
+    let mut points = vec![typical];
+    for axis in &request.axes {
+        let grown = points.iter().flat_map(|p| {
+            axis.sizes.iter().map(|&n| {
+                let mut p = p.clone();
+                p.insert(axis.name.clone(), n);
+                p
+            })
+        });
+        points = grown.collect();
+    }
+    Ok(points)
+}
+
+type Named = Vec<(String, kiln_graph::Tensor)>;
+
+fn inputs(
+    request: &Request,
+    model: &Model,
+    session: &Session,
+    point: &Point,
+) -> Result<(Named, usize), CompileError> {
+    if let Some(path) = &request.inputs {
+        let mut npz = parity::Npz::open(path)?;
+        let inputs = parity::from_npz(&mut npz, session.inputs())?;
+        let first = inputs.first().and_then(|(_, t)| t.dims().first());
+        let batch = first.copied().unwrap_or(1);
+        return Ok((inputs, batch));
+    }
+    let shapes = Shapes::new(&model.graph, &[], &[])?;
+    let made = parity::make(&prove::specs(&model.graph, &shapes, point), request.seed)?;
+    Ok((made, shapes.batch(point)))
+}
+
+/// Measurements that end without a verdict are repeated so often, each time twice as long.
+const RETRIES: usize = 2;
+
+fn measure(
+    request: &Request,
+    loaded: &[Loaded],
+    sessions: &mut [Session],
+    machine: &Machine,
+    point: &Point,
+    mut gate: Option<&mut baseline::Opened>,
+) -> Result<PointReport, CompileError> {
+    let mut fed = Vec::new();
+    let mut batch = 1;
+    for (l, session) in loaded.iter().zip(sessions.iter()) {
+        let (inputs, items) = inputs(request, &l.model, session, point)?;
+        batch = items;
+        fed.push(inputs);
+    }
+    let work: Vec<Work> = (loaded.iter().zip(&fed))
+        .map(|(l, inputs)| {
+            let shapes = inputs.iter().map(|(n, t)| (n.clone(), t.dims().to_vec()));
+            work(&l.model.graph, &shapes.collect::<Vec<_>>())
+        })
+        .collect();
+    let mut subjects = Vec::new();
+    for ((l, session), inputs) in loaded.iter().zip(sessions.iter_mut()).zip(&fed) {
+        subjects.push(Subject::session(&l.name, session, inputs)?);
+    }
+    let mut timing = BenchOptions {
+        batch,
+        ..request.timing
+    };
+    let mut measured = super::measure(&mut subjects, &timing)?;
+    if let Some(gate) = gate.as_mut() {
+        let mut judged = gate.judge(point, &measured);
+        for _ in 0..RETRIES {
+            if !judged.iter().any(Judged::is_unclear) {
+                break;
+            }
+            timing.min_duration *= 2;
+            timing.min_runs *= 2;
+            timing.max_runs = timing.max_runs.max(timing.min_runs);
+            measured = super::measure(&mut subjects, &timing)?;
+            judged = gate.judge(point, &measured);
+        }
+        gate.gate.points.extend(judged);
+    }
+    Ok(PointReport {
+        sizes: point.clone(),
+        limits: work.iter().map(|w| machine.limit(w)).collect(),
+        work,
+        measured,
+    })
+}
+
+fn profile(
+    request: &Request,
+    runtime: &'static Runtime,
+    options: &SessionOptions,
+    l: &Loaded,
+    point: &Point,
+) -> Result<Profile, CompileError> {
+    let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+        path: std::env::temp_dir(),
+        why: "a folder for the profile cannot be made",
+        source,
+    })?;
+    let options = session_options(options, &l.model);
+    let file = folder.path().join("profile");
+    let mut session = Session::profiled(runtime, &l.path, &options, &file)?;
+    let (inputs, _) = inputs(request, &l.model, &session, point)?;
+    for _ in 0..request.profile {
+        session.bind(&inputs)?.run_discarding()?;
+    }
+    let written = session.end_profile()?;
+    let read = Profile::read(&l.name, Path::new(&written), request.profile);
+    Ok(read.map_err(super::BenchError::from)?)
+}
+
+/// The memory that the process holds, in bytes.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_is_a_name_and_sizes() {
+        let axis: Axis = "batch=1, 8".parse().unwrap();
+        assert_eq!(
+            (axis.name.as_str(), &axis.sizes[..]),
+            ("batch", &[1, 8][..])
+        );
+        for bad in ["batch", "=1", "batch=", "batch=0", "batch=1,x"] {
+            assert!(bad.parse::<Axis>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What the machine can do at most, measured: the roofline (Williams et al., "Roofline: an insightful visual performance
+//! model").
+
+use std::time::Instant;
+
+use kiln_graph::graph::Opsets;
+use kiln_graph::{Attrs, DType, Dim, Graph, Model, Op, Tensor, Type, onnx};
+use serde::{Deserialize, Serialize};
+
+use super::work::Work;
+use crate::runtime::{self, Runtime, Session, SessionOptions};
+
+/// Peaks that this machine reached, with the threads of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// 10⁹ floating-point operations a second of a large FP32 product in ONNX Runtime.
+    pub gflops: f64,
+    /// 10⁹ bytes a second of reading memory that no cache holds.
+    pub gbytes: f64,
+}
+
+/// Rows and columns of the product: 2 GFLOP, and 12 MB that stay in cache in parts.
+const SIDE: usize = 1024;
+
+/// Bytes that are read: beyond the caches of any CPU but the largest.
+const MEMORY: usize = 256 << 20;
+
+/// The best of so many tries counts.
+const TRIES: usize = 7;
+
+impl Machine {
+    /// Takes about a second.
+    ///
+    /// # Errors
+    /// When ONNX Runtime does not run the product.
+    pub fn measure(
+        runtime: &'static Runtime,
+        options: &SessionOptions,
+        threads: usize,
+    ) -> Result<Machine, runtime::Error> {
+        let bytes = onnx::to_bytes(&product()).unwrap_or_default();
+        let mut session = Session::from_bytes(runtime, "a product", &bytes, options)?;
+        let ones = vec![1f32; SIDE * SIDE];
+        let x =
+            Tensor::from_values(&[SIDE, SIDE][..], &ones).unwrap_or_else(|_| Tensor::vector(&ones));
+        let mut bound = session.bind(&[("x", x)])?;
+        let mut run = || bound.run_discarding();
+        let best = best(&mut run)?;
+        let gflops = 2.0 * (SIDE as f64).powi(3) / best / 1e9;
+        let memory = vec![1u64; MEMORY / 8];
+        let mut sum = 0u64;
+        let mut read = || -> Result<(), runtime::Error> {
+            sum = sum.wrapping_add(total(&memory, threads));
+            Ok(())
+        };
+        let seconds = self::best(&mut read)?;
+        std::hint::black_box(sum);
+        Ok(Machine {
+            gflops,
+            gbytes: MEMORY as f64 / seconds / 1e9,
+        })
+    }
+
+    /// The shortest time in nanoseconds that the work can take here, in FP32.
+    pub fn limit(&self, work: &Work) -> f64 {
+        let compute = work.flops as f64 / self.gflops;
+        let memory = work.bytes() as f64 / self.gbytes;
+        compute.max(memory)
+    }
+}
+
+/// Seconds of the fastest try, after one that warms up.
+fn best(run: &mut dyn FnMut() -> Result<(), runtime::Error>) -> Result<f64, runtime::Error> {
+    run()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..TRIES {
+        let start = Instant::now();
+        run()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn total(memory: &[u64], threads: usize) -> u64 {
+    let part = memory.len().div_ceil(threads.max(1)).max(1);
+    std::thread::scope(|scope| {
+        let sum = |part: &[u64]| part.iter().fold(0u64, |a, b| a.wrapping_add(*b));
+        let work: Vec<_> = memory
+            .chunks(part)
+            .map(|part| scope.spawn(move || sum(part)))
+            .collect();
+        let sums = work.into_iter().map(|w| w.join().unwrap_or(0));
+        sums.fold(0u64, u64::wrapping_add)
+    })
+}
+
+fn product() -> Model {
+    let ty = || {
+        Type::tensor(
+            DType::F32,
+            Some([SIDE, SIDE].map(Dim::Known).into_iter().collect()),
+        )
+    };
+    let mut opsets = Opsets::default();
+    opsets.set("", 17);
+    let mut g = Graph::new(opsets);
+    let x = g.add_input("x", ty());
+    let values = vec![0.5f32; SIDE * SIDE];
+    let w = Tensor::from_values(&[SIDE, SIDE][..], &values);
+    let w = g.add_constant("w", w.unwrap_or_else(|_| Tensor::vector(&values)));
+    let id = g.add_node(
+        Op::onnx("MatMul"),
+        "product",
+        [Some(x), Some(w)],
+        1,
+        Attrs::new(),
+    );
+    if let Some(y) = g.node(id).output(0) {
+        g.set_type(y, ty());
+        g.add_output("y", y);
+    }
+    Model::new(g)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_of_both_limits_counts() {
+        let machine = Machine {
+            gflops: 10.0,
+            gbytes: 1.0,
+        };
+        let work = |flops, weight_bytes| Work {
+            flops,
+            weight_bytes,
+            ..Work::default()
+        };
+        assert_eq!(machine.limit(&work(1_000, 10)), 100.0);
+        assert_eq!(machine.limit(&work(1_000, 200)), 200.0);
+    }
+}

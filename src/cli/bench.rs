@@ -1,0 +1,121 @@
+//! `kiln bench`
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::progress::Terminal;
+use super::{Failure, Globals, print, print_json, table::table};
+use crate::bench::baseline::{Baseline, Verdict};
+use crate::bench::{Axis, BenchOptions, Request, benchmark};
+use crate::report;
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// ONNX files or bundles; others are compared with the first.
+    #[arg(required = true)]
+    models: Vec<PathBuf>,
+    /// Sizes of a symbolic dimension to measure at: batch=1,8. Several make a grid.
+    #[arg(long, value_name = "NAME=SIZES")]
+    grid: Vec<Axis>,
+    /// Inputs, as .npz, instead of a grid.
+    #[arg(long, value_name = "DATA.npz", conflicts_with = "grid")]
+    inputs: Option<PathBuf>,
+    /// Runs of each model before the measurement.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    warmup: usize,
+    /// Runs of each model at least.
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    runs: usize,
+    /// Seconds that each model is measured at least, at each point.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    duration: f64,
+    /// Threads of each session [default: one for each core].
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Show where the time goes: by operator and by block.
+    #[arg(long)]
+    profile: bool,
+    /// Fail if a model is slower than this one: a model or bundle, measured in the same run, or a .json that
+    /// `kiln bench --json` printed.
+    #[arg(long, value_name = "MODEL|FILE.json")]
+    baseline: Option<PathBuf>,
+    /// How much slower a model may be than the baseline.
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent)]
+    max_regression: f64,
+    /// A noisy measurement, which is neither slower nor fast enough for sure, fails too.
+    #[arg(long)]
+    strict: bool,
+    /// Write a report: .md, .html, .json, or .xml (JUnit). May be given several times.
+    #[arg(long, value_name = "FILE")]
+    report: Vec<report::Target>,
+    /// Seed of the inputs that are made.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `5%` or `5` as 0.05.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(v) if v.is_finite() && v >= 0.0 => Ok(v / 100.0),
+        _ => Err("write a percentage such as 5%".into()),
+    }
+}
+
+/// Runs of each model for the profile: enough that a pause of the machine is a small part of them.
+const PROFILED: usize = 20;
+
+pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    let duration = Duration::try_from_secs_f64(args.duration).map_err(Failure::usage)?;
+    let request = Request {
+        models: args.models,
+        axes: args.grid,
+        inputs: args.inputs,
+        timing: BenchOptions {
+            warmup: args.warmup,
+            min_runs: args.runs,
+            max_runs: BenchOptions::default().max_runs.max(args.runs),
+            min_duration: duration,
+            batch: 1,
+        },
+        threads: args.threads,
+        profile: if args.profile { PROFILED } else { 0 },
+        baseline: args.baseline.map(|path| Baseline {
+            path,
+            allowed: args.max_regression,
+        }),
+        seed: args.seed,
+        ort_lib: globals.ort_lib.clone(),
+    };
+    let terminal = Terminal::new(globals.quiet);
+    let done = benchmark(&request, &terminal);
+    terminal.clear();
+    let result = done?;
+    for target in &args.report {
+        target.write(&report::bench::Page(&result))?;
+    }
+    if args.json {
+        print_json(&result)?;
+    } else {
+        for (title, header, rows) in report::bench::tables(&result) {
+            print(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
+        }
+    }
+    let gate = result.gate.iter().flat_map(|g| &g.points);
+    let failing = |v: Verdict| match v {
+        Verdict::Pass => false,
+        Verdict::Fail => true,
+        Verdict::Unclear | Verdict::NotRun => args.strict,
+    };
+    let mut code = 0;
+    for judged in gate.filter(|j| j.verdict != Verdict::Pass) {
+        let sizes = report::bench::sizes(&judged.sizes);
+        globals.say(format!("kiln: {} {sizes}: {}", judged.model, judged.why()));
+        code |= u8::from(failing(judged.verdict));
+    }
+    Ok(code)
+}

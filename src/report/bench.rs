@@ -1,0 +1,367 @@
+//! A benchmark, for people.
+
+use maud::html;
+
+use super::html::{self as page, Series, Tone};
+use super::junit::{Case, Outcome};
+use super::markdown_table;
+use super::target::Document;
+use crate::bench::baseline::Verdict;
+use crate::bench::{Benchmark, PointReport, Profile};
+use crate::shapes::Point;
+use crate::summary::{bytes, count};
+
+/// A benchmark as a document.
+#[derive(Debug)]
+pub struct Page<'a>(pub &'a Benchmark);
+
+/// A title, a header and rows.
+pub type Table = (String, Vec<&'static str>, Vec<Vec<String>>);
+
+/// `batch=1 seq=128`.
+pub fn sizes(sizes: &Point) -> String {
+    let sizes = sizes.iter().map(|(name, n)| format!("{name}={n}"));
+    sizes.collect::<Vec<_>>().join(" ")
+}
+
+fn ms(ns: f64) -> String {
+    format!("{:.3}", ns / 1e6)
+}
+
+/// Everything that a terminal shows.
+pub fn tables(b: &Benchmark) -> Vec<Table> {
+    let mut all = vec![models(b), latency(b)];
+    for p in &b.profiles {
+        all.push(operators(p));
+        all.push(blocks(p));
+    }
+    all.extend(gate(b));
+    all
+}
+
+fn models(b: &Benchmark) -> Table {
+    let title = format!(
+        "{} on {}, {} threads: {:.0} GFLOP/s, {:.1} GB/s at most",
+        b.runtime, b.environment.cpu, b.threads, b.machine.gflops, b.machine.gbytes
+    );
+    let rows = b.models.iter().map(|m| {
+        let resident = m.resident.map_or("–".into(), |b| bytes(b as usize));
+        vec![
+            m.name.clone(),
+            count(m.nodes),
+            bytes(m.bytes as usize),
+            resident,
+        ]
+    });
+    (
+        title,
+        vec!["model", "nodes", "size", "loaded"],
+        rows.collect(),
+    )
+}
+
+fn latency(b: &Benchmark) -> Table {
+    let header = vec![
+        "sizes",
+        "model",
+        "runs",
+        "p50 ms",
+        "p90 ms",
+        "p95 ms",
+        "p99 ms",
+        "items/s",
+        "GFLOP",
+        "of limit",
+        "speed-up (95 %)",
+    ];
+    let rows = b.points.iter().flat_map(|p| rows(p));
+    ("Latency".into(), header, rows.collect())
+}
+
+fn rows(p: &PointReport) -> Vec<Vec<String>> {
+    let rows = p.measured.subjects.iter().enumerate().map(|(k, s)| {
+        let ratio = p.measured.ratios.iter().find(|r| r.subject == s.name);
+        let speedup = ratio.map_or(String::new(), |r| match r.interval {
+            Some(i) => format!("{:.2}x ({:.2} to {:.2})", r.speedup, i.low, i.high),
+            None => format!("{:.2}x", r.speedup),
+        });
+        let flops = p.work.get(k).map_or(0, |w| w.flops);
+        let limit = p.limits.get(k).copied().unwrap_or(0.0);
+        vec![
+            sizes(&p.sizes),
+            s.name.clone(),
+            s.stats.runs.to_string(),
+            ms(s.stats.p50),
+            ms(s.stats.p90),
+            ms(s.stats.p95),
+            ms(s.stats.p99),
+            format!("{:.1}", s.throughput),
+            format!("{:.3}", flops as f64 / 1e9),
+            format!("{:.0} %", 100.0 * limit / s.stats.p50),
+            speedup,
+        ]
+    });
+    rows.collect()
+}
+
+/// Parts below this share of the time are added up.
+const SMALL: f64 = 0.01;
+
+fn operators(p: &Profile) -> Table {
+    let (large, small): (Vec<_>, Vec<_>) =
+        (p.operators.iter()).partition(|o| o.micros >= SMALL * p.micros);
+    let row = |name: &str, nodes: usize, micros: f64| {
+        let share = 100.0 * micros / p.micros.max(f64::MIN_POSITIVE);
+        vec![
+            name.to_string(),
+            nodes.to_string(),
+            format!("{:.3}", micros / 1e3),
+            format!("{share:.1} %"),
+        ]
+    };
+    let mut rows: Vec<_> = large
+        .iter()
+        .map(|o| row(&o.name, o.nodes, o.micros))
+        .collect();
+    if !small.is_empty() {
+        let nodes = small.iter().map(|o| o.nodes).sum();
+        rows.push(row("others", nodes, small.iter().map(|o| o.micros).sum()));
+    }
+    let title = format!("Where the time goes: {}, by operator", p.model);
+    (title, vec!["operator", "nodes", "ms", "share"], rows)
+}
+
+fn blocks(p: &Profile) -> Table {
+    let rows = p.blocks.iter().map(|b| {
+        let share = 100.0 * b.micros / p.micros.max(f64::MIN_POSITIVE);
+        vec![
+            b.name.clone(),
+            b.nodes.to_string(),
+            format!("{:.3}", b.micros / 1e3),
+            format!("{share:.1} %"),
+        ]
+    });
+    let title = format!("Where the time goes: {}, by block", p.model);
+    (title, vec!["block", "nodes", "ms", "share"], rows.collect())
+}
+
+fn gate(b: &Benchmark) -> Option<Table> {
+    let gate = b.gate.as_ref()?;
+    let rows = gate.points.iter().map(|j| {
+        vec![
+            j.model.clone(),
+            sizes(&j.sizes),
+            word(j.verdict).to_string(),
+            j.why(),
+        ]
+    });
+    let title = format!(
+        "At most {:.1} % slower than {}",
+        100.0 * gate.allowed,
+        gate.baseline
+    );
+    Some((
+        title,
+        vec!["model", "sizes", "verdict", "why"],
+        rows.collect(),
+    ))
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "fail",
+        Verdict::Unclear => "unclear",
+        Verdict::NotRun => "not run",
+    }
+}
+
+impl Document for Page<'_> {
+    fn suite(&self) -> &'static str {
+        "bench"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        if let Some(gate) = &self.0.gate {
+            let case = |j: &crate::bench::baseline::Judged| Case {
+                name: sizes(&j.sizes),
+                group: j.model.clone(),
+                outcome: match j.verdict {
+                    Verdict::Pass => Outcome::Pass,
+                    Verdict::Fail => Outcome::Fail(j.why()),
+                    Verdict::Unclear | Verdict::NotRun => Outcome::NotRun(j.why()),
+                },
+                details: j.why(),
+                seconds: 0.0,
+            };
+            return gate.points.iter().map(case).collect();
+        }
+        let points = self.0.points.iter().flat_map(|p| {
+            p.measured.subjects.iter().map(|s| Case {
+                name: sizes(&p.sizes),
+                group: s.name.clone(),
+                outcome: Outcome::Pass,
+                details: format!("p50 {} ms, p99 {} ms", ms(s.stats.p50), ms(s.stats.p99)),
+                seconds: s.stats.p50 / 1e9,
+            })
+        });
+        points.collect()
+    }
+
+    fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self.0)
+    }
+
+    fn markdown(&self) -> String {
+        let mut out = "# kiln bench\n".to_string();
+        for (title, header, rows) in tables(self.0) {
+            out += &format!("\n## {title}\n\n{}", markdown_table(&header, rows));
+        }
+        out
+    }
+
+    fn html(&self) -> String {
+        let b = self.0;
+        let mut facts = vec![
+            ("models", b.models.len().to_string(), None),
+            ("runtime", b.runtime.clone(), None),
+            ("processor", b.environment.cpu.clone(), None),
+            ("threads", b.threads.to_string(), None),
+        ];
+        if let Some(gate) = &b.gate {
+            let unclear = gate.points.iter().any(|p| p.verdict != Verdict::Pass);
+            facts.push(match (gate.failed(), unclear) {
+                (true, _) => ("gate", "fails".into(), Some(Tone::Bad)),
+                (false, true) => ("gate", "not clear everywhere".into(), Some(Tone::Open)),
+                (false, false) => ("gate", "passes".into(), Some(Tone::Good)),
+            });
+        }
+        let mut sections = Vec::new();
+        if let Some((title, header, rows)) = gate(b) {
+            sections.push((
+                "Gate",
+                html! { p { (title) } (page::table(&header, &rows)) },
+            ));
+        }
+        let (_, header, rows) = latency(b);
+        sections.push(("Latency", html! {
+            (page::table(&header, &rows))
+            p { "The limit is what this machine could do at most: the work in FP32 at the peak of a large product, or the weights at the "
+                "speed of its memory." }
+            @for (axis, series) in sweeps(b) {
+                h3 { "p50 by " (axis) } (page::plot(&axis, "ms", &series))
+            }
+        }));
+        sections.push((
+            "Samples",
+            html! {
+                @for p in &b.points {
+                    h3 { (sizes(&p.sizes)) }
+                    (page::plot("run", "ms", &samples(p)))
+                }
+            },
+        ));
+        if !b.profiles.is_empty() {
+            sections.push((
+                "Where the time goes",
+                html! {
+                    @for p in &b.profiles {
+                        h3 { (p.model) ", by operator" }
+                        (page::bars(&parts(&operators(p))))
+                        h3 { (p.model) ", by block" }
+                        (page::bars(&parts(&blocks(p))))
+                    }
+                },
+            ));
+        }
+        let warnings: Vec<String> = (b.points.iter())
+            .flat_map(|p| {
+                p.measured
+                    .warnings
+                    .iter()
+                    .map(|w| format!("{}: {w}", sizes(&p.sizes)))
+            })
+            .collect();
+        if !warnings.is_empty() {
+            sections.push((
+                "Warnings",
+                html! { ul { @for w in &warnings { li { (w) } } } },
+            ));
+        }
+        let (title, header, rows) = models(b);
+        sections.push((
+            "Environment",
+            html! { p { (title) } (page::table(&header, &rows)) p { (b.environment.os) } },
+        ));
+        page::page("kiln bench", &page::tiles(&facts), &sections)
+    }
+}
+
+/// Bars of a table of parts: name, nodes, milliseconds, share.
+fn parts((_, _, rows): &Table) -> Vec<(String, f64, String)> {
+    let part = |r: &Vec<String>| {
+        let [name, _, ms, share] = &r[..] else {
+            return None;
+        };
+        Some((
+            name.clone(),
+            ms.parse().unwrap_or(0.0),
+            format!("{ms} ms, {share}"),
+        ))
+    };
+    rows.iter().filter_map(part).collect()
+}
+
+/// Latency by each dimension that has several sizes, one line for each model and each choice of the others.
+fn sweeps(b: &Benchmark) -> Vec<(String, Vec<Series>)> {
+    let mut axes: Vec<&String> = b.points.iter().flat_map(|p| p.sizes.keys()).collect();
+    axes.sort_unstable();
+    axes.dedup();
+    let mut plots = Vec::new();
+    for axis in axes {
+        let mut series: Vec<Series> = Vec::new();
+        for p in &b.points {
+            let mut others = p.sizes.clone();
+            let Some(x) = others.remove(axis) else {
+                continue;
+            };
+            for s in &p.measured.subjects {
+                let name = format!("{} {}", s.name, sizes(&others));
+                let at = (x as f64, s.stats.p50 / 1e6);
+                match series.iter_mut().find(|s| s.name == name) {
+                    Some(s) => s.points.push(at),
+                    None => series.push(Series {
+                        name,
+                        points: vec![at],
+                        line: true,
+                    }),
+                }
+            }
+        }
+        if series.iter().any(|s| s.points.len() > 1) {
+            plots.push((axis.clone(), series));
+        }
+    }
+    plots
+}
+
+/// More dots than these only make the page slow.
+const DOTS: usize = 400;
+
+/// The raw samples in the order of measurement.
+pub(super) fn samples(p: &PointReport) -> Vec<Series> {
+    series(&p.measured)
+}
+
+pub(super) fn series(measured: &crate::bench::BenchReport) -> Vec<Series> {
+    let one = |s: &crate::bench::SubjectReport| {
+        let step = s.samples.len().div_ceil(DOTS).max(1);
+        let points = s.samples.iter().enumerate().step_by(step);
+        Series {
+            name: s.name.clone(),
+            points: points.map(|(k, &ns)| (k as f64, ns as f64 / 1e6)).collect(),
+            line: false,
+        }
+    };
+    measured.subjects.iter().map(one).collect()
+}
