@@ -53,6 +53,44 @@ pub struct Reference {
     pub warnings: Vec<String>,
 }
 
+/// A candidate without a reference, whose roundings are kept.
+#[derive(Debug)]
+pub struct Candidate {
+    runtime: &'static Runtime,
+    pub session: Session,
+}
+
+impl Candidate {
+    /// Loads a model that is in memory and in its file.
+    ///
+    /// # Errors
+    /// When the runtime is missing or the model does not load.
+    pub fn open(
+        path: &Path,
+        model: &Model,
+        ort_lib: Option<&Path>,
+    ) -> Result<Candidate, CompileError> {
+        let runtime = Runtime::load(ort_lib)?;
+        let session = match twin::rounding(model) {
+            Some(twin) => twin_session(runtime, &path.display().to_string(), &twin)?,
+            None => Session::from_path(runtime, path, &plain())?,
+        };
+        Ok(Candidate { runtime, session })
+    }
+
+    /// The runtime's name and version.
+    pub fn version(&self) -> String {
+        version(self.runtime)
+    }
+}
+
+fn version(runtime: &Runtime) -> String {
+    format!(
+        "ONNX Runtime {}",
+        runtime.version().unwrap_or("of unknown version")
+    )
+}
+
 /// A reference and a candidate.
 #[derive(Debug)]
 pub struct Proof {
@@ -289,6 +327,40 @@ impl Reference {
         })
     }
 
+    /// The case of this name, else the typical one.
+    pub fn case(&self, name: Option<&str>) -> Option<&Case> {
+        let named = name.and_then(|name| self.cases.iter().find(|c| c.name == name));
+        named.or(self.typical())
+    }
+
+    /// The outputs of another model at a case, with what it rounds.
+    ///
+    /// # Errors
+    /// When the model does not load or run.
+    pub fn run(&self, model: &Model, case: &Case) -> Result<Vec<(String, Tensor)>, CompileError> {
+        let twin = twin::rounding(model);
+        let model = twin.as_ref().unwrap_or(model);
+        let mut session = twin_session(self.runtime, &self.path.display().to_string(), model)?;
+        Ok(session.run(&case.inputs)?)
+    }
+
+    /// Saves the typical inputs and the outputs.
+    ///
+    /// # Errors
+    /// When the reference does not run or the file cannot be written.
+    pub fn save(&mut self, path: &Path) -> Result<(), CompileError> {
+        if let Some(case) = self.typical().cloned() {
+            let outputs = self.session.run(&case.inputs)?;
+            parity::save(path, &case.inputs, &outputs)?;
+        }
+        Ok(())
+    }
+
+    /// The runtime's name and version.
+    pub fn runtime_version(&self) -> String {
+        version(self.runtime)
+    }
+
     fn typical(&self) -> Option<&Case> {
         if self.typical.is_some() {
             return self.typical.as_ref();
@@ -301,13 +373,7 @@ impl Reference {
 impl Proof {
     /// The runtime's name and version.
     pub fn runtime_version(&self) -> String {
-        format!(
-            "ONNX Runtime {}",
-            self.reference
-                .runtime
-                .version()
-                .unwrap_or("of unknown version")
-        )
+        self.reference.runtime_version()
     }
 
     /// Compares the outputs at every case.
@@ -323,11 +389,7 @@ impl Proof {
     /// # Errors
     /// When the reference does not run or the file cannot be written.
     pub fn save(&mut self, path: &Path) -> Result<(), CompileError> {
-        if let Some(case) = self.reference.typical().cloned() {
-            let outputs = self.reference.session.run(&case.inputs)?;
-            parity::save(path, &case.inputs, &outputs)?;
-        }
-        Ok(())
+        self.reference.save(path)
     }
 
     /// Times both at the typical sizes, with all of ONNX Runtime's own optimizations.

@@ -4,16 +4,28 @@ use std::path::PathBuf;
 
 use super::progress::Terminal;
 use super::{Failure, Globals, print, print_json, table::table};
-use crate::check;
+use crate::check::{self, Against, Checked, Precision};
+use crate::parity::{Report, Tolerance};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// An ONNX file or a bundle.
-    candidate: PathBuf,
+    #[arg(required_unless_present = "saved")]
+    candidate: Option<PathBuf>,
     /// The model that is right.
-    #[arg(long, value_name = "MODEL.onnx")]
-    reference: PathBuf,
+    #[arg(long, value_name = "MODEL.onnx", required_unless_present_any = ["golden", "saved"])]
+    reference: Option<PathBuf>,
+    /// Inputs and right outputs that --record wrote; the model that is right is not needed then.
+    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "inputs"])]
+    golden: Option<PathBuf>,
+    /// Save the typical inputs and the outputs of the reference.
+    #[arg(long, value_name = "DATA.npz")]
+    record: Option<PathBuf>,
+    /// Judge again what --json printed, by other limits, without running anything.
+    #[arg(long, value_name = "RESULT.json", requires = "tolerance",
+          conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "inputs", "require", "report"])]
+    saved: Option<PathBuf>,
     /// Inputs, as .npz; otherwise they are made from the graph.
     #[arg(long, value_name = "DATA.npz")]
     inputs: Option<PathBuf>,
@@ -23,24 +35,48 @@ pub(super) struct Args {
     /// Other limits for an output: logits:cosine=0.999,max_abs=1e-3.
     #[arg(long, value_name = "OUTPUT:METRIC=LIMIT")]
     limit: Vec<String>,
+    /// Fail unless the engine, or else the model, computes products in this precision.
+    #[arg(long, value_name = "PRECISION")]
+    require: Option<Precision>,
+    /// Find the first tensor that diverges, with its node and the ranges of what the node reads.
+    #[arg(long)]
+    layers: bool,
     /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
     #[arg(long, value_name = "NAME=SIZES")]
     dim: Vec<crate::shapes::DimSpec>,
     /// Seed of the inputs that are made.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write a report: .md, .html, .json, or .xml (JUnit). May be given several times.
+    #[arg(long, value_name = "FILE")]
+    report: Vec<report::Target>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    if let Some(path) = &args.saved {
+        return again(globals, &args, path);
+    }
+    let against = match (args.reference, args.golden) {
+        (Some(path), _) => Against::Reference(path),
+        (None, Some(path)) => Against::Golden(path),
+        (None, None) => {
+            return Err(Failure::usage(anyhow::anyhow!(
+                "--reference or --golden is needed"
+            )));
+        }
+    };
     let options = check::Options {
-        candidate: args.candidate,
-        reference: args.reference,
+        candidate: args.candidate.unwrap_or_default(),
+        against,
+        record: args.record,
         inputs: args.inputs,
         tolerance: args.tolerance,
         limits: args.limit,
+        require: args.require,
+        layers: args.layers,
         dims: args.dim,
         seed: args.seed,
         ort_lib: globals.ort_lib.clone(),
@@ -49,15 +85,54 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let done = check::check(&options, &terminal);
     terminal.clear();
     let result = done?;
-    if args.json {
-        print_json(&result)?;
-    } else {
-        let (header, rows) = report::parity_rows(&result);
-        print(&table(&header, &rows))?;
-        print(&format!("\n  parity   {}\n", report::verdict(&result)))?;
+    for target in &args.report {
+        target.write(&report::check::Page(&result))?;
     }
-    if !result.pass() {
-        globals.say(format!("kiln: {}", report::failures(&result)));
+    match args.json {
+        true => print_json(&result)?,
+        false => show(&result)?,
     }
-    Ok(if result.pass() { 0 } else { 1 })
+    if !result.parity.pass() {
+        globals.say(format!("kiln: {}", report::failures(&result.parity)));
+    }
+    if let Some(p) = result.precision.as_ref().filter(|p| !p.present) {
+        globals.say(format!("kiln: {}", p.describe()));
+    }
+    Ok(u8::from(!result.pass()))
+}
+
+fn show(result: &Checked) -> Result<(), Failure> {
+    show_parity(&result.parity)?;
+    if let Some(p) = &result.precision {
+        print(&format!("  precision {}\n", p.describe()))?;
+    }
+    if let Some(found) = &result.layers {
+        for line in report::check::layers(found) {
+            print(&format!("  {line}\n"))?;
+        }
+    }
+    Ok(())
+}
+
+fn show_parity(parity: &Report) -> Result<(), Failure> {
+    let (header, rows) = report::parity_rows(parity);
+    print(&table(&header, &rows))?;
+    print(&format!("\n  parity   {}\n", report::verdict(parity)))
+}
+
+fn again(globals: &Globals, args: &Args, path: &std::path::Path) -> Result<u8, Failure> {
+    let name = args.tolerance.as_deref().unwrap_or_default();
+    let mut tolerance = Tolerance::named(name).map_err(Failure::usage)?;
+    for limit in &args.limit {
+        tolerance = tolerance.with_override(limit).map_err(Failure::usage)?;
+    }
+    let parity = check::judge_again(path, &tolerance).map_err(Failure::usage)?;
+    match args.json {
+        true => print_json(&parity)?,
+        false => show_parity(&parity)?,
+    }
+    if !parity.pass() {
+        globals.say(format!("kiln: {}", report::failures(&parity)));
+    }
+    Ok(u8::from(!parity.pass()))
 }

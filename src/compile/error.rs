@@ -60,6 +60,8 @@ pub enum CompileError {
     Unsupported { what: &'static str, why: String },
     #[error(transparent)]
     Calibrate(#[from] crate::calibrate::CalibrateError),
+    #[error(transparent)]
+    Golden(#[from] crate::check::GoldenError),
     #[error("the manifest cannot be written: {0}")]
     Manifest(serde_json::Error),
 }
@@ -91,6 +93,7 @@ impl CompileError {
             | CompileError::Io { .. }
             | CompileError::Inputs(_)
             | CompileError::Npz(_)
+            | CompileError::Golden(_)
             | CompileError::Tolerance(_)
             | CompileError::Manifest(_)
             | CompileError::Sizes { .. }

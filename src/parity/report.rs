@@ -1,7 +1,7 @@
 use std::cmp::Ordering;
 
 use kiln_graph::{DType, Tensor};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::limits::Verdict;
 use super::metrics::{Metrics, metrics};
@@ -25,16 +25,22 @@ pub struct CaseReport {
 }
 
 /// A tensor without its data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     pub name: String,
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub dtype: DType,
     pub shape: Vec<usize>,
 }
 
 fn as_text<S: serde::Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(dtype)
+}
+
+fn from_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
+    let name = String::deserialize(from)?;
+    DType::from_name(&name)
+        .ok_or_else(|| serde::de::Error::custom(format!("there is no dtype {name}")))
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -1,6 +1,7 @@
 //! `report.md`: what was done, and whether it is still right, for people.
 
 pub mod bench;
+pub mod check;
 pub mod html;
 pub mod junit;
 mod target;

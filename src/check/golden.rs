@@ -1,0 +1,67 @@
+//! Comparing with outputs that were recorded, without the model that gave them.
+
+use std::path::{Path, PathBuf};
+
+use kiln_graph::{Model, Tensor};
+
+use super::Options;
+use crate::compile::CompileError;
+use crate::parity::{self, Case, Npz, OUTPUT_PREFIX, Report, Tolerance};
+use crate::prove;
+
+/// A file of recorded outputs cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    #[error(
+        "{} holds no outputs ({OUTPUT_PREFIX}NAME): record some with `kiln check MODEL --reference ORIGINAL --record {}`",
+        path.display(), path.display()
+    )]
+    NoOutputs { path: PathBuf },
+}
+
+/// Runs the candidate on the recorded inputs and compares with the recorded outputs.
+pub(super) fn compare(
+    options: &Options,
+    file: &Path,
+    path: &Path,
+    candidate: &Model,
+    tolerance: &Tolerance,
+) -> Result<(Report, String), CompileError> {
+    let mut opened = prove::Candidate::open(path, candidate, options.ort_lib.as_deref())?;
+    let mut npz = Npz::open(file)?;
+    let inputs = parity::from_npz(&mut npz, opened.session.inputs())?;
+    let names: Vec<String> = (npz.names())
+        .filter_map(|n| Some(n.strip_prefix(OUTPUT_PREFIX)?.to_string()))
+        .collect();
+    let mut expected: Vec<(String, Tensor)> = Vec::new();
+    for name in names {
+        let info = opened.session.outputs().iter().find(|o| o.name == name);
+        let dtype = info.map(|o| o.dtype);
+        if let Some(tensor) = npz.read(&format!("{OUTPUT_PREFIX}{name}"), dtype)? {
+            expected.push((name, tensor));
+        }
+    }
+    if expected.is_empty() {
+        return Err(GoldenError::NoOutputs {
+            path: file.to_path_buf(),
+        }
+        .into());
+    }
+    let name = file.file_name().unwrap_or_default();
+    let case = Case {
+        name: name.to_string_lossy().into_owned(),
+        inputs,
+    };
+    let found = parity::outputs(&mut opened.session, &case, parity::Side::Candidate)?;
+    let report = Report {
+        cases: vec![parity::compare_outputs(
+            &case.name,
+            &case.inputs,
+            &expected,
+            &found,
+            tolerance,
+        )],
+        tolerance: tolerance.clone(),
+    };
+    Ok((report, opened.version()))
+}

@@ -1,0 +1,246 @@
+//! Which tensor is the first that diverges: values of the same name in both graphs, compared in the order of computation.
+
+use kiln_graph::{DType, Graph, Model, Tensor, ValueId};
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use crate::compile::CompileError;
+use crate::parity::{self, Report, Tolerance};
+use crate::prove::Reference;
+
+/// What the comparison of inner values found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Layers {
+    /// The case that was run.
+    pub case: String,
+    /// Values that both graphs compute under one name, in the reference's order.
+    pub compared: Vec<Layer>,
+    /// The first value beyond the tolerance whose operands are within it; `null` if there is none.
+    pub first: Option<Divergence>,
+}
+
+/// One value.
+#[derive(Clone, Debug, Serialize)]
+pub struct Layer {
+    pub value: String,
+    /// The node that computes it, in the candidate.
+    pub node: String,
+    pub relative_l2: f64,
+    pub cosine: f64,
+    pub pass: bool,
+}
+
+/// Where two graphs part.
+#[derive(Clone, Debug, Serialize)]
+pub struct Divergence {
+    pub layer: Layer,
+    /// What the candidate's node reads.
+    pub operands: Vec<Operand>,
+}
+
+/// An operand and its numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Operand {
+    pub value: String,
+    pub constant: bool,
+    pub min: f64,
+    pub max: f64,
+    /// `null` if the reference has no such value.
+    pub relative_l2: Option<f64>,
+}
+
+/// Values that become outputs at once.
+const GROUP: usize = 64;
+
+pub(super) fn find(
+    reference: &Reference,
+    original: &Model,
+    candidate: &Model,
+    report: &Report,
+    tolerance: &Tolerance,
+) -> Result<Layers, CompileError> {
+    let worst = report.worst().map(|w| w.case.name.as_str());
+    let Some(case) = reference.case(worst) else {
+        return Ok(Layers {
+            case: String::new(),
+            compared: Vec::new(),
+            first: None,
+        });
+    };
+    let pairs = common(&original.graph, &candidate.graph);
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut first = None;
+    let mut errors: FxHashMap<String, (f64, bool)> = FxHashMap::default();
+    for group in pairs.chunks(GROUP) {
+        let names: Vec<&str> = group.iter().map(|p| p.name.as_str()).collect();
+        let left = exposed(
+            original,
+            &group.iter().map(|p| p.original).collect::<Vec<_>>(),
+            &names,
+        );
+        let right = exposed(
+            candidate,
+            &group.iter().map(|p| p.candidate).collect::<Vec<_>>(),
+            &names,
+        );
+        let left = reference.run(&left, case)?;
+        let right = reference.run(&right, case)?;
+        for pair in group {
+            let of = |side: &[(String, Tensor)]| {
+                side.iter()
+                    .find(|(n, _)| *n == pair.name)
+                    .map(|(_, t)| wide(t))
+            };
+            let (Some(Some(a)), Some(Some(b))) = (of(&left), of(&right)) else {
+                continue;
+            };
+            let Some(metrics) = parity::metrics(&a, &b) else {
+                continue;
+            };
+            let Some(float) = &metrics.float else {
+                continue;
+            };
+            let pass = tolerance.limits.check(&metrics).pass;
+            errors.insert(pair.name.clone(), (float.relative_l2, pass));
+            layers.push(Layer {
+                value: pair.name.clone(),
+                node: label(&candidate.graph, pair.candidate),
+                relative_l2: float.relative_l2,
+                cosine: float.cosine,
+                pass,
+            });
+            if !pass && first.is_none() && sound(&candidate.graph, pair.candidate, &errors) {
+                first = Some((pair.candidate, layers.len() - 1));
+            }
+        }
+        // Everything behind the first divergence is wrong for the same reason.
+        if first.is_some() {
+            break;
+        }
+    }
+    let first = match first {
+        Some((value, at)) => layers.get(at).cloned().map(|layer| (value, layer)),
+        None => None,
+    };
+    let first = match first {
+        Some((value, layer)) => Some(Divergence {
+            operands: operands(reference, candidate, value, case, &errors)?,
+            layer,
+        }),
+        None => None,
+    };
+    Ok(Layers {
+        case: case.name.clone(),
+        compared: layers,
+        first,
+    })
+}
+
+struct Pair {
+    name: String,
+    original: ValueId,
+    candidate: ValueId,
+}
+
+/// Float values that nodes of both outermost graphs compute under one name, in the order of the original.
+fn common(original: &Graph, candidate: &Graph) -> Vec<Pair> {
+    let float = |g: &Graph, v: ValueId| {
+        let dtype = g.value(v).ty().dtype();
+        g.producer(v).is_some() && dtype.is_none_or(|d| d.is_float())
+    };
+    let named: FxHashMap<&str, ValueId> = (candidate.values())
+        .filter(|&(v, value)| float(candidate, v) && !value.name().is_empty())
+        .map(|(v, value)| (value.name(), v))
+        .collect();
+    let order = original.topo_order().unwrap_or_default();
+    let outputs = order
+        .iter()
+        .flat_map(|&id| original.node(id).outputs().iter().flatten());
+    let pairs = outputs.filter(|&&v| float(original, v)).filter_map(|&v| {
+        let name = original.value(v).name();
+        Some(Pair {
+            name: name.to_string(),
+            original: v,
+            candidate: *named.get(name)?,
+        })
+    });
+    pairs.collect()
+}
+
+/// The model with these values as its outputs.
+fn exposed(model: &Model, values: &[ValueId], names: &[&str]) -> Model {
+    let mut model = model.clone();
+    model.graph.take_outputs();
+    for (&value, &name) in values.iter().zip(names) {
+        model.graph.add_output(name, value);
+    }
+    model
+}
+
+/// Halves as FP32, so that a value of one type in one graph and of another in the other compares.
+fn wide(tensor: &Tensor) -> Option<Tensor> {
+    match tensor.dtype() {
+        DType::F32 => Some(tensor.clone()),
+        DType::F16 | DType::BF16 | DType::F64 => {
+            let values: Vec<f32> = tensor.to_f64s()?.into_iter().map(|v| v as f32).collect();
+            Tensor::from_values(tensor.dims(), &values).ok()
+        }
+        _ => None,
+    }
+}
+
+fn label(g: &Graph, v: ValueId) -> String {
+    g.producer(v)
+        .map_or_else(|| "an input".into(), |id| g.label(id))
+}
+
+/// Whether all operands that were compared are within the tolerance.
+fn sound(g: &Graph, v: ValueId, errors: &FxHashMap<String, (f64, bool)>) -> bool {
+    let Some(id) = g.producer(v) else {
+        return true;
+    };
+    let mut operands = g.node(id).inputs().iter().flatten();
+    operands.all(|&v| errors.get(g.value(v).name()).is_none_or(|(_, pass)| *pass))
+}
+
+fn operands(
+    reference: &Reference,
+    candidate: &Model,
+    value: ValueId,
+    case: &parity::Case,
+    errors: &FxHashMap<String, (f64, bool)>,
+) -> Result<Vec<Operand>, CompileError> {
+    let g = &candidate.graph;
+    let Some(id) = g.producer(value) else {
+        return Ok(Vec::new());
+    };
+    let inputs: Vec<ValueId> = g.node(id).inputs().iter().flatten().copied().collect();
+    let computed: Vec<ValueId> = inputs
+        .iter()
+        .copied()
+        .filter(|&v| g.producer(v).is_some())
+        .collect();
+    let names: Vec<&str> = computed.iter().map(|&v| g.value(v).name()).collect();
+    let run = match computed.is_empty() {
+        true => Vec::new(),
+        false => reference.run(&exposed(candidate, &computed, &names), case)?,
+    };
+    let mut all = Vec::new();
+    for v in inputs {
+        let name = g.value(v).name();
+        let constant = g.constant(v);
+        let given = case.inputs.iter().chain(&run).find(|(n, _)| n == name);
+        let Some(numbers) = constant.or(given.map(|(_, t)| t)).and_then(Tensor::to_f64s) else {
+            continue;
+        };
+        let finite = numbers.iter().copied().filter(|v| v.is_finite());
+        all.push(Operand {
+            value: name.to_string(),
+            constant: constant.is_some(),
+            min: finite.clone().fold(f64::INFINITY, f64::min),
+            max: finite.fold(f64::NEG_INFINITY, f64::max),
+            relative_l2: errors.get(name).map(|(e, _)| *e),
+        });
+    }
+    Ok(all)
+}

@@ -1,0 +1,197 @@
+//! The parity gate: comparing a model or bundle with its original, or with what the original gave before.
+
+mod golden;
+mod layers;
+mod precision;
+mod saved;
+
+use std::path::{Path, PathBuf};
+
+use kiln_graph::{DType, Model, onnx};
+use serde::Serialize;
+
+use crate::bundle;
+use crate::compile::CompileError;
+use crate::manifest::{Environment, environment};
+use crate::parity::{Preset, Report, Tolerance};
+use crate::prove::{self, Reference, Request};
+use crate::shapes::{DimSpec, Shapes};
+use crate::talk::Talk;
+
+pub use golden::GoldenError;
+pub use layers::{Divergence, Layer, Layers, Operand};
+pub use precision::{Precision, PrecisionReport};
+pub use saved::{SavedError, judge_again};
+
+/// What to compare, and how closely.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// An ONNX file or a bundle.
+    pub candidate: PathBuf,
+    pub against: Against,
+    /// An `.npz` file that takes the inputs and the outputs of the reference, to be compared with later.
+    pub record: Option<PathBuf>,
+    pub inputs: Option<PathBuf>,
+    /// A tolerance's name; by the candidate's types if it is not given.
+    pub tolerance: Option<String>,
+    /// `OUTPUT:METRIC=LIMIT`.
+    pub limits: Vec<String>,
+    /// A precision that the candidate must have.
+    pub require: Option<Precision>,
+    /// Look for the first tensor that diverges.
+    pub layers: bool,
+    pub dims: Vec<DimSpec>,
+    pub seed: u64,
+    pub ort_lib: Option<PathBuf>,
+}
+
+/// What is right.
+#[derive(Clone, Debug)]
+pub enum Against {
+    /// A model or bundle, which is run.
+    Reference(PathBuf),
+    /// Inputs and outputs that were recorded.
+    Golden(PathBuf),
+}
+
+/// The outcome of a check.
+#[derive(Clone, Debug, Serialize)]
+pub struct Checked {
+    pub kiln: String,
+    pub candidate: String,
+    pub against: String,
+    pub parity: Report,
+    pub precision: Option<PrecisionReport>,
+    pub layers: Option<Layers>,
+    pub runtime: String,
+    pub environment: Environment,
+}
+
+impl Checked {
+    /// Whether every gate passes.
+    pub fn pass(&self) -> bool {
+        self.parity.pass() && self.precision.as_ref().is_none_or(|p| p.present)
+    }
+}
+
+/// Runs both on the same inputs and compares their outputs.
+///
+/// # Errors
+/// When a model cannot be read or run. Outputs that differ are in the report.
+pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError> {
+    talk.stage("read");
+    let path = bundle::model_path(&options.candidate);
+    let candidate = onnx::read(&path)?;
+    let mut tolerance = match &options.tolerance {
+        Some(name) => Tolerance::named(name)?,
+        None => Tolerance::from(preset(&candidate)),
+    };
+    for limit in &options.limits {
+        tolerance = tolerance.with_override(limit)?;
+    }
+    let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
+    let (parity, layers, against, runtime) = match &options.against {
+        Against::Golden(file) => {
+            talk.stage("parity");
+            let (report, runtime) = golden::compare(options, file, &path, &candidate, &tolerance)?;
+            (report, None, file, runtime)
+        }
+        Against::Reference(given) => {
+            let reference = bundle::model_path(given);
+            let original = onnx::read(&reference)?;
+            let mut opened = open(options, &reference, &original, &candidate, talk)?;
+            if let Some(file) = &options.record {
+                opened.save(file)?;
+            }
+            talk.stage("parity");
+            let report = opened.compare(&path, &candidate, &tolerance)?;
+            let layers = match options.layers {
+                true => {
+                    talk.stage("layers");
+                    Some(layers::find(
+                        &opened, &original, &candidate, &report, &tolerance,
+                    )?)
+                }
+                false => None,
+            };
+            (report, layers, given, opened.runtime_version())
+        }
+    };
+    Ok(Checked {
+        kiln: env!("CARGO_PKG_VERSION").to_string(),
+        candidate: options.candidate.display().to_string(),
+        against: against.display().to_string(),
+        parity: broken_first(parity),
+        precision,
+        layers,
+        runtime,
+        environment: environment(),
+    })
+}
+
+fn open(
+    options: &Options,
+    reference: &Path,
+    original: &Model,
+    candidate: &Model,
+    talk: &dyn Talk,
+) -> Result<Reference, CompileError> {
+    let mut shapes = Shapes::new(&original.graph, &options.dims, &[])?;
+    talk.stage("sizes");
+    let request = Request {
+        reference,
+        original,
+        folded: &candidate.graph,
+        inputs: options.inputs.as_deref(),
+        seed: options.seed,
+        optimized: false,
+        ort_lib: options.ort_lib.as_deref(),
+    };
+    prove::open(&request, &mut shapes, talk)
+}
+
+/// Outputs that failed before those that passed, in every case.
+fn broken_first(mut report: Report) -> Report {
+    for case in &mut report.cases {
+        case.outputs.sort_by_key(|o| o.comparison.pass());
+    }
+    report
+}
+
+/// The tolerance that fits the narrowest type among the model's constants.
+fn preset(model: &Model) -> Preset {
+    let mut preset = Preset::Fp32Rewrite;
+    let rank = |p: Preset| match p {
+        Preset::Fp16 => 1,
+        Preset::Bf16 => 2,
+        Preset::Int8 => 3,
+        Preset::Fp8 => 4,
+        Preset::Int4 => 5,
+        _ => 0,
+    };
+    let mut narrower = |found: Preset| {
+        if rank(found) > rank(preset) {
+            preset = found;
+        }
+    };
+    model.graph.for_each_graph(&mut |g| {
+        for (_, node) in g.nodes() {
+            let op = node.op();
+            if op.name() == "MatMulNBits" {
+                narrower(Preset::Int4);
+            } else if op.is("MatMulInteger") || op.is("QuantizeLinear") {
+                narrower(Preset::Int8);
+            }
+        }
+        for tensor in g.values().filter_map(|(_, v)| v.constant()) {
+            match tensor.dtype() {
+                DType::I4 => narrower(Preset::Int4),
+                DType::F8E4M3FN => narrower(Preset::Fp8),
+                DType::F16 => narrower(Preset::Fp16),
+                DType::BF16 => narrower(Preset::Bf16),
+                _ => {}
+            }
+        }
+    });
+    preset
+}

@@ -1,0 +1,90 @@
+//! Judging again what `kiln check --json` printed, by other limits and without running anything.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::parity::{CaseReport, Comparison, Metrics, OutputReport, Port, Report, Tolerance};
+
+/// A saved result cannot be judged.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is not what `kiln check --json` prints: {reason}", path.display())]
+pub struct SavedError {
+    path: PathBuf,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct Saved {
+    parity: SavedReport,
+}
+
+#[derive(Deserialize)]
+struct SavedReport {
+    cases: Vec<SavedCase>,
+}
+
+#[derive(Deserialize)]
+struct SavedCase {
+    name: String,
+    inputs: Vec<Port>,
+    outputs: Vec<SavedOutput>,
+}
+
+#[derive(Deserialize)]
+struct SavedOutput {
+    name: String,
+    comparison: SavedComparison,
+}
+
+/// [`Comparison`] without its verdict.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+enum SavedComparison {
+    Compared { metrics: Metrics },
+    Mismatch { reference: Port, candidate: Port },
+    Missing { reference: Port },
+    Extra { candidate: Port },
+    Incomparable { reference: Port },
+}
+
+/// The saved numbers under another tolerance.
+///
+/// # Errors
+/// When the file is no saved result.
+pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedError> {
+    let fail = |reason: String| SavedError {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let saved: Saved = serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))?;
+    let output = |o: SavedOutput| OutputReport {
+        comparison: match o.comparison {
+            SavedComparison::Compared { metrics } => Comparison::Compared {
+                verdict: tolerance.check(&o.name, &metrics),
+                metrics,
+            },
+            SavedComparison::Mismatch {
+                reference,
+                candidate,
+            } => Comparison::Mismatch {
+                reference,
+                candidate,
+            },
+            SavedComparison::Missing { reference } => Comparison::Missing { reference },
+            SavedComparison::Extra { candidate } => Comparison::Extra { candidate },
+            SavedComparison::Incomparable { reference } => Comparison::Incomparable { reference },
+        },
+        name: o.name,
+    };
+    let case = |c: SavedCase| CaseReport {
+        name: c.name,
+        inputs: c.inputs,
+        outputs: c.outputs.into_iter().map(output).collect(),
+    };
+    Ok(Report {
+        tolerance: tolerance.clone(),
+        cases: saved.parity.cases.into_iter().map(case).collect(),
+    })
+}
