@@ -137,11 +137,11 @@ fn products(g: &Graph, node: &Node, facts: &Facts) -> Option<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_graph::text;
+    use kiln_graph::onnx;
 
     #[test]
     fn products_are_counted_at_the_sizes_asked_for() {
-        let model = text::parse(
+        let model = onnx::read_text(
             r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[batch, seq, 4] x) => (float[batch, seq, 2] y)
             <float[4, 3] w = {1,2,3,4,5,6,7,8,9,10,11,12}, float[3, 2] v = {1,2,3,4,5,6}>

@@ -74,7 +74,7 @@ fn latency(b: &Benchmark) -> Table {
         "of limit",
         "speed-up (95 %)",
     ];
-    let rows = b.points.iter().flat_map(|p| rows(p));
+    let rows = b.points.iter().flat_map(rows);
     ("Latency".into(), header, rows.collect())
 }
 
