@@ -12,6 +12,8 @@ pub const ENGINE: &str = "model.engine";
 pub const MANIFEST: &str = "manifest.json";
 /// What was done, for people.
 pub const REPORT: &str = "report.md";
+/// The report as a page.
+pub const REPORT_PAGE: &str = "report.html";
 /// The inputs of the proof and the original's outputs.
 pub const PROOF: &str = "parity.npz";
 

@@ -312,6 +312,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;
     partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;
+    partial.write(bundle::REPORT_PAGE, report::html(&manifest).as_bytes())?;
     Ok(Outcome {
         bundle: partial.finish()?,
         manifest,

@@ -61,6 +61,33 @@ pub struct FloatMetrics {
     /// reference counts as the same place. `None` if the last axis has one element or there is none.
     pub argmax: Option<f64>,
     pub nonfinite: Nonfinite,
+    /// Elements by the decade of `|candidate - reference| / rms`: the first are equal, the second below 1e-9, the third
+    /// below 1e-8, the last at least 1. Empty in results of older versions.
+    #[serde(default)]
+    pub decades: Vec<usize>,
+}
+
+/// Decades of errors that are told apart, from 1e-9 to 1.
+const DECADES: i32 = 9;
+
+/// The places of [`FloatMetrics::decades`], in words.
+pub fn decades() -> Vec<String> {
+    let mut names = vec!["equal".to_string(), format!("< 1e-{DECADES}")];
+    names.extend((0..DECADES).rev().map(|k| match k {
+        0 => "< 1".into(),
+        k => format!("< 1e-{k}"),
+    }));
+    names.push("≥ 1".into());
+    names
+}
+
+/// The place of an error over the scale.
+fn decade(error: f64) -> usize {
+    if error == 0.0 {
+        return 0;
+    }
+    let decade = error.log10().floor().clamp(-f64::from(DECADES) - 1.0, 0.0) as i32;
+    (decade + DECADES + 2) as usize
 }
 
 /// JSON has no infinity: it became `null`.
@@ -176,10 +203,12 @@ fn float_metrics(reference: &Floats, candidate: &Floats, dims: &[usize]) -> (usi
 
     let mut max_scaled = 0f64;
     let mut errors = Vec::with_capacity(sums.finite);
+    let mut decades = vec![0; DECADES as usize + 3];
     each(reference, candidate, |_, r, c| {
         if r.is_finite() && c.is_finite() {
             let error = (c - r).abs();
             max_scaled = max_scaled.max(ratio(error, r.abs().max(rms)));
+            decades[decade(ratio(error, rms))] += 1;
             errors.push(error);
         }
     });
@@ -197,6 +226,7 @@ fn float_metrics(reference: &Floats, candidate: &Floats, dims: &[usize]) -> (usi
         reference_rms: rms,
         argmax: argmax_agreement(reference, candidate, dims),
         nonfinite: sums.nonfinite,
+        decades,
     };
     (sums.unequal, float)
 }
@@ -294,6 +324,33 @@ mod tests {
 
     fn close(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-12
+    }
+
+    #[test]
+    fn errors_fall_into_decades() {
+        let found = compare(&[1.0; 5], &[1.0, 1.05, 3.0, 1.0 + 1.2e-7, 0.5], &[5]);
+        let decades = found.float.unwrap().decades;
+        let names = super::decades();
+        assert_eq!(decades.len(), names.len());
+        let filled: Vec<_> = names.iter().zip(decades).filter(|(_, n)| *n > 0).collect();
+        let filled: Vec<_> = filled
+            .into_iter()
+            .map(|(name, n)| (name.as_str(), n))
+            .collect();
+        assert_eq!(
+            filled,
+            [
+                ("equal", 1),
+                ("< 1e-6", 1),
+                ("< 1e-1", 1),
+                ("< 1", 1),
+                ("≥ 1", 1)
+            ]
+        );
+        assert_eq!(
+            (decade(1e-30), decade(f64::INFINITY), decade(1.0)),
+            (1, 11, 11)
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use inputs::{
     INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npy, from_npz, make,
 };
 pub use limits::{Failure, Limits, Preset, Verdict};
-pub use metrics::{FloatMetrics, Metrics, Nonfinite, metrics};
+pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};
 pub use tolerance::{Tolerance, ToleranceError};

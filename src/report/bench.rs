@@ -2,9 +2,9 @@
 
 use maud::html;
 
-use super::html::{self as page, Series, Tone};
 use super::junit::{Case, Outcome};
 use super::markdown_table;
+use super::page::{self, Series, Tone};
 use super::target::Document;
 use crate::bench::baseline::Verdict;
 use crate::bench::{Benchmark, PointReport, Profile};
@@ -257,7 +257,7 @@ impl Document for Page<'_> {
             html! {
                 @for p in &b.points {
                     h3 { (sizes(&p.sizes)) }
-                    (page::plot("run", "ms", &samples(p)))
+                    (page::plot("run", "ms", &series(&p.measured)))
                 }
             },
         ));
@@ -349,10 +349,6 @@ fn sweeps(b: &Benchmark) -> Vec<(String, Vec<Series>)> {
 const DOTS: usize = 400;
 
 /// The raw samples in the order of measurement.
-pub(super) fn samples(p: &PointReport) -> Vec<Series> {
-    series(&p.measured)
-}
-
 pub(super) fn series(measured: &crate::bench::BenchReport) -> Vec<Series> {
     let one = |s: &crate::bench::SubjectReport| {
         let step = s.samples.len().div_ceil(DOTS).max(1);

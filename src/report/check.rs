@@ -2,8 +2,8 @@
 
 use maud::html;
 
-use super::html::{self as page, Series, Tone};
 use super::junit::{Case, Outcome};
+use super::page::{self, Series, Tone};
 use super::target::Document;
 use super::{failed_output, failures, markdown_table, parity_rows, verdict};
 use crate::check::{Checked, Layers};

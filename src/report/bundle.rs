@@ -1,0 +1,482 @@
+//! `report.md` and `report.html` of a bundle.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::page::{self, Series, Tone};
+use super::section::{Part, Section};
+use super::{latency_rows, model_bytes, parity_rows, verdict};
+use crate::engine::DataType;
+use crate::manifest::Manifest;
+use crate::parity::{Comparison, decades};
+use crate::search::Search;
+use crate::summary::{bytes, count};
+
+/// The report of a bundle, in Markdown.
+pub fn markdown(m: &Manifest) -> String {
+    let facts = facts(m).into_iter();
+    let rows = facts.map(|(name, value, _)| vec![name.to_string(), value]);
+    let mut out = format!("# kiln report: {}\n\n", m.source.path);
+    out += &super::markdown_table(&["", ""], rows);
+    for section in sections(m) {
+        out += &section.markdown();
+    }
+    out
+}
+
+/// The report of a bundle, as a page.
+pub fn html(m: &Manifest) -> String {
+    let sections = sections(m);
+    let parts: Vec<_> = sections.iter().map(|s| (s.title, s.html())).collect();
+    let title = format!("kiln report: {}", m.source.path);
+    page::page(&title, &page::tiles(&facts(m)), &parts)
+}
+
+fn sections(m: &Manifest) -> Vec<Section> {
+    let mut all = Vec::new();
+    let mut add = |title, parts: Vec<Part>| {
+        if !parts.is_empty() {
+            all.push(Section { title, parts });
+        }
+    };
+    add("Parity", parity(m));
+    add("Latency", latency(m));
+    add("Engine", engine(m));
+    add("What changed", changes(m));
+    add("Quantization of the original", requantized(m));
+    if m.precision != "fp32" {
+        add("Precision", precision(m));
+    }
+    if !m.warnings.is_empty() {
+        add("Warnings", vec![Part::List(m.warnings.clone())]);
+    }
+    add("Not run", not_run(m));
+    add("Environment", environment(m));
+    all
+}
+
+fn facts(m: &Manifest) -> Vec<(&'static str, String, Option<Tone>)> {
+    let sizes = m
+        .sizes
+        .iter()
+        .map(|(name, range)| format!("{name} {range}"));
+    let sizes = sizes.collect::<Vec<_>>().join(", ");
+    let (parity, tone) = match &m.parity {
+        None => ("not run".into(), Tone::Open),
+        Some(report) if report.pass() => (verdict(report), Tone::Good),
+        Some(report) => (verdict(report), Tone::Bad),
+    };
+    let size = format!(
+        "{} → {}",
+        bytes(m.source.bytes as usize),
+        bytes(model_bytes(m) as usize)
+    );
+    let mut facts = vec![
+        ("target", m.target.clone(), None),
+        ("precision", m.precision.clone(), None),
+        ("parity with the original", parity, Some(tone)),
+        ("engine parity", m.engine_parity.clone(), Some(Tone::Open)),
+        ("model", size, None),
+        (
+            "nodes",
+            format!("{} → {}", m.before.nodes, m.after.nodes),
+            None,
+        ),
+        ("parameters", count(m.before.parameters), None),
+        (
+            "sizes (min:opt:max)",
+            if sizes.is_empty() {
+                "fixed".into()
+            } else {
+                sizes
+            },
+            None,
+        ),
+    ];
+    if let Some(ratio) = m.latency.as_ref().and_then(|l| l.ratios.first()) {
+        let what = format!("{:.2}x on ONNX Runtime's CPU provider", ratio.speedup);
+        facts.push(("speed-up", what, None));
+    }
+    facts
+}
+
+fn parity(m: &Manifest) -> Vec<Part> {
+    let Some(report) = &m.parity else {
+        return vec![Part::Text("Not run (`--no-check`).".into())];
+    };
+    let (header, rows) = parity_rows(report);
+    let mut parts = vec![
+        Part::Text(format!(
+            "Against the original in FP32 on ONNX Runtime's CPU provider, graph optimization disabled; tolerance `{}`.",
+            report.tolerance.name
+        )),
+        Part::Table(header, rows),
+    ];
+    // By output, over all cases.
+    let mut histograms: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for output in report.cases.iter().flat_map(|c| &c.outputs) {
+        let Comparison::Compared { metrics, .. } = &output.comparison else {
+            continue;
+        };
+        let Some(float) = &metrics.float else {
+            continue;
+        };
+        let sum = histograms.entry(&output.name).or_default();
+        sum.resize(float.decades.len(), 0);
+        sum.iter_mut()
+            .zip(&float.decades)
+            .for_each(|(a, b)| *a += b);
+    }
+    for (output, counts) in histograms {
+        let all: usize = counts.iter().sum();
+        let bars = decades().into_iter().zip(&counts).map(|(name, &n)| {
+            let share = 100.0 * n as f64 / all.max(1) as f64;
+            (name, n as f64, format!("{n}, {share:.1} %"))
+        });
+        let title = format!("Errors of {output} over its root mean square");
+        parts.push(Part::Bars(title, bars.collect()));
+    }
+    parts
+}
+
+fn latency(m: &Manifest) -> Vec<Part> {
+    let Some(report) = &m.latency else {
+        let why = m
+            .latency_not_run
+            .unwrap_or("`--no-check` or `--no-latency`");
+        return vec![Part::Text(format!("Not run ({why})."))];
+    };
+    let (header, rows) = latency_rows(report);
+    let warnings = report.warnings.iter().map(ToString::to_string);
+    vec![
+        Part::Text(
+            "ONNX Runtime's CPU provider with all its optimizations, interleaved runs, at the typical sizes. The engine was \
+             not timed: no CUDA device."
+                .into(),
+        ),
+        Part::Table(header, rows),
+        Part::Plot("All runs".into(), "run", "ms", super::bench::series(report)),
+        Part::Plot("Distribution".into(), "percentile", "ms", percentiles(report)),
+        Part::List(warnings.collect()),
+    ]
+}
+
+/// Latency by percentile: a step tells two modes apart, a tail the outliers.
+fn percentiles(report: &crate::bench::BenchReport) -> Vec<Series> {
+    let one = |s: &crate::bench::SubjectReport| {
+        let mut sorted = s.samples.clone();
+        sorted.sort_unstable();
+        let at = |percent: usize| {
+            let k = (sorted.len().saturating_sub(1) * percent) / 100;
+            Some((percent as f64, *sorted.get(k)? as f64 / 1e6))
+        };
+        Series {
+            name: s.name.clone(),
+            points: (0..=100).filter_map(at).collect(),
+            line: true,
+        }
+    };
+    report.subjects.iter().map(one).collect()
+}
+
+fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
+    vec![name.to_string(), value.into()]
+}
+
+fn engine(m: &Manifest) -> Vec<Part> {
+    let Some(e) = &m.engine else {
+        return vec![Part::Text("None was built.".into())];
+    };
+    let time = format!("{:.2} s, {:.2} s", e.parse_seconds, e.build_seconds);
+    let mut parts = vec![Part::Table(
+        vec!["", ""],
+        vec![
+            pair("builder", &e.runtime),
+            pair("compute capabilities", e.capabilities.join(", ")),
+            pair("plan", bytes(e.bytes as usize)),
+            pair("parse, build", time),
+            pair("layers read", e.layers.to_string()),
+            pair("tensors by type", counts(&e.network.tensors)),
+            pair("dequantized by type", counts(&e.network.dequantized)),
+            // An engine's own layers are known where it is opened.
+            pair("layers of the engine", "not read: no CUDA device"),
+        ],
+    )];
+    if e.attention_decomposed {
+        parts.push(Part::Text(
+            "TensorRT has no dedicated kernel for this attention; it was allowed to take it apart."
+                .into(),
+        ));
+    }
+    let warnings = e.warnings.iter().take(8);
+    parts.push(Part::List(
+        warnings.map(|w| format!("TensorRT warns: {w}")).collect(),
+    ));
+    parts
+}
+
+fn counts(types: &BTreeMap<DataType, usize>) -> String {
+    let all: Vec<String> = types.iter().map(|(t, n)| format!("{n} {t}")).collect();
+    match all.is_empty() {
+        true => "none".into(),
+        false => all.join(", "),
+    }
+}
+
+fn changes(m: &Manifest) -> Vec<Part> {
+    let found = m.blocks.iter().filter(|b| b.found > 0);
+    let found = found.map(|b| vec![b.kind.into(), b.found.to_string(), b.fused.to_string()]);
+    let mut parts = vec![Part::Table(
+        vec!["blocks", "found", "fused"],
+        found.collect(),
+    )];
+    if !m.attention.is_empty() {
+        let size = |n: usize| if n == 0 { "?".into() } else { n.to_string() };
+        let rows = m.attention.iter().map(|a| {
+            let guard = if a.guarded {
+                ", hidden rows give zeros"
+            } else {
+                ""
+            };
+            vec![
+                a.node.clone(),
+                size(a.heads),
+                size(a.kv_heads),
+                size(a.head_size),
+                format!("{:.4}", a.scale),
+                format!("{}{guard}", a.mask),
+            ]
+        });
+        parts.push(Part::Table(
+            vec![
+                "attention",
+                "heads",
+                "kv heads",
+                "head size",
+                "scale",
+                "mask",
+            ],
+            rows.collect(),
+        ));
+    }
+    let passes = m.passes.iter().map(|p| {
+        vec![
+            p.name.clone(),
+            p.results.clone(),
+            p.applications.to_string(),
+            format!("{:.1}", p.milliseconds),
+            format!("{} → {}", p.nodes_before, p.nodes_after),
+        ]
+    });
+    parts.push(Part::Table(
+        vec!["pass", "results", "applications", "ms", "nodes"],
+        passes.collect(),
+    ));
+    parts.push(operators(m));
+    parts
+}
+
+fn operators(m: &Manifest) -> Part {
+    let names: BTreeSet<&String> = m.ops_before.keys().chain(m.ops_after.keys()).collect();
+    let mut rows: Vec<(usize, usize, &String)> = (names.into_iter())
+        .map(|op| {
+            let n = |ops: &BTreeMap<String, usize>| ops.get(op).copied().unwrap_or(0);
+            (n(&m.ops_before), n(&m.ops_after), op)
+        })
+        .collect();
+    rows.sort_by_key(|(before, after, _)| std::cmp::Reverse(before.max(after).to_owned()));
+    let rows = rows.into_iter();
+    let rows =
+        rows.map(|(before, after, op)| vec![op.clone(), before.to_string(), after.to_string()]);
+    Part::Table(vec!["operator", "before", "after"], rows.collect())
+}
+
+fn requantized(m: &Manifest) -> Vec<Part> {
+    if m.requantized.is_empty() {
+        return Vec::new();
+    }
+    let rows = m.requantized.iter();
+    let rows = rows.map(|r| vec![r.how.clone(), r.nodes.len().to_string()]);
+    vec![Part::Table(
+        vec!["what became of it", "nodes"],
+        rows.collect(),
+    )]
+}
+
+/// Ranges of activations, and what they were measured on.
+fn ranges(m: &Manifest) -> Vec<Part> {
+    let mut parts = Vec::new();
+    if let Some(c) = &m.calibration {
+        let held = match c.held_out {
+            0 => "the proof used no sample of its own".to_string(),
+            n => format!("{n} samples behind them proved the result"),
+        };
+        let cached = if c.cached { " (from the cache)" } else { "" };
+        parts.push(Part::Text(format!(
+            "{} values were measured on {}{cached}; {held}.",
+            c.values, c.data
+        )));
+        if c.made {
+            parts.push(Part::Loud(
+                "The data is made up: the ranges say little about real inputs.".into(),
+            ));
+        }
+    }
+    if !m.activations.is_empty() {
+        let rows = m.activations.iter().map(|a| {
+            vec![
+                a.value.clone(),
+                format!("{:.4} to {:.4}", a.lo, a.hi),
+                a.method.into(),
+                a.outliers.to_string(),
+                a.smoothing.unwrap_or("-").into(),
+                format!("{:.1}", 10.0 * a.noise.max(1e-30).log10()),
+            ]
+        });
+        let header = vec![
+            "activation",
+            "range",
+            "chosen by",
+            "channels apart",
+            "smoothed by",
+            "expected noise, dB",
+        ];
+        parts.push(Part::Table(header, rows.collect()));
+    }
+    parts
+}
+
+fn precision(m: &Manifest) -> Vec<Part> {
+    let mut parts = Vec::new();
+    if m.options.int8.is_some() || m.options.fp8 {
+        let format = if m.options.fp8 { "FP8" } else { "INT8" };
+        parts.push(Part::Text(format!(
+            "{} linear layers multiply in {format}.",
+            m.quantized
+        )));
+    }
+    parts.extend(ranges(m));
+    if let Some(block) = m.options.int4_block {
+        parts.push(Part::Text(format!(
+            "{} linear layers have INT4 weights in blocks of {block}.",
+            m.quantized
+        )));
+    }
+    if let Some(half) = m.half() {
+        parts.push(Part::Text(format!("{} nodes are {half}.", m.converted)));
+    }
+    parts.push(Part::Text(format!(
+        "{} nodes keep their precision.",
+        m.kept.len()
+    )));
+    if !m.kept.is_empty() {
+        let rows = m.kept.iter().map(|k| vec![k.node.clone(), k.why.clone()]);
+        parts.push(Part::Table(
+            vec!["node that keeps its precision", "why"],
+            rows.collect(),
+        ));
+    }
+    if let Some(search) = &m.search {
+        parts.extend(sensitivity(search));
+    }
+    let clamped = m.clamped.iter().map(|c| {
+        format!(
+            "constant `{}`: {} values up to {:.3e} stand for infinity, and became ones that the format has",
+            c.tensor, c.values, c.abs_max
+        )
+    });
+    parts.push(Part::List(clamped.collect()));
+    parts
+}
+
+/// The layers by what they cost alone, and what was tried.
+fn sensitivity(search: &Search) -> Vec<Part> {
+    let number = |error: Option<f64>| error.map_or("not finite".into(), |e| format!("{e:.3e}"));
+    let curve = search.curve.iter().map(|t| {
+        let verdict = if t.pass { "ok" } else { "out of tolerance" };
+        vec![t.kept.to_string(), number(t.error), verdict.into()]
+    });
+    let groups = search.groups.iter().map(|g| {
+        let kept = g.layers.iter().all(|l| search.kept.contains(l));
+        let kept = if kept { "yes" } else { "no" };
+        vec![g.layers.join(", "), number(g.error), kept.into()]
+    });
+    let points = search.curve.iter();
+    let points = points.filter_map(|t| Some((t.kept as f64, t.error?)));
+    let plot = Series {
+        name: "models that were compared".into(),
+        points: points.collect(),
+        line: false,
+    };
+    vec![
+        Part::Text(format!(
+            "{} of {} layers are kept, found by comparing {} models with the original. Errors are the largest relative L2 of \
+             an output.",
+            search.kept.len(),
+            search.layers,
+            search.compared
+        )),
+        Part::Plot(
+            "Error by kept layers".into(),
+            "kept layers",
+            "relative L2",
+            vec![plot],
+        ),
+        Part::Table(vec!["kept layers", "error", "verdict"], curve.collect()),
+        Part::Table(vec!["converted alone", "error", "kept"], groups.collect()),
+    ]
+}
+
+/// What would have been checked or measured, and was not, with the reason.
+fn not_run(m: &Manifest) -> Vec<Part> {
+    let mut lines = Vec::new();
+    if let Some(why) = m.engine_parity.strip_prefix("not run: ") {
+        lines.push(format!("parity of the engine: {why}"));
+    }
+    if m.parity.is_none() {
+        lines.push("parity with the original: `--no-check`".into());
+    }
+    if m.latency.is_none() {
+        lines.push(format!(
+            "latency: {}",
+            m.latency_not_run.unwrap_or("switched off")
+        ));
+    }
+    if m.engine.is_some() {
+        lines.push("latency of the engine: no CUDA device".into());
+    }
+    match lines.is_empty() {
+        true => Vec::new(),
+        false => vec![Part::List(lines)],
+    }
+}
+
+fn environment(m: &Manifest) -> Vec<Part> {
+    let stages = m
+        .stages
+        .iter()
+        .map(|s| format!("{} {:.2} s", s.name, s.seconds));
+    let stages = stages.collect::<Vec<_>>().join(", ");
+    let e = &m.environment;
+    let runtime = m.runtime.clone().unwrap_or_else(|| "not run".into());
+    let bars = m
+        .stages
+        .iter()
+        .map(|s| (s.name.clone(), s.seconds, format!("{:.2} s", s.seconds)));
+    vec![
+        Part::Table(
+            vec!["", ""],
+            vec![
+                pair("kiln", &m.kiln),
+                pair("input", format!("SHA-256 {}", m.source.sha256)),
+                pair("producer", &m.before.producer),
+                pair("proved with", runtime),
+                pair(
+                    "machine",
+                    format!("{}, {} threads, {}", e.cpu, e.threads, e.os),
+                ),
+                pair("time", stages),
+            ],
+        ),
+        Part::Bars("Time of the compilation".into(), bars.collect()),
+    ]
+}
