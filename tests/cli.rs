@@ -562,7 +562,13 @@ fn a_bundle_is_written_and_replaced() {
         names.sort();
         names
     };
-    let expected = ["manifest.json", "model.onnx", "parity.npz", "report.md"];
+    let expected = [
+        "manifest.json",
+        "model.onnx",
+        "parity.npz",
+        "report.html",
+        "report.md",
+    ];
     assert_eq!(names(&folder), expected);
 
     folder.write("model.kiln/stray", b"");
@@ -752,7 +758,7 @@ fn right_and_wrong_candidates() {
     let json = kiln(&["check", &bundle, "--reference", &model, "--json"])
         .expect(0)
         .json();
-    assert_eq!(json["tolerance"]["name"], "fp16");
+    assert_eq!(json["parity"]["tolerance"]["name"], "fp16");
     kiln(&[
         "check",
         &bundle,

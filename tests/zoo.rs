@@ -141,7 +141,10 @@ fn compiled(model: &Path, output: PathBuf, fp16: bool) -> Outcome {
 fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
     let options = check::Options {
         candidate: candidate.to_path_buf(),
-        reference: model_path(name),
+        against: check::Against::Reference(model_path(name)),
+        record: None,
+        require: None,
+        layers: false,
         inputs: Some(io_path(name)),
         tolerance: None,
         limits: Vec::new(),
@@ -150,9 +153,14 @@ fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
         ort_lib: None,
     };
     let report = check::check(&options, &Silent).unwrap();
-    let cases: Vec<&str> = report.cases.iter().map(|c| c.name.as_str()).collect();
+    let cases: Vec<&str> = report
+        .parity
+        .cases
+        .iter()
+        .map(|c| c.name.as_str())
+        .collect();
     assert!(cases.len() > 1 && cases.contains(&"typical"), "{cases:?}");
-    let outputs = report.cases.iter().flat_map(|case| {
+    let outputs = report.parity.cases.iter().flat_map(|case| {
         let outputs = case.outputs.iter();
         outputs.map(|o| (format!("{} at {}", o.name, case.name), &o.comparison))
     });

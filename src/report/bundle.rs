@@ -128,10 +128,15 @@ fn parity(m: &Manifest) -> Vec<Part> {
     }
     for (output, counts) in histograms {
         let all: usize = counts.iter().sum();
-        let bars = decades().into_iter().zip(&counts).map(|(name, &n)| {
-            let share = 100.0 * n as f64 / all.max(1) as f64;
-            (name, n as f64, format!("{n}, {share:.1} %"))
-        });
+        let filled = counts.iter().position(|&n| n > 0).unwrap_or(0);
+        let bars = decades()
+            .into_iter()
+            .zip(&counts)
+            .skip(filled)
+            .map(|(name, &n)| {
+                let share = 100.0 * n as f64 / all.max(1) as f64;
+                (name, n as f64, format!("{n}, {share:.1} %"))
+            });
         let title = format!("Errors of {output} over its root mean square");
         parts.push(Part::Bars(title, bars.collect()));
     }

@@ -52,12 +52,23 @@ impl Part {
 
     pub fn html(&self) -> Markup {
         match self {
-            Part::Text(text) => html! { p { (text) } },
+            Part::Text(text) => html! { p { (inline(text)) } },
             Part::Loud(text) => html! { p { strong { (text) } } },
-            Part::List(lines) => html! { ul { @for line in lines { li { (line) } } } },
+            Part::List(lines) => {
+                html! { @if !lines.is_empty() { ul { @for line in lines { li { (inline(line)) } } } } }
+            }
             Part::Table(header, rows) => page::table(header, rows),
             Part::Bars(title, parts) => html! { h3 { (title) } (page::bars(parts)) },
             Part::Plot(title, x, y, series) => html! { h3 { (title) } (page::plot(x, y, series)) },
+        }
+    }
+}
+
+/// Code between backticks.
+fn inline(text: &str) -> Markup {
+    html! {
+        @for (k, part) in text.split('`').enumerate() {
+            @if k % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }
