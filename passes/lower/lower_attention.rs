@@ -64,6 +64,8 @@ impl Rule for LowerAttention {
             dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
         };
         let one = match cx.target.attention(lower.dtype) {
+            // No operator of a target gives these.
+            _ if lower.attention.probabilities().is_some() => None,
             AttentionForm::MultiHead => lower.multi_head(q, k, v),
             AttentionForm::Standard if attention.softcap() == 0.0 => {
                 lower.standard(q, k, v).map(|made| lower.guard(made))
@@ -75,7 +77,11 @@ impl Rule for LowerAttention {
             None => {
                 // What was made for the form that did not fit is not part of the change.
                 lower.patch = Patch::new();
-                let made = lower.products(q, k, v)?;
+                let (weights, made) = lower.products(q, k, v)?;
+                if let Some(wanted) = lower.attention.probabilities() {
+                    let guarded = lower.guard(weights);
+                    lower.patch.replace(wanted, guarded);
+                }
                 lower.guard(made)
             }
         };
@@ -339,8 +345,9 @@ impl Lower<'_, '_> {
         Some(self.node("Expand", &[at, shape], Attrs::new()))
     }
 
-    /// softmax(cap((scale · q) kᵀ) + bias) v: the scale on the query keeps the scores of half precision small.
-    fn products(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Result<Ref, Miss> {
+    /// softmax(cap((scale · q) kᵀ) + bias), and its product with v: the scale on the query keeps the scores of half
+    /// precision small.
+    fn products(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Result<(Ref, Ref), Miss> {
         let (k, v) = (self.repeated(q, k)?, self.repeated(q, v)?);
         let scale = f64::from(self.attention.scale());
         let mut query = Ref::Old(q);
@@ -371,7 +378,7 @@ impl Lower<'_, '_> {
             scores = self.node("Add", &[scores, mask], Attrs::new());
         }
         let weights = self.node("Softmax", &[scores], Attrs::new().with("axis", -1i64));
-        Ok(self.node("MatMul", &[weights, v], Attrs::new()))
+        Ok((weights, self.node("MatMul", &[weights, v], Attrs::new())))
     }
 
     /// Whether a key comes after the query, as [queries, keys]: what `is_causal` of Attention-23 hides. The first key is
