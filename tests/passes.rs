@@ -26,7 +26,6 @@ static FUSIONS: &[&Fusion] = &[&FUSE_GELU, &FUSE_LAYER_NORM, &FUSE_RMS_NORM, &FU
 
 /// Fusions whose bodies do not say all: rules, which their cases prove.
 const RULES: &[&str] = &[
-    "adopt-attention",
     "fuse-attention",
     "fuse-conv-batch-norm",
     "fuse-group-norm",
