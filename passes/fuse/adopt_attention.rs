@@ -55,11 +55,9 @@ impl Rule for AdoptAttention {
             dtype: node.input(0).and_then(|v| g.value(v).ty().dtype()),
         };
         let made = if let Some(attention) = ops::Attention::of(g, root) {
-            refuse(read, "its keys, values or scores are read")?;
-            adopt.standard(&attention)?
+            adopt.standard(&attention, read)?
         } else if let Some(attention) = ops::MicrosoftAttention::of(g, root) {
-            refuse(read, "its keys, values or scores are read")?;
-            adopt.microsoft(&attention)?
+            adopt.microsoft(&attention, read)?
         } else if node.op().name().ends_with("Attention") && node.op().domain() != INTERNAL_DOMAIN {
             return Err(Miss::because(format!("{} is not one it knows", node.op())));
         } else {
@@ -163,12 +161,13 @@ impl Adopt<'_, '_> {
         self.patch.node(op, operands.into_iter().chain(bias), attrs)
     }
 
-    fn standard(&mut self, attention: &ops::Attention<'_>) -> Result<Ref, Miss> {
+    fn standard(&mut self, attention: &ops::Attention<'_>, read: bool) -> Result<Ref, Miss> {
         let past = [attention.past_key(), attention.past_value()];
         refuse(
             past.iter().any(Option::is_some),
             "it has keys and values of earlier steps",
         )?;
+        refuse(read, "its keys, values or scores are read")?;
         let lengths = attention.nonpad_kv_seqlen().is_some();
         refuse(lengths, "it is told the lengths of its sequences")?;
         // Versions of the standard differ in which comes first.
@@ -223,11 +222,16 @@ impl Adopt<'_, '_> {
         })
     }
 
-    fn microsoft(&mut self, attention: &ops::MicrosoftAttention<'_>) -> Result<Ref, Miss> {
+    fn microsoft(
+        &mut self,
+        attention: &ops::MicrosoftAttention<'_>,
+        read: bool,
+    ) -> Result<Ref, Miss> {
         refuse(
             attention.has_past(),
             "it has keys and values of earlier steps",
         )?;
+        refuse(read, "its keys, values or scores are read")?;
         refuse(attention.rotates(), "it rotates queries and keys itself")?;
         let heads = attention.num_heads();
         let heads = heads.ok_or_else(|| Miss::because("its number of heads is unknown"))?;

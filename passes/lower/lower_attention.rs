@@ -252,7 +252,13 @@ impl Lower<'_, '_> {
 
     /// [batch, seq, heads · size] as [batch, heads, seq, size], with zeros in rows whose keys are all hidden.
     fn apart(&mut self, mut made: Ref, heads: i64, size: i64) -> Ref {
-        if let Some(visible) = self.visible() {
+        // A condition of each head, or one without heads, fits the result apart only.
+        let shared = self.attention.bias().is_some_and(|bias| {
+            let dims = self.cx.facts.dims(bias);
+            dims.is_some_and(|d| d.len() == 4 && d[1].as_i64() == Some(1))
+        });
+        let visible = if shared { self.visible() } else { None };
+        if let Some(visible) = visible {
             // The same condition for all heads, in the layout of the result.
             let axes = self.patch.constant(Tensor::vector(&[1i64]));
             let visible = self.node("Squeeze", &[visible, axes], Attrs::new());
@@ -260,11 +266,15 @@ impl Lower<'_, '_> {
             made = self.node("Where", &[visible, made, zero], Attrs::new());
         }
         let split = self.reshape(made, &[0, 0, heads, size]);
-        self.node(
+        let apart = self.node(
             "Transpose",
             &[split],
             Attrs::new().with("perm", vec![0i64, 2, 1, 3]),
-        )
+        );
+        match shared {
+            true => apart,
+            false => self.guard(apart),
+        }
     }
 
     /// An operand [batch, heads, seq, size] as [batch, seq, heads · size], from the far side of the bias of its
