@@ -92,7 +92,8 @@ fn count(census: &mut Census, g: &Graph, id: NodeId, node: &Node) {
     }
 }
 
-fn block(g: &Graph, id: NodeId, node: &Node) -> AttentionBlock {
+/// What the census says of one attention.
+pub fn block(g: &Graph, id: NodeId, node: &Node) -> AttentionBlock {
     let size = |k: usize, axis: usize| {
         let shape = node.input(k).and_then(|v| g.value(v).ty().shape());
         let dim = shape.filter(|s| s.len() == 4).and_then(|s| s.get(axis));
@@ -121,7 +122,7 @@ fn block(g: &Graph, id: NodeId, node: &Node) -> AttentionBlock {
 const NEAR: usize = 4;
 
 /// Whether a MatMul reads the node's result, directly or through selections and casts.
-fn feeds_product(g: &Graph, node: &Node) -> bool {
+pub fn feeds_product(g: &Graph, node: &Node) -> bool {
     let mut at: Vec<ValueId> = node.output(0).into_iter().collect();
     for _ in 0..NEAR {
         let readers = at

@@ -21,6 +21,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::simplify_masks::SimplifyMasks,
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
+    &fuse::adopt_attention::AdoptAttention,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
@@ -152,6 +153,13 @@ pub static LOWER: &[Step] = &[
     Step::Enter(Phase::Lowered),
 ];
 
+/// Makes every attention an internal operator, those that the model came with too, so that its probabilities can be asked
+/// for; [`LOWER`] follows.
+pub static ATTENTION: &[Step] = &[
+    Step::Run(&fuse::adopt_attention::AdoptAttention),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+];
+
 /// Cleanup and folding alone.
 pub static CLEANUP: &[Step] = &[
     Step::Run(&clean::eliminate_dead::EliminateDead),
@@ -223,6 +231,7 @@ mod tests {
             .chain(FP16)
             .chain(BF16)
             .chain(LOWER)
+            .chain(ATTENTION)
             .chain(CLEANUP)
         {
             if let Step::Run(pass) = step {

@@ -13,6 +13,7 @@
 //! This crate is the driver: what a user meets and what touches the outside world. The graph is in `kiln-graph`, the
 //! passes in `kiln-passes`.
 
+pub mod attention;
 pub mod bench;
 pub mod bisect;
 pub mod bundle;

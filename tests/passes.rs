@@ -122,6 +122,7 @@ fn every_case_computes_the_same_before_and_after() {
             None => preset,
             Some("int8") => Preset::Int8,
             Some("fp8") => Preset::Fp8,
+            Some("int4") => Preset::Int4,
             Some(other) => panic!("{}: unknown tolerance {other}", case.path.display()),
         };
         let (given, taken) = inputs(&case, &applied.before, lossy);

@@ -1,6 +1,7 @@
 //! Operators of [`crate::INTERNAL_DOMAIN`].
 
 use super::call::{Call, Outs, one};
+use super::fact::Fact;
 use crate::DType;
 
 pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
@@ -12,7 +13,12 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
             };
             let size = call.dims(2)?.last()?;
             let dims = [batch, heads, queries, size].into_iter().cloned();
-            Some(one(dims.collect()))
+            let mut outs = one(dims.collect());
+            if let Some(keys) = call.dims(1).and_then(|k| k.get(2)) {
+                let dims = [batch, heads, queries, keys].into_iter().cloned();
+                outs.push(Fact::of_dims(dims.collect()));
+            }
+            Some(outs)
         }
         _ => None,
     }

@@ -58,6 +58,79 @@ impl Attention<'_> {
     }
 }
 
+/// The domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
+view! { in MICROSOFT,
+    /// com.microsoft:Attention over one input and packed weights, and com.microsoft:MultiHeadAttention over queries, keys
+    /// and values (ONNX Runtime `docs/ContribOperators.md`).
+    MicrosoftAttention: "Attention" | "MultiHeadAttention" {
+        "num_heads": Int, "scale": Float, "unidirectional": Int, "mask_filter_value": Float, "qkv_hidden_sizes": Ints,
+        "do_rotary": Int,
+    }
+}
+
+impl<'g> MicrosoftAttention<'g> {
+    /// Whether it projects its one input itself.
+    pub fn is_packed(&self) -> bool {
+        self.node().op().name() == "Attention"
+    }
+
+    pub fn num_heads(&self) -> Option<i64> {
+        self.node().attrs().int("num_heads").filter(|&n| n > 0)
+    }
+
+    /// The factor on the scores; `None` for `1 / sqrt(head size)`. The kernels read 0 as left out.
+    pub fn scale(&self) -> Option<f32> {
+        let scale = self.node().attrs().float("scale");
+        scale.filter(|&s| s != 0.0)
+    }
+
+    /// Query i sees the keys 0 to i only.
+    pub fn is_causal(&self) -> bool {
+        self.flag("unidirectional", false)
+    }
+
+    /// What a mask adds to the scores of keys that it hides.
+    pub fn mask_filter_value(&self) -> f32 {
+        self.float("mask_filter_value", -10000.0)
+    }
+
+    /// The widths of queries, keys and values; `None` for thirds.
+    pub fn qkv_hidden_sizes(&self) -> Option<&'g [i64]> {
+        self.int_list("qkv_hidden_sizes")
+    }
+
+    pub fn rotates(&self) -> bool {
+        self.flag("do_rotary", false)
+    }
+
+    /// The vector that is added to the projections, joined.
+    pub fn projection_bias(&self) -> Option<ValueId> {
+        self.input(if self.is_packed() { 2 } else { 3 })
+    }
+
+    /// What tells keys from padding, in one of several forms.
+    pub fn mask(&self) -> Option<ValueId> {
+        self.input(if self.is_packed() { 3 } else { 4 })
+    }
+
+    /// What is added to the scores.
+    pub fn attention_bias(&self) -> Option<ValueId> {
+        self.input(5)
+    }
+
+    /// Whether it has keys and values from earlier steps.
+    pub fn has_past(&self) -> bool {
+        let later = if self.is_packed() {
+            &[4, 6][..]
+        } else {
+            &[6, 7, 8, 9]
+        };
+        later.iter().any(|&k| self.input(k).is_some())
+    }
+}
+
 view! {
     RotaryEmbedding: "RotaryEmbedding" { "interleaved": Int, "num_heads": Int, "rotary_embedding_dim": Int }
 }
@@ -86,7 +159,7 @@ impl RotaryEmbedding<'_> {
 /// kiln's own attention, which exists between fusion and lowering: softmax(cap(scale · q kᵀ) + bias) v over q [batch,
 /// heads, queries, size], k [batch, kv heads, keys, size], v [batch, kv heads, keys, value size] and a bias that
 /// broadcasts to [batch, heads, queries, keys]; the result is [batch, heads, queries, value size]. Heads are a multiple of
-/// kv heads. Floats are of one dtype.
+/// kv heads. Floats are of one dtype. A second result is the softmax, [batch, heads, queries, keys].
 #[derive(Clone, Copy, Debug)]
 pub struct InternalAttention<'g>(super::View<'g>);
 
@@ -122,6 +195,11 @@ impl<'g> InternalAttention<'g> {
 
     pub fn bias(&self) -> Option<ValueId> {
         self.0.input(3)
+    }
+
+    /// The probabilities, [batch, heads, queries, keys], where something wants them.
+    pub fn probabilities(&self) -> Option<ValueId> {
+        self.0.output(1)
     }
 }
 

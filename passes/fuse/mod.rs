@@ -1,5 +1,6 @@
 //! Fusions: several operators become one.
 
+pub mod adopt_attention;
 pub mod fuse_attention;
 pub mod fuse_conv_batch_norm;
 pub mod fuse_gelu;

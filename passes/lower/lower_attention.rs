@@ -64,6 +64,8 @@ impl Rule for LowerAttention {
             dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
         };
         let one = match cx.target.attention(lower.dtype) {
+            // No operator of a target gives these.
+            _ if lower.attention.probabilities().is_some() => None,
             AttentionForm::MultiHead => lower.multi_head(q, k, v),
             AttentionForm::Standard if attention.softcap() == 0.0 => {
                 lower.standard(q, k, v).map(|made| lower.guard(made))
@@ -75,7 +77,11 @@ impl Rule for LowerAttention {
             None => {
                 // What was made for the form that did not fit is not part of the change.
                 lower.patch = Patch::new();
-                let made = lower.products(q, k, v)?;
+                let (weights, made) = lower.products(q, k, v)?;
+                if let Some(wanted) = lower.attention.probabilities() {
+                    let guarded = lower.guard(weights);
+                    lower.patch.replace(wanted, guarded);
+                }
                 lower.guard(made)
             }
         };
@@ -246,7 +252,13 @@ impl Lower<'_, '_> {
 
     /// [batch, seq, heads · size] as [batch, heads, seq, size], with zeros in rows whose keys are all hidden.
     fn apart(&mut self, mut made: Ref, heads: i64, size: i64) -> Ref {
-        if let Some(visible) = self.visible() {
+        // A condition of each head, or one without heads, fits the result apart only.
+        let shared = self.attention.bias().is_some_and(|bias| {
+            let dims = self.cx.facts.dims(bias);
+            dims.is_some_and(|d| d.len() == 4 && d[1].as_i64() == Some(1))
+        });
+        let visible = if shared { self.visible() } else { None };
+        if let Some(visible) = visible {
             // The same condition for all heads, in the layout of the result.
             let axes = self.patch.constant(Tensor::vector(&[1i64]));
             let visible = self.node("Squeeze", &[visible, axes], Attrs::new());
@@ -254,11 +266,15 @@ impl Lower<'_, '_> {
             made = self.node("Where", &[visible, made, zero], Attrs::new());
         }
         let split = self.reshape(made, &[0, 0, heads, size]);
-        self.node(
+        let apart = self.node(
             "Transpose",
             &[split],
             Attrs::new().with("perm", vec![0i64, 2, 1, 3]),
-        )
+        );
+        match shared {
+            true => apart,
+            false => self.guard(apart),
+        }
     }
 
     /// An operand [batch, heads, seq, size] as [batch, seq, heads · size], from the far side of the bias of its
@@ -339,8 +355,9 @@ impl Lower<'_, '_> {
         Some(self.node("Expand", &[at, shape], Attrs::new()))
     }
 
-    /// softmax(cap((scale · q) kᵀ) + bias) v: the scale on the query keeps the scores of half precision small.
-    fn products(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Result<Ref, Miss> {
+    /// softmax(cap((scale · q) kᵀ) + bias), and its product with v: the scale on the query keeps the scores of half
+    /// precision small.
+    fn products(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Result<(Ref, Ref), Miss> {
         let (k, v) = (self.repeated(q, k)?, self.repeated(q, v)?);
         let scale = f64::from(self.attention.scale());
         let mut query = Ref::Old(q);
@@ -371,7 +388,7 @@ impl Lower<'_, '_> {
             scores = self.node("Add", &[scores, mask], Attrs::new());
         }
         let weights = self.node("Softmax", &[scores], Attrs::new().with("axis", -1i64));
-        Ok(self.node("MatMul", &[weights, v], Attrs::new()))
+        Ok((weights, self.node("MatMul", &[weights, v], Attrs::new())))
     }
 
     /// Whether a key comes after the query, as [queries, keys]: what `is_causal` of Attention-23 hides. The first key is

@@ -90,6 +90,9 @@ pub(super) fn kept(
             Some(format!("kiln does not know whether {op} takes {name}"))
         } else if let Some(why) = format.refuses(op, g.opset()) {
             Some(why)
+        } else if format == HalfFormat::Bf16 && op.is("ConvTranspose") {
+            // TensorRT for RTX 1.7 finds no result type for one and builds no engine.
+            Some("TensorRT has no transposed convolution in BF16".into())
         } else if let Some(why) = scale_needs_f32(g, id, format) {
             Some(why)
         } else if op.is_any(&["Sin", "Cos"]) {

@@ -187,6 +187,24 @@ impl Source {
         }
     }
 
+    /// These texts, each a sample, tokenized by the tokenizer of the options.
+    ///
+    /// # Errors
+    /// When there is no tokenizer, an input is not made of tokens, or no text has a token.
+    pub fn text(
+        graph: &Graph,
+        lines: &[String],
+        options: &SourceOptions,
+    ) -> Result<Source, DataError> {
+        let ports = ports(graph)?;
+        let text = Text::of(lines, "the text given", options, &ports)?;
+        Ok(Source {
+            ports,
+            kind: Kind::Text(Box::new(text)),
+            options: options.clone(),
+        })
+    }
+
     /// Makes inputs up, each batch at the typical sizes and with a seed of its own.
     ///
     /// # Errors
@@ -364,6 +382,9 @@ impl Source {
             }
             Kind::Text(text) => {
                 hash.update(format!("text {}\0", o.max_length));
+                for line in text.given() {
+                    hash.update(format!("{line}\0"));
+                }
                 for path in text.files() {
                     hash_file(&mut hash, path)?;
                 }

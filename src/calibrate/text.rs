@@ -32,10 +32,11 @@ struct Field {
     role: Role,
 }
 
-/// A file of text, one sample in each line.
+/// A file of text, one sample in each line, or lines that were given.
 #[derive(Debug)]
 pub(super) struct Text {
     path: PathBuf,
+    given: Option<Vec<String>>,
     tokenizer_path: PathBuf,
     tokenizer: Tokenizer,
     fields: Vec<Field>,
@@ -86,6 +87,7 @@ impl Text {
             .map_err(refuse)?;
         Ok(Text {
             path: path.to_path_buf(),
+            given: None,
             tokenizer_path,
             tokenizer,
             fields,
@@ -94,6 +96,20 @@ impl Text {
             max_length,
             length,
             pad: i64::from(pad),
+        })
+    }
+
+    /// These lines in place of a file's; `name` stands for them in messages.
+    pub fn of(
+        lines: &[String],
+        name: &str,
+        options: &SourceOptions,
+        ports: &[Port],
+    ) -> Result<Text, DataError> {
+        let text = Text::open(Path::new(name), options, ports)?;
+        Ok(Text {
+            given: Some(lines.to_vec()),
+            ..text
         })
     }
 
@@ -107,8 +123,16 @@ impl Text {
     }
 
     /// The files that decide what the data is.
-    pub fn files(&self) -> [&Path; 2] {
-        [&self.path, &self.tokenizer_path]
+    pub fn files(&self) -> Vec<&Path> {
+        let file = self.given.is_none().then_some(self.path.as_path());
+        file.into_iter()
+            .chain([self.tokenizer_path.as_path()])
+            .collect()
+    }
+
+    /// The lines that were given in place of a file.
+    pub fn given(&self) -> &[String] {
+        self.given.as_deref().unwrap_or_default()
     }
 
     /// Reads as many lines at a time as a batch has. Lines without a token are left out; so is the rest at the end, if the
@@ -118,11 +142,15 @@ impl Text {
             path: self.path.clone(),
             source,
         };
-        let file = match File::open(&self.path) {
-            Ok(file) => BufReader::new(file),
-            Err(e) => return Box::new(std::iter::once(Err(fail(e)))),
+        type Lines<'a> = Box<dyn Iterator<Item = std::io::Result<Vec<u8>>> + 'a>;
+        let lines: Lines<'_> = match &self.given {
+            Some(given) => Box::new(given.iter().map(|line| Ok(line.clone().into_bytes()))),
+            None => match File::open(&self.path) {
+                Ok(file) => Box::new(BufReader::new(file).split(b'\n')),
+                Err(e) => return Box::new(std::iter::once(Err(fail(e)))),
+            },
         };
-        let mut lines = file.split(b'\n').zip(1..);
+        let mut lines = lines.zip(1..);
         Box::new(std::iter::from_fn(move || {
             let mut samples = Vec::with_capacity(self.batch);
             for (line, number) in lines.by_ref() {

@@ -1,5 +1,6 @@
 //! The command line: parse, call the library, print, exit.
 
+mod attention;
 mod bench;
 mod bisect;
 mod check;
@@ -58,6 +59,8 @@ enum Verb {
     Bisect(bisect::Args),
     /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks.
     Inspect(inspect::Args),
+    /// Show where the heads of a model look on given inputs, as a page with heat maps.
+    Attention(attention::Args),
     /// List the passes, or explain one.
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
@@ -149,6 +152,7 @@ pub fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(&globals, args),
         Verb::Bisect(args) => bisect::run(&globals, args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
         Verb::Completions { shell } => {

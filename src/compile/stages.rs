@@ -153,9 +153,19 @@ impl Rewritten {
 }
 
 /// Computes constants with ONNX Runtime, which is loaded when the first is wanted.
-struct OrtEvaluator<'a> {
+pub(crate) struct OrtEvaluator<'a> {
     library: Option<&'a Path>,
     runtime: OnceCell<&'static Runtime>,
+}
+
+impl OrtEvaluator<'_> {
+    /// With this library, or the one that is found.
+    pub(crate) fn new(library: Option<&Path>) -> OrtEvaluator<'_> {
+        OrtEvaluator {
+            library,
+            runtime: OnceCell::new(),
+        }
+    }
 }
 
 impl Evaluator for OrtEvaluator<'_> {
@@ -248,10 +258,7 @@ pub(crate) fn rewrite(
         ..none
     };
     let library = options.ort_lib.as_deref();
-    let evaluator = OrtEvaluator {
-        library,
-        runtime: OnceCell::new(),
-    };
+    let evaluator = OrtEvaluator::new(library);
     let mut cx = Context::new(&target, &choices);
     cx.explain = !options.explain.is_empty();
     cx.limit = passes.limit;

@@ -1,0 +1,145 @@
+//! `kiln attention`
+
+use std::path::PathBuf;
+
+use super::progress::Terminal;
+use super::{Failure, Globals, print, print_json, table::table};
+use crate::attention::flags::{Flag, Head};
+use crate::attention::{self, AttentionError, Data, Kind, Layer, Options, Summary};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// An ONNX file or a bundle.
+    model: PathBuf,
+    /// Inputs, as .npz, or as .npy for a model with one input.
+    #[arg(long, value_name = "DATA.npz", required_unless_present = "text")]
+    inputs: Option<PathBuf>,
+    /// A text instead of --inputs; can be given several times, and each is a sample.
+    #[arg(long, conflicts_with = "inputs", requires = "tokenizer")]
+    text: Vec<String>,
+    /// A tokenizer.json: makes tokens of --text, and words of the ids in --inputs.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// The most tokens of a text; what is longer is cut.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_length: usize,
+    /// Only this attention, counted from 0 in the order of computation; can be given several times.
+    #[arg(long, value_name = "N")]
+    layer: Vec<usize>,
+    /// Only this head, counted from 0; can be given several times.
+    #[arg(long, value_name = "N")]
+    head: Vec<usize>,
+    /// The page; the probabilities go beside it as .npz.
+    #[arg(
+        long,
+        short,
+        value_name = "PAGE.html",
+        default_value = "attention.html"
+    )]
+    output: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<AttentionError> for Failure {
+    fn from(e: AttentionError) -> Failure {
+        Failure {
+            code: e.exit_code(),
+            error: e.into(),
+        }
+    }
+}
+
+pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    let options = Options {
+        model: args.model,
+        data: match args.inputs {
+            Some(path) => Data::Arrays(path),
+            None => Data::Text(args.text),
+        },
+        tokenizer: args.tokenizer,
+        max_length: args.max_length,
+        layers: args.layer,
+        heads: args.head,
+        page: args.output,
+        ort_lib: globals.ort_lib.clone(),
+    };
+    let terminal = Terminal::new(globals.quiet);
+    let done = attention::attention(&options, &terminal);
+    terminal.clear();
+    let summary = done?;
+    match args.json {
+        true => print_json(&summary)?,
+        false => print(&render(&summary))?,
+    }
+    Ok(0)
+}
+
+/// Words for people, who read "self" rather than "self-attention" in a column.
+fn kind(layer: &Layer) -> &'static str {
+    match layer.kind {
+        Kind::SelfAttention => "self",
+        Kind::CrossAttention => "cross",
+    }
+}
+
+fn render(summary: &Summary) -> String {
+    let rows: Vec<Vec<String>> = (summary.layers.iter())
+        .map(|layer| {
+            let entropies = layer.heads.iter().map(|h| h.entropy);
+            let (low, high) = entropies.fold((f64::INFINITY, 0.0f64), |(low, high), e| {
+                (low.min(e), high.max(e))
+            });
+            let flagged = layer.heads.iter().filter(|h| !h.flags.is_empty());
+            vec![
+                layer.layer.to_string(),
+                kind(layer).into(),
+                layer.mask.clone(),
+                layer.heads.len().to_string(),
+                format!("{} × {}", layer.queries, layer.keys),
+                format!("{low:.2} – {high:.2}"),
+                flagged.count().to_string(),
+            ]
+        })
+        .collect();
+    let header = [
+        "layer",
+        "kind",
+        "mask",
+        "heads",
+        "queries × keys",
+        "entropy (bits)",
+        "flagged",
+    ];
+    let mut out = table(&header, &rows);
+    let mut flagged = String::new();
+    for layer in &summary.layers {
+        for head in layer.heads.iter().filter(|h| !h.flags.is_empty()) {
+            let words: Vec<String> = head.flags.iter().map(|f| words(*f, head)).collect();
+            flagged += &format!(
+                "  layer {} head {}: {}\n",
+                layer.layer,
+                head.head,
+                words.join("; ")
+            );
+        }
+    }
+    if !flagged.is_empty() {
+        out += &format!("\n{flagged}");
+    }
+    out += &format!(
+        "\n  page     {}\n  arrays   {}\n",
+        summary.page.display(),
+        summary.arrays.display()
+    );
+    out
+}
+
+fn words(flag: Flag, head: &Head) -> String {
+    match (flag, head.key) {
+        (Flag::EmptyRows, _) => format!("{} {}", head.empty_rows, flag.words()),
+        (Flag::OneKey, Some(key)) => format!("{} ({key})", flag.words()),
+        _ => flag.words().to_string(),
+    }
+}
