@@ -84,11 +84,12 @@ pub enum AttentionError {
     Write(#[from] WriteError),
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
-    #[error("{} does not run on {data}: {source}; text may be too long for its positions (--max-length)", model.display())]
+    #[error("{} does not run on {data}: {source}{hint}", model.display())]
     Run {
         model: PathBuf,
         data: String,
         source: runtime::Error,
+        hint: &'static str,
     },
     #[error("{}: the probabilities of {layer} are {found}, not [batch, heads, queries, keys]", model.display())]
     Shape {
@@ -210,7 +211,7 @@ pub fn attention(options: &Options, talk: &dyn Talk) -> Result<Summary, Attentio
     let mut warnings: Vec<String> = (found.left.iter())
         .map(|why| format!("an attention is not shown: {why}"))
         .collect();
-    let outputs = run(&found.model, &path, &batch, options.ort_lib.as_deref())?;
+    let outputs = run(options, &found.model, &path, &batch)?;
     drop(found.model);
     talk.stage("attention: judging");
     let mut layers = Vec::new();
@@ -311,28 +312,36 @@ fn check(
     }
 }
 
+/// The probabilities, in the order of the model's outputs.
 fn run(
+    options: &Options,
     model: &Model,
     path: &Path,
     batch: &Batch,
-    library: Option<&Path>,
 ) -> Result<Vec<(String, Tensor)>, AttentionError> {
-    let runtime = Runtime::load(library)?;
+    let runtime = Runtime::load(options.ort_lib.as_deref())?;
+    let hint = match &options.data {
+        Data::Text(_) => {
+            "; if the text is longer than the model's positions, give a smaller --max-length"
+        }
+        Data::Arrays(_) => "",
+    };
     // Half precision is rounded as written, whatever kernels the CPU provider has.
     let twin = twin::rounding(model);
     let parts = onnx::to_parts(twin.as_ref().unwrap_or(model))?;
     drop(twin);
-    let options = SessionOptions {
+    let how = SessionOptions {
         optimization: Optimization::Disabled,
         ..SessionOptions::default()
     };
     let name = path.display().to_string();
-    let mut session = Session::from_parts(runtime, name, parts, &options)?;
+    let mut session = Session::from_parts(runtime, name, parts, &how)?;
     session.run(&batch.inputs).map_err(|source| match source {
         source @ runtime::Error::Run { .. } => AttentionError::Run {
             model: path.to_path_buf(),
             data: batch.name.clone(),
             source,
+            hint,
         },
         other => other.into(),
     })
