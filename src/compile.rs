@@ -2,6 +2,7 @@
 
 mod calibration;
 mod error;
+mod gates;
 pub(crate) mod stages;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,9 @@ pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Partial};
 use crate::manifest::{Manifest, Stage};
+use crate::parity::Tolerance;
 use crate::prove;
+use crate::recipe::Recipe;
 use crate::report;
 use crate::search;
 use crate::shapes::{DimSpec, ShapeSpec};
@@ -72,6 +75,26 @@ pub struct Options {
     pub trt_lib: Option<PathBuf>,
     /// Of the inputs that are made.
     pub seed: u64,
+    /// The SHA-256 that the model must have, in hexadecimal digits.
+    pub sha256: Option<String>,
+    /// The one of the precision if it is not given.
+    pub tolerance: Option<Tolerance>,
+    /// Other limits: `OUTPUT:METRIC=LIMIT`.
+    pub limits: Vec<String>,
+    pub gates: Gates,
+    /// What the options came from, for the manifest.
+    pub recipe: Recipe,
+}
+
+/// What the result must be beside right.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gates {
+    /// The most that its median latency may be of the original's.
+    pub latency_ratio: Option<f64>,
+    /// The largest model.onnx, with its external data.
+    pub bytes: Option<u64>,
+    /// The same, of the original's size.
+    pub bytes_ratio: Option<f64>,
 }
 
 impl Options {
@@ -104,6 +127,11 @@ impl Options {
             ort_lib: None,
             trt_lib: None,
             seed: 1,
+            sha256: None,
+            tolerance: None,
+            limits: Vec::new(),
+            gates: Gates::default(),
+            recipe: Recipe::default(),
         }
     }
 }
@@ -203,6 +231,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         stages::rewrite(options, &targets, &fusing, original.clone(), talk)
     })?;
     let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
+    stages::is_asked_for(options, &source)?;
     let mut reference = match options.check {
         true => Some(clock.time("sizes", || {
             let request = prove::Request {
@@ -309,6 +338,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     if manifest.calibration.as_ref().is_some_and(|c| c.made) {
         manifest.warnings.push(calibration::MADE_UP.into());
     }
+    gates::pass(options, &manifest)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;
     partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;

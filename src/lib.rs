@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod parity;
 pub mod prove;
 pub mod pysite;
+pub mod recipe;
 pub mod report;
 pub mod runtime;
 pub mod search;

@@ -1,6 +1,7 @@
 //! `manifest.json`: what was done to which model, and what was proved, for machines.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use kiln_graph::Model;
 use kiln_graph::onnx::Written;
@@ -11,6 +12,7 @@ use crate::bench;
 use crate::compile::{Calibrated, Int8, Options, Rewritten, Source};
 use crate::engine::{Network, TensorInfo};
 use crate::parity;
+use crate::recipe::Recipe;
 use crate::search::Search;
 use crate::shapes::Range;
 use crate::summary::{self, Attention, Found, Summary};
@@ -24,6 +26,8 @@ pub struct Manifest {
     pub target: String,
     pub precision: String,
     pub options: Chosen,
+    /// What `kiln compile -c manifest.json` compiles again.
+    pub recipe: Recipe,
     /// The ranges of the symbolic dimensions that were proved and built for.
     pub sizes: BTreeMap<String, Range>,
     pub before: Summary,
@@ -278,6 +282,12 @@ impl Manifest {
             },
             target: targets.to_string(),
             precision: options.precision(),
+            recipe: Recipe {
+                model: Some(options.model.clone()),
+                sha256: Some(source.sha256.clone()),
+                ..options.recipe.clone()
+            }
+            .placed(Path::new("")),
             options: Chosen {
                 fp16: options.fp16,
                 bf16: options.bf16,

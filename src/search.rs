@@ -69,7 +69,7 @@ pub fn run(
     partial: &Partial,
     talk: &dyn Talk,
 ) -> Result<(Rewritten, Option<Search>), CompileError> {
-    let tolerance = stages::tolerance(options, Some(&rewritten));
+    let tolerance = stages::tolerance(options, Some(&rewritten))?;
     let path = partial.file(bundle::MODEL);
     let mut compared = 0;
     let mut compare = |candidate: &Rewritten, case: Option<&str>| {

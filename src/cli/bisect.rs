@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use super::progress::Terminal;
-use super::{Failure, Globals, operator, print, print_json, table::table};
+use super::{Failure, Globals, print, print_json, table::table};
 use crate::bisect::{self, Bisection, Culprit, Finding};
 use crate::compile::{CompileError, Options, stages};
 use crate::parity::{Report, Tolerance};
+use crate::recipe::operator;
 use crate::report;
 use crate::shapes::{DimSpec, ShapeSpec};
 use crate::targets::Targets;
@@ -73,7 +74,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     };
     let tolerance = match &args.tolerance {
         Some(name) => Tolerance::named(name).map_err(Failure::usage)?,
-        None => stages::tolerance(&options, None),
+        None => stages::tolerance(&options, None)?,
     };
     let steps = stages::steps(&options).map_err(CompileError::from)?;
     let terminal = Terminal::new(globals.quiet);

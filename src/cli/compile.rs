@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use kiln_graph::Op;
 
 use super::progress::Terminal;
-use super::{Failure, Globals, known_pass, operator, print, print_json, table::table};
-use crate::compile::{self, Calibration, Int8, Options, Outcome, SAMPLES};
+use super::{Failure, Globals, known_pass, print, print_json, table::table};
+use crate::compile::{self, Options, Outcome};
 use crate::manifest::{Explained, Missed};
+use crate::recipe::{
+    self, Dialect, Floats, Gates, Latency, Linear, Parity, Precision, Recipe, Size, Sizes, operator,
+};
 use crate::report;
-use crate::shapes::{DimSpec, ShapeSpec};
+use crate::shapes::{DimSpec, ShapeSpec, SpecError};
 use crate::summary::bytes;
 use crate::targets::Targets;
 
@@ -18,7 +21,11 @@ use crate::targets::Targets;
 #[command(group(clap::ArgGroup::new("half").args(["fp16", "bf16"])))]
 pub(super) struct Args {
     /// The model: ONNX, with external data beside it if it has some.
-    model: PathBuf,
+    #[arg(required_unless_present = "recipe")]
+    model: Option<PathBuf>,
+    /// A recipe (.yaml), or the manifest.json of a bundle that is to be made again. Options lie over it.
+    #[arg(short = 'c', long = "recipe", value_name = "RECIPE")]
+    recipe: Option<PathBuf>,
     /// Where the bundle goes [default: MODEL.kiln beside the model].
     #[arg(short, long, value_name = "BUNDLE")]
     output: Option<PathBuf>,
@@ -28,8 +35,8 @@ pub(super) struct Args {
     target: Option<Targets>,
     /// Operators to write: the target's own (ONNX Runtime's com.microsoft, TensorRT's operator set 23), or standard for
     /// plain ONNX that any runtime takes.
-    #[arg(long, value_name = "DIALECT", default_value = "target", value_parser = ["target", "standard"])]
-    dialect: String,
+    #[arg(long, value_name = "DIALECT [default: target]", value_parser = ["target", "standard"])]
+    dialect: Option<String>,
     /// Convert to FP16, with FP32 kept where it must be.
     #[arg(long)]
     fp16: bool,
@@ -49,26 +56,26 @@ pub(super) struct Args {
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
     /// The model's tokenizer.json, for --calibrate with text.
-    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// The most samples to measure on.
-    #[arg(long, value_name = "N", default_value_t = SAMPLES, requires = "calibrate")]
-    calibration_samples: usize,
+    /// The most samples to measure on [default: 128].
+    #[arg(long, value_name = "N")]
+    calibration_samples: Option<usize>,
     /// Keep what was measured in this file, for the same model and data.
-    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    #[arg(long, value_name = "FILE")]
     calibration_cache: Option<PathBuf>,
     /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on).
     #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true, default_missing_value = "32")]
     int4: Option<usize>,
     /// Convert the graph's inputs and outputs too.
-    #[arg(long, visible_aliases = ["fp16-io", "bf16-io"], requires = "half")]
+    #[arg(long, visible_aliases = ["fp16-io", "bf16-io"])]
     half_io: bool,
     /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
     #[arg(long, value_name = "NAME=SIZES")]
     dim: Vec<DimSpec>,
     /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512 (min:opt:max).
-    #[arg(long, value_name = "NAME=SHAPE")]
-    shape: Vec<ShapeSpec>,
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
+    shape: Vec<(String, String)>,
     /// Inputs for the proof, as .npz; otherwise they are made from the graph.
     #[arg(long, value_name = "DATA.npz")]
     inputs: Option<PathBuf>,
@@ -93,18 +100,105 @@ pub(super) struct Args {
     /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
     #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
     keep_op: Vec<Op>,
+    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: that of the precision].
+    #[arg(long, value_name = "NAME")]
+    tolerance: Option<String>,
+    /// Fail if the median latency in ONNX Runtime is more than this part of the original's.
+    #[arg(long, value_name = "RATIO")]
+    max_latency_ratio: Option<f64>,
+    /// Fail if model.onnx has more bytes than this part of the original.
+    #[arg(long, value_name = "RATIO")]
+    max_size_ratio: Option<f64>,
     /// Write the model after a pass (or all) into a folder, as ONNX text.
     #[arg(long, num_args = 2, value_names = ["PASS|all", "DIR"])]
     dump_after: Vec<String>,
     /// Say where a pass (or all) came close and what stopped it; can be given several times.
     #[arg(long, value_name = "PASS|all", value_parser = known_pass)]
     explain: Vec<String>,
-    /// Seed of the inputs that are made.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Seed of the inputs that are made [default: 1].
+    #[arg(long)]
+    seed: Option<u64>,
     /// Print the manifest as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// The command line as a recipe.
+fn given(args: Args) -> Recipe {
+    let (int8, fp8, int4) = (args.int8.as_deref(), args.fp8, args.int4);
+    Recipe {
+        model: args.model,
+        sha256: None,
+        output: args.output,
+        target: args.target.map(|t| recipe::Targets::One(t.to_string())),
+        dialect: args.dialect.map(|dialect| match dialect.as_str() {
+            "standard" => Dialect::Standard,
+            _ => Dialect::Target,
+        }),
+        precision: Precision {
+            floats: match (args.fp16, args.bf16) {
+                (true, _) => Some(Floats::Fp16),
+                (_, true) => Some(Floats::Bf16),
+                _ => None,
+            },
+            linear: match (int8, fp8, int4) {
+                (Some("dynamic"), ..) => Some(Linear::Int8Dynamic),
+                (Some(_), ..) => Some(Linear::Int8),
+                (_, true, _) => Some(Linear::Fp8),
+                (.., Some(_)) => Some(Linear::Int4),
+                _ => None,
+            },
+            int4_block: int4,
+            half_io: args.half_io.then_some(true),
+            keep: args.keep.map(|k| k.to_string()),
+            keep_ops: args.keep_op.iter().map(operator_text).collect(),
+            search: args.no_search.then_some(false),
+        },
+        calibration: recipe::Calibration {
+            data: args.calibrate,
+            tokenizer: args.tokenizer,
+            cache: args.calibration_cache,
+            samples: args.calibration_samples,
+        },
+        dims: (args.dim.into_iter())
+            .map(|d| (d.name, Sizes::Range(d.range.to_string())))
+            .collect(),
+        shapes: args.shape.into_iter().collect(),
+        inputs: args.inputs,
+        seed: args.seed,
+        passes: args.passes,
+        engine: args.no_engine.then_some(false),
+        check: args.no_check.then_some(false),
+        latency: args.no_latency.then_some(false),
+        gates: Gates {
+            parity: Parity {
+                tolerance: args.tolerance,
+                ..Parity::default()
+            },
+            latency: Latency {
+                max_ratio: args.max_latency_ratio,
+            },
+            size: Size {
+                max_ratio: args.max_size_ratio,
+                ..Size::default()
+            },
+        },
+    }
+}
+
+/// As [`operator`] reads it.
+fn operator_text(op: &Op) -> String {
+    match op.domain() {
+        "" => op.name().to_string(),
+        domain => format!("{domain}:{}", op.name()),
+    }
+}
+
+/// A shape as it was written, if it is one.
+fn shape(text: &str) -> Result<(String, String), SpecError> {
+    text.parse::<ShapeSpec>()?;
+    let (name, shape) = text.rsplit_once('=').unwrap_or((text, ""));
+    Ok((name.to_string(), shape.to_string()))
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
@@ -115,47 +209,25 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         }
         _ => None,
     };
+    let base = match &args.recipe {
+        Some(path) => recipe::read(path).map_err(Failure::usage)?,
+        None => Recipe::default(),
+    };
+    let explained = args.explain.clone();
+    let json = args.json;
+    let recipe = given(args).over(&base).map_err(Failure::usage)?;
     let options = Options {
-        output: args.output,
-        targets: args.target,
-        fp16: args.fp16,
-        bf16: args.bf16,
-        int8: args.int8.map(|form| match form.as_str() {
-            "dynamic" => Int8::Dynamic,
-            _ => Int8::Static,
-        }),
-        fp8: args.fp8,
-        calibration: Calibration {
-            data: args.calibrate,
-            tokenizer: args.tokenizer,
-            cache: args.calibration_cache,
-            samples: args.calibration_samples,
-        },
-        int4: args.int4,
-        standard: args.dialect == "standard",
-        half_io: args.half_io,
-        dims: args.dim,
-        shapes: args.shape,
-        inputs: args.inputs,
-        engine: !args.no_engine,
-        check: !args.no_check,
-        latency: !args.no_latency,
-        passes: args.passes,
-        keep: args.keep,
-        keep_ops: args.keep_op,
-        search: !args.no_search,
         dump_after,
-        explain: args.explain,
+        explain: explained,
         ort_lib: globals.ort_lib.clone(),
         trt_lib: globals.trt_lib.clone(),
-        seed: args.seed,
-        ..Options::new(args.model)
+        ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
     let terminal = Terminal::new(globals.quiet);
     let done = compile::compile(&options, &terminal);
     terminal.clear();
     let outcome = done?;
-    match args.json {
+    match json {
         true => print_json(&outcome.manifest)?,
         false => {
             for explained in &outcome.manifest.explain {

@@ -16,7 +16,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use kiln_graph::Op;
 use kiln_passes::registry::{self, UnknownPass};
 
 use crate::compile::CompileError;
@@ -50,7 +49,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Optimize a model, convert it, build its engine, prove that it computes the same, and time it.
-    Compile(compile::Args),
+    Compile(Box<compile::Args>),
     /// Compare a model or bundle with its original, output by output.
     Check(check::Args),
     /// Time models or bundles side by side over a grid of sizes, and hold them against a baseline.
@@ -65,6 +64,8 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
     Doctor(doctor::Args),
+    /// Print the JSON Schema of a recipe, for editors.
+    Schema,
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -147,7 +148,7 @@ pub fn main() -> ExitCode {
         quiet: cli.quiet,
     };
     let done = match cli.verb {
-        Verb::Compile(args) => compile::run(&globals, args),
+        Verb::Compile(args) => compile::run(&globals, *args),
         Verb::Check(args) => check::run(&globals, args),
         Verb::Bench(args) => bench::run(&globals, args),
         Verb::Bisect(args) => bisect::run(&globals, args),
@@ -155,6 +156,7 @@ pub fn main() -> ExitCode {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
+        Verb::Schema => print_json(&crate::recipe::Recipe::schema()).map(|()| 0),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "kiln", &mut io::stdout());
             Ok(0)
@@ -194,16 +196,6 @@ fn known_pass(name: &str) -> Result<String, UnknownPass> {
     match name {
         "all" => Ok(name.to_string()),
         name => registry::find(name).map(|pass| pass.name().to_string()),
-    }
-}
-
-/// An operator: `Softmax`, or `com.microsoft:Attention`.
-fn operator(name: &str) -> Result<Op, String> {
-    let (domain, name) = name.rsplit_once(':').unwrap_or(("", name));
-    let word = |s: &str| s.chars().all(|c| c.is_alphanumeric() || "._-".contains(c));
-    match !name.is_empty() && word(name) && word(domain) {
-        true => Ok(Op::new(domain, name)),
-        false => Err("an operator is written as Softmax or com.microsoft:Attention".into()),
     }
 }
 

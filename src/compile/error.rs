@@ -51,6 +51,16 @@ pub enum CompileError {
     Npz(#[from] parity::NpzError),
     #[error("the result is not the same function as {}: {failed}; no bundle was written. Nodes can be kept in FP32 with --keep; `kiln bisect` finds the pass", model.display())]
     NotTheSame { model: PathBuf, failed: String },
+    #[error("{}: {failed}; no bundle was written", model.display())]
+    Gates { model: PathBuf, failed: String },
+    #[error("{} has the SHA-256 {found}, and the recipe asks for {asked}: it is not the model that the recipe was made for", model.display())]
+    OtherModel {
+        model: PathBuf,
+        found: String,
+        asked: String,
+    },
+    #[error(transparent)]
+    Recipe(#[from] crate::recipe::RecipeError),
     #[error("TensorRT reads {} without {}, which it was asked to be in; no bundle was written", model.display(), list(.absent))]
     Precision {
         model: PathBuf,
@@ -85,7 +95,11 @@ impl CompileError {
     /// The exit code of the command line.
     pub fn exit_code(&self) -> u8 {
         match self {
-            CompileError::NotTheSame { .. } | CompileError::Precision { .. } => 1,
+            CompileError::NotTheSame { .. }
+            | CompileError::Precision { .. }
+            | CompileError::Gates { .. } => 1,
+            CompileError::OtherModel { .. } => 3,
+            CompileError::Recipe(_) => 2,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
             | CompileError::Unsupported { .. }

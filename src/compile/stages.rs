@@ -476,8 +476,35 @@ fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
     asked
 }
 
+/// Whether the model is the one that the recipe names.
+pub(super) fn is_asked_for(options: &Options, source: &Source) -> Result<(), CompileError> {
+    match &options.sha256 {
+        Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => {
+            Err(CompileError::OtherModel {
+                model: options.model.clone(),
+                found: source.sha256.clone(),
+                asked: asked.clone(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The tolerance that was asked for, with its limits.
+pub(crate) fn tolerance(
+    options: &Options,
+    rewritten: Option<&Rewritten>,
+) -> Result<Tolerance, CompileError> {
+    let named = options.tolerance.clone();
+    let mut tolerance = named.unwrap_or_else(|| fitting(options, rewritten));
+    for limit in &options.limits {
+        tolerance = tolerance.with_override(limit)?;
+    }
+    Ok(tolerance)
+}
+
 /// The tolerance that fits the precision asked for, and the quantization that the original has.
-pub(crate) fn tolerance(options: &Options, rewritten: Option<&Rewritten>) -> Tolerance {
+fn fitting(options: &Options, rewritten: Option<&Rewritten>) -> Tolerance {
     Tolerance::from(match options.quantization() {
         Some(Quantization::Int8(_)) => Preset::Int8,
         Some(Quantization::Fp8) => Preset::Fp8,
@@ -509,7 +536,7 @@ pub(super) fn prove(
     proof: &mut Proof,
     partial: &Partial,
 ) -> Result<parity::Report, CompileError> {
-    let report = proof.compare(&tolerance(options, Some(rewritten)))?;
+    let report = proof.compare(&tolerance(options, Some(rewritten))?)?;
     if !report.pass() {
         return Err(CompileError::NotTheSame {
             model: options.model.clone(),

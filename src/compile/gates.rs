@@ -1,0 +1,44 @@
+//! Gates on latency and size; parity has its own.
+
+use super::{CompileError, Options};
+use crate::manifest::Manifest;
+use crate::report;
+
+/// # Errors
+/// [`CompileError::Gates`] with all that failed.
+pub(super) fn pass(options: &Options, m: &Manifest) -> Result<(), CompileError> {
+    let gates = &options.gates;
+    let mut failed = Vec::new();
+    if let Some(limit) = gates.latency_ratio {
+        match m.latency.as_ref().and_then(|l| l.ratios.first()) {
+            None => failed.push("the latency was not measured, and the gate wants it".to_string()),
+            Some(ratio) => {
+                let found = 1.0 / ratio.speedup;
+                // Noise is no reason to fail: the interval must be beyond the limit.
+                let least = ratio.interval.map_or(found, |i| 1.0 / i.high);
+                if least > limit {
+                    failed.push(format!(
+                        "the latency is {found:.3} of the original's, the limit {limit}"
+                    ));
+                }
+            }
+        }
+    }
+    let bytes = report::model_bytes(m);
+    if let Some(limit) = gates.bytes.filter(|&limit| bytes > limit) {
+        failed.push(format!("the model has {bytes} bytes, the limit is {limit}"));
+    }
+    let ratio = bytes as f64 / m.source.bytes.max(1) as f64;
+    if let Some(limit) = gates.bytes_ratio.filter(|&limit| ratio > limit) {
+        failed.push(format!(
+            "the model has {ratio:.3} of the original's size, the limit is {limit}"
+        ));
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(CompileError::Gates {
+            model: options.model.clone(),
+            failed: failed.join("; "),
+        }),
+    }
+}

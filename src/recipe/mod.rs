@@ -1,0 +1,251 @@
+//! Recipes: everything that a compilation is told, in a file that is kept under version control.
+
+mod read;
+mod resolve;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use read::{RecipeError, read};
+pub(crate) use resolve::operator;
+pub use resolve::resolve;
+
+/// What to compile, and how. Keys that are not given have the defaults of the command line; paths are relative to the
+/// recipe's folder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recipe {
+    /// The model: ONNX, with external data beside it if it has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// The SHA-256 that the model must have, in hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where the bundle goes: MODEL.kiln beside the model unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<PathBuf>,
+    /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), or cpu.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Targets>,
+    /// Operators to write: the target's own, or plain ONNX.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<Dialect>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub precision: Precision,
+    #[serde(skip_serializing_if = "is_default")]
+    pub calibration: Calibration,
+    /// Sizes of symbolic dimensions: min:opt:max, or one number.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dims: BTreeMap<String, Sizes>,
+    /// Shapes of inputs: 1x128, or 1x16:8x128:32x512 (min:opt:max).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub shapes: BTreeMap<String, String>,
+    /// Inputs for the proof, as .npz.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<PathBuf>,
+    /// Seed of the inputs that are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passes: Option<String>,
+    /// Build an engine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<bool>,
+    /// Prove that the result computes the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<bool>,
+    /// Time the original and the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<bool>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub gates: Gates,
+}
+
+/// One target or several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Targets {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// A number, or min:opt:max.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Sizes {
+    One(usize),
+    Range(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    Target,
+    Standard,
+}
+
+/// Number formats, and what keeps its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Precision {
+    /// What FP32 becomes where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floats: Option<Floats>,
+    /// What linear layers multiply in, or what their weights are stored in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linear: Option<Linear>,
+    /// Rows of a block of INT4 weights: a power of two from 16 on; 32 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub int4_block: Option<usize>,
+    /// Inputs and outputs of the graph become FP16 or BF16, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_io: Option<bool>,
+    /// A regular expression: nodes whose names match keep their precision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<String>,
+    /// Operators whose nodes keep their precision: Softmax, com.microsoft:Attention.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_ops: Vec<String>,
+    /// Find nodes that must keep their precision where the result is out of tolerance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Floats {
+    Fp32,
+    Fp16,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Linear {
+    Int8,
+    Int8Dynamic,
+    Fp8,
+    Int4,
+}
+
+/// Real inputs, to measure the ranges of activations.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Calibration {
+    /// .npz, .npy, a folder of them, or lines of text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// The model's tokenizer.json, for text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// A file that keeps what was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// The most samples to measure on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+}
+
+/// What the result must be; otherwise no bundle is written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Gates {
+    #[serde(skip_serializing_if = "is_default")]
+    pub parity: Parity,
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency: Latency,
+    #[serde(skip_serializing_if = "is_default")]
+    pub size: Size,
+}
+
+/// How close the outputs must be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Parity {
+    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4; that of the precision unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<String>,
+    /// Other limits, by output and metric: logits: {cosine: 0.999}.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// How fast the result must be, in ONNX Runtime.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Latency {
+    /// The most that its median may be of the original's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ratio: Option<f64>,
+}
+
+/// How large model.onnx may be, with its external data.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Size {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Of the original's size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ratio: Option<f64>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Recipe {
+    /// This recipe where it says something, the other where it does not. Lists are replaced, maps are joined.
+    ///
+    /// # Errors
+    /// Never for recipes that were read.
+    pub fn over(&self, base: &Recipe) -> serde_json::Result<Recipe> {
+        let mut value = serde_json::to_value(base)?;
+        lay(&mut value, serde_json::to_value(self)?);
+        serde_json::from_value(value)
+    }
+
+    /// With paths relative to `folder` made absolute.
+    #[must_use]
+    pub fn placed(mut self, folder: &Path) -> Recipe {
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+        let paths = [
+            &mut self.model,
+            &mut self.output,
+            &mut self.inputs,
+            &mut self.calibration.data,
+            &mut self.calibration.tokenizer,
+            &mut self.calibration.cache,
+        ];
+        for path in paths.into_iter().flatten() {
+            *path = folder.join(&*path);
+        }
+        self
+    }
+
+    /// The JSON Schema of a recipe.
+    pub fn schema() -> schemars::Schema {
+        let settings = schemars::generate::SchemaSettings::draft2020_12();
+        let settings = settings.with(|s| s.inline_subschemas = true);
+        settings.into_generator().into_root_schema_for::<Recipe>()
+    }
+}
+
+fn lay(base: &mut serde_json::Value, over: serde_json::Value) {
+    use serde_json::Value::Object;
+    match (base, over) {
+        (Object(base), Object(over)) => {
+            for (key, value) in over {
+                lay(base.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+#[cfg(test)]
+mod tests;

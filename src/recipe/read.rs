@@ -1,0 +1,116 @@
+//! Reading recipes: YAML, JSON, or the manifest of a bundle.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::Recipe;
+
+/// A recipe cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    #[error("{}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: {reason}", path.display())]
+    Syntax { path: PathBuf, reason: String },
+    #[error("{}: there is no key '{key}'{}; there are: {known}", path.display(), nearest.as_ref().map_or(String::new(), |n| format!(" (do you mean '{n}'?)")))]
+    UnknownKey {
+        path: PathBuf,
+        key: String,
+        nearest: Option<String>,
+        known: String,
+    },
+    #[error("{}: this manifest has no recipe: it was written by an older kiln", .0.display())]
+    NoRecipe(PathBuf),
+    #[error("{key}: {reason}")]
+    Value { key: String, reason: String },
+    #[error("no model: name it on the command line, or as `model` in the recipe")]
+    NoModel,
+}
+
+/// Larger files are no recipes. A manifest of a model with a hundred thousand nodes has some 30 MB.
+const LARGEST: u64 = 256 << 20;
+
+/// Reads a recipe, with its paths made absolute. Of a manifest it is the recipe that made the bundle, without the bundle's
+/// place.
+///
+/// # Errors
+/// When the file cannot be read, is no YAML or JSON, or has keys or values that mean nothing.
+pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
+    let io = |source| RecipeError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let syntax = |reason: String| RecipeError::Syntax {
+        path: path.to_path_buf(),
+        reason,
+    };
+    if std::fs::metadata(path).map_err(io)?.len() > LARGEST {
+        return Err(syntax("it is too large for a recipe".into()));
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    let json = path.extension().is_some_and(|e| e == "json");
+    let value: Value = match json {
+        true => serde_json::from_str(&text).map_err(|e| syntax(e.to_string()))?,
+        false => serde_saphyr::from_str(&text).map_err(|e| syntax(e.to_string()))?,
+    };
+    // A manifest names the kiln that wrote it; a recipe has no such key.
+    let (value, made) = match value.get("kiln") {
+        Some(_) if json => match value.get("recipe") {
+            Some(recipe) => (recipe.clone(), true),
+            None => return Err(RecipeError::NoRecipe(path.to_path_buf())),
+        },
+        _ => (value, false),
+    };
+    let value = if value.is_null() {
+        Value::Object(Default::default())
+    } else {
+        value
+    };
+    known(path, &value, Recipe::schema().as_value(), "")?;
+    let mut recipe: Recipe = serde_json::from_value(value).map_err(|e| syntax(e.to_string()))?;
+    if made {
+        recipe.output = None;
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Ok(recipe.placed(folder))
+}
+
+/// Refuses keys that the schema does not have. Serde would, too, but without a word on which was meant.
+fn known(path: &Path, value: &Value, schema: &Value, at: &str) -> Result<(), RecipeError> {
+    let Some(properties) = schema["properties"].as_object() else {
+        return Ok(());
+    };
+    let Some(entries) = value.as_object() else {
+        let what = if at.is_empty() { "a recipe" } else { at };
+        return Err(RecipeError::Syntax {
+            path: path.to_path_buf(),
+            reason: format!("{what} is a map of keys and values, not {value}"),
+        });
+    };
+    for (key, value) in entries {
+        let full = if at.is_empty() {
+            key.clone()
+        } else {
+            format!("{at}.{key}")
+        };
+        let Some(schema) = properties.get(key) else {
+            let names = || properties.keys();
+            let nearest = names()
+                .map(|name| (strsim::damerau_levenshtein(name, key), name))
+                .filter(|(distance, name)| *distance <= 1 + name.len() / 3)
+                .min();
+            return Err(RecipeError::UnknownKey {
+                path: path.to_path_buf(),
+                key: full,
+                nearest: nearest.map(|(_, name)| name.clone()),
+                known: names().cloned().collect::<Vec<_>>().join(", "),
+            });
+        };
+        known(path, value, schema, &full)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! From a recipe to the options of a compilation.
+
+use std::str::FromStr;
+
+use kiln_graph::Op;
+
+use super::{Dialect, Floats, Linear, Recipe, RecipeError, Sizes, Targets};
+use crate::compile::{self, Int8, Options, SAMPLES};
+use crate::parity::Tolerance;
+use crate::shapes::{DimSpec, ShapeSpec};
+
+/// Rows of a block of INT4 weights.
+const BLOCK: usize = 32;
+
+fn parse<T: FromStr>(key: &str, text: &str) -> Result<T, RecipeError>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|e: T::Err| bad(key, e))
+}
+
+fn bad(key: &str, reason: impl std::fmt::Display) -> RecipeError {
+    RecipeError::Value {
+        key: key.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+/// The options that a recipe asks for; what has no place in a recipe has its default.
+///
+/// # Errors
+/// When a value means nothing, or there is no model.
+pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
+    let model = recipe.model.clone().ok_or(RecipeError::NoModel)?;
+    let p = &recipe.precision;
+    let targets = match &recipe.target {
+        None => None,
+        Some(Targets::One(target)) => Some(parse("target", target)?),
+        Some(Targets::Several(all)) => Some(parse("target", &all.join(","))?),
+    };
+    let mut dims = Vec::new();
+    for (name, sizes) in &recipe.dims {
+        let sizes = match sizes {
+            Sizes::One(n) => n.to_string(),
+            Sizes::Range(text) => text.clone(),
+        };
+        dims.push(parse::<DimSpec>("dims", &format!("{name}={sizes}"))?);
+    }
+    let mut shapes = Vec::new();
+    for (name, shape) in &recipe.shapes {
+        shapes.push(parse::<ShapeSpec>("shapes", &format!("{name}={shape}"))?);
+    }
+    let keep = p.keep.as_deref().map(regex::Regex::new).transpose();
+    let keep_ops = p.keep_ops.iter().map(|op| operator(op));
+    let floats = p.floats.unwrap_or(Floats::Fp32);
+    let c = &recipe.calibration;
+    if c.data.is_none() && (c.tokenizer.is_some() || c.cache.is_some() || c.samples.is_some()) {
+        return Err(bad("calibration", "there is no data (--calibrate)"));
+    }
+    if p.half_io == Some(true) && floats == Floats::Fp32 {
+        return Err(bad(
+            "precision.half-io",
+            "there is no format for inputs and outputs: precision.floats is fp32 (--fp16 or --bf16)",
+        ));
+    }
+    Ok(Options {
+        output: recipe.output.clone(),
+        sha256: recipe.sha256.clone(),
+        targets,
+        fp16: floats == Floats::Fp16,
+        bf16: floats == Floats::Bf16,
+        int8: match p.linear {
+            Some(Linear::Int8) => Some(Int8::Static),
+            Some(Linear::Int8Dynamic) => Some(Int8::Dynamic),
+            _ => None,
+        },
+        fp8: p.linear == Some(Linear::Fp8),
+        calibration: compile::Calibration {
+            data: recipe.calibration.data.clone(),
+            tokenizer: recipe.calibration.tokenizer.clone(),
+            cache: recipe.calibration.cache.clone(),
+            samples: recipe.calibration.samples.unwrap_or(SAMPLES),
+        },
+        int4: (p.linear == Some(Linear::Int4)).then(|| p.int4_block.unwrap_or(BLOCK)),
+        standard: recipe.dialect == Some(Dialect::Standard),
+        half_io: p.half_io.unwrap_or(false),
+        dims,
+        shapes,
+        inputs: recipe.inputs.clone(),
+        engine: recipe.engine.unwrap_or(true),
+        check: recipe.check.unwrap_or(true),
+        latency: recipe.latency.unwrap_or(true),
+        passes: recipe.passes.clone(),
+        keep: keep.map_err(|e| bad("precision.keep", e))?,
+        keep_ops: keep_ops
+            .collect::<Result<_, _>>()
+            .map_err(|e| bad("precision.keep-ops", e))?,
+        search: p.search.unwrap_or(true),
+        seed: recipe.seed.unwrap_or(1),
+        tolerance: tolerance(recipe)?,
+        limits: limits(recipe),
+        gates: compile::Gates {
+            latency_ratio: recipe.gates.latency.max_ratio,
+            bytes: recipe.gates.size.max_bytes,
+            bytes_ratio: recipe.gates.size.max_ratio,
+        },
+        recipe: recipe.clone(),
+        ..Options::new(model)
+    })
+}
+
+fn tolerance(recipe: &Recipe) -> Result<Option<Tolerance>, RecipeError> {
+    let name = recipe.gates.parity.tolerance.as_deref();
+    let named = name.map(Tolerance::named).transpose();
+    let named = named.map_err(|e| bad("gates.parity.tolerance", e))?;
+    // The limits are checked here, where their key is known.
+    let mut probe = Tolerance::from(crate::parity::Preset::Fp16);
+    for limit in limits(recipe) {
+        probe = probe
+            .with_override(&limit)
+            .map_err(|e| bad("gates.parity.limits", e))?;
+    }
+    Ok(named)
+}
+
+/// As `--limit` takes them.
+fn limits(recipe: &Recipe) -> Vec<String> {
+    let limits = recipe.gates.parity.limits.iter();
+    let limits = limits.map(|(output, metrics)| {
+        let metrics = metrics
+            .iter()
+            .map(|(metric, limit)| format!("{metric}={limit}"));
+        format!("{output}:{}", metrics.collect::<Vec<_>>().join(","))
+    });
+    limits.collect()
+}
+
+/// An operator: `Softmax`, or `com.microsoft:Attention`.
+pub(crate) fn operator(name: &str) -> Result<Op, String> {
+    let (domain, name) = name.rsplit_once(':').unwrap_or(("", name));
+    let word = |s: &str| s.chars().all(|c| c.is_alphanumeric() || "._-".contains(c));
+    match !name.is_empty() && word(name) && word(domain) {
+        true => Ok(Op::new(domain, name)),
+        false => Err("an operator is written as Softmax or com.microsoft:Attention".into()),
+    }
+}
