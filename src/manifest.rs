@@ -287,7 +287,7 @@ impl Manifest {
                 sha256: Some(source.sha256.clone()),
                 ..options.recipe.clone()
             }
-            .placed(Path::new("")),
+            .placed(Path::new(".")),
             options: Chosen {
                 fp16: options.fp16,
                 bf16: options.bf16,
