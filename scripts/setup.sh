@@ -7,7 +7,18 @@ packages=()
 command -v c++ >/dev/null 2>&1 || packages+=(g++)
 command -v cc >/dev/null 2>&1 || packages+=(gcc)
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)
-if ! ls /usr/lib/*/libclang*.so* /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 && [ -z "${LIBCLANG_PATH:-}" ]; then
+# libclang-cpp, which clang's own packages bring, is another library.
+has_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return
+    local folder name
+    for folder in '/usr/lib' '/usr/lib/*' '/usr/lib/llvm-*/lib' '/usr/local/lib'; do
+        for name in 'libclang.so*' 'libclang-[0-9]*.so*'; do
+            compgen -G "$folder/$name" >/dev/null && return
+        done
+    done
+    return 1
+}
+if ! has_libclang; then
     # TensorRT's bindings parse its headers with libclang older than 22.
     clang=libclang-dev
     for version in 14 15 16 17 18 19; do
