@@ -12,9 +12,11 @@ use std::collections::HashMap;
 use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
 use kiln_passes::Step;
+use kiln_passes::precision::stats::Stats;
 use serde::Serialize;
 
 use crate::bundle;
+use crate::compile::calibration;
 use crate::compile::stages::{self, Passes};
 use crate::compile::{CompileError, Options, Rewritten};
 use crate::parity::{ParityError, Report, Side, Tolerance};
@@ -85,17 +87,25 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Searches for an application among those of `steps` at which parity breaks. `finish` runs after every cut to its end:
-/// the passes without which ONNX Runtime could not run a model that was cut.
+/// What is searched.
+#[derive(Clone, Copy, Debug)]
+pub struct Suspects<'a> {
+    /// The passes whose applications are counted.
+    pub steps: &'a [Step],
+    /// Runs after every cut to its end: the passes without which ONNX Runtime could not run a model that was cut.
+    pub finish: &'a [Step],
+}
+
+/// Searches for an application at which parity breaks.
 ///
-/// The model, the target and the inputs are those of `options`; its pass list, engine and output are not looked at.
+/// The model, the target, the precision, the calibration and the inputs are those of `options`; its pass list, engine and
+/// output are not looked at.
 ///
 /// # Errors
-/// When the original cannot be read or run, or a pass fails. A cut that ONNX Runtime refuses is a cut that fails.
+/// When the original cannot be read, calibrated or run, or a pass fails. A cut that ONNX Runtime refuses is a cut that fails.
 pub fn bisect(
     options: &Options,
-    steps: &[Step],
-    finish: &[Step],
+    suspects: Suspects<'_>,
     tolerance: &Tolerance,
     talk: &dyn Talk,
 ) -> Result<Bisection, CompileError> {
@@ -103,32 +113,43 @@ pub fn bisect(
     let original = stages::read(options)?;
     let mut shapes = stages::shapes(options, &original)?;
     let targets = options.targets.clone();
-    let pipeline = Pipeline {
+    let mut pipeline = Pipeline {
         options,
         targets: targets.unwrap_or_else(|| Targets::default_for_machine().0),
-        original: &original,
-        steps,
-        finish,
+        original: original.clone(),
+        stats: None,
+        suspects,
         talk,
     };
-    let whole = pipeline.cut(None, finish)?;
+    let mut fused = pipeline.fused()?;
     talk.stage("sizes");
     let request = prove::Request {
         reference: &bundle::model_path(&options.model),
         original: &original,
-        folded: &whole.model.graph,
+        folded: &fused.model.graph,
         inputs: options.inputs.as_deref(),
         seed: options.seed,
-        optimized: false,
+        optimized: stages::proved_as_optimized(options, &pipeline.targets),
         ort_lib: options.ort_lib.as_deref(),
     };
+    let mut reference = prove::open(&request, &mut shapes, talk)?;
+    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+        pipeline.original = baked;
+        fused = pipeline.fused()?;
+    }
+    talk.stage("calibration");
+    if let Some(measured) = calibration::measure(options, &fused.model, &shapes, talk)? {
+        reference.prefer(measured.cases);
+        pipeline.stats = Some(measured.stats);
+    }
+    let whole = pipeline.cut(None, suspects.finish)?;
+    let applications = whole.applied;
     let mut search = Search {
-        reference: prove::open(&request, &mut shapes, talk)?,
+        reference,
         pipeline: &pipeline,
         tolerance,
         runs: Vec::new(),
     };
-    let applications = whole.applied;
     let finding = search.run(whole)?;
     Ok(Bisection {
         applications,
@@ -140,19 +161,35 @@ pub fn bisect(
 struct Pipeline<'a> {
     options: &'a Options,
     targets: Targets,
-    original: &'a Model,
-    steps: &'a [Step],
-    finish: &'a [Step],
+    original: Model,
+    /// Of values of the fused model. Passes are deterministic, so every cut that gets as far as the first pass that reads
+    /// them has the same values.
+    stats: Option<Stats>,
+    suspects: Suspects<'a>,
     talk: &'a dyn Talk,
 }
 
 impl Pipeline<'_> {
+    /// The model before anything changes its number formats.
+    fn fused(&self) -> Result<Rewritten, CompileError> {
+        self.rewrite(stages::split(self.suspects.steps).0, None, &[])
+    }
+
     fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, CompileError> {
+        self.rewrite(self.suspects.steps, limit, finish)
+    }
+
+    fn rewrite(
+        &self,
+        steps: &[Step],
+        limit: Option<usize>,
+        finish: &[Step],
+    ) -> Result<Rewritten, CompileError> {
         let passes = Passes {
             before: None,
-            stats: None,
+            stats: self.stats.as_ref(),
             spared: &[],
-            steps: self.steps,
+            steps,
             limit,
             finish,
         };
@@ -205,7 +242,9 @@ impl Search<'_> {
     }
 
     fn compare_cut(&mut self, limit: usize) -> Result<Result<Report, Failure>, CompileError> {
-        let cut = self.pipeline.cut(Some(limit), self.pipeline.finish)?;
+        let cut = self
+            .pipeline
+            .cut(Some(limit), self.pipeline.suspects.finish)?;
         self.compare(limit, cut)
     }
 

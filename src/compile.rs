@@ -1,6 +1,6 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
-mod calibration;
+pub(crate) mod calibration;
 mod error;
 mod gates;
 pub(crate) mod stages;
@@ -65,6 +65,8 @@ pub struct Options {
     pub keep: Option<Regex>,
     /// Operators whose nodes keep their precision.
     pub keep_ops: Vec<Op>,
+    /// Layers that are not quantized, or where nothing is quantized nodes that are not converted, by their labels.
+    pub keep_nodes: Vec<String>,
     /// Where the result is out of tolerance, find nodes that must keep their precision.
     pub search: bool,
     /// A pass's name or `all`, and the folder that gets the model after it as ONNX text.
@@ -121,6 +123,7 @@ impl Options {
             passes: None,
             keep: None,
             keep_ops: Vec::new(),
+            keep_nodes: Vec::new(),
             search: true,
             dump_after: None,
             explain: Vec::new(),
@@ -240,7 +243,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 folded: &fused.model.graph,
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
-                optimized: options.int8.is_some() && targets == Targets::Cpu,
+                optimized: stages::proved_as_optimized(options, &targets),
                 ort_lib: options.ort_lib.as_deref(),
             };
             prove::open(&request, &mut shapes, talk)
@@ -334,6 +337,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         manifest
             .warnings
             .extend(proof.reference.warnings.iter().cloned());
+    }
+    if let Some(search) = &manifest.search {
+        let kept = search.kept.iter().cloned();
+        manifest.recipe.precision.keep_nodes.extend(kept);
     }
     if manifest.calibration.as_ref().is_some_and(|c| c.made) {
         manifest.warnings.push(calibration::MADE_UP.into());

@@ -6,11 +6,13 @@ mod common;
 
 use std::process::Command;
 
-use kiln::bisect::{Bisection, Culprit, Failure, Finding, bisect};
-use kiln::compile::Options;
+use kiln::bisect::{Bisection, Culprit, Failure, Finding, Suspects, bisect};
+use kiln::check::{self, Against};
+use kiln::compile::{Options, compile};
 use kiln::parity::{Preset, Tolerance};
+use kiln::talk::Silent;
 use kiln::targets::Targets;
-use kiln_graph::{Attrs, DType, Graph, NodeId, Op};
+use kiln_graph::{Attrs, DType, Graph, NodeId, Op, onnx};
 use kiln_passes::patch::{Patch, Ref};
 use kiln_passes::rule::Rule;
 use kiln_passes::{Context, Exactness, Miss, Step, registry};
@@ -146,7 +148,11 @@ fn with(rule: &'static Rename, finish: &[Step]) -> Option<Bisection> {
     let lower = registry::LOWER.iter().filter(|s| matches!(s, Step::Run(_)));
     let finish: Vec<Step> = finish.iter().chain(lower).copied().collect();
     let tolerance = Tolerance::from(Preset::Fp32Rewrite);
-    let found = bisect(&options, &steps, &finish, &tolerance, &kiln::talk::Silent);
+    let suspects = Suspects {
+        steps: &steps,
+        finish: &finish,
+    };
+    let found = bisect(&options, suspects, &tolerance, &Silent);
     Some(found.unwrap())
 }
 
@@ -315,4 +321,105 @@ fn what_fails_for_another_reason_is_told_apart() {
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains(part), "{err}");
     }
+}
+
+/// A bundle of the fixture whose model is that of another function: the victim subtracts.
+fn broken_bundle(folder: &std::path::Path) -> std::path::PathBuf {
+    let compiled = |model: std::path::PathBuf, name: &str| {
+        let options = Options {
+            targets: Some(Targets::Cpu),
+            output: Some(folder.join(name)),
+            latency: false,
+            ..Options::new(model.clone())
+        };
+        let options = Options {
+            recipe: kiln::recipe::Recipe {
+                model: Some(model),
+                target: Some(kiln::recipe::Targets::One("cpu".into())),
+                ..Default::default()
+            },
+            ..options
+        };
+        compile(&options, &Silent).unwrap().bundle
+    };
+    let mut wrong = onnx::read(common::fixture(MODEL)).unwrap();
+    let nodes: Vec<NodeId> = wrong.graph.nodes().map(|(id, _)| id).collect();
+    let victim = nodes
+        .into_iter()
+        .find(|&id| wrong.graph.node(id).name() == VICTIM);
+    wrong.graph.set_op(victim.unwrap(), Op::onnx("Sub"));
+    let path = folder.join("wrong.onnx");
+    std::fs::write(&path, onnx::to_bytes(&wrong).unwrap()).unwrap();
+    let wrong = compiled(path, "wrong.kiln");
+    let bundle = compiled(common::fixture(MODEL), "bundle.kiln");
+    std::fs::copy(wrong.join("model.onnx"), bundle.join("model.onnx")).unwrap();
+    bundle
+}
+
+#[test]
+fn check_names_the_pass_that_broke_a_bundle() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = broken_bundle(folder.path());
+    let steps = [registry::DEFAULT, &[Step::Run(&WRONG)]].concat();
+    let options = check::Options {
+        candidate: bundle.clone(),
+        against: Against::Reference(common::fixture(MODEL)),
+        record: None,
+        inputs: None,
+        tolerance: None,
+        limits: Vec::new(),
+        require: None,
+        layers: false,
+        bisect: Some(check::Suspects::Steps(steps)),
+        dims: Vec::new(),
+        seed: 1,
+        ort_lib: None,
+    };
+    let checked = check::check(&options, &Silent).unwrap();
+    assert!(!checked.pass());
+    let found = culprit(checked.bisection.as_ref().unwrap());
+    assert_eq!(found.pass, "wrong-sum");
+    assert_eq!(found.node, format!("{VICTIM} (Add)"));
+
+    // Kiln's own passes did not do it.
+    let reference = common::fixture(MODEL);
+    let page = folder.path().join("check.html");
+    let run = |candidate: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        command.arg("check").arg(candidate).arg("--bisect");
+        command.arg("--reference").arg(&reference);
+        command.arg("--report").arg(&page);
+        let done = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (done.status.code(), text(done.stdout), text(done.stderr))
+    };
+    let (code, out, err) = run(&bundle);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(out.contains("passes are not to blame"), "{out}");
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("passes are not to blame"));
+
+    // What is no bundle has no passes.
+    let (code, _, err) = run(&bundle.join("model.onnx"));
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("no bundle"), "{err}");
+}
+
+#[test]
+fn quantization_is_searched_with_its_calibration() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let model = common::fixture(MODEL);
+    let (code, out, err) = kiln(&[
+        model.to_str().unwrap(),
+        "--int8",
+        "--tolerance",
+        "fp32-rewrite",
+    ]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(out.contains("pass     quantize"), "{out}");
 }

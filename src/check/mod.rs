@@ -4,12 +4,14 @@ mod golden;
 mod layers;
 mod precision;
 mod saved;
+mod suspects;
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{DType, Model, onnx};
+use kiln_graph::{DType, Graph, Model, onnx};
 use serde::Serialize;
 
+use crate::bisect::Bisection;
 use crate::bundle;
 use crate::compile::CompileError;
 use crate::manifest::{Environment, environment};
@@ -22,6 +24,7 @@ pub use golden::GoldenError;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use precision::{Precision, PrecisionReport};
 pub use saved::{SavedError, judge_again};
+pub use suspects::Suspects;
 
 /// What to compare, and how closely.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct Options {
     pub require: Option<Precision>,
     /// Look for the first tensor that diverges.
     pub layers: bool,
+    /// If outputs differ, look for the application of a pass that did it. Takes a bundle and a reference.
+    pub bisect: Option<Suspects>,
     pub dims: Vec<DimSpec>,
     pub seed: u64,
     pub ort_lib: Option<PathBuf>,
@@ -63,6 +68,8 @@ pub struct Checked {
     pub parity: Report,
     pub precision: Option<PrecisionReport>,
     pub layers: Option<Layers>,
+    /// `null` where it was not asked for, or nothing differs.
+    pub bisection: Option<Bisection>,
     pub runtime: String,
     pub environment: Environment,
 }
@@ -90,11 +97,11 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         tolerance = tolerance.with_override(limit)?;
     }
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
-    let (parity, layers, against, runtime) = match &options.against {
+    let (parity, layers, bisection, against, runtime) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
             let (report, runtime) = golden::compare(options, file, &path, &candidate, &tolerance)?;
-            (report, None, file, runtime)
+            (report, None, None, file, runtime)
         }
         Against::Reference(given) => {
             let reference = bundle::model_path(given);
@@ -114,7 +121,11 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
                 }
                 false => None,
             };
-            (report, layers, given, opened.runtime_version())
+            let runtime = opened.runtime_version();
+            let suspects = options.bisect.as_ref().filter(|_| !report.pass());
+            let bisection = suspects
+                .map(|suspects| suspects::search(options, suspects, &reference, &tolerance, talk));
+            (report, layers, bisection.transpose()?, given, runtime)
         }
     };
     Ok(Checked {
@@ -124,6 +135,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         parity: broken_first(parity),
         precision,
         layers,
+        bisection,
         runtime,
         environment: environment(),
     })
@@ -144,7 +156,7 @@ fn open(
         folded: &candidate.graph,
         inputs: options.inputs.as_deref(),
         seed: options.seed,
-        optimized: false,
+        optimized: multiplies_bytes(&candidate.graph),
         ort_lib: options.ort_lib.as_deref(),
     };
     prove::open(&request, &mut shapes, talk)
@@ -156,6 +168,17 @@ fn broken_first(mut report: Report) -> Report {
         case.outputs.sort_by_key(|o| o.comparison.pass());
     }
     report
+}
+
+/// Whether activations become bytes, as ONNX Runtime's kernels take them: then its integer products are what runs.
+fn multiplies_bytes(g: &Graph) -> bool {
+    g.nodes().any(|(_, n)| {
+        let op = n.op();
+        let quantizes = op.is("QuantizeLinear") || op.is("DynamicQuantizeLinear");
+        let outputs = n.outputs().iter().flatten();
+        let dtypes = outputs.map(|&v| g.value(v).ty().dtype());
+        quantizes && dtypes.into_iter().any(|d| d == Some(DType::U8))
+    })
 }
 
 /// The tolerance that fits the narrowest type among the model's constants.

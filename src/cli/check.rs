@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::progress::Terminal;
 use super::{Failure, Globals, print, print_json, table::table};
-use crate::check::{self, Against, Checked, Precision};
+use crate::check::{self, Against, Checked, Precision, Suspects};
 use crate::parity::{Report, Tolerance};
 use crate::report;
 
@@ -17,14 +17,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "MODEL.onnx", required_unless_present_any = ["golden", "saved"])]
     reference: Option<PathBuf>,
     /// Inputs and right outputs that --record wrote; the model that is right is not needed then.
-    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "inputs"])]
+    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "bisect", "inputs"])]
     golden: Option<PathBuf>,
     /// Save the typical inputs and the outputs of the reference.
     #[arg(long, value_name = "DATA.npz")]
     record: Option<PathBuf>,
     /// Judge again what --json printed, by other limits, without running anything.
     #[arg(long, value_name = "RESULT.json", requires = "tolerance",
-          conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "inputs", "require", "report"])]
+          conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "bisect", "inputs", "require", "report"])]
     saved: Option<PathBuf>,
     /// Inputs, as .npz; otherwise they are made from the graph.
     #[arg(long, value_name = "DATA.npz")]
@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Find the first tensor that diverges, with its node and the ranges of what the node reads.
     #[arg(long)]
     layers: bool,
+    /// If a bundle's outputs differ, find the application of a pass that did it, by making the bundle again.
+    #[arg(long)]
+    bisect: bool,
     /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
     #[arg(long, value_name = "NAME=SIZES")]
     dim: Vec<crate::shapes::DimSpec>,
@@ -77,6 +80,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         limits: args.limit,
         require: args.require,
         layers: args.layers,
+        bisect: args.bisect.then_some(Suspects::Recipe),
         dims: args.dim,
         seed: args.seed,
         ort_lib: globals.ort_lib.clone(),
@@ -110,6 +114,9 @@ fn show(result: &Checked) -> Result<(), Failure> {
         for line in report::check::layers(found) {
             print(&format!("  {line}\n"))?;
         }
+    }
+    if let Some(bisection) = &result.bisection {
+        print(&format!("\n{}", report::check::bisection(bisection)))?;
     }
     Ok(())
 }

@@ -5,11 +5,11 @@ mod bench;
 mod bisect;
 mod check;
 mod compile;
+mod conversion;
 mod doctor;
 mod inspect;
 mod passes;
 mod progress;
-mod table;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use kiln_passes::registry::{self, UnknownPass};
 
 use crate::compile::CompileError;
+use crate::report::table;
 
 const AFTER: &str = "\
 EXIT CODES:

@@ -58,7 +58,7 @@ pub struct Calibrated {
 
 /// What was measured on the data.
 #[derive(Debug)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     pub stats: Stats,
     pub facts: Calibrated,
     /// Cases for the proof.
@@ -87,7 +87,7 @@ fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
 }
 
 /// Measures what the options need on the fused model; `None` if they need nothing.
-pub(super) fn measure(
+pub(crate) fn measure(
     options: &Options,
     fused: &Model,
     shapes: &Shapes,

@@ -205,6 +205,11 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
     }
 }
 
+/// Whether the proof runs models as ONNX Runtime optimizes them: its integer products on the CPU are what is to be proved.
+pub(crate) fn proved_as_optimized(options: &Options, targets: &Targets) -> bool {
+    options.int8.is_some() && *targets == Targets::Cpu
+}
+
 /// The steps before the first that changes number formats, and the others: between them values are calibrated.
 pub(crate) fn split(steps: &[Step]) -> (&[Step], &[Step]) {
     let lossy = |s: &Step| matches!(s, Step::Run(p) if p.exactness() == Exactness::Lossy);
@@ -220,7 +225,8 @@ pub(crate) struct Passes<'a> {
     pub before: Option<&'a Rewritten>,
     /// Of values of the model.
     pub stats: Option<&'a Stats>,
-    /// Nodes that keep their precision: from quantization if that is asked for, else from conversion to half precision.
+    /// Nodes that keep their precision beside those of the options: from quantization if that is asked for, else from
+    /// conversion to half precision.
     pub spared: &'a [String],
     /// The number of applications after which `steps` change nothing more.
     pub limit: Option<usize>,
@@ -245,13 +251,14 @@ pub(crate) fn rewrite(
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     // What is spared from quantization still becomes half precision.
     let quantizes = options.quantization().is_some();
+    let spared = [options.keep_nodes.as_slice(), passes.spared].concat();
     let none = kiln_passes::Options::default();
     let choices = kiln_passes::Options {
         keep: &keep,
         keep_ops: &options.keep_ops,
         convert_io: options.half_io,
-        spared: if quantizes { passes.spared } else { &[] },
-        wide: if quantizes { &[] } else { passes.spared },
+        spared: if quantizes { &spared } else { &[] },
+        wide: if quantizes { &[] } else { &spared },
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
         dynamic: options.int8 == Some(Int8::Dynamic),
         stats: passes.stats.unwrap_or(none.stats),
@@ -342,7 +349,7 @@ pub(crate) fn print(model: &onnx::proto::ModelProto) -> String {
 
 /// The original for the sizes at which alone it runs; `None` if none were baked into it. With its inputs' types so, all
 /// that was computed from those sizes folds, and the result says what it takes.
-pub(super) fn with_baked_sizes(original: &Model, shapes: &Shapes) -> Option<Model> {
+pub(crate) fn with_baked_sizes(original: &Model, shapes: &Shapes) -> Option<Model> {
     if shapes.baked.is_empty() {
         return None;
     }

@@ -110,6 +110,9 @@ pub struct Precision {
     /// Operators whose nodes keep their precision: Softmax, com.microsoft:Attention.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keep_ops: Vec<String>,
+    /// Layers that are not quantized, or where nothing is quantized nodes that are not converted: what a search found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_nodes: Vec<String>,
     /// Find nodes that must keep their precision where the result is out of tolerance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<bool>,

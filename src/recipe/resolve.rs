@@ -95,6 +95,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
         keep_ops: keep_ops
             .collect::<Result<_, _>>()
             .map_err(|e| bad("precision.keep-ops", e))?,
+        keep_nodes: p.keep_nodes.clone(),
         search: p.search.unwrap_or(true),
         seed: recipe.seed.unwrap_or(1),
         tolerance: tolerance(recipe)?,

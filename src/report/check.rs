@@ -6,6 +6,7 @@ use super::junit::{Case, Outcome};
 use super::page::{self, Series, Tone};
 use super::target::Document;
 use super::{failed_output, failures, markdown_table, parity_rows, verdict};
+use crate::bisect::{Bisection, Finding};
 use crate::check::{Checked, Layers};
 
 /// A check as a document.
@@ -46,6 +47,15 @@ pub fn layers(found: &Layers) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// What the search for a pass found, as text.
+pub fn bisection(found: &Bisection) -> String {
+    let mut text = super::bisection::text(found);
+    if let Finding::Passes { .. } = found.finding {
+        text += "  The recipe's passes are not to blame: the bundle's model.onnx is not what they make. Compile it again.\n";
+    }
+    text
 }
 
 impl Document for Page<'_> {
@@ -107,6 +117,9 @@ impl Document for Page<'_> {
         if let Some(found) = &c.layers {
             out += &format!("\n```\n{}\n```\n", layers(found).join("\n"));
         }
+        if let Some(found) = &c.bisection {
+            out += &format!("\n```diff\n{}\n```\n", bisection(found));
+        }
         out
     }
 
@@ -152,6 +165,9 @@ impl Document for Page<'_> {
                     (page::plot("inner value", "log10 error", &[series]))
                 },
             ));
+        }
+        if let Some(found) = &c.bisection {
+            sections.push(("Bisection", html! { pre { (bisection(found)) } }));
         }
         sections.push(("Environment", html! {
             p { (c.environment.os) ", " (c.environment.cpu) ", " (c.environment.threads) " threads" }

@@ -1,11 +1,13 @@
 //! What was done, and whether it is still right, for people: on the terminal, in Markdown, HTML and JUnit.
 
 pub mod bench;
+pub mod bisection;
 mod bundle;
 pub mod check;
 pub mod junit;
 pub mod page;
 mod section;
+pub(crate) mod table;
 mod target;
 
 use crate::bench::BenchReport;

@@ -1,0 +1,73 @@
+//! Which passes may have broken a candidate, and the search among them.
+
+use std::path::Path;
+
+use kiln_passes::{Step, registry};
+
+use super::Options;
+use crate::bisect::{self, Bisection};
+use crate::bundle;
+use crate::compile::{self, CompileError, stages};
+use crate::parity::Tolerance;
+use crate::recipe;
+use crate::talk::Talk;
+
+/// The pipeline that may have broken a candidate.
+#[derive(Clone, Debug)]
+pub enum Suspects {
+    /// That of the recipe in the bundle's manifest.
+    Recipe,
+    /// These passes, with the rest of what the manifest says.
+    Steps(Vec<Step>),
+}
+
+/// Makes the candidate again from the reference, as its manifest says, and searches for the application at which parity
+/// breaks.
+///
+/// # Errors
+/// When the candidate is no bundle, or the search itself fails.
+pub(super) fn search(
+    options: &Options,
+    suspects: &Suspects,
+    reference: &Path,
+    tolerance: &Tolerance,
+    talk: &dyn Talk,
+) -> Result<Bisection, CompileError> {
+    let manifest = options.candidate.join(bundle::MANIFEST);
+    if !manifest.is_file() {
+        return Err(CompileError::Unsupported {
+            what: "--bisect",
+            why: format!(
+                "{} is no bundle with a manifest.json that says which passes made it; `kiln bisect` takes the original",
+                options.candidate.display()
+            ),
+        });
+    }
+    let mut recipe = recipe::read(&manifest)?;
+    recipe.model = Some(reference.to_path_buf());
+    // Another model than the recipe's may be the one that is right.
+    recipe.sha256 = None;
+    if let Some(inputs) = &options.inputs {
+        recipe.inputs = Some(inputs.clone());
+    }
+    let mut again = recipe::resolve(&recipe)?;
+    if !options.dims.is_empty() {
+        again.dims.clone_from(&options.dims);
+        again.shapes.clear();
+    }
+    let again = compile::Options {
+        ort_lib: options.ort_lib.clone(),
+        seed: options.seed,
+        check: true,
+        ..again
+    };
+    let steps = match suspects {
+        Suspects::Recipe => stages::steps(&again)?,
+        Suspects::Steps(steps) => steps.clone(),
+    };
+    let suspects = bisect::Suspects {
+        steps: &steps,
+        finish: registry::LOWER,
+    };
+    bisect::bisect(&again, suspects, tolerance, talk)
+}

@@ -1,0 +1,170 @@
+//! What is made of a model: the arguments that every command which rewrites one has.
+
+use std::path::PathBuf;
+
+use kiln_graph::Op;
+
+use super::Failure;
+use crate::recipe::{
+    self, Dialect, Floats, Gates, Linear, Parity, Precision, Recipe, Sizes, operator,
+};
+use crate::shapes::{DimSpec, ShapeSpec, SpecError};
+use crate::targets::Targets;
+
+#[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("half").args(["fp16", "bf16"])))]
+pub(super) struct Conversion {
+    /// The model: ONNX, with external data beside it if it has some.
+    #[arg(required_unless_present = "recipe")]
+    model: Option<PathBuf>,
+    /// A recipe (.yaml), or the manifest.json of a bundle that is to be made again. Options lie over it.
+    #[arg(short = 'c', long = "recipe", value_name = "RECIPE")]
+    recipe: Option<PathBuf>,
+    /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), or cpu
+    /// [default: this machine's GPU, else sm_86,sm_89,sm_120].
+    #[arg(long, value_name = "T[,T…]")]
+    target: Option<Targets>,
+    /// Operators to write: the target's own (ONNX Runtime's com.microsoft, TensorRT's operator set 23), or standard for
+    /// plain ONNX that any runtime takes.
+    #[arg(long, value_name = "DIALECT [default: target]", value_parser = ["target", "standard"])]
+    dialect: Option<String>,
+    /// Convert to FP16, with FP32 kept where it must be.
+    #[arg(long)]
+    fp16: bool,
+    /// Convert to BF16, with FP32 kept where it must be (sm_80 and newer).
+    #[arg(long, conflicts_with = "fp16")]
+    bf16: bool,
+    /// Multiply in 8-bit integers in linear layers, with ranges of activations from calibration (static), or of each run
+    /// (dynamic, ONNX Runtime only).
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "static",
+          value_parser = ["static", "dynamic"], conflicts_with_all = ["int4", "fp8"])]
+    int8: Option<String>,
+    /// Multiply in FP8 (E4M3) in linear layers (sm_89 and newer).
+    #[arg(long, conflicts_with = "int4")]
+    fp8: bool,
+    /// Real inputs, to measure the ranges of activations: .npz, .npy, a folder of them, or lines of text with --tokenizer.
+    /// Samples behind the last that is measured prove the result.
+    #[arg(long, value_name = "DATA")]
+    calibrate: Option<PathBuf>,
+    /// The model's tokenizer.json, for --calibrate with text.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// The most samples to measure on [default: 128].
+    #[arg(long, value_name = "N")]
+    calibration_samples: Option<usize>,
+    /// Keep what was measured in this file, for the same model and data.
+    #[arg(long, value_name = "FILE")]
+    calibration_cache: Option<PathBuf>,
+    /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on).
+    #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true, default_missing_value = "32")]
+    int4: Option<usize>,
+    /// Convert the graph's inputs and outputs too.
+    #[arg(long, visible_aliases = ["fp16-io", "bf16-io"])]
+    half_io: bool,
+    /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
+    #[arg(long, value_name = "NAME=SIZES")]
+    dim: Vec<DimSpec>,
+    /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512 (min:opt:max).
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
+    shape: Vec<(String, String)>,
+    /// Inputs for the proof, as .npz; otherwise they are made from the graph.
+    #[arg(long, value_name = "DATA.npz")]
+    inputs: Option<PathBuf>,
+    /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    passes: Option<String>,
+    /// Keep the precision of nodes whose names match.
+    #[arg(long, value_name = "REGEX")]
+    keep: Option<regex::Regex>,
+    /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
+    #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
+    keep_op: Vec<Op>,
+    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: that of the precision].
+    #[arg(long, value_name = "NAME")]
+    tolerance: Option<String>,
+    /// Seed of the inputs that are made [default: 1].
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl Conversion {
+    /// What was given on the command line, over the recipe that it names.
+    ///
+    /// # Errors
+    /// When the recipe cannot be read.
+    pub(super) fn recipe(self, more: Recipe) -> Result<Recipe, Failure> {
+        let base = match &self.recipe {
+            Some(path) => recipe::read(path).map_err(Failure::usage)?,
+            None => Recipe::default(),
+        };
+        let over = more.over(&self.given()).map_err(Failure::usage)?;
+        over.over(&base).map_err(Failure::usage)
+    }
+
+    fn given(self) -> Recipe {
+        let (int8, fp8, int4) = (self.int8.as_deref(), self.fp8, self.int4);
+        Recipe {
+            model: self.model,
+            target: self.target.map(|t| recipe::Targets::One(t.to_string())),
+            dialect: self.dialect.map(|dialect| match dialect.as_str() {
+                "standard" => Dialect::Standard,
+                _ => Dialect::Target,
+            }),
+            precision: Precision {
+                floats: match (self.fp16, self.bf16) {
+                    (true, _) => Some(Floats::Fp16),
+                    (_, true) => Some(Floats::Bf16),
+                    _ => None,
+                },
+                linear: match (int8, fp8, int4) {
+                    (Some("dynamic"), ..) => Some(Linear::Int8Dynamic),
+                    (Some(_), ..) => Some(Linear::Int8),
+                    (_, true, _) => Some(Linear::Fp8),
+                    (.., Some(_)) => Some(Linear::Int4),
+                    _ => None,
+                },
+                int4_block: int4,
+                half_io: self.half_io.then_some(true),
+                keep: self.keep.map(|k| k.to_string()),
+                keep_ops: self.keep_op.iter().map(operator_text).collect(),
+                ..Precision::default()
+            },
+            calibration: recipe::Calibration {
+                data: self.calibrate,
+                tokenizer: self.tokenizer,
+                cache: self.calibration_cache,
+                samples: self.calibration_samples,
+            },
+            dims: (self.dim.into_iter())
+                .map(|d| (d.name, Sizes::Range(d.range.to_string())))
+                .collect(),
+            shapes: self.shape.into_iter().collect(),
+            inputs: self.inputs,
+            seed: self.seed,
+            passes: self.passes,
+            gates: Gates {
+                parity: Parity {
+                    tolerance: self.tolerance,
+                    ..Parity::default()
+                },
+                ..Gates::default()
+            },
+            ..Recipe::default()
+        }
+    }
+}
+
+/// As [`operator`] reads it.
+fn operator_text(op: &Op) -> String {
+    match op.domain() {
+        "" => op.name().to_string(),
+        domain => format!("{domain}:{}", op.name()),
+    }
+}
+
+/// A shape as it was written, if it is one.
+fn shape(text: &str) -> Result<(String, String), SpecError> {
+    text.parse::<ShapeSpec>()?;
+    let (name, shape) = text.rsplit_once('=').unwrap_or((text, ""));
+    Ok((name.to_string(), shape.to_string()))
+}

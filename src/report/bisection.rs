@@ -1,0 +1,82 @@
+//! Which application of a pass breaks parity, for people.
+
+use super::table::table;
+use super::{failed_output, parity_rows};
+use crate::bisect::{Bisection, Culprit, Failure, Finding};
+use crate::parity::Report;
+
+/// Lines of a diff that are shown; `--json` has all.
+const SHOWN: usize = 120;
+
+/// A bisection in lines: its runs, and what it found.
+pub fn text(bisection: &Bisection) -> String {
+    let all = bisection.applications;
+    let runs = bisection.runs.iter();
+    let rows: Vec<_> = runs
+        .map(|run| {
+            let verdict = if run.pass { "ok" } else { "FAIL" };
+            vec![run.applications.to_string(), verdict.into()]
+        })
+        .collect();
+    let mut out = table(&["applications", "parity"], &rows);
+    out += &match &bisection.finding {
+        Finding::Passes { parity } => format!(
+            "\n{}\n  result   all {all} applications keep parity; there is nothing to find\n",
+            measured(parity)
+        ),
+        Finding::NotItself { failure } => format!(
+            "\n{}  result   the model differs from itself before any application\n  failure  {}\n",
+            table_of(failure),
+            worst(failure)
+        ),
+        Finding::Found(culprit) => found(culprit, all, bisection.runs.len()),
+    };
+    out
+}
+
+fn found(culprit: &Culprit, all: usize, runs: usize) -> String {
+    let mut out = format!(
+        "\n{}  result   parity breaks at application {} of {all}, found in {runs} runs\n",
+        table_of(&culprit.failure),
+        culprit.number
+    );
+    out += &format!("  pass     {}\n  node     {}\n", culprit.pass, culprit.node);
+    out += &format!("  failure  {}\n\n", worst(&culprit.failure));
+    let lines: Vec<&str> = culprit.diff.lines().collect();
+    for line in lines.iter().take(SHOWN) {
+        out += &format!("{line}\n");
+    }
+    if let Some(more @ 1..) = lines.len().checked_sub(SHOWN) {
+        out += &format!("… and {more} lines more; --json has them all\n");
+    }
+    out
+}
+
+fn measured(parity: &Report) -> String {
+    let (header, rows) = parity_rows(parity);
+    table(&header, &rows)
+}
+
+/// The output that is furthest off, and how many fail besides.
+fn worst(failure: &Failure) -> String {
+    let Failure::Differs { parity } = failure else {
+        return failure.to_string();
+    };
+    let Some(worst) = parity.worst() else {
+        return failure.to_string();
+    };
+    let others = parity.cases.iter().flat_map(|c| &c.outputs);
+    let failed = others.filter(|o| !o.comparison.pass()).count();
+    let words = failed_output(worst.case, worst.output);
+    match failed {
+        0 | 1 => words,
+        n => format!("{words}; and {} more", n - 1),
+    }
+}
+
+fn table_of(failure: &Failure) -> String {
+    match failure {
+        Failure::Differs { parity } => measured(parity) + "\n",
+        Failure::Refused { .. } => String::new(),
+    }
+}
