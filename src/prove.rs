@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Graph, Model, Tensor, onnx};
+use kiln_graph::onnx::WriteOptions;
+use kiln_graph::{Graph, Model, Tensor, infer, onnx};
 use rustc_hash::FxHashMap;
 
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
@@ -114,6 +115,14 @@ fn plain() -> SessionOptions {
     }
 }
 
+/// The same, without copies of the weights where these would be many.
+fn sized(model: &Model) -> SessionOptions {
+    SessionOptions {
+        without_prepacking: model.constant_bytes() as u64 > WriteOptions::default().inline_limit,
+        ..plain()
+    }
+}
+
 /// Opens the reference and settles the sizes: `shapes` shrinks to what it runs at.
 ///
 /// # Errors
@@ -127,7 +136,7 @@ pub fn open(
     // What the original rounds, and ONNX Runtime does not, belongs to its function.
     let mut reference = match twin::rounding(request.original) {
         Some(twin) => twin_session(runtime, &request.reference.display().to_string(), &twin)?,
-        None => Session::from_path(runtime, request.reference, &plain())?,
+        None => Session::from_path(runtime, request.reference, &sized(request.original))?,
     };
     let mut cases = Vec::new();
     if let Some(path) = request.inputs {
@@ -234,27 +243,29 @@ impl Reference {
         self.held = 0;
     }
 
-    fn candidate(&self, path: &Path, model: &Model) -> Result<Session, runtime::Error> {
-        match twin::rounding(model) {
-            Some(twin) => twin_session(self.runtime, &path.display().to_string(), &twin),
+    /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.
+    fn candidate(&self, path: &Path) -> Result<Session, CompileError> {
+        let mut written = onnx::read(path)?;
+        infer::annotate(&mut written.graph);
+        Ok(match twin::rounding(&written) {
+            Some(twin) => twin_session(self.runtime, &path.display().to_string(), &twin)?,
             None if self.optimized => {
-                Session::from_path(self.runtime, path, &SessionOptions::default())
+                Session::from_path(self.runtime, path, &SessionOptions::default())?
             }
-            None => Session::from_path(self.runtime, path, &plain()),
-        }
+            None => Session::from_path(self.runtime, path, &sized(&written))?,
+        })
     }
 
-    /// Compares one candidate, as it is in memory and in its file, at every case.
+    /// Compares one candidate, as it is in its file, at every case.
     ///
     /// # Errors
-    /// [`CompileError::Runtime`] when the candidate does not load, [`CompileError::Parity`] when a model does not run.
+    /// [`CompileError::Read`] and [`CompileError::Runtime`] when the candidate does not load, [`CompileError::Parity`] when a model does not run.
     pub fn compare(
         &mut self,
         path: &Path,
-        model: &Model,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
-        let mut candidate = self.candidate(path, model)?;
+        let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, None, tolerance)
     }
 
@@ -265,11 +276,10 @@ impl Reference {
     pub fn compare_case(
         &mut self,
         path: &Path,
-        model: &Model,
         case: &str,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
-        let mut candidate = self.candidate(path, model)?;
+        let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, Some(case), tolerance)
     }
 
@@ -320,7 +330,7 @@ impl Reference {
     pub fn against(self, path: &Path, model: &Model) -> Result<Proof, CompileError> {
         let mut nodes = model.graph.nodes();
         Ok(Proof {
-            candidate: self.candidate(path, model)?,
+            candidate: self.candidate(path)?,
             path: path.to_path_buf(),
             convolves: nodes.any(|(_, n)| n.op().name().contains("Conv")),
             reference: self,
