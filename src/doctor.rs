@@ -56,7 +56,6 @@ fn tensorrt(lib: Option<&Path>) -> Finding {
         found: built.is_ok(),
         detail: match &built {
             Ok((path, builder)) => {
-                use engine::EngineBuilder;
                 format!("{} at {}", builder.version(), path.display())
             }
             Err(e) => e.to_string(),
