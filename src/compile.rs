@@ -20,11 +20,13 @@ pub use error::CompileError;
 pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Partial};
+use crate::engine_parity::{EngineParity, NotRun};
 use crate::manifest::{Manifest, Stage};
 use crate::parity::Tolerance;
 use crate::prove;
 use crate::recipe::Recipe;
 use crate::report;
+use crate::runtime::DeviceRequest;
 use crate::search;
 use crate::shapes::{DimSpec, ShapeSpec};
 use crate::talk::{Silent, Talk};
@@ -75,6 +77,8 @@ pub struct Options {
     pub dump_after: Option<(String, PathBuf)>,
     /// Passes, or `all`, of which to say where they came close and what stopped them.
     pub explain: Vec<String>,
+    /// Where ONNX Runtime calibrates, proves and times.
+    pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
     /// The `kiln` binary, which then builds the engine in a process of its own: TensorRT ends the process on some graphs.
@@ -102,6 +106,8 @@ pub struct Gates {
     pub bytes: Option<u64>,
     /// The same, of the original's size.
     pub bytes_ratio: Option<f64>,
+    /// The engine must have run on a GPU, and be right.
+    pub engine_parity: bool,
 }
 
 impl Options {
@@ -132,6 +138,7 @@ impl Options {
             search: true,
             dump_after: None,
             explain: Vec::new(),
+            device: DeviceRequest::default(),
             ort_lib: None,
             trt_lib: None,
             builder: None,
@@ -222,6 +229,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let targets = stages::targets(options, talk);
     stages::fit(options, &targets)?;
+    gates::possible(options)?;
+    let device = stages::device(options, &targets);
     let original = clock.time("read", || stages::read(options))?;
     let mut shapes = stages::shapes(options, &original)?;
     let partial = Partial::new(&output_path(options))?;
@@ -260,6 +269,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 optimized: stages::proved_as_optimized(options, &targets),
+                device,
                 ort_lib: options.ort_lib.as_deref(),
             };
             prove::open(&request, &mut shapes, talk)
@@ -272,7 +282,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?;
     }
     let measured = clock.time("calibration", || {
-        calibration::measure(options, &fused.model, &shapes, talk)
+        calibration::measure(options, device, &fused.model, &shapes, talk)
     })?;
     let (stats, calibrated) = match measured {
         None => (None, None),
@@ -323,10 +333,21 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         _ => None,
     };
     let (mut parity, mut latency, mut latency_not_run) = (None, None, None);
+    let mut engine_parity = EngineParity::from(match &engine {
+        Some(_) => NotRun::unchecked(),
+        None => NotRun::no_engine(),
+    });
+    let mut fallback = None;
     if let Some(proof) = &mut proof {
         parity = Some(clock.time("parity", || {
             stages::prove(options, &rewritten, proof, &partial)
         })?);
+        fallback = stages::fallback(options, proof, talk)?;
+        if engine.is_some() {
+            engine_parity = clock.time("engine parity", || {
+                stages::prove_engine(options, &rewritten, proof, &partial)
+            })?;
+        }
         match (
             options.latency,
             twin::formats(&rewritten.model).contains(&DType::BF16),
@@ -340,6 +361,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let mut manifest = Manifest {
         sizes: shapes.ranges.clone(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
+        device: proof.as_ref().map(|s| s.reference.device().clone()),
+        placements: (proof.as_ref()).map_or(Vec::new(), |s| s.reference.placements().to_vec()),
+        engine_parity,
         engine,
         parity,
         latency,
@@ -354,6 +378,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             .warnings
             .extend(proof.reference.warnings.iter().cloned());
     }
+    manifest.warnings.extend(fallback);
     if let Some(search) = &manifest.search {
         let kept = search.kept.iter().cloned();
         manifest.recipe.precision.keep_nodes.extend(kept);
@@ -373,7 +398,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     })
 }
 
-const NO_BF16: &str = "ONNX Runtime's CPU provider has no BF16 kernels";
+const NO_BF16: &str =
+    "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
 
 fn output_path(options: &Options) -> PathBuf {
     let chosen = options.output.clone();

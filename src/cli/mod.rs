@@ -6,6 +6,7 @@ mod bisect;
 mod check;
 mod compile;
 mod conversion;
+mod device;
 mod doctor;
 mod inspect;
 mod passes;

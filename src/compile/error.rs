@@ -59,6 +59,13 @@ pub enum CompileError {
         found: String,
         asked: String,
     },
+    #[error("the engine did not run at the case {case}: {source}")]
+    EngineRun {
+        case: String,
+        source: crate::engine_parity::RunnerError,
+    },
+    #[error("{}: {why}; no bundle was written. Nodes of other precisions can be kept, or the CPU be taken (--device cpu)", model.display())]
+    Fallback { model: PathBuf, why: String },
     #[error("{} changed while it was compiled; no bundle was written", .0.display())]
     Changed(PathBuf),
     #[error(transparent)]
@@ -99,6 +106,8 @@ impl CompileError {
         match self {
             CompileError::NotTheSame { .. }
             | CompileError::Precision { .. }
+            | CompileError::Fallback { .. }
+            | CompileError::EngineRun { .. }
             | CompileError::Gates { .. } => 1,
             CompileError::OtherModel { .. } | CompileError::Changed(_) => 3,
             CompileError::Recipe(_) => 2,
