@@ -94,8 +94,10 @@ pub struct Measured {
     /// Of the ONNX file, with its external data.
     pub bytes: u64,
     pub nodes: usize,
-    /// What the process holds more after it was loaded and run once, in bytes, where the system tells.
+    /// What the process holds more after it was loaded, in bytes, where the system tells.
     pub resident: Option<u64>,
+    /// The same after it ran at all sizes; ONNX Runtime keeps the memory of the largest.
+    pub running: Option<u64>,
 }
 
 /// All models at one point of the grid.
@@ -133,7 +135,13 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     if let Some(baseline) = request.baseline.as_ref().filter(|b| b.is_model()) {
         paths.push(baseline.path.clone());
     }
-    paths.extend(request.models.iter().cloned());
+    // A baseline that is one of several models is measured once.
+    let known = |m: &&PathBuf| request.models.len() > 1 && paths.contains(m);
+    let others: Vec<PathBuf> = (request.models.iter())
+        .filter(|m| !known(m))
+        .cloned()
+        .collect();
+    paths.extend(others);
     let loaded = load(&paths)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
     let threads = request.threads.map_or_else(
@@ -159,7 +167,8 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             path: l.path.display().to_string(),
             bytes: bytes(&l.path, &l.model),
             nodes: l.model.graph.nodes().count(),
-            resident: resident().zip(before).map(|(a, b)| a.saturating_sub(b)),
+            resident: grown(before),
+            running: None,
         });
         sessions.push(session);
     }
@@ -178,6 +187,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             &mut sessions,
             &machine,
             &point,
+            &mut models,
             gate.as_mut(),
         )?;
         for warning in &report.measured.warnings {
@@ -310,6 +320,7 @@ fn measure(
     sessions: &mut [Session],
     machine: &Machine,
     point: &Point,
+    models: &mut [Measured],
     mut gate: Option<&mut baseline::Opened>,
 ) -> Result<PointReport, CompileError> {
     let mut fed = Vec::new();
@@ -328,6 +339,13 @@ fn measure(
     let mut subjects = Vec::new();
     for ((l, session), inputs) in loaded.iter().zip(sessions.iter_mut()).zip(&fed) {
         subjects.push(Subject::session(&l.name, session, inputs)?);
+    }
+    // Memory grows in the first run at larger sizes than before.
+    for (subject, model) in subjects.iter_mut().zip(models) {
+        let before = resident();
+        subject.run()?;
+        let held = model.running.or(model.resident);
+        model.running = held.zip(grown(before)).map(|(a, b)| a + b);
     }
     let mut timing = BenchOptions {
         batch,
@@ -378,6 +396,11 @@ fn profile(
     let written = session.end_profile()?;
     let read = Profile::read(&l.name, Path::new(&written), request.profile);
     Ok(read.map_err(super::BenchError::from)?)
+}
+
+/// What the process holds more than before, in bytes.
+fn grown(before: Option<u64>) -> Option<u64> {
+    Some(resident()?.saturating_sub(before?))
 }
 
 /// The memory that the process holds, in bytes.
