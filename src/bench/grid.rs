@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use kiln_graph::{Model, onnx};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
+use super::pin::Pinned;
 use super::profile::Profile;
 use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
@@ -71,7 +73,7 @@ pub struct Request {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Benchmark {
     pub kiln: &'static str,
     pub runtime: String,
@@ -87,7 +89,7 @@ pub struct Benchmark {
 }
 
 /// One model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Measured {
     pub name: String,
     pub path: String,
@@ -101,7 +103,7 @@ pub struct Measured {
 }
 
 /// All models at one point of the grid.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PointReport {
     pub sizes: Point,
     /// Of each model.
@@ -351,6 +353,7 @@ fn measure(
         batch,
         ..request.timing
     };
+    let pinned = Pinned::new();
     let mut measured = super::measure(&mut subjects, &timing)?;
     if let Some(gate) = gate.as_mut() {
         let mut judged = gate.judge(point, &measured);
@@ -366,6 +369,7 @@ fn measure(
         }
         gate.gate.points.extend(judged);
     }
+    drop(pinned);
     Ok(PointReport {
         sizes: point.clone(),
         limits: work.iter().map(|w| machine.limit(w)).collect(),

@@ -65,10 +65,31 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
     Doctor(doctor::Args),
-    /// Print the JSON Schema of a recipe, for editors.
-    Schema,
+    /// Print the JSON Schema of a recipe, for editors, or of what check or bench print as JSON.
+    Schema {
+        #[arg(value_enum, default_value_t = Schema::Recipe)]
+        of: Schema,
+    },
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
+}
+
+/// What has a schema.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Schema {
+    Recipe,
+    Check,
+    Bench,
+}
+
+impl Schema {
+    fn get(self) -> schemars::Schema {
+        match self {
+            Schema::Recipe => crate::recipe::Recipe::schema(),
+            Schema::Check => crate::report::schema::<crate::check::Checked>(),
+            Schema::Bench => crate::report::schema::<crate::bench::Benchmark>(),
+        }
+    }
 }
 
 /// What every verb is given.
@@ -157,7 +178,7 @@ pub fn main() -> ExitCode {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
-        Verb::Schema => print_json(&crate::recipe::Recipe::schema()).map(|()| 0),
+        Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "kiln", &mut io::stdout());
             Ok(0)

@@ -21,7 +21,7 @@ pub fn layers(found: &Layers) -> Vec<String> {
         lines.push(match found.compared.is_empty() {
             true => "the graphs have no inner values of the same name".into(),
             false => format!(
-                "{passed} of {} inner values are within the tolerance at {}",
+                "{passed} of {} inner values are within the tolerance at {}, and no difference reaches an output",
                 found.compared.len(),
                 found.case
             ),
@@ -30,9 +30,9 @@ pub fn layers(found: &Layers) -> Vec<String> {
     };
     let l = &first.layer;
     lines.push(format!(
-        "first divergence at {}: \"{}\" of node {}: relative L2 {:.2e}, cosine {:.7} ({passed} inner values before it are within \
-         the tolerance)",
-        found.case, l.value, l.node, l.relative_l2, l.cosine
+        "first divergence at {}: \"{}\" of node {}: relative L2 {:.2e}, cosine {:.7} ({passed} of {} inner values are within the \
+         tolerance)",
+        found.case, l.value, l.node, l.relative_l2, l.cosine, found.compared.len()
     ));
     for o in &first.operands {
         let kind = if o.constant { "constant" } else { "operand" };
@@ -129,8 +129,8 @@ impl Document for Page<'_> {
         if let Some(found) = &c.layers {
             sections.push(("Layers", html! {
                 p { "Values that both graphs compute under one name, in the order of computation, at " (found.case) "." }
+                (divergence(found))
                 (errors(found).html())
-                pre { (layers(found).join("\n")) }
             }));
         }
         if let Some(found) = &c.bisection {
@@ -199,6 +199,30 @@ fn parity(c: &Checked) -> maud::Markup {
     html! {
         @if !failed.is_empty() { ul { @for line in &failed { li { strong { (line) } } } } }
         (page::table(&header, &rows))
+    }
+}
+
+/// What the search found, with the operands as a table.
+fn divergence(found: &Layers) -> maud::Markup {
+    let Some(first) = &found.first else {
+        return html! { @for line in layers(found) { p { strong { (line) } } } };
+    };
+    let rows: Vec<_> = (first.operands.iter())
+        .map(|o| {
+            vec![
+                if o.constant { "constant" } else { "computed" }.to_string(),
+                o.value.clone(),
+                format!("{:.4}", o.min),
+                format!("{:.4}", o.max),
+                o.relative_l2.map_or(String::new(), |e| format!("{e:.2e}")),
+            ]
+        })
+        .collect();
+    let l = &first.layer;
+    html! {
+        p { strong { "First divergence: " } code { (l.value) } " of node " code { (l.node) } ", relative L2 "
+            (format!("{:.2e}", l.relative_l2)) ", cosine " (format!("{:.7}", l.cosine)) ". The node reads:" }
+        (page::table(&["operand", "name", "least", "most", "relative L2"], &rows))
     }
 }
 

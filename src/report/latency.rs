@@ -6,8 +6,8 @@ use crate::bench::{BenchReport, SubjectReport};
 /// More dots than these only make the page slow.
 const DOTS: usize = 400;
 
-/// Steps of the histogram.
-const BINS: usize = 40;
+/// Steps of the histogram, of which few runs fill few.
+const BINS: std::ops::RangeInclusive<usize> = 10..=40;
 
 /// Latencies beyond this many medians go into the last step, so that one pause of the machine does not flatten the rest.
 const FAR: f64 = 3.0;
@@ -29,22 +29,25 @@ pub(super) fn distribution(title: &str, measured: &BenchReport) -> Plot {
         .map(|s| s.stats.p50 / 1e6)
         .fold(0.0, f64::max);
     let high = most.min(FAR * median).max(low);
-    let width = ((high - low) / BINS as f64).max(low * 1e-6).max(1e-9);
+    let runs = measured.subjects.iter().map(|s| s.samples.len()).max();
+    let bins = (1.5 * (runs.unwrap_or(0) as f64).sqrt()) as usize;
+    let bins = bins.clamp(*BINS.start(), *BINS.end());
+    let width = ((high - low) / bins as f64).max(low * 1e-6).max(1e-9);
     let cut = if most > high {
         ", last step: this and more"
     } else {
         ""
     };
     let steps = |s: &SubjectReport| {
-        let mut counts = vec![0usize; BINS];
+        let mut counts = vec![0usize; bins];
         for &ns in &s.samples {
             let bin = (ns as f64 / 1e6 - low) / width;
-            counts[(bin.max(0.0) as usize).min(BINS - 1)] += 1;
+            counts[(bin.max(0.0) as usize).min(bins - 1)] += 1;
         }
         let share = |n: usize| 100.0 * n as f64 / s.samples.len().max(1) as f64;
         let left = |k: usize| low + k as f64 * width;
         let steps = counts.iter().enumerate().map(|(k, &n)| (left(k), share(n)));
-        steps.chain([(left(BINS), 0.0)]).collect()
+        steps.chain([(left(bins), 0.0)]).collect()
     };
     Plot {
         title: title.into(),

@@ -89,8 +89,10 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
     let what = match &output.comparison {
         Comparison::Compared { verdict, .. } => {
             let failed = verdict.failed.iter();
-            let failed =
-                failed.map(|f| format!("{} {:.3e} (limit {:.3e})", f.metric, f.value, f.limit));
+            let failed = failed.map(|f| match f.metric {
+                "same_bits" => "its bits differ".to_string(),
+                metric => format!("{metric} {:.3e} (limit {:.3e})", f.value, f.limit),
+            });
             failed.collect::<Vec<_>>().join(", ")
         }
         Comparison::Mismatch {
@@ -184,4 +186,11 @@ pub fn latency_rows(report: &BenchReport) -> (Vec<&'static str>, Vec<Vec<String>
         ]
     });
     (header, rows.collect())
+}
+
+/// The JSON Schema of what is read or printed as JSON, with nothing but itself in it.
+pub fn schema<T: schemars::JsonSchema>() -> schemars::Schema {
+    let settings = schemars::generate::SchemaSettings::draft2020_12();
+    let settings = settings.with(|s| s.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>()
 }

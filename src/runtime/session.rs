@@ -7,6 +7,7 @@ use kiln_graph::Tensor;
 use ort::logging::LogLevel;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::session::{SessionInputValue, SessionInputs, SessionOutputs};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::info::{TensorInfo, infos};
@@ -14,7 +15,7 @@ use super::values::{from_ort, to_ort};
 use super::{Error, Runtime};
 
 /// How a session runs its model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SessionOptions {
     pub optimization: Optimization,
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
@@ -28,7 +29,7 @@ pub struct SessionOptions {
 }
 
 /// What ONNX Runtime may do to the graph before it runs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimization {
     /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which
@@ -40,7 +41,7 @@ pub enum Optimization {
 }
 
 /// Where a session runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Device {

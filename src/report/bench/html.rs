@@ -110,7 +110,7 @@ fn speed(b: &Benchmark, name: &str) -> Option<Verdict> {
         false => format!("{least:.2}x to {most:.2}x"),
     };
     Some(Verdict {
-        what: "speed of the first model's",
+        what: "speed relative to the first model",
         word: word.clone(),
         why: format!("{name}: {why}"),
         tone,

@@ -178,7 +178,7 @@ impl Plot {
             }
             @if circles {
                 @for p in shown() {
-                    circle.fade[radius < 3.0] class=(format!("f{c}")) cx=(px(x.at(p.0))) cy=(px(y.at(p.1))) r=(radius) { title { (tip(p)) } }
+                    circle class=(if radius < 3.0 { format!("f{c} fade") } else { format!("f{c}") }) cx=(px(x.at(p.0))) cy=(px(y.at(p.1))) r=(radius) { title { (tip(p)) } }
                 }
             }
         }
