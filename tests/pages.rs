@@ -210,6 +210,7 @@ fn pages_are_right_on_every_screen() {
     let folder = tempfile::tempdir().unwrap();
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
     fs::create_dir_all(&pictures).unwrap();
+    let mut faults = Vec::new();
     for page in pages(folder.path()) {
         let name = page.name;
         fs::copy(&page.file, pictures.join(format!("{name}.html"))).unwrap();
@@ -219,45 +220,47 @@ fn pages_are_right_on_every_screen() {
             (Screen::PHONE, "phone"),
         ] {
             browser.open(&page.file, screen);
-            let text = browser.text();
-            for word in &page.words {
-                // Styles may write labels in capitals.
-                assert!(
-                    text.to_lowercase().contains(&word.to_lowercase()),
-                    "{name} {kind}: no {word:?} in\n{text}"
-                );
-            }
-            let numbers = text.replace("NaN/Inf", "").replace("are NaN", "");
-            assert!(
-                !numbers.contains("NaN") && !text.contains("undefined"),
-                "{name} {kind}: {text}"
-            );
-            for selector in &page.elements {
-                let found =
-                    browser.evaluate(&format!("document.querySelectorAll('{selector}').length"));
-                assert!(found.as_u64() > Some(0), "{name} {kind}: no {selector}");
-            }
-            assert_eq!(browser.complaints(), [""; 0], "{name} {kind}");
-            assert_eq!(
-                browser.evaluate(OVERFLOW),
-                0,
-                "{name} {kind} is wider than the screen"
-            );
-            let contrast = browser.evaluate(CONTRAST);
-            assert!(
-                contrast[0].as_f64() >= Some(4.5),
-                "{name} {kind}: {contrast}"
-            );
+            let found = look(&mut browser, &page);
+            faults.extend(found.into_iter().map(|f| format!("{name} {kind}: {f}")));
             let picture = browser.picture();
             assert!(picture.starts_with(b"\x89PNG"));
             fs::write(pictures.join(format!("{name}-{kind}.png")), picture).unwrap();
         }
         let paper = browser.print();
-        assert!(
-            paper.starts_with(b"%PDF") && paper.len() > 10_000,
-            "{name}: {} bytes",
-            paper.len()
-        );
+        assert!(paper.starts_with(b"%PDF") && paper.len() > 10_000, "{name}");
         fs::write(pictures.join(format!("{name}.pdf")), paper).unwrap();
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What is wrong with the page that is open.
+fn look(browser: &mut Browser, page: &Page) -> Vec<String> {
+    let mut faults = browser.complaints();
+    let text = browser.text();
+    // Styles may write labels in capitals.
+    let low = text.to_lowercase();
+    let missing = page
+        .words
+        .iter()
+        .filter(|w| !low.contains(&w.to_lowercase()));
+    faults.extend(missing.map(|word| format!("no {word:?} in\n{text}")));
+    let numbers = text.replace("NaN/Inf", "").replace("are NaN", "");
+    if numbers.contains("NaN") || text.contains("undefined") {
+        faults.push(format!("a number is missing in\n{text}"));
+    }
+    for selector in &page.elements {
+        let found = browser.evaluate(&format!("document.querySelectorAll('{selector}').length"));
+        if found.as_u64() == Some(0) {
+            faults.push(format!("no {selector}"));
+        }
+    }
+    let wider = browser.evaluate(OVERFLOW);
+    if wider != 0 {
+        faults.push(format!("{wider} pixels wider than the screen"));
+    }
+    let contrast = browser.evaluate(CONTRAST);
+    if contrast[0].as_f64() < Some(4.5) {
+        faults.push(format!("contrast: {contrast}"));
+    }
+    faults
 }

@@ -4,6 +4,7 @@ mod attention;
 mod bench;
 mod bisect;
 mod check;
+mod colour;
 mod compile;
 mod conversion;
 mod doctor;
@@ -218,6 +219,14 @@ fn known_pass(name: &str) -> Result<String, UnknownPass> {
     match name {
         "all" => Ok(name.to_string()),
         name => registry::find(name).map(|pass| pass.name().to_string()),
+    }
+}
+
+/// Text with verdicts, which are in colour on a terminal.
+fn print_verdicts(text: &str) -> Result<(), Failure> {
+    match colour::wanted() {
+        true => print(&colour::paint(text)),
+        false => print(text),
     }
 }
 

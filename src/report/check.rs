@@ -189,6 +189,9 @@ fn head(c: &Checked) -> Head {
     }
 }
 
+/// Failures in words; the table has all.
+const SHOWN: usize = 5;
+
 fn parity(c: &Checked) -> maud::Markup {
     let failed = c.parity.cases.iter().flat_map(|case| {
         let outputs = case.outputs.iter().filter(|o| !o.comparison.pass());
@@ -197,7 +200,12 @@ fn parity(c: &Checked) -> maud::Markup {
     let failed: Vec<String> = failed.collect();
     let (header, rows) = parity_rows(&c.parity);
     html! {
-        @if !failed.is_empty() { ul { @for line in &failed { li { strong { (line) } } } } }
+        @if !failed.is_empty() {
+            ul {
+                @for line in failed.iter().take(SHOWN) { li { (line) } }
+                @if failed.len() > SHOWN { li { "and " (failed.len() - SHOWN) " more, in the table below" } }
+            }
+        }
         (page::table(&header, &rows))
     }
 }

@@ -17,8 +17,8 @@ pub enum Part {
     Table(Vec<&'static str>, Vec<Vec<String>>),
     /// Details for those who want them.
     Fold(String, Vec<Part>),
-    /// Label, length and words of each bar; Markdown has no room for it.
-    Bars(Vec<(String, f64, String)>),
+    /// Label, length and words of each bar, under titles; Markdown has no room for them.
+    Bars(Vec<(String, Vec<(String, f64, String)>)>),
     /// Label, and a number before and after; HTML only.
     Changes(Vec<(String, usize, usize)>),
     /// HTML only.
@@ -79,7 +79,11 @@ impl Part {
             Part::Fold(title, parts) => html! {
                 details { summary { (title) } @for part in parts { (part.html()) } }
             },
-            Part::Bars(parts) => page::bars(parts),
+            Part::Bars(all) => html! {
+                div.figures {
+                    @for (title, parts) in all { div { h3 { (inline(title)) } (page::bars(parts)) } }
+                }
+            },
             Part::Changes(parts) => page::changes(parts),
             Part::Plots(plots) => {
                 html! { div.figures { @for plot in plots { (plot.html()) } } }

@@ -89,22 +89,18 @@ fn parity(m: &Manifest) -> Vec<Part> {
             .zip(&float.decades)
             .for_each(|(a, b)| *a += b);
     }
-    for (output, counts) in histograms {
+    let histogram = |(output, counts): (&str, Vec<usize>)| {
         let all: usize = counts.iter().sum();
         let filled = counts.iter().position(|&n| n > 0).unwrap_or(0);
-        let bars = decades()
-            .into_iter()
-            .zip(&counts)
-            .skip(filled)
-            .map(|(name, &n)| {
-                let share = 100.0 * n as f64 / all.max(1) as f64;
-                (name, n as f64, format!("{n}, {share:.1} %"))
-            });
-        parts.push(Part::Head(format!(
-            "Errors of `{output}` over its root mean square, all cases"
-        )));
-        parts.push(Part::Bars(bars.collect()));
-    }
+        let bars = decades().into_iter().zip(&counts).skip(filled);
+        let bars = bars.map(|(name, &n)| {
+            let share = 100.0 * n as f64 / all.max(1) as f64;
+            (name, n as f64, format!("{n}, {share:.1} %"))
+        });
+        let title = format!("Errors of `{output}` over its root mean square, all cases");
+        (title, bars.collect())
+    };
+    parts.push(Part::Bars(histograms.into_iter().map(histogram).collect()));
     parts
 }
 
@@ -380,7 +376,6 @@ fn environment(m: &Manifest) -> Vec<Part> {
                 pair("time", stages),
             ],
         ),
-        Part::Head("Time of the compilation".into()),
-        Part::Bars(bars.collect()),
+        Part::Bars(vec![("Time of the compilation".into(), bars.collect())]),
     ]
 }
