@@ -477,11 +477,6 @@ fn on_device(
     options: &SessionOptions,
 ) -> Result<SessionBuilder, Error> {
     let device = options.device;
-    let refused = |e: ort::Error| Error::Device {
-        device,
-        reason: e.to_string(),
-        mend: "kiln doctor".into(),
-    };
     let unusable = |e: Unusable| Error::Device {
         device,
         reason: e.reason,
@@ -491,12 +486,12 @@ fn on_device(
         Device::Cpu => Ok(builder),
         Device::Cuda(gpu) => {
             cuda::prepare(runtime).map_err(unusable)?;
-            cuda::append(&mut builder, gpu, options).map_err(refused)?;
+            cuda::append(&mut builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))?;
             Ok(builder)
         }
         Device::Rtx(gpu) => {
             rtx::register(runtime).map_err(unusable)?;
-            rtx::append(runtime, builder, gpu, options).map_err(refused)
+            rtx::append(runtime, builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))
         }
     }
 }
