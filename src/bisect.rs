@@ -23,6 +23,7 @@ use crate::compile::{CompileError, Options, Rewritten};
 use crate::parity::{ParityError, Report, Side, Tolerance};
 use crate::prove::{self, Reference};
 use crate::report;
+use crate::scratch::Temporary;
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -124,6 +125,7 @@ pub fn bisect(
     };
     let mut fused = pipeline.fused()?;
     talk.stage("sizes");
+    let device = stages::device(options, &pipeline.targets);
     let request = prove::Request {
         reference: &bundle::model_path(&options.model),
         original: &original,
@@ -132,6 +134,7 @@ pub fn bisect(
         seed: options.seed,
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
         thorough: false,
+        device,
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut reference = prove::open(&request, &mut shapes, talk)?;
@@ -140,7 +143,7 @@ pub fn bisect(
         fused = pipeline.fused()?;
     }
     talk.stage("calibration");
-    if let Some(measured) = calibration::measure(options, &fused.model, &shapes, talk)? {
+    if let Some(measured) = calibration::measure(options, device, &fused.model, &shapes, talk)? {
         reference.prefer(measured.cases);
         pipeline.stats = Some(measured.stats);
     }
@@ -258,14 +261,14 @@ impl Search<'_> {
         let number = self.runs.len() + 1;
         let stage = format!("run {number}: parity after {applications} applications");
         self.pipeline.talk.stage(&stage);
-        let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+        let folder = Temporary::new().map_err(|source| CompileError::Io {
             path: std::env::temp_dir(),
             why: "a model cannot be put here to be run",
             source,
         })?;
         let path = folder.path().join(bundle::MODEL);
         onnx::write(&cut.model, &path, &onnx::WriteOptions::default())?;
-        let compared = match self.reference.compare(&path, &cut.model, self.tolerance) {
+        let compared = match self.reference.compare(&path, self.tolerance) {
             Ok(parity) if parity.pass() => Ok(parity),
             Ok(parity) => Err(Failure::Differs { parity }),
             // What is the candidate's is a finding; the original's failures are errors.

@@ -120,7 +120,7 @@ fn pages(folder: &Path) -> Vec<Page> {
                 "nodes keep their precision",
                 "Distribution",
                 "Environment",
-                "speed on this machine's CPU",
+                "speed in ONNX Runtime",
             ],
             elements: vec![
                 ".verdict.good",

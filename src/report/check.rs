@@ -111,6 +111,9 @@ impl Document for Page<'_> {
         let (header, rows) = parity_rows(&c.parity);
         out += &markdown_table(&header, rows);
         out += &format!("\n{}\n", verdict(&c.parity));
+        for line in facts(c) {
+            out += &format!("\n{line}\n");
+        }
         if let Some(p) = &c.precision {
             out += &format!("\n{}\n", p.describe());
         }
@@ -170,6 +173,27 @@ fn head(c: &Checked) -> Head {
             tone: tone(p.present),
         });
     }
+    verdicts.extend(c.engine_parity.as_ref().map(|parity| {
+        let verdict = super::bundle::engine_verdict(parity);
+        match c.unproved_engine() {
+            Some(why) => Verdict {
+                tone: Tone::Bad,
+                why,
+                ..verdict
+            },
+            None => verdict,
+        }
+    }));
+    verdicts.extend(c.fallback().map(|why| Verdict {
+        what: "device",
+        word: "nodes ran elsewhere".into(),
+        why,
+        tone: if c.device.asked {
+            Tone::Bad
+        } else {
+            Tone::Open
+        },
+    }));
     let outputs = || c.parity.cases.iter().flat_map(|c| &c.outputs);
     let failed = outputs().filter(|o| !o.comparison.pass()).count();
     Head {
@@ -182,6 +206,7 @@ fn head(c: &Checked) -> Head {
         verdicts,
         facts: vec![
             ("tolerance", c.parity.tolerance.name.clone()),
+            ("device", c.device.to_string()),
             ("cases", c.parity.cases.len().to_string()),
             ("outputs compared", outputs().count().to_string()),
             ("outputs that fail", failed.to_string()),
@@ -260,4 +285,20 @@ fn errors(found: &Layers) -> Plot {
         ],
         marks: Vec::new(),
     }
+}
+
+/// Where both sides ran, what fell back, and what became of the engine.
+pub fn facts(c: &Checked) -> Vec<String> {
+    let mut lines = vec![format!("device: {}", c.device)];
+    lines.extend(
+        c.placements
+            .iter()
+            .map(|p| format!("{}: {}", p.side, p.placement.describe())),
+    );
+    lines.extend(
+        c.engine_parity
+            .iter()
+            .map(|p| format!("engine parity: {p}")),
+    );
+    lines
 }

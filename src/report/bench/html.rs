@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use super::{Table, blocks, gate, latency, models, operators, sizes};
+use super::{Table, blocks, gate, latency, models, operators, placements, sizes};
 use crate::bench::baseline::Verdict as Judgement;
 use crate::bench::{Benchmark, PointReport, SubjectReport};
 use crate::report::latency::{distribution, runs};
@@ -23,6 +23,13 @@ pub(super) fn page(b: &Benchmark) -> String {
     sections.push(("Roofline", roofline(b)));
     if !b.profiles.is_empty() {
         sections.push(("Where the time goes", profiles(b)));
+    }
+    if !b.placements.is_empty() {
+        let (title, header, rows) = placements(b);
+        sections.push((
+            "Placement",
+            html! { p { (title) "." } (page::table(&header, &rows)) },
+        ));
     }
     let warnings: Vec<String> = (b.points.iter())
         .flat_map(|p| {
@@ -75,6 +82,7 @@ fn head(b: &Benchmark) -> Head {
         verdicts,
         facts: vec![
             ("runtime", b.runtime.clone()),
+            ("device", b.device.to_string()),
             ("processor", b.environment.cpu.clone()),
             ("threads", format!("{}, each on its core", b.threads)),
             ("measured peak", format!("{:.0} GFLOP/s", b.machine.gflops)),

@@ -1,5 +1,6 @@
 //! The verdicts and facts above a bundle's report.
 
+use crate::engine_parity::EngineParity;
 use crate::manifest::Manifest;
 use crate::report::page::{Head, Tone, Verdict};
 use crate::report::{measured, model_bytes};
@@ -35,15 +36,10 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
             tone: if report.pass() { Tone::Good } else { Tone::Bad },
         },
     }];
-    let engine = m.engine_parity.split_once(": ");
-    let (word, why) = engine.unwrap_or((m.engine_parity.as_str(), ""));
-    all.push(Verdict {
-        what: "parity of the engine",
-        word: word.into(),
-        why: why.into(),
-        tone: Tone::Open,
-    });
+    all.push(engine(&m.engine_parity));
     if let Some(ratio) = m.latency.as_ref().and_then(|l| l.ratios.first()) {
+        let device = m.device.as_ref();
+        let device = device.map_or("cpu".into(), |d| d.device.to_string());
         let (tone, why) = match ratio.interval {
             Some(i) => (
                 match (i.low > 1.0, i.high < 1.0) {
@@ -52,20 +48,37 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
                     _ => Tone::Open,
                 },
                 format!(
-                    "between {:.2}x and {:.2}x with 95 %; ONNX Runtime's CPU provider, not the engine",
+                    "between {:.2}x and {:.2}x with 95 %, on {device}; not the engine",
                     i.low, i.high
                 ),
             ),
             None => (Tone::Open, "too few runs to tell".into()),
         };
         all.push(Verdict {
-            what: "speed on this machine's CPU",
+            what: "speed in ONNX Runtime",
             word: format!("{:.2}x of the original's", ratio.speedup),
             why,
             tone,
         });
     }
     all
+}
+
+/// The verdict on an engine.
+pub(in crate::report) fn engine(parity: &EngineParity) -> Verdict {
+    let (word, tone) = match (parity.proved(), parity.failed()) {
+        (true, _) => ("passes", Tone::Good),
+        (_, true) => ("fails", Tone::Bad),
+        _ => ("not run", Tone::Open),
+    };
+    Verdict {
+        what: "parity of the engine",
+        word: word.into(),
+        why: parity
+            .not_run()
+            .map_or_else(|| parity.to_string(), str::to_string),
+        tone,
+    }
 }
 
 fn facts(m: &Manifest) -> Vec<(&'static str, String)> {

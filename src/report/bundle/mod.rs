@@ -3,6 +3,8 @@
 mod changes;
 mod head;
 
+pub(super) use head::engine as engine_verdict;
+
 use std::collections::BTreeMap;
 
 use super::latency::{distribution, runs};
@@ -328,7 +330,7 @@ fn sensitivity(search: &Search) -> Vec<Part> {
 /// What would have been checked or measured, and was not, with the reason.
 fn not_run(m: &Manifest) -> Vec<Part> {
     let mut lines = Vec::new();
-    if let Some(why) = m.engine_parity.strip_prefix("not run: ") {
+    if let Some(why) = m.engine_parity.not_run() {
         lines.push(format!("parity of the engine: {why}"));
     }
     if m.parity.is_none() {
@@ -340,8 +342,8 @@ fn not_run(m: &Manifest) -> Vec<Part> {
             m.latency_not_run.unwrap_or("switched off")
         ));
     }
-    if m.engine.is_some() {
-        lines.push("latency of the engine: no CUDA device".into());
+    if let (Some(_), Some(why)) = (&m.engine, m.engine_parity.not_run()) {
+        lines.push(format!("latency of the engine: {why}"));
     }
     match lines.is_empty() {
         true => Vec::new(),
@@ -356,7 +358,10 @@ fn environment(m: &Manifest) -> Vec<Part> {
         .map(|s| format!("{} {:.2} s", s.name, s.seconds));
     let stages = stages.collect::<Vec<_>>().join(", ");
     let e = &m.environment;
-    let runtime = m.runtime.clone().unwrap_or_else(|| "not run".into());
+    let runtime = match (&m.runtime, &m.device) {
+        (Some(runtime), Some(device)) => format!("{runtime} on {device}"),
+        _ => "not run".into(),
+    };
     let bars = m
         .stages
         .iter()
