@@ -79,6 +79,9 @@ pub struct Options {
     pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
+    /// The `kiln` binary, which then builds the engine in a process of its own: TensorRT ends the process on some graphs.
+    /// Without it, the engine is built in this process.
+    pub builder: Option<PathBuf>,
     /// Of the inputs that are made.
     pub seed: u64,
     /// The SHA-256 that the model must have, in hexadecimal digits.
@@ -136,6 +139,7 @@ impl Options {
             device: DeviceRequest::default(),
             ort_lib: None,
             trt_lib: None,
+            builder: None,
             seed: 1,
             sha256: None,
             tolerance: None,
@@ -228,6 +232,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let original = clock.time("read", || stages::read(options))?;
     let mut shapes = stages::shapes(options, &original)?;
     let partial = Partial::new(&output_path(options))?;
+    for swept in &partial.swept {
+        talk.warn(&swept.to_string());
+    }
 
     let steps = stages::steps(options)?;
     let (exact, lossy) = stages::split(&steps);
@@ -371,6 +378,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         manifest.warnings.push(calibration::MADE_UP.into());
     }
     gates::pass(options, &manifest)?;
+    stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;
     partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;

@@ -21,6 +21,7 @@ use crate::prove;
 use crate::runtime::{
     self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
 };
+use crate::scratch::Temporary;
 use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
 use crate::talk::Talk;
 
@@ -398,12 +399,12 @@ fn profile(
     l: &Loaded,
     point: &Point,
 ) -> Result<Profile, CompileError> {
-    let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+    let folder = Temporary::new().map_err(|source| CompileError::Io {
         path: std::env::temp_dir(),
         why: "a folder for the profile cannot be made",
         source,
     })?;
-    let options = session_options(options, &l.model);
+    let options = nodewise(options, &l.model);
     let file = folder.path().join("profile");
     let mut session = Session::profiled(runtime, &l.path, &options, &file)?;
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
@@ -415,6 +416,13 @@ fn profile(
     Ok(read.map_err(super::BenchError::from)?)
 }
 
+/// A replayed graph has no nodes that could be watched.
+fn nodewise(options: &SessionOptions, model: &Model) -> SessionOptions {
+    let mut options = session_options(options, model);
+    options.gpu.graph = false;
+    options
+}
+
 /// Where the nodes of a model run at a point, from one run of a session of its own.
 fn placement(
     request: &Request,
@@ -423,12 +431,10 @@ fn placement(
     l: &Loaded,
     point: &Point,
 ) -> Result<Placement, CompileError> {
-    let mut options = SessionOptions {
+    let options = SessionOptions {
         watched: true,
-        ..session_options(options, &l.model)
+        ..nodewise(options, &l.model)
     };
-    // A replayed graph has no nodes that could be watched.
-    options.gpu.graph = false;
     let mut session = Session::from_path(runtime, &l.path, &options)?;
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
     session.bind(&inputs)?.run_discarding()?;

@@ -1,5 +1,7 @@
 //! Asking libraries for their versions.
 
+#![allow(unsafe_code)]
+
 use std::ffi::c_int;
 use std::path::Path;
 

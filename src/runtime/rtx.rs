@@ -1,5 +1,7 @@
 //! TensorRT for RTX as a plugin of ONNX Runtime: registered with the environment, which then offers its devices.
 
+#![allow(unsafe_code)]
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
