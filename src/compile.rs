@@ -5,7 +5,9 @@ mod error;
 mod gates;
 pub(crate) mod stages;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use kiln_graph::{DType, Op};
@@ -246,10 +248,17 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         limit: None,
         finish: &[],
     };
-    let mut fused = clock.time("passes", || {
-        stages::rewrite(options, &targets, &fusing, original.clone(), talk)
+    // The passes do not read weights: another core hashes them meanwhile.
+    let (mut fused, source) = thread::scope(|scope| {
+        let hash = scope.spawn(|| stages::fingerprint(options, &original));
+        let fused = clock.time("passes", || {
+            stages::rewrite(options, &targets, &fusing, original.clone(), talk)
+        })?;
+        let source = clock.time("hash", || {
+            Ok(hash.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })?;
+        Ok::<_, CompileError>((fused, source))
     })?;
-    let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
     stages::is_asked_for(options, &source)?;
     let mut reference = match options.check {
         true => Some(clock.time("sizes", || {

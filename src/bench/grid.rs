@@ -22,7 +22,7 @@ use crate::runtime::{
     self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
 };
 use crate::scratch::Temporary;
-use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
+use crate::shapes::{self, DimSpec, Point, Range, Shapes, SpecError};
 use crate::talk::Talk;
 
 /// `NAME=1,8,32`: the sizes of a dimension to measure at.
@@ -223,6 +223,9 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     if request.profile > 0
         && let Some(point) = points.last()
     {
+        if !options.device.is_cpu() {
+            talk.warn(LAUNCHES);
+        }
         for l in &loaded {
             talk.stage(&format!("profile {}", l.name));
             profiles.push(profile(request, runtime, &options, l, &point.sizes)?);
@@ -416,6 +419,9 @@ fn profile(
     Ok(read.map_err(super::BenchError::from)?)
 }
 
+/// What ONNX Runtime's profile of a GPU is.
+const LAUNCHES: &str = "the profile has the time that the host takes to launch kernels, not that in which the GPU runs them";
+
 /// A replayed graph has no nodes that could be watched.
 fn nodewise(options: &SessionOptions, model: &Model) -> SessionOptions {
     let mut options = session_options(options, model);
@@ -436,6 +442,7 @@ fn placement(
         ..nodewise(options, &l.model)
     };
     let mut session = Session::from_path(runtime, &l.path, &options)?;
+    session.excuse(shapes::derived(&l.model));
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
     session.bind(&inputs)?.run_discarding()?;
     let placement = session.placement()?;

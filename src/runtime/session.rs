@@ -10,6 +10,7 @@ use ort::memory::MemoryInfo;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
 use ort::value::DynValue;
+use rustc_hash::FxHashSet;
 use serde::Serialize;
 
 use super::device::{Device, GpuOptions, Unusable};
@@ -64,6 +65,8 @@ pub struct Session {
     pub(super) weights: Vec<Bytes>,
     runtime: &'static Runtime,
     watch: Watch,
+    /// Nodes that may run on the CPU.
+    excused: FxHashSet<String>,
 }
 
 /// Where a session's nodes ran.
@@ -192,6 +195,7 @@ impl Session {
             weights: Vec::new(),
             runtime,
             watch,
+            excused: FxHashSet::default(),
         })
     }
 
@@ -226,6 +230,11 @@ impl Session {
         self.bind(inputs)?.run()
     }
 
+    /// Names nodes that may run on the CPU whatever the device: [`Session::placement`] does not count them as fallen back.
+    pub fn excuse(&mut self, nodes: FxHashSet<String>) {
+        self.excused = nodes;
+    }
+
     /// Where the nodes ran so far, against the provider of the session's device; `None` if it is not watched. Ends the
     /// watching.
     ///
@@ -253,7 +262,7 @@ impl Session {
                 file
             }
         };
-        let read = Placement::read(&file, provider);
+        let read = Placement::read(&file, provider, &self.excused);
         read.map(Some)
             .map_err(|e| failed(&self.model, e.to_string()))
     }
