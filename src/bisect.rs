@@ -23,6 +23,7 @@ use crate::compile::{CompileError, Options, Rewritten};
 use crate::parity::{ParityError, Report, Side, Tolerance};
 use crate::prove::{self, Reference};
 use crate::report;
+use crate::runtime::Chosen;
 use crate::scratch::Temporary;
 use crate::talk::Talk;
 use crate::targets::Targets;
@@ -32,6 +33,8 @@ use crate::targets::Targets;
 pub struct Bisection {
     /// Applications of the whole pipeline.
     pub applications: usize,
+    /// Where models ran.
+    pub device: Chosen,
     /// The models that were compared with the original, in the order of the search.
     pub runs: Vec<Run>,
     #[serde(flatten)]
@@ -149,6 +152,7 @@ pub fn bisect(
     }
     let whole = pipeline.cut(None, suspects.finish)?;
     let applications = whole.applied;
+    let device = reference.device().clone();
     let mut search = Search {
         reference,
         pipeline: &pipeline,
@@ -158,6 +162,7 @@ pub fn bisect(
     let finding = search.run(whole)?;
     Ok(Bisection {
         applications,
+        device,
         runs: search.runs,
         finding,
     })

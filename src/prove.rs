@@ -180,16 +180,20 @@ fn session(
     model: &Model,
     options: &SessionOptions,
 ) -> Result<Session, runtime::Error> {
-    match stand_in(model, options.device) {
+    let mut session = match stand_in(model, options.device) {
         Some(twin) => {
             let plain = SessionOptions {
                 optimization: Optimization::Disabled,
                 ..*options
             };
-            twin_session(runtime, &path.display().to_string(), &twin, &plain)
+            twin_session(runtime, &path.display().to_string(), &twin, &plain)?
         }
-        None => Session::from_path(runtime, path, &sized(model, options)),
+        None => Session::from_path(runtime, path, &sized(model, options))?,
+    };
+    if options.watched {
+        session.excuse(shapes::derived(model));
     }
+    Ok(session)
 }
 
 /// The same, without copies of the weights where these would be many.
@@ -443,7 +447,7 @@ impl Reference {
         let report = self.judge_by(&mut run, None, tolerance)?;
         Ok(EngineParity::Run {
             runner: engine.describe(),
-            report,
+            report: Box::new(report),
         })
     }
 

@@ -24,7 +24,7 @@ use crate::runtime::{
     self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
 };
 use crate::scratch::Temporary;
-use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
+use crate::shapes::{self, DimSpec, Point, Range, Shapes, SpecError};
 use crate::talk::Talk;
 
 /// `NAME=1,8,32`: the sizes of a dimension to measure at.
@@ -235,6 +235,9 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     if request.profile > 0
         && let Some(point) = points.last()
     {
+        if !options.device.is_cpu() {
+            talk.warn(LAUNCHES);
+        }
         for l in &loaded {
             talk.stage(&format!("profile {}", l.name));
             profiles.push(profile(request, runtime, &options, l, &point.sizes)?);
@@ -426,7 +429,7 @@ fn profile(
         why: "a folder for the profile cannot be made",
         source,
     })?;
-    let options = session_options(options, &l.model);
+    let options = nodewise(options, &l.model);
     let file = folder.path().join("profile");
     let mut session = Session::profiled(runtime, &l.path, &options, &file)?;
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
@@ -443,6 +446,16 @@ fn grown(before: Option<u64>) -> Option<u64> {
     Some(resident()?.saturating_sub(before?))
 }
 
+/// What ONNX Runtime's profile of a GPU is.
+const LAUNCHES: &str = "the profile has the time that the host takes to launch kernels, not that in which the GPU runs them";
+
+/// A replayed graph has no nodes that could be watched.
+fn nodewise(options: &SessionOptions, model: &Model) -> SessionOptions {
+    let mut options = session_options(options, model);
+    options.gpu.graph = false;
+    options
+}
+
 /// Where the nodes of a model run at a point, from one run of a session of its own.
 fn placement(
     request: &Request,
@@ -451,13 +464,12 @@ fn placement(
     l: &Loaded,
     point: &Point,
 ) -> Result<Placement, CompileError> {
-    let mut options = SessionOptions {
+    let options = SessionOptions {
         watched: true,
-        ..session_options(options, &l.model)
+        ..nodewise(options, &l.model)
     };
-    // A replayed graph has no nodes that could be watched.
-    options.gpu.graph = false;
     let mut session = Session::from_path(runtime, &l.path, &options)?;
+    session.excuse(shapes::derived(&l.model));
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
     session.bind(&inputs)?.run_discarding()?;
     let placement = session.placement()?;

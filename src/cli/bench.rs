@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(long)]
     cuda_graph: bool,
     /// Count the copies of inputs to the GPU and of outputs from it.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cuda_graph")]
     include_copies: bool,
     /// Show where the time goes: by operator and by block.
     #[arg(long)]

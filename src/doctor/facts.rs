@@ -10,7 +10,7 @@ use crate::nvidia::gpus::{self, Managed};
 use crate::nvidia::{Driver, NoDevice, Places, driver, packages};
 use crate::pysite;
 use crate::runtime::cuda::Provider;
-use crate::runtime::{self, Runtime, rtx};
+use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime, Unusable, rtx};
 
 /// A library that is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -49,6 +49,8 @@ pub struct Facts {
     /// `Err` with what is wrong, and what mends it.
     pub builder: Result<Builder, (String, String)>,
     pub driver: Result<Driver, NoDevice>,
+    /// What stops ONNX Runtime from using the first device, if there is one and something does.
+    pub trial: Option<Unusable>,
     /// What NVML tells, or its words.
     pub managed: Result<Managed, String>,
     /// CUDA's runtimes by their major version, oldest first.
@@ -95,6 +97,7 @@ impl Facts {
             }
         }
         Facts {
+            trial: loaded.as_ref().ok().and_then(|runtime| trial(runtime)),
             ort: loaded.map_err(|e| e.to_string()).map(|r| ort(r, &places)),
             builder: builder(trt_lib),
             driver: driver::probe(),
@@ -126,6 +129,18 @@ impl Facts {
     /// The command that installs Python packages beside ONNX Runtime.
     pub fn pip(&self) -> String {
         packages::pip(self.site.as_deref())
+    }
+}
+
+fn trial(runtime: &Runtime) -> Option<Unusable> {
+    driver::probe().ok()?;
+    let request = DeviceRequest {
+        choice: DeviceChoice::Cuda(0),
+        ..DeviceRequest::default()
+    };
+    match runtime.device(request) {
+        Err(runtime::Error::Device { reason, mend, .. }) => Some(Unusable { reason, mend }),
+        _ => None,
     }
 }
 
@@ -178,7 +193,7 @@ fn plugin(anchor: &Path) -> Option<(PathBuf, Option<String>)> {
     let path = rtx::locate(anchor)?;
     let version = pysite::around(&path).and_then(|site| {
         let packages = pysite::packages(&site, "onnxruntime_ep_nv_tensorrt_rtx_cu");
-        let name = packages.iter().find_map(|p| {
+        packages.iter().find_map(|p| {
             let name = p.file_name()?.to_str()?;
             Some(
                 name.strip_suffix(".dist-info")?
@@ -186,8 +201,7 @@ fn plugin(anchor: &Path) -> Option<(PathBuf, Option<String>)> {
                     .1
                     .to_string(),
             )
-        });
-        name
+        })
     });
     Some((path, version))
 }

@@ -227,7 +227,15 @@ fn provider(facts: &Facts) -> Finding {
         .cuda
         .map_or(String::new(), |c| format!("for CUDA {c} "));
     let detail = format!("{built}at {}", provider.path.display());
-    match provider.obstacle() {
+    // The driver and the GPU are judged below.
+    let judged = |cuda| {
+        let driver = facts.driver.as_ref().ok()?;
+        let unserved = |gpu| cuda::unserved(gpu, cuda);
+        cuda::too_old(driver, cuda).or_else(|| driver.gpus.iter().find_map(unserved))
+    };
+    let trial = facts.trial.clone();
+    let trial = trial.filter(|_| provider.cuda.and_then(judged).is_none());
+    match provider.obstacle().or(trial) {
         None => match provider.gap() {
             None => found(what, enables, format!("{detail}, with all that it needs")),
             Some(Unusable { reason, mend }) => Finding {
@@ -525,6 +533,7 @@ mod tests {
                 release: Some("580.65.06".into()),
                 gpus: vec![gpu((9, 0))],
             }),
+            trial: None,
             managed: Err("no NVML in this test".into()),
             runtimes: vec![(13, library("/site/nvidia/cu13/lib/libcudart.so.13"))],
             cudnn: Some(library("/site/nvidia/cudnn/lib/libcudnn.so.9")),
@@ -672,6 +681,19 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_that_fails_a_trial_is_not_found() {
+        let trial = Unusable {
+            reason: "undefined symbol: cuTensorMapEncodeTiled".into(),
+            mend: "update it".into(),
+        };
+        let facts = Facts {
+            trial: Some(trial),
+            ..machine()
+        };
+        assert_eq!(broken(&facts), ["CUDA provider of ONNX Runtime"]);
+    }
+
+    #[test]
     fn two_wheels_in_one_folder_are_told() {
         let mut facts = machine();
         if let Ok(ort) = &mut facts.ort {
@@ -722,6 +744,7 @@ mod tests {
             ort: Err("not found".into()),
             builder: Err(("not found".into(), engine::INSTALL.into())),
             driver: Err(NoDevice::NoGpu),
+            trial: None,
             managed: Err("none".into()),
             runtimes: Vec::new(),
             cudnn: None,

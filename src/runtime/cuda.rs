@@ -216,7 +216,8 @@ pub(super) fn device(runtime: &Runtime, id: u32) -> Result<String, Unusable> {
 pub(super) fn failed(error: ort::Error) -> Unusable {
     let text = error.to_string();
     let words: Vec<&str> = text.split_whitespace().collect();
-    Unusable::new(words.join(" "), "`kiln doctor` says what does not fit")
+    let mend = "update NVIDIA's driver (`apt-get install nvidia-driver`, or `ubuntu-drivers install`); `kiln doctor` has all versions";
+    Unusable::new(words.join(" "), mend)
 }
 
 /// Loads what the provider needs, once; the CUDA that it is built for.

@@ -1,5 +1,6 @@
 //! The sizes a compiled model serves: ranges of symbolic dimensions, and the shapes of inputs at points of them.
 
+mod derived;
 mod kinds;
 mod settle;
 mod spec;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use kiln_graph::{DType, Dim, Graph};
 use serde::{Deserialize, Serialize};
 
+pub use derived::derived;
 pub use kinds::input_kind;
 pub use settle::{Probe, Settled, settle};
 pub use spec::{DimSpec, ShapeSpec, SpecError};

@@ -51,7 +51,7 @@ fn placements(b: &Benchmark) -> Table {
 
 fn models(b: &Benchmark) -> Table {
     let on = match b.device.device.is_cpu() {
-        true => format!("{}, {} threads", b.environment.cpu, b.threads),
+        true => format!("{}, {}, {} threads", b.device, b.environment.cpu, b.threads),
         false => b.device.to_string(),
     };
     let title = format!(
