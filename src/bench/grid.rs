@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use kiln_graph::{Model, onnx};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
+use super::pin::Pinned;
 use super::profile::Profile;
 use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
@@ -22,7 +24,7 @@ use crate::runtime::{
     self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
 };
 use crate::scratch::Temporary;
-use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
+use crate::shapes::{self, DimSpec, Point, Range, Shapes, SpecError};
 use crate::talk::Talk;
 
 /// `NAME=1,8,32`: the sizes of a dimension to measure at.
@@ -76,7 +78,7 @@ pub struct Request {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Benchmark {
     pub kiln: &'static str,
     pub runtime: String,
@@ -96,7 +98,7 @@ pub struct Benchmark {
 }
 
 /// Where the nodes of one model ran.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Placed {
     pub model: String,
     #[serde(flatten)]
@@ -104,19 +106,21 @@ pub struct Placed {
 }
 
 /// One model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Measured {
     pub name: String,
     pub path: String,
     /// Of the ONNX file, with its external data.
     pub bytes: u64,
     pub nodes: usize,
-    /// What the process holds more after it was loaded and run once, in bytes, where the system tells.
+    /// What the process holds more after it was loaded, in bytes, where the system tells.
     pub resident: Option<u64>,
+    /// The same after it ran at all sizes; ONNX Runtime keeps the memory of the largest.
+    pub running: Option<u64>,
 }
 
 /// All models at one point of the grid.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PointReport {
     pub sizes: Point,
     /// Of each model.
@@ -150,7 +154,13 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     if let Some(baseline) = request.baseline.as_ref().filter(|b| b.is_model()) {
         paths.push(baseline.path.clone());
     }
-    paths.extend(request.models.iter().cloned());
+    // A baseline that is one of several models is measured once.
+    let known = |m: &&PathBuf| request.models.len() > 1 && paths.contains(m);
+    let others: Vec<PathBuf> = (request.models.iter())
+        .filter(|m| !known(m))
+        .cloned()
+        .collect();
+    paths.extend(others);
     let loaded = load(&paths)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
     let device = runtime.device(request.device)?;
@@ -179,7 +189,8 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             path: l.path.display().to_string(),
             bytes: bytes(&l.path, &l.model),
             nodes: l.model.graph.nodes().count(),
-            resident: resident().zip(before).map(|(a, b)| a.saturating_sub(b)),
+            resident: grown(before),
+            running: None,
         });
         sessions.push(session);
     }
@@ -198,6 +209,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             &mut sessions,
             &machine,
             &point,
+            &mut models,
             gate.as_mut(),
         )?;
         for warning in &report.measured.warnings {
@@ -223,6 +235,9 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     if request.profile > 0
         && let Some(point) = points.last()
     {
+        if !options.device.is_cpu() {
+            talk.warn(LAUNCHES);
+        }
         for l in &loaded {
             talk.stage(&format!("profile {}", l.name));
             profiles.push(profile(request, runtime, &options, l, &point.sizes)?);
@@ -346,6 +361,7 @@ fn measure(
     sessions: &mut [Session],
     machine: &Machine,
     point: &Point,
+    models: &mut [Measured],
     mut gate: Option<&mut baseline::Opened>,
 ) -> Result<PointReport, CompileError> {
     let mut fed = Vec::new();
@@ -365,10 +381,18 @@ fn measure(
     for ((l, session), inputs) in loaded.iter().zip(sessions.iter_mut()).zip(&fed) {
         subjects.push(Subject::session(&l.name, session, inputs)?);
     }
+    // Memory grows in the first run at larger sizes than before.
+    for (subject, model) in subjects.iter_mut().zip(models) {
+        let before = resident();
+        subject.run()?;
+        let held = model.running.or(model.resident);
+        model.running = held.zip(grown(before)).map(|(a, b)| a + b);
+    }
     let mut timing = BenchOptions {
         batch,
         ..request.timing
     };
+    let pinned = Pinned::new();
     let mut measured = super::measure(&mut subjects, &timing)?;
     if let Some(gate) = gate.as_mut() {
         let mut judged = gate.judge(point, &measured);
@@ -384,6 +408,7 @@ fn measure(
         }
         gate.gate.points.extend(judged);
     }
+    drop(pinned);
     Ok(PointReport {
         sizes: point.clone(),
         limits: work.iter().map(|w| machine.limit(w)).collect(),
@@ -404,7 +429,7 @@ fn profile(
         why: "a folder for the profile cannot be made",
         source,
     })?;
-    let options = session_options(options, &l.model);
+    let options = nodewise(options, &l.model);
     let file = folder.path().join("profile");
     let mut session = Session::profiled(runtime, &l.path, &options, &file)?;
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
@@ -416,6 +441,21 @@ fn profile(
     Ok(read.map_err(super::BenchError::from)?)
 }
 
+/// What the process holds more than before, in bytes.
+fn grown(before: Option<u64>) -> Option<u64> {
+    Some(resident()?.saturating_sub(before?))
+}
+
+/// What ONNX Runtime's profile of a GPU is.
+const LAUNCHES: &str = "the profile has the time that the host takes to launch kernels, not that in which the GPU runs them";
+
+/// A replayed graph has no nodes that could be watched.
+fn nodewise(options: &SessionOptions, model: &Model) -> SessionOptions {
+    let mut options = session_options(options, model);
+    options.gpu.graph = false;
+    options
+}
+
 /// Where the nodes of a model run at a point, from one run of a session of its own.
 fn placement(
     request: &Request,
@@ -424,13 +464,12 @@ fn placement(
     l: &Loaded,
     point: &Point,
 ) -> Result<Placement, CompileError> {
-    let mut options = SessionOptions {
+    let options = SessionOptions {
         watched: true,
-        ..session_options(options, &l.model)
+        ..nodewise(options, &l.model)
     };
-    // A replayed graph has no nodes that could be watched.
-    options.gpu.graph = false;
     let mut session = Session::from_path(runtime, &l.path, &options)?;
+    session.excuse(shapes::derived(&l.model));
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
     session.bind(&inputs)?.run_discarding()?;
     let placement = session.placement()?;

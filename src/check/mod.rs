@@ -9,6 +9,7 @@ mod suspects;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{DType, Graph, Model, onnx};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bisect::Bisection;
@@ -18,7 +19,7 @@ use crate::engine_parity::{self, EngineParity, NotRun, Runner};
 use crate::manifest::{Environment, environment};
 use crate::parity::{Preset, Report, Tolerance};
 use crate::prove::{self, Placed, Reference, Request};
-use crate::runtime::{Chosen, DeviceRequest};
+use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{DimSpec, Shapes};
 use crate::talk::Talk;
 
@@ -66,7 +67,7 @@ pub enum Against {
 }
 
 /// The outcome of a check.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Checked {
     pub kiln: String,
     pub candidate: String,
@@ -122,6 +123,10 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     talk.stage("read");
     let path = bundle::model_path(&options.candidate);
     let candidate = onnx::read(&path)?;
+    let options = &Options {
+        device: device(options, &candidate),
+        ..options.clone()
+    };
     let mut tolerance = match &options.tolerance {
         Some(name) => Tolerance::named(name)?,
         None => Tolerance::from(preset(&candidate)),
@@ -194,6 +199,18 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     })
 }
 
+/// What has activations of bytes was compiled for ONNX Runtime's integer kernels on the CPU, and is proved there unless
+/// another device is asked for.
+fn device(options: &Options, candidate: &Model) -> DeviceRequest {
+    match (options.device.choice, multiplies_bytes(&candidate.graph)) {
+        (DeviceChoice::Auto, true) => DeviceRequest {
+            choice: DeviceChoice::Cpu,
+            ..options.device
+        },
+        _ => options.device,
+    }
+}
+
 /// What runs the engine of the candidate, or why nothing does; `None` where it is no matter.
 fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     let plan = options.candidate.join(bundle::ENGINE);
@@ -220,6 +237,7 @@ fn open(
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
+        thorough: true,
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };

@@ -133,7 +133,8 @@ fn render(summary: &Summary) -> String {
         out += &format!("\n{flagged}");
     }
     out += &format!(
-        "\n  page     {}\n  arrays   {}\n",
+        "\n  device   {}\n  page     {}\n  arrays   {}\n",
+        summary.device,
         summary.page.display(),
         summary.arrays.display()
     );
