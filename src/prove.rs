@@ -188,7 +188,10 @@ fn session(
             };
             twin_session(runtime, &path.display().to_string(), &twin, &plain)?
         }
-        None => Session::from_path(runtime, path, &sized(model, options))?,
+        None if is_large(model, options) => {
+            twin_session(runtime, &path.display().to_string(), model, options)?
+        }
+        None => Session::from_path(runtime, path, options)?,
     };
     if options.watched {
         session.excuse(shapes::derived(model));
@@ -196,14 +199,11 @@ fn session(
     Ok(session)
 }
 
-/// The same, without copies of the weights where these would be many.
-fn sized(model: &Model, options: &SessionOptions) -> SessionOptions {
-    let many = model.constant_bytes() as u64 > WriteOptions::default().inline_limit;
+/// Whether ONNX Runtime is given the weights where kiln has them mapped: from a file it would copy them, and its optimizer
+/// would want to read the file.
+fn is_large(model: &Model, options: &SessionOptions) -> bool {
     let plain = matches!(options.optimization, Optimization::Disabled);
-    SessionOptions {
-        without_prepacking: many && plain,
-        ..*options
-    }
+    plain && model.constant_bytes() as u64 > WriteOptions::default().inline_limit
 }
 
 /// Opens the reference and settles the sizes: `shapes` shrinks to what it runs at.

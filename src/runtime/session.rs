@@ -28,8 +28,6 @@ pub struct SessionOptions {
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
     /// it on some FP16 encoders that have none.
     pub without_nchwc: bool,
-    /// Kernels keep no packed copies of their weights: less memory, and slower runs.
-    pub without_prepacking: bool,
     /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
     pub intra_threads: Option<NonZeroUsize>,
     /// Each of those threads but the calling one stays on a core of its own.
@@ -495,7 +493,6 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         .with_optimization_level(level)?
         // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
         .with_config_entry("session.force_spinning_stop", "1")?;
-    let builder = builder.with_prepacking(!options.without_prepacking)?;
     let builder = match options.without_nchwc {
         true => builder.with_config_entry(
             "optimization.disable_specified_optimizers",

@@ -52,7 +52,7 @@ def row(name, cost):
 
 
 def ratios(models):
-    """The aims, and what was reached."""
+    """The aims, and what was reached. The wall time of one tool alone says little on a machine with other work; CPU time more."""
     rows = []
     for model in models.values():
         tools = model["tools"]
@@ -73,7 +73,7 @@ def peers(results):
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     out = [
-        f"Measured at commit {machine['commit']} on {machine['cores']} cores of {machine['cpu']}, the least of {results['rounds']} rounds. Peers: {versions}.",
+        f"Measured at commit {machine['commit']} on {machine['cores']} cores of {machine['cpu']}, the least of {results['rounds']} round(s). Peers: {versions}.",
         ratios(results["models"]),
     ]
     header = ["tool", "wall s", "CPU s", "peak", "nodes", "attention", "relative L2", "TensorRT engine"]
@@ -83,26 +83,30 @@ def peers(results):
     return "\n\n".join(out)
 
 
+def proof_row(name, cost):
+    if not cost:
+        return [name, "not run"] + [""] * 5
+    if cost["error"]:
+        return [name, seconds(cost["wall_s"]), seconds(cost["cpu_s"]), megabytes(cost["anonymous_mb"]), megabytes(cost["peak_mb"]), "", "failed: " + cost["error"]]
+    parity = cost.get("parity") or {}
+    error = parity.get("relative_l2")
+    return [
+        name, seconds(cost["wall_s"]), seconds(cost["cpu_s"]), megabytes(cost["anonymous_mb"]), megabytes(cost["peak_mb"]),
+        size(cost["bytes"]), f"{error:.1e}" if error is not None else "not run",
+    ]  # fmt: skip
+
+
 def scale(results):
     out = []
     if "llama" in results:
         entry = results["llama"]
         out.append(
-            f"**A decoder of Llama 2 7B's shape**, {entry['layers']} layers, {entry['parameters'] / 1e9:.1f} billion parameters, "
+            f"**A decoder of Llama 2 7B's width**, {entry['layers']} of its 32 layers, {entry['parameters'] / 1e9:.1f} billion parameters, "
             f"{size(entry['bytes'])} of external data in FP32 ({size(entry['on_disk'])} on the disk, the rest holes). "
             f"Layer {entry['dense']} and the head have random weights throughout; of the others the first page is random."
         )
-        rows = []
-        for name, key in (("converted to FP16 and written", "convert"), ("the same, proved in ONNX Runtime at 16 tokens", "proof")):
-            cost = entry[key]
-            if cost["error"]:
-                rows.append([name, seconds(cost["wall_s"]), seconds(cost["cpu_s"]), megabytes(cost["anonymous_mb"]), megabytes(cost["peak_mb"]), "", "failed: " + cost["error"]])
-                continue
-            parity = cost.get("parity") or {}
-            rows.append([
-                name, seconds(cost["wall_s"]), seconds(cost["cpu_s"]), megabytes(cost["anonymous_mb"]), megabytes(cost["peak_mb"]),
-                size(cost["bytes"]), f"{parity['relative_l2']:.1e}" if parity.get("relative_l2") is not None else "not run",
-            ])  # fmt: skip
+        kinds = {"convert": "converted to FP16 and written", "proof": "the same, proved in ONNX Runtime at 16 tokens"}
+        rows = [proof_row(name, entry.get(key)) for key, name in kinds.items()]
         out.append(table(["", "wall s", "CPU s", "memory of its own", "peak with mapped files", "written", "relative L2"], rows))
     if "weights" in results:
         entry = results["weights"]

@@ -50,7 +50,7 @@ class Writer:
         while left:
             part = min(left, 64 << 20)
             # A page of a weight that is meant to be nothing stays small beside what is dense.
-            spread = scale if dense else 1e-6
+            spread = scale if dense else 1e-3
             self.data.write((self.rng.standard_normal(part // 4, np.float32) * np.float32(spread)).tobytes())
             left -= part
         tensor = TensorProto(name=name, data_type=FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
