@@ -3,6 +3,7 @@
 mod attention;
 mod bench;
 mod bisect;
+mod build;
 mod check;
 mod compile;
 mod conversion;

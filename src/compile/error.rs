@@ -8,6 +8,7 @@ use crate::engine::{DataType, EngineError};
 use crate::parity;
 use crate::runtime;
 use crate::shapes::SpecError;
+use crate::targets::TargetError;
 
 /// A compilation stopped.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,8 @@ pub enum CompileError {
     Write(#[from] kiln_graph::onnx::WriteError),
     #[error(transparent)]
     Spec(#[from] SpecError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
     #[error(transparent)]
     UnknownPass(#[from] kiln_passes::registry::UnknownPass),
     #[error("{}: {source}", model.display())]
@@ -99,6 +102,8 @@ impl CompileError {
             | CompileError::Precision { .. }
             | CompileError::Gates { .. } => 1,
             CompileError::OtherModel { .. } => 3,
+            CompileError::Target(TargetError::NoGpu { .. }) => 5,
+            CompileError::Target(_) => 2,
             CompileError::Recipe(_) => 2,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)

@@ -30,18 +30,15 @@ use crate::runtime::{self, Runtime};
 use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
 use crate::talk::Talk;
-use crate::targets::Targets;
+use crate::targets::{self, Targets};
 use crate::twin;
 
-pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
-    match &options.targets {
-        Some(targets) => targets.clone(),
-        None => {
-            let (targets, why) = Targets::default_for_machine();
-            talk.warn(&why);
-            targets
-        }
+pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, CompileError> {
+    let (targets, why) = Targets::resolved(options.targets.as_ref())?;
+    if let Some(why) = why {
+        talk.warn(&why);
     }
+    Ok(targets)
 }
 
 /// Whether the targets have what is asked for.
@@ -427,6 +424,9 @@ pub(super) fn build(
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
         profiles: shapes.profile().into_iter().collect(),
+        // A model that keeps its FP32 keeps all of its mantissa.
+        tf32: options.tf32.unwrap_or(options.precision() != "fp32"),
+        form: options.form.clone(),
         ..BuildRequest::new(onnx, capabilities[0])
     };
     let mut decomposed = false;
@@ -454,8 +454,8 @@ pub(super) fn build(
     }
     partial.write(bundle::ENGINE, &built.plan)?;
     Ok(EngineFacts {
-        runtime: format!("TensorRT for RTX {}", built.version),
-        capabilities: capabilities.iter().map(|c| c.name().to_string()).collect(),
+        runtime: format!("{} {}", engine::LIBRARY, built.version),
+        capabilities: capabilities.iter().map(named).collect(),
         bytes: built.plan.len() as u64,
         parse_seconds: built.parse_time.as_secs_f64(),
         build_seconds: built.build_time.as_secs_f64(),
@@ -466,6 +466,12 @@ pub(super) fn build(
         outputs: built.outputs,
         warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
     })
+}
+
+/// The name of a capability; of the GPU's own where the engine was built for that.
+fn named(capability: &ComputeCapability) -> String {
+    let local = (*capability == ComputeCapability::Current).then(targets::local_name);
+    local.flatten().unwrap_or(capability.name().into())
 }
 
 /// The precisions that the engine must have: those of the options, and those that the model is written in.
