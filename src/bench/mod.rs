@@ -4,6 +4,7 @@
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
 pub mod baseline;
+pub mod gpu;
 pub mod grid;
 mod machine;
 mod profile;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::bundle::BundleError;
 use crate::calibrate::CalibrateError;
+use crate::engine::run::EngineRunError;
 use crate::engine::{DataType, EngineError};
 use crate::parity;
 use crate::runtime;
@@ -40,6 +41,8 @@ pub enum CompileError {
     Sizes { model: PathBuf, why: String },
     #[error("{source}{}", hint(.source))]
     Engine { source: EngineError },
+    #[error("{source}{}", run_hint(.source))]
+    Run { source: EngineRunError },
     #[error("{0}")]
     Runtime(#[from] runtime::Error),
     #[error(transparent)]
@@ -84,8 +87,18 @@ fn list(precisions: &[DataType]) -> String {
     names.join(", ")
 }
 
+fn run_hint(source: &EngineRunError) -> String {
+    source.hint().map_or(String::new(), |h| format!(" ({h})"))
+}
+
 fn hint(source: &EngineError) -> String {
     source.hint().map_or(String::new(), |h| format!(" ({h})"))
+}
+
+impl From<EngineRunError> for CompileError {
+    fn from(source: EngineRunError) -> CompileError {
+        CompileError::Run { source }
+    }
 }
 
 impl From<EngineError> for CompileError {
@@ -126,6 +139,11 @@ impl CompileError {
                 | EngineError::Version { .. } => 5,
                 EngineError::Request(_) | EngineError::Profile(_) => 2,
                 _ => 4,
+            },
+            CompileError::Run { source } => match source {
+                EngineRunError::Cuda(_) | EngineRunError::Library(_) => 5,
+                EngineRunError::Inputs(_) | EngineRunError::Sizes(_) => 2,
+                _ => 3,
             },
             CompileError::Calibrate(e) => match e {
                 CalibrateError::Data(_) | CalibrateError::NoData(_) | CalibrateError::Cache(_) => 2,

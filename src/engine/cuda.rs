@@ -149,6 +149,16 @@ impl Device {
         format!("sm_{}{}", self.capability.0, self.capability.1)
     }
 
+    /// As the driver's tools write it: `GPU-4a6c…`.
+    pub fn uuid(&self) -> Option<String> {
+        let bytes = self.context.uuid().ok()?.bytes;
+        let hex: String = (bytes.iter())
+            .map(|b| format!("{:02x}", b.cast_unsigned()))
+            .collect();
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|r| &hex[r]);
+        Some(format!("GPU-{}", parts.join("-")))
+    }
+
     /// Bytes of the GPU's memory that are free, and all.
     ///
     /// # Errors

@@ -331,10 +331,20 @@ impl Context {
         unsafe { self.context.pin_mut().enqueueV3(stream.cast()) }
     }
 
+    /// Whether a run can be captured as a CUDA graph. TensorRT proper cannot tell.
+    ///
+    /// # Safety
+    /// `stream` must be a CUDA stream of the engine's device.
+    #[cfg(feature = "tensorrt-enterprise")]
+    pub(super) unsafe fn is_capturable(&self, _: *mut c_void) -> bool {
+        true
+    }
+
     /// Whether a run can be captured as a CUDA graph.
     ///
     /// # Safety
     /// `stream` must be a CUDA stream of the engine's device.
+    #[cfg(not(feature = "tensorrt-enterprise"))]
     pub(super) unsafe fn is_capturable(&self, stream: *mut c_void) -> bool {
         // SAFETY: as the caller says.
         unsafe { self.context.isStreamCapturable(stream.cast()) }

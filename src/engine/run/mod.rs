@@ -82,6 +82,8 @@ pub struct Timing {
 pub struct Facts {
     pub runtime: String,
     pub device: String,
+    /// Of the device, as the driver's tools write it.
+    pub uuid: Option<String>,
     /// Of the device: `sm_89`.
     pub capability: String,
     pub layers: usize,

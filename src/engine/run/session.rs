@@ -85,6 +85,7 @@ impl Session {
         let facts = Facts {
             runtime: name(api.version),
             device: device.name().into(),
+            uuid: device.uuid(),
             capability: device.capability(),
             layers: engine.layers(),
             profiles: profiles.len(),
@@ -174,8 +175,10 @@ impl Session {
         let capturable = unsafe { self.context.is_capturable(self.stream.as_ptr()) };
         if self.shared.options.graph && capturable && self.context.profiler().is_none() {
             let stream = self.stream.clone();
-            let graph = stream.capture(|| self.enqueue())??;
-            self.graph = Some(graph);
+            // What cannot be captured after all runs without: a refused capture leaves the stream as it was.
+            self.graph = (stream.capture(|| self.enqueue()).ok()).and_then(Result::ok);
+            self.launch()?;
+            self.stream.wait()?;
         }
         Ok(())
     }
