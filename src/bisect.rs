@@ -123,6 +123,7 @@ pub fn bisect(
     };
     let mut fused = pipeline.fused()?;
     talk.stage("sizes");
+    let device = stages::device(options, &pipeline.targets);
     let request = prove::Request {
         reference: &bundle::model_path(&options.model),
         original: &original,
@@ -130,6 +131,7 @@ pub fn bisect(
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
+        device,
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut reference = prove::open(&request, &mut shapes, talk)?;
@@ -138,7 +140,7 @@ pub fn bisect(
         fused = pipeline.fused()?;
     }
     talk.stage("calibration");
-    if let Some(measured) = calibration::measure(options, &fused.model, &shapes, talk)? {
+    if let Some(measured) = calibration::measure(options, device, &fused.model, &shapes, talk)? {
         reference.prefer(measured.cases);
         pipeline.stats = Some(measured.stats);
     }

@@ -19,11 +19,13 @@ pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Partial};
 use crate::engine::Form;
+use crate::engine_parity::{EngineParity, NotRun};
 use crate::manifest::{Manifest, Stage};
 use crate::parity::Tolerance;
 use crate::prove;
 use crate::recipe::Recipe;
 use crate::report;
+use crate::runtime::DeviceRequest;
 use crate::search;
 use crate::shapes::{DimSpec, ShapeSpec};
 use crate::talk::{Silent, Talk};
@@ -78,6 +80,8 @@ pub struct Options {
     pub dump_after: Option<(String, PathBuf)>,
     /// Passes, or `all`, of which to say where they came close and what stopped them.
     pub explain: Vec<String>,
+    /// Where ONNX Runtime calibrates, proves and times.
+    pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
     /// Of the inputs that are made.
@@ -102,6 +106,8 @@ pub struct Gates {
     pub bytes: Option<u64>,
     /// The same, of the original's size.
     pub bytes_ratio: Option<f64>,
+    /// The engine must have run on a GPU, and be right.
+    pub engine_parity: bool,
 }
 
 impl Options {
@@ -134,6 +140,7 @@ impl Options {
             search: true,
             dump_after: None,
             explain: Vec::new(),
+            device: DeviceRequest::default(),
             ort_lib: None,
             trt_lib: None,
             seed: 1,
@@ -223,6 +230,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let targets = stages::targets(options, talk)?;
     stages::fit(options, &targets)?;
+    gates::possible(options)?;
+    let device = stages::device(options, &targets);
     let original = clock.time("read", || stages::read(options))?;
     let mut shapes = stages::shapes(options, &original)?;
     let partial = Partial::new(&output_path(options))?;
@@ -251,6 +260,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 optimized: stages::proved_as_optimized(options, &targets),
+                device,
                 ort_lib: options.ort_lib.as_deref(),
             };
             prove::open(&request, &mut shapes, talk)
@@ -263,7 +273,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?;
     }
     let measured = clock.time("calibration", || {
-        calibration::measure(options, &fused.model, &shapes, talk)
+        calibration::measure(options, device, &fused.model, &shapes, talk)
     })?;
     let (stats, calibrated) = match measured {
         None => (None, None),
@@ -314,10 +324,21 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         _ => None,
     };
     let (mut parity, mut latency, mut latency_not_run) = (None, None, None);
+    let mut engine_parity = EngineParity::from(match &engine {
+        Some(_) => NotRun::unchecked(),
+        None => NotRun::no_engine(),
+    });
+    let mut fallback = None;
     if let Some(proof) = &mut proof {
         parity = Some(clock.time("parity", || {
             stages::prove(options, &rewritten, proof, &partial)
         })?);
+        fallback = stages::fallback(options, proof, talk)?;
+        if engine.is_some() {
+            engine_parity = clock.time("engine parity", || {
+                stages::prove_engine(options, &rewritten, proof, &partial)
+            })?;
+        }
         match (
             options.latency,
             twin::formats(&rewritten.model).contains(&DType::BF16),
@@ -331,6 +352,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let mut manifest = Manifest {
         sizes: shapes.ranges.clone(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
+        device: proof.as_ref().map(|s| s.reference.device().clone()),
+        placements: (proof.as_ref()).map_or(Vec::new(), |s| s.reference.placements().to_vec()),
+        engine_parity,
         engine,
         parity,
         latency,
@@ -345,6 +369,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             .warnings
             .extend(proof.reference.warnings.iter().cloned());
     }
+    manifest.warnings.extend(fallback);
     if let Some(search) = &manifest.search {
         let kept = search.kept.iter().cloned();
         manifest.recipe.precision.keep_nodes.extend(kept);
@@ -363,7 +388,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     })
 }
 
-const NO_BF16: &str = "ONNX Runtime's CPU provider has no BF16 kernels";
+const NO_BF16: &str =
+    "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
 
 fn output_path(options: &Options) -> PathBuf {
     let chosen = options.output.clone();

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Graph, Model, Tensor, onnx};
+use kiln_graph::{DType, Graph, Model, Tensor, onnx};
 use rustc_hash::FxHashMap;
+use serde::Serialize;
 
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
+use crate::engine_parity::{EngineParity, Runner};
 use crate::parity::{self, Case, InputKind, InputSpec, Side, Tolerance};
-use crate::runtime::{self, Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{
+    self, Chosen, Device, DeviceRequest, Optimization, Placement, Runtime, Session, SessionOptions,
+};
 use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
 use crate::twin;
@@ -27,6 +31,7 @@ pub struct Request<'a> {
     /// Candidates run as ONNX Runtime optimizes them, because that decides their numbers: its INT8 kernels saturate on some
     /// processors, and without optimization they are not used.
     pub optimized: bool,
+    pub device: DeviceRequest,
     pub ort_lib: Option<&'a Path>,
 }
 
@@ -47,10 +52,29 @@ pub struct Reference {
     held: usize,
     /// Whether candidates are judged as ONNX Runtime optimizes them.
     optimized: bool,
+    device: Chosen,
+    /// Where the nodes of the reference, and of the last candidate, ran; empty on the CPU.
+    placements: Vec<Placed>,
     /// Items served at once at the typical sizes.
     batch: usize,
     /// What had to change in the sizes.
     pub warnings: Vec<String>,
+}
+
+/// Where the nodes of one side ran.
+#[derive(Clone, Debug, Serialize)]
+pub struct Placed {
+    pub side: Side,
+    #[serde(flatten)]
+    pub placement: Placement,
+}
+
+/// What of both sides did not run where it should, in one sentence; `None` if everything did.
+pub fn fallen(placements: &[Placed]) -> Option<String> {
+    let fallen = placements.iter().filter(|p| !p.placement.pass());
+    let fallen = fallen.map(|p| format!("{}: {}", p.side, p.placement.describe()));
+    let fallen: Vec<String> = fallen.collect();
+    (!fallen.is_empty()).then(|| fallen.join("; "))
 }
 
 /// A candidate without a reference, whose roundings are kept.
@@ -58,6 +82,7 @@ pub struct Reference {
 pub struct Candidate {
     runtime: &'static Runtime,
     pub session: Session,
+    pub device: Chosen,
 }
 
 impl Candidate {
@@ -68,14 +93,30 @@ impl Candidate {
     pub fn open(
         path: &Path,
         model: &Model,
+        device: DeviceRequest,
         ort_lib: Option<&Path>,
     ) -> Result<Candidate, CompileError> {
         let runtime = Runtime::load(ort_lib)?;
-        let session = match twin::rounding(model) {
-            Some(twin) => twin_session(runtime, &path.display().to_string(), &twin)?,
-            None => Session::from_path(runtime, path, &plain())?,
-        };
-        Ok(Candidate { runtime, session })
+        let device = runtime.device(device)?;
+        let session = session(runtime, path, model, &plain(device.device))?;
+        Ok(Candidate {
+            runtime,
+            session,
+            device,
+        })
+    }
+
+    /// Where its nodes ran; empty on the CPU.
+    ///
+    /// # Errors
+    /// When ONNX Runtime does not tell.
+    pub fn placements(&mut self) -> Result<Vec<Placed>, CompileError> {
+        let side = Side::Candidate;
+        let placement = self.session.placement()?;
+        Ok(placement
+            .map(|placement| Placed { side, placement })
+            .into_iter()
+            .collect())
     }
 
     /// The runtime's name and version.
@@ -106,11 +147,45 @@ const HELD: usize = 256 << 20;
 
 const TYPICAL: &str = "typical";
 
-/// The optimizer would hide what FP16 does: it takes roundings out.
-fn plain() -> SessionOptions {
+/// The optimizer would hide what FP16 does: it takes roundings out. On a GPU products stay in FP32 where the model has them
+/// so, and nobody falls back unseen.
+fn plain(device: Device) -> SessionOptions {
     SessionOptions {
         optimization: Optimization::Disabled,
+        ..seated(device)
+    }
+}
+
+fn seated(device: Device) -> SessionOptions {
+    SessionOptions {
+        device,
+        watched: !device.is_cpu(),
         ..SessionOptions::default()
+    }
+}
+
+/// What stands for a model where the device has no kernels for its roundings: a GPU has those of FP16.
+fn stand_in(model: &Model, device: Device) -> Option<Model> {
+    let native = !device.is_cpu() && !twin::formats(model).contains(&DType::BF16);
+    (!native).then(|| twin::rounding(model)).flatten()
+}
+
+/// A model in memory and in its file, as it computes; ONNX Runtime must not take out what it rounds.
+fn session(
+    runtime: &'static Runtime,
+    path: &Path,
+    model: &Model,
+    options: &SessionOptions,
+) -> Result<Session, runtime::Error> {
+    match stand_in(model, options.device) {
+        Some(twin) => {
+            let plain = SessionOptions {
+                optimization: Optimization::Disabled,
+                ..*options
+            };
+            twin_session(runtime, &path.display().to_string(), &twin, &plain)
+        }
+        None => Session::from_path(runtime, path, options),
     }
 }
 
@@ -124,11 +199,10 @@ pub fn open(
     talk: &dyn Talk,
 ) -> Result<Reference, CompileError> {
     let runtime = Runtime::load(request.ort_lib)?;
+    let device = runtime.device(request.device)?;
     // What the original rounds, and ONNX Runtime does not, belongs to its function.
-    let mut reference = match twin::rounding(request.original) {
-        Some(twin) => twin_session(runtime, &request.reference.display().to_string(), &twin)?,
-        None => Session::from_path(runtime, request.reference, &plain())?,
-    };
+    let how = plain(device.device);
+    let mut reference = session(runtime, request.reference, request.original, &how)?;
     let mut cases = Vec::new();
     if let Some(path) = request.inputs {
         let mut npz = parity::Npz::open(path)?;
@@ -183,6 +257,8 @@ pub fn open(
         expected: FxHashMap::default(),
         held: 0,
         optimized: request.optimized,
+        device,
+        placements: Vec::new(),
         batch,
         warnings: settled.warnings,
     })
@@ -193,15 +269,16 @@ fn twin_session(
     runtime: &'static Runtime,
     name: &str,
     twin: &Model,
+    options: &SessionOptions,
 ) -> Result<Session, runtime::Error> {
     if let Ok(bytes) = onnx::to_bytes(twin) {
-        return Session::from_bytes(runtime, name, &bytes, &plain());
+        return Session::from_bytes(runtime, name, &bytes, options);
     }
     let parts = onnx::to_parts(twin).map_err(|e| runtime::Error::Model {
         model: name.to_string(),
         reason: e.to_string(),
     })?;
-    Session::from_parts(runtime, name, parts, &plain())
+    Session::from_parts(runtime, name, parts, options)
 }
 
 /// What to make for each input at a point of the sizes.
@@ -221,6 +298,8 @@ pub(crate) fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<Inp
         .collect()
 }
 
+type Candidates<'a> = dyn FnMut(&Case) -> Result<Vec<(String, Tensor)>, CompileError> + 'a;
+
 impl Reference {
     /// Compares at these cases, which are real inputs, instead of those that were made.
     pub fn prefer(&mut self, cases: Vec<Case>) {
@@ -235,13 +314,12 @@ impl Reference {
     }
 
     fn candidate(&self, path: &Path, model: &Model) -> Result<Session, runtime::Error> {
-        match twin::rounding(model) {
-            Some(twin) => twin_session(self.runtime, &path.display().to_string(), &twin),
-            None if self.optimized => {
-                Session::from_path(self.runtime, path, &SessionOptions::default())
-            }
-            None => Session::from_path(self.runtime, path, &plain()),
-        }
+        let device = self.device.device;
+        let options = match self.optimized {
+            true => seated(device),
+            false => plain(device),
+        };
+        session(self.runtime, path, model, &options)
     }
 
     /// Compares one candidate, as it is in memory and in its file, at every case.
@@ -279,6 +357,52 @@ impl Reference {
         only: Option<&str>,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
+        let report = self.judge_by(
+            &mut |case| Ok(parity::outputs(candidate, case, Side::Candidate)?),
+            only,
+            tolerance,
+        )?;
+        self.placements.clear();
+        for (side, session) in [
+            (Side::Reference, &mut self.session),
+            (Side::Candidate, candidate),
+        ] {
+            let placement = session.placement()?;
+            let placed = placement.map(|placement| Placed { side, placement });
+            self.placements.extend(placed);
+        }
+        Ok(report)
+    }
+
+    /// Holds an engine, run on a GPU, against the reference at every case.
+    ///
+    /// # Errors
+    /// When the reference or the engine does not run.
+    pub fn compare_engine(
+        &mut self,
+        engine: &mut dyn Runner,
+        tolerance: &Tolerance,
+    ) -> Result<EngineParity, CompileError> {
+        let mut run = |case: &Case| {
+            let outputs = engine.run(&case.inputs);
+            outputs.map_err(|source| CompileError::EngineRun {
+                case: case.name.clone(),
+                source,
+            })
+        };
+        let report = self.judge_by(&mut run, None, tolerance)?;
+        Ok(EngineParity::Run {
+            runner: engine.describe(),
+            report,
+        })
+    }
+
+    fn judge_by(
+        &mut self,
+        candidate: &mut Candidates<'_>,
+        only: Option<&str>,
+        tolerance: &Tolerance,
+    ) -> Result<parity::Report, CompileError> {
         let mut cases = Vec::new();
         for (place, case) in self.cases.iter().enumerate() {
             if only.is_some_and(|name| name != case.name) {
@@ -298,7 +422,7 @@ impl Reference {
             let Some(expected) = fresh.as_ref().or(self.expected.get(&place)) else {
                 continue;
             };
-            let found = parity::outputs(candidate, case, Side::Candidate)?;
+            let found = candidate(case)?;
             cases.push(parity::compare_outputs(
                 &case.name,
                 &case.inputs,
@@ -338,9 +462,15 @@ impl Reference {
     /// # Errors
     /// When the model does not load or run.
     pub fn run(&self, model: &Model, case: &Case) -> Result<Vec<(String, Tensor)>, CompileError> {
-        let twin = twin::rounding(model);
+        let device = self.device.device;
+        let twin = stand_in(model, device);
         let model = twin.as_ref().unwrap_or(model);
-        let mut session = twin_session(self.runtime, &self.path.display().to_string(), model)?;
+        let unwatched = SessionOptions {
+            watched: false,
+            ..plain(device)
+        };
+        let name = self.path.display().to_string();
+        let mut session = twin_session(self.runtime, &name, model, &unwatched)?;
         Ok(session.run(&case.inputs)?)
     }
 
@@ -359,6 +489,16 @@ impl Reference {
     /// The runtime's name and version.
     pub fn runtime_version(&self) -> String {
         version(self.runtime)
+    }
+
+    /// Where both sides run.
+    pub fn device(&self) -> &Chosen {
+        &self.device
+    }
+
+    /// Where the nodes ran in the last comparison; empty on the CPU.
+    pub fn placements(&self) -> &[Placed] {
+        &self.placements
     }
 
     fn typical(&self) -> Option<&Case> {
@@ -399,6 +539,7 @@ impl Proof {
     pub fn latency(&self) -> Result<BenchReport, CompileError> {
         let optimized = SessionOptions {
             without_nchwc: !self.convolves,
+            device: self.reference.device.device,
             ..SessionOptions::default()
         };
         let (runtime, reference) = (self.reference.runtime, &self.reference.path);

@@ -1,11 +1,11 @@
 //! `--target`: what to compile for.
 
-use std::process::Command;
 use std::str::FromStr;
 
 use kiln_passes::Target;
 
 use crate::engine::ComputeCapability;
+use crate::nvidia::driver;
 
 /// What to compile for: ONNX Runtime's CPU provider, or engines for GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Targets {
     }
 }
 
-/// The first GPU's compute capability, as the driver's tool tells it; `Err` if TensorRT for RTX does not serve it.
+/// The first GPU's compute capability, as the driver tells it; `Err` if TensorRT for RTX does not serve it.
 pub fn local_gpu() -> Option<Result<ComputeCapability, String>> {
     let name = local_name()?;
     let parsed: Result<ComputeCapability, _> = name.parse();
@@ -202,15 +202,8 @@ pub fn local_gpu() -> Option<Result<ComputeCapability, String>> {
 
 /// The first GPU's compute capability: `sm_90`.
 pub(crate) fn local_name() -> Option<String> {
-    let query = ["--query-gpu=compute_cap", "--format=csv,noheader"];
-    let output = Command::new("nvidia-smi").args(query).output().ok()?;
-    let text = String::from_utf8(output.stdout)
-        .ok()
-        .filter(|_| output.status.success())?;
-    Some(format!(
-        "sm_{}",
-        text.lines().next()?.trim().replace('.', "")
-    ))
+    let driver = driver::probe().ok()?;
+    driver.gpus.first().map(driver::Gpu::target)
 }
 
 #[cfg(test)]

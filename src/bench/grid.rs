@@ -18,7 +18,9 @@ use crate::compile::CompileError;
 use crate::manifest::{Environment, environment};
 use crate::parity;
 use crate::prove;
-use crate::runtime::{Runtime, Session, SessionOptions};
+use crate::runtime::{
+    self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
+};
 use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
 use crate::talk::Talk;
 
@@ -63,6 +65,8 @@ pub struct Request {
     pub timing: BenchOptions,
     /// Threads of each session; one for each core if it is not given.
     pub threads: Option<NonZeroUsize>,
+    pub device: DeviceRequest,
+    pub gpu: GpuOptions,
     /// Runs of each model for the profile; 0 for none.
     pub profile: usize,
     pub baseline: Option<Baseline>,
@@ -75,15 +79,27 @@ pub struct Request {
 pub struct Benchmark {
     pub kiln: &'static str,
     pub runtime: String,
+    /// Where all models ran.
+    pub device: Chosen,
     pub environment: Environment,
     /// Threads of each session, each bound to a core of its own.
     pub threads: usize,
     pub machine: Machine,
     pub models: Vec<Measured>,
+    /// Where the nodes of each model ran, at the first point, if that was to be a GPU.
+    pub placements: Vec<Placed>,
     pub points: Vec<PointReport>,
     pub profiles: Vec<Profile>,
     /// The verdicts of the gate, if there is a baseline.
     pub gate: Option<baseline::Gate>,
+}
+
+/// Where the nodes of one model ran.
+#[derive(Clone, Debug, Serialize)]
+pub struct Placed {
+    pub model: String,
+    #[serde(flatten)]
+    pub placement: Placement,
 }
 
 /// One model.
@@ -136,6 +152,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     paths.extend(request.models.iter().cloned());
     let loaded = load(&paths)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
+    let device = runtime.device(request.device)?;
     let threads = request.threads.map_or_else(
         || std::thread::available_parallelism().map_or(1, usize::from),
         usize::from,
@@ -143,6 +160,8 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     let options = SessionOptions {
         intra_threads: NonZeroUsize::new(threads),
         pinned: true,
+        device: device.device,
+        gpu: request.gpu,
         ..SessionOptions::default()
     };
     talk.stage("machine");
@@ -163,7 +182,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
         });
         sessions.push(session);
     }
-    let mut points = Vec::new();
+    let mut points: Vec<PointReport> = Vec::new();
     let mut gate = request
         .baseline
         .as_ref()
@@ -185,6 +204,20 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
         }
         points.push(report);
     }
+    let mut placements = Vec::new();
+    if let (false, Some(point)) = (device.device.is_cpu(), points.first()) {
+        for l in &loaded {
+            talk.stage(&format!("placement of {}", l.name));
+            let placement = placement(request, runtime, &options, l, &point.sizes)?;
+            if !placement.pass() {
+                talk.warn(&format!("{}: {}", l.name, placement.describe()));
+            }
+            placements.push(Placed {
+                model: l.name.clone(),
+                placement,
+            });
+        }
+    }
     let mut profiles = Vec::new();
     if request.profile > 0
         && let Some(point) = points.last()
@@ -200,10 +233,12 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             "ONNX Runtime {}",
             runtime.version().unwrap_or("of unknown version")
         ),
+        device,
         environment: environment(),
         threads,
         machine,
         models,
+        placements,
         points,
         profiles,
         gate: gate.map(|g| g.gate),
@@ -383,6 +418,32 @@ fn profile(
     let written = session.end_profile()?;
     let read = Profile::read(&l.name, Path::new(&written), request.profile);
     Ok(read.map_err(super::BenchError::from)?)
+}
+
+/// Where the nodes of a model run at a point, from one run of a session of its own.
+fn placement(
+    request: &Request,
+    runtime: &'static Runtime,
+    options: &SessionOptions,
+    l: &Loaded,
+    point: &Point,
+) -> Result<Placement, CompileError> {
+    let mut options = SessionOptions {
+        watched: true,
+        ..session_options(options, &l.model)
+    };
+    // A replayed graph has no nodes that could be watched.
+    options.gpu.graph = false;
+    let mut session = Session::from_path(runtime, &l.path, &options)?;
+    let (inputs, _) = inputs(request, &l.model, &session, point)?;
+    session.bind(&inputs)?.run_discarding()?;
+    let placement = session.placement()?;
+    placement.ok_or_else(|| {
+        CompileError::Runtime(runtime::Error::Run {
+            model: l.name.clone(),
+            reason: "ONNX Runtime does not say where its nodes ran".into(),
+        })
+    })
 }
 
 /// The memory that the process holds, in bytes.

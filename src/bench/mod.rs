@@ -82,7 +82,8 @@ pub struct Subject<'a> {
 type Run<'a> = Box<dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a>;
 
 impl<'a> Subject<'a> {
-    /// A subject that runs a session; the inputs are handed over once, the outputs are dropped unread.
+    /// A subject that runs a session; the inputs are handed over once, the outputs are dropped unread. On a GPU both stay
+    /// there, unless the session's options count copies.
     ///
     /// # Errors
     /// When the session refuses the inputs.
@@ -92,7 +93,11 @@ impl<'a> Subject<'a> {
         inputs: &[(S, Tensor)],
     ) -> Result<Subject<'a>, runtime::Error> {
         let settings = Some(*session.options());
-        let mut bound = session.bind(inputs)?;
+        let options = session.options();
+        let mut bound = match options.device.is_cpu() || options.gpu.copies {
+            true => session.bind(inputs)?,
+            false => session.bind_resident(inputs)?,
+        };
         Ok(Subject {
             name: name.into(),
             settings,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::build;
 use super::conversion::Conversion;
+use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, known_pass, print, print_json, table::table};
 use crate::compile::{self, Options, Outcome};
@@ -40,6 +41,11 @@ pub(super) struct Args {
     /// Fail if model.onnx has more bytes than this part of the original.
     #[arg(long, value_name = "RATIO")]
     max_size_ratio: Option<f64>,
+    /// Fail unless the engine runs on a GPU of this machine and gives what the original gives.
+    #[arg(long, value_name = "WHAT", value_parser = ["engine-parity"])]
+    require: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Write the model after a pass (or all) into a folder, as ONNX text.
     #[arg(long, num_args = 2, value_names = ["PASS|all", "DIR"])]
     dump_after: Vec<String>,
@@ -73,6 +79,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             latency: Latency {
                 max_ratio: args.max_latency_ratio,
             },
+            engine_parity: args.require.map(|_| true),
             size: Size {
                 max_ratio: args.max_size_ratio,
                 ..Size::default()
@@ -85,6 +92,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let options = Options {
         dump_after,
         explain: args.explain,
+        device: args.device.request(),
         ort_lib: globals.ort_lib.clone(),
         trt_lib: globals.trt_lib.clone(),
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
@@ -232,6 +240,16 @@ fn render(outcome: &Outcome) -> String {
             );
         }
         None => out += "  engine   not built\n",
+    }
+    if let Some(device) = &m.device {
+        out += &format!("  device   {device}\n");
+    }
+    for placed in &m.placements {
+        out += &format!(
+            "  {:<9} {}\n",
+            placed.side.to_string(),
+            placed.placement.describe()
+        );
     }
     match &m.parity {
         Some(parity) => out += &format!("  parity   {}\n", report::verdict(parity)),

@@ -7,6 +7,7 @@ mod build;
 mod check;
 mod compile;
 mod conversion;
+mod device;
 mod doctor;
 mod inspect;
 mod passes;

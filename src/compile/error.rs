@@ -65,6 +65,13 @@ pub enum CompileError {
         found: String,
         asked: String,
     },
+    #[error("the engine did not run at the case {case}: {source}")]
+    EngineRun {
+        case: String,
+        source: crate::engine_parity::RunnerError,
+    },
+    #[error("{}: {why}; no bundle was written. Nodes of other precisions can be kept, or the CPU be taken (--device cpu)", model.display())]
+    Fallback { model: PathBuf, why: String },
     #[error(transparent)]
     Recipe(#[from] crate::recipe::RecipeError),
     #[error("TensorRT reads {} without {}, which it was asked to be in; no bundle was written", model.display(), list(.absent))]
@@ -113,6 +120,8 @@ impl CompileError {
         match self {
             CompileError::NotTheSame { .. }
             | CompileError::Precision { .. }
+            | CompileError::Fallback { .. }
+            | CompileError::EngineRun { .. }
             | CompileError::Gates { .. } => 1,
             CompileError::OtherModel { .. } => 3,
             CompileError::Target(TargetError::NoGpu { .. }) => 5,

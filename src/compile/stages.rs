@@ -22,11 +22,12 @@ use crate::bundle::{self, Partial};
 use crate::engine::{
     self, BuildRequest, ComputeCapability, DataType, EngineBuilder, EngineError, RtxBuilder,
 };
+use crate::engine_parity::{self, EngineParity};
 use crate::manifest::EngineFacts;
 use crate::parity::{self, Preset, Tolerance};
-use crate::prove::Proof;
+use crate::prove::{self, Proof};
 use crate::report;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime};
 use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
 use crate::talk::Talk;
@@ -39,6 +40,17 @@ pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, Com
         talk.warn(&why);
     }
     Ok(targets)
+}
+
+/// Where ONNX Runtime runs: what is compiled for the CPU is proved there unless another device is asked for.
+pub(crate) fn device(options: &Options, targets: &Targets) -> DeviceRequest {
+    match (options.device.choice, targets) {
+        (DeviceChoice::Auto, Targets::Cpu) => DeviceRequest {
+            choice: DeviceChoice::Cpu,
+            ..options.device
+        },
+        _ => options.device,
+    }
 }
 
 /// Whether the targets have what is asked for.
@@ -558,6 +570,52 @@ pub(super) fn prove(
     }
     proof.save(&partial.file(bundle::PROOF))?;
     Ok(report)
+}
+
+/// What ran on the CPU and was to run on a GPU: a warning, or a failure where the GPU was asked for by its name.
+pub(super) fn fallback(
+    options: &Options,
+    proof: &Proof,
+    talk: &dyn Talk,
+) -> Result<Option<String>, CompileError> {
+    let Some(why) = prove::fallen(proof.reference.placements()) else {
+        return Ok(None);
+    };
+    if proof.reference.device().asked {
+        let model = options.model.clone();
+        return Err(CompileError::Fallback { model, why });
+    }
+    talk.warn(&why);
+    Ok(Some(why))
+}
+
+/// Holds the engine against the original, where there is a GPU to run it on.
+pub(super) fn prove_engine(
+    options: &Options,
+    rewritten: &Rewritten,
+    proof: &mut Proof,
+    partial: &Partial,
+) -> Result<EngineParity, CompileError> {
+    let plan = partial.file(bundle::ENGINE);
+    let mut runner = match engine_parity::open(
+        &plan,
+        options.device.choice.gpu() as usize,
+        options.trt_lib.as_deref(),
+    ) {
+        Ok(runner) => runner,
+        Err(not_run) => return Ok(not_run.into()),
+    };
+    let tolerance = tolerance(options, Some(rewritten))?;
+    let parity = proof
+        .reference
+        .compare_engine(runner.as_mut(), &tolerance)?;
+    match &parity {
+        EngineParity::Run { report, runner } if !report.pass() => Err(CompileError::NotTheSame {
+            model: options.model.clone(),
+            failed: format!("the engine on {runner}: {}", report::failures(report)),
+        }),
+        _ => Ok(parity),
+    }
 }
 
 /// The model's bytes with input dimensions of one size written as numbers, so that TensorRT can compare them with other

@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use crate::nvidia::driver::{self, CudaVersion, NoDevice};
 use cudarc::driver::sys::{self, CUevent_flags, CUstreamCaptureMode};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError,
@@ -15,19 +16,12 @@ use cudarc::driver::{
 /// Why CUDA does not do what is asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CudaError {
-    /// There is no driver, or it knows no GPU.
-    #[error("no CUDA device: {why}")]
-    NoDevice { why: String },
+    /// There is no driver, or it shows no GPU.
+    #[error("no CUDA device: {0}")]
+    NoDevice(#[from] NoDevice),
     /// The driver is older than the calls that are used.
-    #[error(
-        "the NVIDIA driver knows CUDA {}.{} at most, but at least 12.0 is needed",
-        found / 1000,
-        found % 1000 / 10
-    )]
-    OldDriver {
-        /// As `cuDriverGetVersion` writes it: 12040 is 12.4.
-        found: i32,
-    },
+    #[error("the NVIDIA driver knows CUDA {0} at most, but at least 12.0 is needed")]
+    OldDriver(CudaVersion),
     /// There are GPUs, but not this one.
     #[error("there is no CUDA device {asked}: this machine has {count}")]
     NoSuchDevice { asked: usize, count: usize },
@@ -40,11 +34,8 @@ impl CudaError {
     /// What the user can do, in one sentence, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            CudaError::NoDevice { .. } => Some(
-                "run on a machine with an NVIDIA GPU and its driver; `nvidia-smi` shows whether there is one"
-                    .into(),
-            ),
-            CudaError::OldDriver { .. } => {
+            CudaError::NoDevice(none) => Some(none.mend()),
+            CudaError::OldDriver(_) => {
                 Some("install a driver of the 580 branch or newer, and restart".into())
             }
             CudaError::NoSuchDevice { .. } => {
@@ -74,30 +65,20 @@ fn explain(error: DriverError) -> String {
     }
 }
 
-/// The number of CUDA devices.
+/// The number of CUDA devices, if cudarc can be used: it resolves what it calls when it calls it, and does not return where
+/// that is missing.
 ///
 /// # Errors
 /// [`CudaError::NoDevice`] if there is no driver or no device, [`CudaError::OldDriver`] if the driver is too old.
 pub fn device_count() -> Result<usize, CudaError> {
-    let none = |why: &str| CudaError::NoDevice { why: why.into() };
-    // SAFETY: loading the driver's library runs its initialisers; it is NVIDIA's by its name. The functions below are
-    // resolved when they are called, so the library must be there before.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(none("there is no NVIDIA driver (libcuda.so.1)"));
+    let driver = driver::probe()?;
+    if driver.cuda < CudaVersion(12_000) {
+        return Err(CudaError::OldDriver(driver.cuda));
     }
-    let mut found = 0;
-    // SAFETY: `found` lives through the call, which needs no initialisation.
-    unsafe { sys::cuDriverGetVersion(&raw mut found) }
-        .result()
-        .map_err(|e| none(&explain(e)))?;
-    if found < 12_000 {
-        return Err(CudaError::OldDriver { found });
-    }
-    cudarc::driver::result::init().map_err(|e| none(&explain(e)))?;
-    let count = CudaContext::device_count().map_err(|e| none(&explain(e)))?;
-    match usize::try_from(count) {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(none("the driver knows no GPU")),
+    // SAFETY: loading the driver's library runs its initialisers; it is NVIDIA's by its name.
+    match unsafe { sys::is_culib_present() } {
+        true => Ok(driver.gpus.len()),
+        false => Err(NoDevice::NoDriver.into()),
     }
 }
 
@@ -360,7 +341,7 @@ mod tests {
 
     #[test]
     fn an_old_driver_is_named_by_its_version() {
-        let error = CudaError::OldDriver { found: 11080 };
+        let error = CudaError::OldDriver(CudaVersion(11_080));
         assert!(error.to_string().contains("CUDA 11.8"), "{error}");
     }
 }

@@ -191,6 +191,9 @@ pub struct Gates {
     pub latency: Latency,
     #[serde(skip_serializing_if = "is_default")]
     pub size: Size,
+    /// The engine must run on a GPU of this machine, and give what the original gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_parity: Option<bool>,
 }
 
 /// How close the outputs must be.

@@ -31,6 +31,7 @@ fn ms(ns: f64) -> String {
 /// Everything that a terminal shows.
 pub fn tables(b: &Benchmark) -> Vec<Table> {
     let mut all = vec![models(b), latency(b)];
+    all.extend((!b.placements.is_empty()).then(|| placements(b)));
     for p in &b.profiles {
         all.push(operators(p));
         all.push(blocks(p));
@@ -39,10 +40,24 @@ pub fn tables(b: &Benchmark) -> Vec<Table> {
     all
 }
 
+/// Where the nodes ran, if that was to be a GPU.
+fn placements(b: &Benchmark) -> Table {
+    let rows = (b.placements.iter()).map(|p| vec![p.model.clone(), p.placement.describe()]);
+    (
+        "Where the nodes ran".into(),
+        vec!["model", "nodes"],
+        rows.collect(),
+    )
+}
+
 fn models(b: &Benchmark) -> Table {
+    let on = match b.device.device.is_cpu() {
+        true => format!("{}, {} threads", b.environment.cpu, b.threads),
+        false => b.device.to_string(),
+    };
     let title = format!(
-        "{} on {}, {} threads: {:.0} GFLOP/s, {:.1} GB/s at most",
-        b.runtime, b.environment.cpu, b.threads, b.machine.gflops, b.machine.gbytes
+        "{} on {on}: {:.0} GFLOP/s, {:.1} GB/s at most",
+        b.runtime, b.machine.gflops, b.machine.gbytes
     );
     let rows = b.models.iter().map(|m| {
         let resident = m.resident.map_or("–".into(), |b| bytes(b as usize));
@@ -225,6 +240,7 @@ impl Document for Page<'_> {
         let mut facts = vec![
             ("models", b.models.len().to_string(), None),
             ("runtime", b.runtime.clone(), None),
+            ("device", b.device.to_string(), None),
             ("processor", b.environment.cpu.clone(), None),
             ("threads", b.threads.to_string(), None),
         ];

@@ -6,6 +6,7 @@ use super::page::{self, Series, Tone};
 use super::section::{Part, Section};
 use super::{latency_rows, model_bytes, parity_rows, verdict};
 use crate::engine::DataType;
+use crate::engine_parity::EngineParity;
 use crate::manifest::Manifest;
 use crate::parity::{Comparison, decades};
 use crate::search::Search;
@@ -74,7 +75,11 @@ fn facts(m: &Manifest) -> Vec<(&'static str, String, Option<Tone>)> {
         ("target", m.target.clone(), None),
         ("precision", m.precision.clone(), None),
         ("parity with the original", parity, Some(tone)),
-        ("engine parity", m.engine_parity.clone(), Some(Tone::Open)),
+        (
+            "engine parity",
+            m.engine_parity.to_string(),
+            Some(engine_tone(&m.engine_parity)),
+        ),
         ("model", size, None),
         (
             "nodes",
@@ -93,7 +98,11 @@ fn facts(m: &Manifest) -> Vec<(&'static str, String, Option<Tone>)> {
         ),
     ];
     if let Some(ratio) = m.latency.as_ref().and_then(|l| l.ratios.first()) {
-        let what = format!("{:.2}x on ONNX Runtime's CPU provider", ratio.speedup);
+        let device = m
+            .device
+            .as_ref()
+            .map_or("cpu".into(), |d| d.device.to_string());
+        let what = format!("{:.2}x in ONNX Runtime on {device}", ratio.speedup);
         facts.push(("speed-up", what, None));
     }
     facts
@@ -431,10 +440,18 @@ fn sensitivity(search: &Search) -> Vec<Part> {
     ]
 }
 
+fn engine_tone(parity: &EngineParity) -> Tone {
+    match (parity.proved(), parity.failed()) {
+        (true, _) => Tone::Good,
+        (_, true) => Tone::Bad,
+        _ => Tone::Open,
+    }
+}
+
 /// What would have been checked or measured, and was not, with the reason.
 fn not_run(m: &Manifest) -> Vec<Part> {
     let mut lines = Vec::new();
-    if let Some(why) = m.engine_parity.strip_prefix("not run: ") {
+    if let Some(why) = m.engine_parity.not_run() {
         lines.push(format!("parity of the engine: {why}"));
     }
     if m.parity.is_none() {
@@ -446,8 +463,8 @@ fn not_run(m: &Manifest) -> Vec<Part> {
             m.latency_not_run.unwrap_or("switched off")
         ));
     }
-    if m.engine.is_some() {
-        lines.push("latency of the engine: no CUDA device".into());
+    if let (Some(_), Some(why)) = (&m.engine, m.engine_parity.not_run()) {
+        lines.push(format!("latency of the engine: {why}"));
     }
     match lines.is_empty() {
         true => Vec::new(),
@@ -462,7 +479,10 @@ fn environment(m: &Manifest) -> Vec<Part> {
         .map(|s| format!("{} {:.2} s", s.name, s.seconds));
     let stages = stages.collect::<Vec<_>>().join(", ");
     let e = &m.environment;
-    let runtime = m.runtime.clone().unwrap_or_else(|| "not run".into());
+    let runtime = match (&m.runtime, &m.device) {
+        (Some(runtime), Some(device)) => format!("{runtime} on {device}"),
+        _ => "not run".into(),
+    };
     let bars = m
         .stages
         .iter()

@@ -111,6 +111,9 @@ impl Document for Page<'_> {
         let (header, rows) = parity_rows(&c.parity);
         out += &markdown_table(&header, rows);
         out += &format!("\n{}\n", verdict(&c.parity));
+        for line in facts(c) {
+            out += &format!("\n{line}\n");
+        }
         if let Some(p) = &c.precision {
             out += &format!("\n{}\n", p.describe());
         }
@@ -133,7 +136,19 @@ impl Document for Page<'_> {
             ("against", c.against.clone(), None),
             ("tolerance", c.parity.tolerance.name.clone(), None),
             ("runtime", c.runtime.clone(), None),
+            ("device", c.device.to_string(), None),
         ];
+        if let Some(parity) = &c.engine_parity {
+            let bad = c.unproved_engine().is_some();
+            facts.push((
+                "engine parity",
+                parity.to_string(),
+                tone(!bad).filter(|_| bad || parity.proved()),
+            ));
+        }
+        if let Some(why) = c.fallback() {
+            facts.push(("fallback", why, tone(!c.device.asked)));
+        }
         if let Some(p) = &c.precision {
             facts.push(("precision", p.describe(), tone(p.present)));
         }
@@ -174,4 +189,20 @@ impl Document for Page<'_> {
         }));
         page::page("kiln check", &page::tiles(&facts), &sections)
     }
+}
+
+/// Where both sides ran, what fell back, and what became of the engine.
+pub fn facts(c: &Checked) -> Vec<String> {
+    let mut lines = vec![format!("device: {}", c.device)];
+    lines.extend(
+        c.placements
+            .iter()
+            .map(|p| format!("{}: {}", p.side, p.placement.describe())),
+    );
+    lines.extend(
+        c.engine_parity
+            .iter()
+            .map(|p| format!("engine parity: {p}")),
+    );
+    lines
 }

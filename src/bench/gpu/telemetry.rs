@@ -10,8 +10,7 @@ use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::{Device, Nvml};
 use serde::Serialize;
 
-/// The library of the driver; the name without a number is that of its development files.
-const LIBRARY: &str = "libnvidia-ml.so.1";
+use crate::nvidia::gpus::LIBNVML;
 
 /// One look at a GPU. What it does not tell is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -94,7 +93,7 @@ impl Probe {
     /// # Errors
     /// NVML's words, where it is missing or does not know the GPU.
     pub fn new(uuid: Option<&str>) -> Result<Probe, String> {
-        let nvml = Nvml::builder().lib_path(LIBRARY.as_ref()).init();
+        let nvml = Nvml::builder().lib_path(LIBNVML.as_ref()).init();
         let probe = Probe {
             nvml: nvml.map_err(|e| e.to_string())?,
             uuid: uuid.map(str::to_owned),

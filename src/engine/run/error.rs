@@ -53,7 +53,7 @@ impl EngineRunError {
 
     /// Whether there is no GPU at all: then an engine was not run, which is no failure of the engine.
     pub fn is_without_device(&self) -> bool {
-        matches!(self, EngineRunError::Cuda(CudaError::NoDevice { .. }))
+        matches!(self, EngineRunError::Cuda(CudaError::NoDevice(_)))
     }
 }
 

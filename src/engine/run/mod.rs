@@ -2,7 +2,8 @@
 //!
 //! [`Session::open`] checks whether the plan fits the GPU and the library, and says why where it does not. A session is one
 //! execution context on one CUDA stream; [`Session::fork`] makes another one of the same engine, to run beside it.
-//! [`Runner`] is what a comparison needs: named inputs to named outputs.
+//! For a comparison it is a [`Runner`](crate::engine_parity::Runner): named inputs to named outputs, with TensorRT for RTX and
+//! TensorRT proper alike.
 //!
 //! TensorRT for RTX compiles an engine's kernels when a context is made. A [runtime cache](RunOptions::cache) keeps them in
 //! a file. Kernels for a new size are compiled before its first run, not in the background, so that every run of a size is
@@ -17,7 +18,6 @@ mod validity;
 
 use std::path::PathBuf;
 
-use kiln_graph::Tensor;
 use serde::Serialize;
 
 use super::{CudaError, LIBRARY, Version};
@@ -27,19 +27,6 @@ pub use error::EngineRunError;
 pub use profiler::LayerTime;
 pub use session::Session;
 pub use validity::Validity;
-
-/// Computes named outputs of named inputs. TensorRT for RTX and TensorRT proper are behind it alike.
-pub trait Runner {
-    /// What runs and where: `TensorRT for RTX 1.7.1.116 on NVIDIA GeForce RTX 4090`.
-    fn describe(&self) -> String;
-
-    /// Runs once. Every input must be given, and no other.
-    ///
-    /// # Errors
-    /// When an input is missing, unknown, of another type, or of a size that the engine does not take, and when the GPU fails.
-    fn run(&mut self, inputs: &[(String, Tensor)])
-    -> Result<Vec<(String, Tensor)>, EngineRunError>;
-}
 
 /// How to run an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]

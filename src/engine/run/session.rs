@@ -8,7 +8,7 @@ use kiln_graph::{DType, Tensor};
 
 use super::ffi::{Context, Engine, Io, Runtime};
 use super::profiler::LayerTime;
-use super::{EngineRunError, Facts, RunOptions, Runner, Timing, choose, name};
+use super::{EngineRunError, Facts, RunOptions, Timing, choose, name};
 use crate::engine::api::Api;
 use crate::engine::cuda::{Buffer, Device, Event, Graph, Stream};
 use crate::engine::log::Log;
@@ -132,6 +132,30 @@ impl Session {
         Session::with(context, self.shared.clone())
     }
 
+    /// What runs, and where: `TensorRT for RTX 1.7.1.116 on NVIDIA GeForce RTX 4090 (cuda:0)`.
+    pub fn describe(&self) -> String {
+        let Facts {
+            runtime, device, ..
+        } = &self.shared.facts;
+        format!(
+            "{runtime} on {device} (cuda:{})",
+            self.shared.device.ordinal()
+        )
+    }
+
+    /// Runs once. Every input must be given, and no other.
+    ///
+    /// # Errors
+    /// When an input is missing, unknown, of another type, or of a size that the engine does not take, and when the GPU fails.
+    pub fn run(
+        &mut self,
+        inputs: &[(String, Tensor)],
+    ) -> Result<Vec<(String, Tensor)>, EngineRunError> {
+        self.bind(inputs)?;
+        self.run_bound()?;
+        self.outputs()
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.shared.facts
     }
@@ -152,7 +176,7 @@ impl Session {
     /// Takes inputs: chooses the profile, makes buffers, copies, runs once unmeasured, and captures the graph.
     ///
     /// # Errors
-    /// As [`Runner::run`].
+    /// As [`run`](Self::run).
     pub fn bind(&mut self, inputs: &[(String, Tensor)]) -> Result<(), EngineRunError> {
         let given = matched(&self.shared.io, inputs)?;
         if self.refill(&given)? {
@@ -430,24 +454,6 @@ impl Session {
 
     fn refused(&self, what: &str) -> EngineRunError {
         refused(self.shared.log, what)
-    }
-}
-
-impl Runner for Session {
-    fn describe(&self) -> String {
-        let Facts {
-            runtime, device, ..
-        } = &self.shared.facts;
-        format!("{runtime} on {device}")
-    }
-
-    fn run(
-        &mut self,
-        inputs: &[(String, Tensor)],
-    ) -> Result<Vec<(String, Tensor)>, EngineRunError> {
-        self.bind(inputs)?;
-        self.run_bound()?;
-        self.outputs()
     }
 }
 
