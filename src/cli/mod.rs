@@ -9,6 +9,7 @@ mod compile;
 mod conversion;
 mod device;
 mod doctor;
+mod engine;
 mod inspect;
 mod passes;
 mod progress;

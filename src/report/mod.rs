@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bisection;
 mod bundle;
 pub mod check;
+pub mod gpu;
 pub mod junit;
 pub mod page;
 mod section;

@@ -31,6 +31,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    #[cfg(any(test, not(feature = "tensorrt-enterprise")))]
     const ALL: [(u64, Reason); 7] = [
         (1 << 0, Reason::Version),
         (1 << 1, Reason::Capability),
@@ -70,6 +71,7 @@ impl Reason {
 }
 
 impl Validity {
+    #[cfg(any(test, not(feature = "tensorrt-enterprise")))]
     /// From what `getEngineValidity` returns (0 valid, 1 suboptimal, 2 invalid) and the bits that it writes.
     pub(super) fn of(state: u32, diagnostics: u64) -> Validity {
         let known = Reason::ALL.iter().filter(|(bit, _)| diagnostics & bit != 0);
