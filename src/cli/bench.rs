@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long)]
     include_copies: bool,
     #[command(flatten)]
-    engine: engine::Args,
+    engine: engine::EngineArgs,
     /// Show where the time goes: by operator and by block.
     #[arg(long)]
     profile: bool,

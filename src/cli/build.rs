@@ -7,7 +7,7 @@ use crate::recipe::Build;
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Engine")]
-pub(super) struct Args {
+pub(super) struct BuildArgs {
     /// Let the engine's weights be replaced. Takes a GPU.
     #[arg(long)]
     refittable: bool,
@@ -30,7 +30,7 @@ pub(super) struct Args {
     tf32: bool,
 }
 
-impl Args {
+impl BuildArgs {
     pub(super) fn recipe(self) -> Build {
         Build {
             refittable: self.refittable.then_some(true),

@@ -19,7 +19,7 @@ pub(super) struct Args {
     #[command(flatten)]
     conversion: Conversion,
     #[command(flatten)]
-    build: build::Args,
+    build: build::BuildArgs,
     /// Where the bundle goes [default: MODEL.kiln beside the model].
     #[arg(short, long, value_name = "BUNDLE")]
     output: Option<PathBuf>,

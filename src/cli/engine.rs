@@ -16,7 +16,7 @@ use crate::report;
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Engines")]
-pub(super) struct Args {
+pub(super) struct EngineArgs {
     /// Time the engines of the bundles on the GPU, instead of their models in ONNX Runtime.
     #[arg(long, conflicts_with_all = ["inputs", "profile", "baseline", "tf32", "include_copies", "report"])]
     pub(super) engine: bool,
@@ -68,7 +68,7 @@ pub(super) struct Common {
     pub(super) json: bool,
 }
 
-pub(super) fn run(globals: &Globals, args: &Args, common: Common) -> Result<u8, Failure> {
+pub(super) fn run(globals: &Globals, args: &EngineArgs, common: Common) -> Result<u8, Failure> {
     let _watch = args.watch.then(|| args.beside()).transpose()?;
     let request = Request {
         bundles: common.bundles,
@@ -102,7 +102,7 @@ pub(super) fn run(globals: &Globals, args: &Args, common: Common) -> Result<u8, 
     Ok(0)
 }
 
-impl Args {
+impl EngineArgs {
     fn every(&self) -> Result<Duration, Failure> {
         Duration::try_from_secs_f64(self.interval).map_err(Failure::usage)
     }

@@ -10,6 +10,7 @@ mod conversion;
 mod device;
 mod doctor;
 mod engine;
+mod gpu_check;
 mod inspect;
 mod passes;
 mod progress;
@@ -68,6 +69,8 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
     Doctor(doctor::Args),
+    /// Check and time everything that takes a GPU, on this machine, and write a record.
+    GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe, for editors.
     Schema,
     /// Print completions for a shell.
@@ -160,6 +163,7 @@ pub fn main() -> ExitCode {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
+        Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema => print_json(&crate::recipe::Recipe::schema()).map(|()| 0),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "kiln", &mut io::stdout());
@@ -214,4 +218,14 @@ fn print(text: &str) -> Result<(), Failure> {
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::usage)?;
     print(&(text + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
 }
