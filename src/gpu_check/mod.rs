@@ -19,7 +19,7 @@ use crate::talk::Talk;
 
 pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
 pub use record::{Outcome, Record, Row};
-pub use step::{Kiln, Ran, Steps};
+pub use step::{Failed, Kiln, Ran, Steps};
 
 /// What to check, and where.
 #[derive(Clone, Debug)]
@@ -205,7 +205,7 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
                 &["--int8", "--fp16", "--target", "cpu", "--calibrate", &data],
             )
         }
-        Err(why) => Err(why),
+        Err(why) => Err(Failed::from(why.as_str())),
     };
     talk.stage(&format!("{}: latency in ONNX Runtime", subject.name));
     rows.extend(work.latencies(&half, &bytes));
@@ -227,7 +227,7 @@ struct Work<'a> {
 }
 
 /// A bundle, and the manifest that was printed.
-type Compiled = Result<(PathBuf, Value), String>;
+type Compiled = Result<(PathBuf, Value), Failed>;
 
 impl Work<'_> {
     fn bundle(&self, kind: &str) -> PathBuf {
@@ -301,13 +301,13 @@ impl Work<'_> {
             };
             let row = Row::new(&self.subject.name, &runner, precision);
             if let Some(Err(why)) = compiled {
-                return row.not_run(why);
+                return row.failed(why);
             }
             let found = subjects.and_then(|s| s.get(next));
             next += 1;
             let row = match (&bench, found.and_then(|s| s.get("stats"))) {
                 (_, Some(stats)) => row.timed(stats),
-                (Err(why), _) => row.not_run(why),
+                (Err(why), _) => row.failed(why),
                 (Ok(_), None) => row.not_run("the benchmark has no such subject"),
             };
             match compiled {
@@ -331,7 +331,7 @@ impl Work<'_> {
         };
         let manifest = match self.compile("engine", &["--fp16", "--target", target]) {
             Ok((_, manifest)) => manifest,
-            Err(why) => return row.not_run(&why),
+            Err(why) => return row.failed(&why),
         };
         let parity = manifest.pointer("/engine_parity");
         if let Some(why) = parity.and_then(|p| p.get("why")).and_then(Value::as_str) {
@@ -352,7 +352,7 @@ impl Work<'_> {
             "--quiet",
         ];
         match self.steps.kiln(&args).json() {
-            Err(why) => row.not_run(&why),
+            Err(why) => row.failed(&why),
             Ok(bench) => match bench.pointer("/engines/0/points/0") {
                 None => row.not_run("the benchmark has no points"),
                 Some(point) => row.engine(point),
@@ -386,7 +386,7 @@ impl Work<'_> {
         let ran = self.steps.python(python, PEERS, &sizes);
         let lines = match ran.text() {
             Ok(lines) => lines,
-            Err(why) => return none(&why),
+            Err(failed) => return none(&failed.why),
         };
         let rows = lines
             .lines()

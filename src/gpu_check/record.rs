@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Failed;
 use crate::manifest::{Environment, environment};
 use crate::nvidia::driver::Gpu;
 
@@ -101,7 +102,8 @@ impl Record {
             };
             let ratio = r.p50_ms.zip(base).map(|(p, b)| p / b);
             let parity = match (&r.not_run, &r.parity) {
-                (Some(why), _) => format!("not run: {why}"),
+                (Some(why), Some(_)) => format!("FAILS: {why}"),
+                (Some(why), None) => format!("not run: {why}"),
                 (None, None) => String::new(),
                 (None, Some(p)) => {
                     let word = if p.pass { "passes" } else { "FAILS" };
@@ -143,6 +145,19 @@ impl Row {
     pub(super) fn not_run(mut self, why: &str) -> Row {
         self.not_run = Some(why.into());
         self
+    }
+
+    /// With a step that failed: one whose gate failed gave a wrong result.
+    pub(super) fn failed(self, failed: &Failed) -> Row {
+        let wrong = failed.gate.then(|| Outcome {
+            pass: false,
+            tolerance: String::new(),
+            cosine: None,
+        });
+        Row {
+            parity: wrong,
+            ..self.not_run(&failed.why)
+        }
     }
 
     /// With statistics of `kiln bench`, in nanoseconds.

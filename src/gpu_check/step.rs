@@ -15,21 +15,42 @@ pub struct Ran {
     pub stderr: String,
 }
 
+/// A step that did not give what it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The last line that it wrote to stderr, with its exit code.
+    pub why: String,
+    /// It ran, and a gate failed: the result is wrong, not absent.
+    pub gate: bool,
+}
+
+impl From<&str> for Failed {
+    fn from(why: &str) -> Failed {
+        Failed {
+            why: why.into(),
+            gate: false,
+        }
+    }
+}
+
 impl Ran {
     /// What it printed.
     ///
     /// # Errors
-    /// If it failed: the last line that it wrote to stderr, with its exit code.
-    pub fn text(&self) -> Result<String, String> {
+    /// If it failed.
+    pub fn text(&self) -> Result<&str, Failed> {
         if self.code == Some(0) {
-            return Ok(self.stdout.clone());
+            return Ok(&self.stdout);
         }
         let mut lines = self.stderr.lines().filter(|l| !l.trim().is_empty());
         let last = lines.next_back().unwrap_or("it does not say why");
         let last = last.trim_start_matches("kiln: ");
-        Err(match self.code {
-            Some(code) => format!("{last} (exit code {code})"),
-            None => format!("{last} (ended by a signal)"),
+        Err(Failed {
+            why: match self.code {
+                Some(code) => format!("{last} (exit code {code})"),
+                None => format!("{last} (ended by a signal)"),
+            },
+            gate: self.code == Some(1),
         })
     }
 
@@ -37,8 +58,9 @@ impl Ran {
     ///
     /// # Errors
     /// As [`text`](Self::text), or if it is no JSON.
-    pub fn json(&self) -> Result<Value, String> {
-        serde_json::from_str(&self.text()?).map_err(|e| format!("no JSON was printed: {e}"))
+    pub fn json(&self) -> Result<Value, Failed> {
+        serde_json::from_str(self.text()?)
+            .map_err(|e| Failed::from(format!("no JSON was printed: {e}").as_str()))
     }
 }
 
