@@ -22,6 +22,7 @@ use crate::compile::{CompileError, Options, Rewritten};
 use crate::parity::{ParityError, Report, Side, Tolerance};
 use crate::prove::{self, Reference};
 use crate::report;
+use crate::scratch::Temporary;
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -258,14 +259,14 @@ impl Search<'_> {
         let number = self.runs.len() + 1;
         let stage = format!("run {number}: parity after {applications} applications");
         self.pipeline.talk.stage(&stage);
-        let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+        let folder = Temporary::new().map_err(|source| CompileError::Io {
             path: std::env::temp_dir(),
             why: "a model cannot be put here to be run",
             source,
         })?;
         let path = folder.path().join(bundle::MODEL);
         onnx::write(&cut.model, &path, &onnx::WriteOptions::default())?;
-        let compared = match self.reference.compare(&path, &cut.model, self.tolerance) {
+        let compared = match self.reference.compare(&path, self.tolerance) {
             Ok(parity) if parity.pass() => Ok(parity),
             Ok(parity) => Err(Failure::Differs { parity }),
             // What is the candidate's is a finding; the original's failures are errors.

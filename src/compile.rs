@@ -5,7 +5,9 @@ mod error;
 mod gates;
 pub(crate) mod stages;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use kiln_graph::{DType, Op};
@@ -84,6 +86,9 @@ pub struct Options {
     pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
+    /// The `kiln` binary, which then builds the engine in a process of its own: TensorRT ends the process on some graphs.
+    /// Without it, the engine is built in this process.
+    pub builder: Option<PathBuf>,
     /// Of the inputs that are made.
     pub seed: u64,
     /// The SHA-256 that the model must have, in hexadecimal digits.
@@ -143,6 +148,7 @@ impl Options {
             device: DeviceRequest::default(),
             ort_lib: None,
             trt_lib: None,
+            builder: None,
             seed: 1,
             sha256: None,
             tolerance: None,
@@ -235,6 +241,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let original = clock.time("read", || stages::read(options))?;
     let mut shapes = stages::shapes(options, &original)?;
     let partial = Partial::new(&output_path(options))?;
+    for swept in &partial.swept {
+        talk.warn(&swept.to_string());
+    }
 
     let steps = stages::steps(options)?;
     let (exact, lossy) = stages::split(&steps);
@@ -246,10 +255,17 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         limit: None,
         finish: &[],
     };
-    let mut fused = clock.time("passes", || {
-        stages::rewrite(options, &targets, &fusing, original.clone(), talk)
+    // The passes do not read weights: another core hashes them meanwhile.
+    let (mut fused, source) = thread::scope(|scope| {
+        let hash = scope.spawn(|| stages::fingerprint(options, &original));
+        let fused = clock.time("passes", || {
+            stages::rewrite(options, &targets, &fusing, original.clone(), talk)
+        })?;
+        let source = clock.time("hash", || {
+            Ok(hash.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })?;
+        Ok::<_, CompileError>((fused, source))
     })?;
-    let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
     stages::is_asked_for(options, &source)?;
     let mut reference = match options.check {
         true => Some(clock.time("sizes", || {
@@ -378,6 +394,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         manifest.warnings.push(calibration::MADE_UP.into());
     }
     gates::pass(options, &manifest)?;
+    stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;
     partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;

@@ -113,9 +113,7 @@ pub fn open(plan: &Path, device: usize, trt_lib: Option<&Path>) -> Result<Box<dy
         ..RunOptions::default()
     };
     let not_read = |e: std::io::Error| NotRun(format!("the engine cannot be read: {e}"));
-    let file = std::fs::File::open(plan).map_err(not_read)?;
-    // SAFETY: bundles are renamed into place whole; a file that someone writes to meanwhile gives an engine that is refused.
-    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(not_read)?;
+    let bytes = std::fs::read(plan).map_err(not_read)?;
     match Session::open(&bytes, &options) {
         Ok(session) => Ok(Box::new(session)),
         Err(error @ (EngineRunError::Deserialize { .. } | EngineRunError::Refused { .. })) => {

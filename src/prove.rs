@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{DType, Graph, Model, Tensor, onnx};
+use kiln_graph::onnx::WriteOptions;
+use kiln_graph::{DType, Graph, Model, Tensor, infer, onnx};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
@@ -185,7 +186,17 @@ fn session(
             };
             twin_session(runtime, &path.display().to_string(), &twin, &plain)
         }
-        None => Session::from_path(runtime, path, options),
+        None => Session::from_path(runtime, path, &sized(model, options)),
+    }
+}
+
+/// The same, without copies of the weights where these would be many.
+fn sized(model: &Model, options: &SessionOptions) -> SessionOptions {
+    let many = model.constant_bytes() as u64 > WriteOptions::default().inline_limit;
+    let plain = matches!(options.optimization, Optimization::Disabled);
+    SessionOptions {
+        without_prepacking: many && plain,
+        ..*options
     }
 }
 
@@ -313,26 +324,28 @@ impl Reference {
         self.held = 0;
     }
 
-    fn candidate(&self, path: &Path, model: &Model) -> Result<Session, runtime::Error> {
+    /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.
+    fn candidate(&self, path: &Path) -> Result<Session, CompileError> {
+        let mut written = onnx::read(path)?;
+        infer::annotate(&mut written.graph);
         let device = self.device.device;
         let options = match self.optimized {
             true => seated(device),
             false => plain(device),
         };
-        session(self.runtime, path, model, &options)
+        Ok(session(self.runtime, path, &written, &options)?)
     }
 
-    /// Compares one candidate, as it is in memory and in its file, at every case.
+    /// Compares one candidate, as it is in its file, at every case.
     ///
     /// # Errors
-    /// [`CompileError::Runtime`] when the candidate does not load, [`CompileError::Parity`] when a model does not run.
+    /// [`CompileError::Read`] and [`CompileError::Runtime`] when the candidate does not load, [`CompileError::Parity`] when a model does not run.
     pub fn compare(
         &mut self,
         path: &Path,
-        model: &Model,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
-        let mut candidate = self.candidate(path, model)?;
+        let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, None, tolerance)
     }
 
@@ -343,11 +356,10 @@ impl Reference {
     pub fn compare_case(
         &mut self,
         path: &Path,
-        model: &Model,
         case: &str,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
-        let mut candidate = self.candidate(path, model)?;
+        let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, Some(case), tolerance)
     }
 
@@ -444,7 +456,7 @@ impl Reference {
     pub fn against(self, path: &Path, model: &Model) -> Result<Proof, CompileError> {
         let mut nodes = model.graph.nodes();
         Ok(Proof {
-            candidate: self.candidate(path, model)?,
+            candidate: self.candidate(path)?,
             path: path.to_path_buf(),
             convolves: nodes.any(|(_, n)| n.op().name().contains("Conv")),
             reference: self,

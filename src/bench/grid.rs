@@ -21,6 +21,7 @@ use crate::prove;
 use crate::runtime::{
     self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
 };
+use crate::scratch::Temporary;
 use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
 use crate::talk::Talk;
 
@@ -403,7 +404,7 @@ fn profile(
     l: &Loaded,
     point: &Point,
 ) -> Result<Profile, CompileError> {
-    let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+    let folder = Temporary::new().map_err(|source| CompileError::Io {
         path: std::env::temp_dir(),
         why: "a folder for the profile cannot be made",
         source,

@@ -149,7 +149,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
                 opened.save(file)?;
             }
             talk.stage("parity");
-            let report = opened.compare(&path, &candidate, &tolerance)?;
+            let report = opened.compare(&path, &tolerance)?;
             let layers = match options.layers {
                 true => {
                     talk.stage("layers");

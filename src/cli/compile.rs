@@ -95,6 +95,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         device: args.device.request(),
         ort_lib: globals.ort_lib.clone(),
         trt_lib: globals.trt_lib.clone(),
+        builder: Some(super::this_program()),
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
     let terminal = Terminal::new(globals.quiet);

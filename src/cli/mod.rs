@@ -14,6 +14,7 @@ mod gpu_check;
 mod inspect;
 mod passes;
 mod progress;
+mod signals;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -32,7 +33,8 @@ EXIT CODES:
   2  usage, or a file that cannot be written
   3  the model cannot be read, or is unsupported
   4  the engine build failed
-  5  a runtime is missing; `kiln doctor` says which, and the command that installs it";
+  5  a runtime is missing; `kiln doctor` says which, and the command that installs it
+  130, 143  interrupted; what was half written is removed";
 
 /// Compile Transformer models: ONNX in, a proven FP16 model and a TensorRT engine out.
 #[derive(Parser, Debug)]
@@ -73,6 +75,9 @@ enum Verb {
     GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe, for editors.
     Schema,
+    /// Build an engine for the process that started this one.
+    #[command(name = crate::engine::SUBCOMMAND, hide = true)]
+    BuildEngine(crate::engine::ChildArgs),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -149,6 +154,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
+    if !matches!(cli.verb, Verb::BuildEngine(_)) {
+        signals::install();
+    }
     let globals = Globals {
         ort_lib: cli.ort_lib,
         trt_lib: cli.trt_lib,
@@ -165,6 +173,10 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&globals, args),
         Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema => print_json(&crate::recipe::Recipe::schema()).map(|()| 0),
+        Verb::BuildEngine(args) => match crate::engine::serve(&args) {
+            Ok(()) => Ok(0),
+            Err(e) => Err(Failure::usage(e)),
+        },
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "kiln", &mut io::stdout());
             Ok(0)
@@ -197,6 +209,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().filter_map(|e| e.downcast_ref::<io::Error>());
     io.into_iter()
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// This binary, even if another has taken its place since it was started.
+fn this_program() -> PathBuf {
+    let running = PathBuf::from("/proc/self/exe");
+    match running.exists() {
+        true => running,
+        false => std::env::current_exe().unwrap_or("kiln".into()),
+    }
 }
 
 /// The name of a pass, or `all`.

@@ -72,6 +72,8 @@ pub enum CompileError {
     },
     #[error("{}: {why}; no bundle was written. Nodes of other precisions can be kept, or the CPU be taken (--device cpu)", model.display())]
     Fallback { model: PathBuf, why: String },
+    #[error("{} changed while it was compiled; no bundle was written", .0.display())]
+    Changed(PathBuf),
     #[error(transparent)]
     Recipe(#[from] crate::recipe::RecipeError),
     #[error("TensorRT reads {} without {}, which it was asked to be in; no bundle was written", model.display(), list(.absent))]
@@ -123,7 +125,7 @@ impl CompileError {
             | CompileError::Fallback { .. }
             | CompileError::EngineRun { .. }
             | CompileError::Gates { .. } => 1,
-            CompileError::OtherModel { .. } => 3,
+            CompileError::OtherModel { .. } | CompileError::Changed(_) => 3,
             CompileError::Target(TargetError::NoGpu { .. }) => 5,
             CompileError::Target(_) => 2,
             CompileError::Recipe(_) => 2,
@@ -146,7 +148,7 @@ impl CompileError {
                 EngineError::NotFound { .. }
                 | EngineError::Load { .. }
                 | EngineError::Version { .. } => 5,
-                EngineError::Request(_) | EngineError::Profile(_) => 2,
+                EngineError::Request(_) | EngineError::Profile(_) | EngineError::Write { .. } => 2,
                 _ => 4,
             },
             CompileError::Run { source } => match source {

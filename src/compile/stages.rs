@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
@@ -20,10 +20,12 @@ use sha2::{Digest, Sha256};
 use super::{CompileError, Int8, Options, Quantization};
 use crate::bundle::{self, Partial};
 use crate::engine::{
-    self, BuildRequest, ComputeCapability, DataType, EngineBuilder, EngineError, RtxBuilder,
+    self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
+    RtxBuilder,
 };
 use crate::engine_parity::{self, EngineParity};
 use crate::manifest::EngineFacts;
+use crate::mapped;
 use crate::parity::{self, Preset, Tolerance};
 use crate::prove::{self, Proof};
 use crate::report;
@@ -420,19 +422,22 @@ pub(super) fn build(
         return Err(EngineError::Dialect(refusals).into());
     }
     let libraries = engine::locate(options.trt_lib.as_deref())?;
-    let builder = RtxBuilder::new(&libraries)?;
     let path = partial.file(bundle::MODEL);
+    let builder: Box<dyn EngineBuilder> = match &options.builder {
+        Some(program) => Box::new(ChildBuilder::new(program, &libraries, &partial.file(""))),
+        None => Box::new(RtxBuilder::new(&libraries)?),
+    };
     let broken = |source| CompileError::Io {
         path: partial.file(bundle::MODEL),
         why: "cannot be mapped",
         source,
     };
-    let file = File::open(&path).map_err(broken)?;
-    // SAFETY: the file was written by this process, under a name that nobody else knows.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(broken)?;
+    let map = mapped::own(&path).map_err(broken)?;
     let specialized = specialize(model, shapes);
     let onnx: &[u8] = specialized.as_deref().unwrap_or(&map);
-    let request = |onnx| BuildRequest {
+    let in_file = specialized.is_none().then_some(path.as_path());
+    let request = |onnx, onnx_path| BuildRequest {
+        onnx_path,
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
         profiles: shapes.profile().into_iter().collect(),
@@ -442,7 +447,7 @@ pub(super) fn build(
         ..BuildRequest::new(onnx, capabilities[0])
     };
     let mut decomposed = false;
-    let built = match builder.build(&request(onnx), talk.engine()) {
+    let built = match builder.build(&request(onnx, in_file), talk.engine()) {
         Err(EngineError::Build { failures, log }) => {
             // Attention without a dedicated kernel builds when the node allows TensorRT to take it apart.
             let wants = failures
@@ -453,7 +458,7 @@ pub(super) fn build(
                 None => return Err(EngineError::Build { failures, log }.into()),
                 Some(bytes) => {
                     decomposed = true;
-                    builder.build(&request(&bytes), talk.engine())?
+                    builder.build(&request(&bytes, None), talk.engine())?
                 }
             }
         }
@@ -464,7 +469,12 @@ pub(super) fn build(
         let model = options.model.clone();
         return Err(CompileError::Precision { model, absent });
     }
-    partial.write(bundle::ENGINE, &built.plan)?;
+    let engine = partial.file(bundle::ENGINE);
+    (built.plan.save(&engine)).map_err(|source| CompileError::Io {
+        path: engine.clone(),
+        why: "cannot be written",
+        source,
+    })?;
     Ok(EngineFacts {
         runtime: format!("{} {}", engine::LIBRARY, built.version),
         capabilities: capabilities.iter().map(named).collect(),
@@ -512,6 +522,15 @@ pub(super) fn is_asked_for(options: &Options, source: &Source) -> Result<(), Com
             })
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the model's files are still those that were read: ONNX Runtime opens them by their names, and so may have proved
+/// the result against another model.
+pub(super) fn is_unchanged(original: &Model) -> Result<(), CompileError> {
+    match original.sources.iter().find(|s| !s.is_unchanged()) {
+        Some(changed) => Err(CompileError::Changed(changed.path.clone())),
+        None => Ok(()),
     }
 }
 

@@ -3,6 +3,8 @@
 //! The driver's library is loaded when the first device is opened: kiln builds and starts where there is none. Nothing of
 //! the CUDA toolkit is needed. The calls used here are in every driver since CUDA 12.0.
 
+#![allow(unsafe_code)]
+
 use std::ffi::c_void;
 use std::sync::Arc;
 

@@ -41,6 +41,11 @@ impl RtxBuilder {
     pub fn new(libraries: &Libraries) -> Result<Self, EngineError> {
         Api::load(libraries).map(|api| Self { api })
     }
+
+    /// The version of the library that builds.
+    pub fn version(&self) -> Version {
+        self.api.version
+    }
 }
 
 impl fmt::Debug for RtxBuilder {
@@ -50,10 +55,6 @@ impl fmt::Debug for RtxBuilder {
 }
 
 impl EngineBuilder for RtxBuilder {
-    fn version(&self) -> Version {
-        self.api.version
-    }
-
     fn build(
         &self,
         request: &BuildRequest<'_>,
@@ -105,9 +106,9 @@ impl EngineBuilder for RtxBuilder {
             }
         };
         if let (Some(path), Some(timings)) = (&request.form.timing_cache, session.timing_cache()) {
-            kept::write(path, timings.bytes()).map_err(|source| EngineError::Keep {
+            kept::write(path, timings.bytes()).map_err(|source| EngineError::Write {
                 path: path.clone(),
-                source,
+                reason: source.to_string(),
             })?;
         }
         Ok(Built {
@@ -125,7 +126,7 @@ impl EngineBuilder for RtxBuilder {
 
 fn check_request(request: &BuildRequest<'_>) -> Result<(), EngineError> {
     let capabilities = &request.capabilities;
-    let refuse = |reason| Err(EngineError::Request(reason));
+    let refuse = |reason: &'static str| Err(EngineError::Request(reason.into()));
     if capabilities.is_empty() {
         return refuse("an engine needs at least one compute capability to be built for");
     }
@@ -176,7 +177,7 @@ fn parse<'s>(
             .map(|(name, bytes)| CString::new(*name).map(|name| (name, *bytes)))
             .collect();
         let named = named.map_err(|_| {
-            EngineError::Request("the name of an initializer contains a NUL character")
+            EngineError::Request("the name of an initializer contains a NUL character".into())
         })?;
         session.parse_with_weights(request.onnx, path, &named)
     };
@@ -203,7 +204,9 @@ fn parse<'s>(
 fn model_path(folder: &Path) -> Result<CString, EngineError> {
     let path = folder.join("model.onnx").into_os_string();
     CString::new(path.into_encoded_bytes()).map_err(|_| {
-        EngineError::Request("the folder of the external data has a NUL character in its path")
+        EngineError::Request(
+            "the folder of the external data has a NUL character in its path".into(),
+        )
     })
 }
 

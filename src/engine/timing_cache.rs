@@ -1,5 +1,7 @@
 //! How long TensorRT proper found its kernels to take, to be kept from build to build.
 
+#![allow(unsafe_code)]
+
 use std::ffi::c_void;
 
 use cxx::UniquePtr;

@@ -1,5 +1,7 @@
 //! NVIDIA's driver: whether one is there, what it serves, and the devices that CUDA sees.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 //! what is loaded already before it looks anywhere else. So libraries from wheels, whose folders the loader does not know,
 //! are loaded by their paths first, each after those that it needs itself.
 
+#![allow(unsafe_code)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 

@@ -12,7 +12,7 @@ pub use driver::{CudaVersion, Driver, Gpu, NoDevice};
 pub use libraries::{Needs, Places};
 
 /// What the loader says of a failure; the crate's own words do not have it.
-fn told(error: &libloading::Error) -> String {
+pub(crate) fn told(error: &libloading::Error) -> String {
     use std::error::Error;
     error
         .source()

@@ -115,6 +115,8 @@ pub fn on_demand(cuda: u32) -> Vec<String> {
     let cufft = if cuda < 13 { 11 } else { 12 };
     vec![
         "libcudnn.so.9".into(),
+        // The first that cuDNN itself loads, which is linked to libraries of the system.
+        "libcudnn_graph.so.9".into(),
         format!("libcufft.so.{cufft}"),
         format!("libnvrtc.so.{cuda}"),
     ]

@@ -189,17 +189,34 @@ pub fn unserved(gpu: &driver::Gpu, cuda: u32) -> Option<Unusable> {
 pub(super) fn device(runtime: &Runtime, id: u32) -> Result<String, Unusable> {
     let driver = driver::probe().map_err(|none| Unusable::new(none.to_string(), none.mend()))?;
     let gpu = driver.gpus.get(id as usize).ok_or_else(|| {
-        let last = driver.gpus.len().saturating_sub(1);
         Unusable::new(
-            format!("there are {} CUDA devices", driver.gpus.len()),
-            format!("--device cuda:N with N from 0 to {last}"),
+            format!(
+                "CUDA's devices are numbered from 0 to {}",
+                driver.gpus.len().saturating_sub(1)
+            ),
+            "--device cuda:N with one of them",
         )
     })?;
     let cuda = prepare(runtime)?;
     if let Some(why) = cuda.and_then(|cuda| too_old(&driver, cuda).or(unserved(gpu, cuda))) {
         return Err(why);
     }
+    // The provider counts devices when it reads its options, so a trial shows whether it and the driver get along.
+    let options = SessionOptions::default();
+    let on = Gpu {
+        id,
+        memory_limit: None,
+    };
+    let mut builder = ort::session::Session::builder(&runtime.environment).map_err(failed)?;
+    append(&mut builder, on, &options).map_err(failed)?;
     Ok(gpu.name.clone())
+}
+
+/// ONNX Runtime's words on one line.
+pub(super) fn failed(error: ort::Error) -> Unusable {
+    let text = error.to_string();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    Unusable::new(words.join(" "), "`kiln doctor` says what does not fit")
 }
 
 /// Loads what the provider needs, once; the CUDA that it is built for.
@@ -287,6 +304,18 @@ pub(super) fn memory(gpu: Gpu) -> ort::Result<MemoryInfo<'static>> {
 mod tests {
     use super::*;
     use crate::nvidia::CudaVersion;
+
+    #[test]
+    fn onnx_runtime_knows_the_memory_of_a_gpu_by_its_name() {
+        if super::super::testing::runtime().is_some() {
+            let gpu = Gpu {
+                id: 1,
+                memory_limit: None,
+            };
+            let memory = memory(gpu).unwrap();
+            assert_eq!((memory.device_id(), memory.is_cpu_accessible()), (1, false));
+        }
+    }
 
     fn driver(cuda: u32, release: &str) -> Driver {
         Driver {

@@ -100,6 +100,7 @@ impl Runtime {
 }
 
 /// The providers that the loaded library was built with, by their names, in the order of their priority.
+#[allow(unsafe_code)]
 pub fn providers() -> Vec<String> {
     let (mut names, mut count) = (std::ptr::null_mut(), 0);
     // SAFETY: ONNX Runtime writes an array of so many strings of its own, which is read before it is given back.

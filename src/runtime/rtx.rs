@@ -1,5 +1,7 @@
 //! TensorRT for RTX as a plugin of ONNX Runtime: registered with the environment, which then offers its devices.
 
+#![allow(unsafe_code)]
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -43,11 +45,18 @@ pub(super) fn device(runtime: &Runtime, id: u32) -> Result<String, Unusable> {
     let driver = driver::probe().map_err(|none| Unusable::new(none.to_string(), none.mend()))?;
     register(runtime)?;
     let count = runtime.environment.devices().filter(is_ours).count();
-    if id as usize >= count {
-        return Err(Unusable::new(
-            format!("TensorRT for RTX offers {count} devices"),
-            "--device cuda: the plugin takes GPUs from sm_75 on, of the RTX kind",
-        ));
+    match count {
+        0 => {
+            let reason = "TensorRT for RTX's plugin is registered and offers no device: it takes GPUs of the RTX kind";
+            return Err(Unusable::new(reason, "--device cuda:0"));
+        }
+        n if id as usize >= n => {
+            return Err(Unusable::new(
+                format!("TensorRT for RTX's plugin offers devices 0 to {}", n - 1),
+                "--device rtx:N with one of them",
+            ));
+        }
+        _ => {}
     }
     let name = driver.gpus.get(id as usize).map(|gpu| gpu.name.clone());
     Ok(name.unwrap_or_else(|| "a GPU".into()))

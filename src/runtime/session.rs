@@ -25,6 +25,8 @@ pub struct SessionOptions {
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
     /// it on some FP16 encoders that have none.
     pub without_nchwc: bool,
+    /// Kernels keep no packed copies of their weights: less memory, and slower runs.
+    pub without_prepacking: bool,
     /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
     pub intra_threads: Option<NonZeroUsize>,
     /// Each of those threads but the calling one stays on a core of its own.
@@ -449,6 +451,7 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         .with_optimization_level(level)?
         // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
         .with_config_entry("session.force_spinning_stop", "1")?;
+    let builder = builder.with_prepacking(!options.without_prepacking)?;
     let builder = match options.without_nchwc {
         true => builder.with_config_entry(
             "optimization.disable_specified_optimizers",
@@ -474,11 +477,6 @@ fn on_device(
     options: &SessionOptions,
 ) -> Result<SessionBuilder, Error> {
     let device = options.device;
-    let refused = |e: ort::Error| Error::Device {
-        device,
-        reason: e.to_string(),
-        mend: "kiln doctor".into(),
-    };
     let unusable = |e: Unusable| Error::Device {
         device,
         reason: e.reason,
@@ -488,12 +486,12 @@ fn on_device(
         Device::Cpu => Ok(builder),
         Device::Cuda(gpu) => {
             cuda::prepare(runtime).map_err(unusable)?;
-            cuda::append(&mut builder, gpu, options).map_err(refused)?;
+            cuda::append(&mut builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))?;
             Ok(builder)
         }
         Device::Rtx(gpu) => {
             rtx::register(runtime).map_err(unusable)?;
-            rtx::append(runtime, builder, gpu, options).map_err(refused)
+            rtx::append(runtime, builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))
         }
     }
 }

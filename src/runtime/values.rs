@@ -1,5 +1,7 @@
 //! Tensors to ONNX Runtime's values and back, for every dtype, without copying where the memory allows it.
 
+#![allow(unsafe_code)]
+
 use std::ops::Range;
 
 use bytes::Bytes;

@@ -144,9 +144,7 @@ fn engine_report(
         why: "the bundle's engine cannot be read",
         source,
     };
-    let file = std::fs::File::open(&plan_path).map_err(failed)?;
-    // SAFETY: a file that someone writes to while it is mapped changes under TensorRT; bundles are renamed into place whole.
-    let plan = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+    let plan = std::fs::read(&plan_path).map_err(failed)?;
     let model = onnx::read(bundle::model_path(folder))?;
     talk.stage(&format!("open {name}"));
     let before = memory_before(request.run.device);

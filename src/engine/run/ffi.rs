@@ -2,6 +2,8 @@
 //!
 //! None of these is `Send`: a session stays on its thread, whose CUDA device TensorRT takes.
 
+#![allow(unsafe_code)]
+
 use std::cell::RefCell;
 use std::ffi::{CString, c_void};
 use std::rc::Rc;

@@ -1,5 +1,7 @@
 //! TensorRT's `IProfiler`: the time of each layer.
 
+#![allow(unsafe_code)]
+
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,7 @@
 //! An engine with its buffers on a GPU.
 
+#![allow(unsafe_code)]
+
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -444,9 +446,9 @@ impl Session {
         match self.shared.engine.cached()? {
             None => Ok(()),
             Some(memory) => kept::write(path, memory.bytes()).map_err(|source| {
-                EngineRunError::Library(EngineError::Keep {
+                EngineRunError::Library(EngineError::Write {
                     path: path.clone(),
-                    source,
+                    reason: source.to_string(),
                 })
             }),
         }
