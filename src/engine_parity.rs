@@ -58,7 +58,7 @@ pub enum EngineParity {
     Run {
         /// What ran the engine, and where.
         runner: String,
-        report: Report,
+        report: Box<Report>,
     },
 }
 

@@ -405,7 +405,7 @@ impl Reference {
         let report = self.judge_by(&mut run, None, tolerance)?;
         Ok(EngineParity::Run {
             runner: engine.describe(),
-            report,
+            report: Box::new(report),
         })
     }
 

@@ -66,14 +66,13 @@ pub fn around(file: &Path) -> Option<PathBuf> {
 /// The version of an installed package, by the folder of its metadata; `name` has underscores for dashes.
 pub fn version(site_packages: &Path, name: &str) -> Option<String> {
     let prefix = format!("{name}-");
-    let found = packages(site_packages, &prefix)
+    packages(site_packages, &prefix)
         .into_iter()
         .find_map(|folder| {
             let name = folder.file_name()?.to_str()?;
             let version = name.strip_prefix(&prefix)?.strip_suffix(".dist-info")?;
             Some(version.to_string())
-        });
-    found
+        })
 }
 
 /// The `site-packages` folders of a virtual environment, in the order of their Python versions.

@@ -409,7 +409,7 @@ fn profile(
         why: "a folder for the profile cannot be made",
         source,
     })?;
-    let options = session_options(options, &l.model);
+    let options = nodewise(options, &l.model);
     let file = folder.path().join("profile");
     let mut session = Session::profiled(runtime, &l.path, &options, &file)?;
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
@@ -421,6 +421,13 @@ fn profile(
     Ok(read.map_err(super::BenchError::from)?)
 }
 
+/// A replayed graph has no nodes that could be watched.
+fn nodewise(options: &SessionOptions, model: &Model) -> SessionOptions {
+    let mut options = session_options(options, model);
+    options.gpu.graph = false;
+    options
+}
+
 /// Where the nodes of a model run at a point, from one run of a session of its own.
 fn placement(
     request: &Request,
@@ -429,12 +436,10 @@ fn placement(
     l: &Loaded,
     point: &Point,
 ) -> Result<Placement, CompileError> {
-    let mut options = SessionOptions {
+    let options = SessionOptions {
         watched: true,
-        ..session_options(options, &l.model)
+        ..nodewise(options, &l.model)
     };
-    // A replayed graph has no nodes that could be watched.
-    options.gpu.graph = false;
     let mut session = Session::from_path(runtime, &l.path, &options)?;
     let (inputs, _) = inputs(request, &l.model, &session, point)?;
     session.bind(&inputs)?.run_discarding()?;

@@ -18,7 +18,7 @@ use crate::engine_parity::{self, EngineParity, NotRun, Runner};
 use crate::manifest::{Environment, environment};
 use crate::parity::{Preset, Report, Tolerance};
 use crate::prove::{self, Placed, Reference, Request};
-use crate::runtime::{Chosen, DeviceRequest};
+use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{DimSpec, Shapes};
 use crate::talk::Talk;
 
@@ -122,6 +122,10 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     talk.stage("read");
     let path = bundle::model_path(&options.candidate);
     let candidate = onnx::read(&path)?;
+    let options = &Options {
+        device: device(options, &candidate),
+        ..options.clone()
+    };
     let mut tolerance = match &options.tolerance {
         Some(name) => Tolerance::named(name)?,
         None => Tolerance::from(preset(&candidate)),
@@ -192,6 +196,18 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         placements,
         environment: environment(),
     })
+}
+
+/// What has activations of bytes was compiled for ONNX Runtime's integer kernels on the CPU, and is proved there unless
+/// another device is asked for.
+fn device(options: &Options, candidate: &Model) -> DeviceRequest {
+    match (options.device.choice, multiplies_bytes(&candidate.graph)) {
+        (DeviceChoice::Auto, true) => DeviceRequest {
+            choice: DeviceChoice::Cpu,
+            ..options.device
+        },
+        _ => options.device,
+    }
 }
 
 /// What runs the engine of the candidate, or why nothing does; `None` where it is no matter.

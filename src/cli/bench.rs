@@ -45,7 +45,7 @@ pub(super) struct Args {
     #[arg(long)]
     cuda_graph: bool,
     /// Count the copies of inputs to the GPU and of outputs from it.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cuda_graph")]
     include_copies: bool,
     #[command(flatten)]
     engine: engine::EngineArgs,

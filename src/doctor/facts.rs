@@ -178,7 +178,7 @@ fn plugin(anchor: &Path) -> Option<(PathBuf, Option<String>)> {
     let path = rtx::locate(anchor)?;
     let version = pysite::around(&path).and_then(|site| {
         let packages = pysite::packages(&site, "onnxruntime_ep_nv_tensorrt_rtx_cu");
-        let name = packages.iter().find_map(|p| {
+        packages.iter().find_map(|p| {
             let name = p.file_name()?.to_str()?;
             Some(
                 name.strip_suffix(".dist-info")?
@@ -186,8 +186,7 @@ fn plugin(anchor: &Path) -> Option<(PathBuf, Option<String>)> {
                     .1
                     .to_string(),
             )
-        });
-        name
+        })
     });
     Some((path, version))
 }

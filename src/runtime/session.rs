@@ -1,22 +1,23 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use kiln_graph::Tensor;
 use ort::logging::LogLevel;
 use ort::memory::MemoryInfo;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
-use ort::session::{IoBinding, SessionInputValue, SessionInputs, SessionOutputs};
+use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
 use ort::value::DynValue;
 use serde::Serialize;
-use tempfile::TempDir;
 
 use super::device::{Device, GpuOptions, Unusable};
 use super::info::{TensorInfo, infos};
 use super::placement::Placement;
 use super::values::{from_ort, to_ort};
 use super::{Error, Runtime, cuda, rtx};
+use crate::scratch::Temporary;
 
 /// How a session runs its model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -70,8 +71,8 @@ pub struct Session {
 enum Watch {
     Off,
     /// The session writes into this folder, which is removed after it.
-    Running(TempDir),
-    Written(TempDir, PathBuf),
+    Running(Temporary),
+    Written(Temporary, PathBuf),
 }
 
 impl SessionOptions {
@@ -170,7 +171,7 @@ impl Session {
         builder = on_device(runtime, builder, options)?;
         let mut watch = Watch::Off;
         if options.watched {
-            let folder = tempfile::tempdir().map_err(|e| Error::Model {
+            let folder = Temporary::new().map_err(|e| Error::Model {
                 model: model.clone(),
                 reason: format!("no temporary folder can be made: {e}"),
             })?;
@@ -281,13 +282,18 @@ impl Session {
         inputs: &[(S, Tensor)],
     ) -> Result<Bound<'_>, Error> {
         let (values, bytes) = self.values(inputs)?;
-        let binding = self.resident(values).map_err(|e| Error::Run {
+        let failed = |e: ort::Error| Error::Run {
             model: self.model.clone(),
             reason: format!("binding to {}: {e}", self.options.device),
-        })?;
+        };
+        let binding = self.resident(values).map_err(failed)?;
+        let graph = match self.options.gpu.graph {
+            true => Some(graph_of_its_own(self.options.device).map_err(failed)?),
+            false => None,
+        };
         Ok(Bound {
             session: self,
-            fed: Fed::Resident(binding),
+            fed: Fed::Resident(Box::new(Resident { binding, graph })),
             bytes,
         })
     }
@@ -375,7 +381,7 @@ pub struct Bound<'s> {
 enum Fed {
     /// In the model's order.
     Values(Vec<SessionInputValue<'static>>),
-    Resident(IoBinding),
+    Resident(Box<Resident>),
 }
 
 impl Bound<'_> {
@@ -418,6 +424,27 @@ impl fmt::Debug for Bound<'_> {
     }
 }
 
+/// Inputs in the device's memory, and room for the outputs.
+struct Resident {
+    binding: IoBinding,
+    /// Of runs that replay a graph.
+    graph: Option<RunOptions>,
+}
+
+/// Options for runs of one binding. A recorded graph reads and writes the memory of its first run, in the sizes of that, so
+/// each binding records its own.
+fn graph_of_its_own(device: Device) -> ort::Result<RunOptions> {
+    // 0 is what runs without a number are recorded under.
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+    let mut options = RunOptions::new()?;
+    match device {
+        Device::Rtx(_) => options.set("cuda_graph_annotation_id", number)?,
+        Device::Cpu | Device::Cuda(_) => options.set("gpu_graph_id", number)?,
+    }
+    Ok(options)
+}
+
 /// Comes back when the outputs are there, wherever that is.
 fn raw_run<'s>(
     session: &'s mut ort::session::Session,
@@ -429,10 +456,17 @@ fn raw_run<'s>(
             let inputs: SessionInputs<'_, '_> = values.as_slice().into();
             session.run(inputs)
         }
-        Fed::Resident(binding) => session.run_binding(binding).and_then(|outputs| {
-            binding.synchronize_outputs()?;
-            Ok(outputs)
-        }),
+        Fed::Resident(resident) => {
+            let Resident { binding, graph } = &**resident;
+            let run = match graph {
+                Some(options) => session.run_binding_with_options(binding, options),
+                None => session.run_binding(binding),
+            };
+            run.and_then(|outputs| {
+                binding.synchronize_outputs()?;
+                Ok(outputs)
+            })
+        }
     };
     outputs.map_err(|e| Error::Run {
         model: model.to_owned(),
