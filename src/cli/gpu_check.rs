@@ -65,10 +65,7 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
         Err(e) => return Err(Failure::usage(e)),
     };
     let (header, rows) = record.table();
-    let of = match record.gpu.as_deref() {
-        Some(gpu) => gpu,
-        None => "a dry run on the CPU: no measurement of a GPU",
-    };
+    let of = (record.gpu.as_deref()).unwrap_or("a dry run on the CPU: no measurement of a GPU");
     print(&format!(
         "{of}, batch {}, {} tokens\n\n{}\n  written to {}\n",
         record.batch,

@@ -4,7 +4,7 @@ pub mod card;
 pub mod load;
 pub mod telemetry;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kiln_graph::{Model, Tensor, onnx};
@@ -134,7 +134,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<GpuBenchmark, Com
 
 fn engine_report(
     request: &Request,
-    folder: &PathBuf,
+    folder: &Path,
     talk: &dyn Talk,
 ) -> Result<EngineReport, CompileError> {
     let name = folder.file_stem().unwrap_or_default().to_string_lossy();
@@ -235,7 +235,7 @@ fn measure(
     let uuid = session.facts().uuid.clone();
     let probe = Probe::new(uuid.as_deref()).or_else(|_| Probe::new(None));
     let sampler = (probe.ok()).map(|p| Sampler::start(INTERVAL, move || p.sample().ok()));
-    let samples = latencies(timing, &mut || Ok(session.run_bound()?))?;
+    let samples = latencies(timing, &mut || session.run_bound())?;
     let mut loads = Vec::new();
     let mut counts = vec![1];
     counts.extend(request.streams.iter().copied().filter(|&n| n > 1));
