@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test lint deny sbom bless bench bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln clean
+.PHONY: setup demo test lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln clean
 
 setup: $(VENV)/.ready
 
@@ -86,6 +86,10 @@ bench-scale: $(KILN) .venv-peers/.ready
 	[ -x .venv-peers/bin/python ] || python3 -m venv .venv-peers
 	.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
+
+# The medians of kiln bench beside those of a loop in Python, in one run.
+bench-check: $(KILN)
+	$(VENV)/bin/python tools/bench_check.py "$(DEMO_MODEL)" --kiln $(KILN)
 
 # What kiln fuses of the models in a folder: make coverage MODELS=path/to/exports
 MODELS = fixtures/models
