@@ -13,6 +13,7 @@ use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
 use kiln_passes::Step;
 use kiln_passes::precision::stats::Stats;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bundle;
@@ -28,7 +29,7 @@ use crate::talk::Talk;
 use crate::targets::Targets;
 
 /// What a bisection found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Bisection {
     /// Applications of the whole pipeline.
     pub applications: usize,
@@ -41,14 +42,14 @@ pub struct Bisection {
 }
 
 /// One comparison with the original.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Run {
     /// Applications that were allowed.
     pub applications: usize,
     pub pass: bool,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "finding")]
 pub enum Finding {
     /// The whole pipeline keeps parity.
@@ -60,7 +61,7 @@ pub enum Finding {
 }
 
 /// The application at which parity breaks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Culprit {
     /// Which one it is, counted from 1.
     pub number: usize,
@@ -73,7 +74,7 @@ pub struct Culprit {
 }
 
 /// How a model fails.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Failure {
     /// Its outputs are beyond the tolerance.
@@ -135,6 +136,7 @@ pub fn bisect(
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
+        thorough: false,
         device,
         ort_lib: options.ort_lib.as_deref(),
     };

@@ -269,6 +269,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 optimized: stages::proved_as_optimized(options, &targets),
+                thorough: false,
                 device,
                 ort_lib: options.ort_lib.as_deref(),
             };

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use kiln_graph::Tensor;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::nvidia::driver;
@@ -48,7 +49,7 @@ impl NotRun {
 }
 
 /// The outcome of engine parity.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "kebab-case")]
 pub enum EngineParity {
     NotRun {

@@ -234,7 +234,7 @@ pub struct EngineFacts {
 }
 
 /// Where it was compiled.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct Environment {
     pub os: String,
     pub cpu: String,

@@ -32,6 +32,8 @@ pub struct Request<'a> {
     /// Candidates run as ONNX Runtime optimizes them, because that decides their numbers: its INT8 kernels saturate on some
     /// processors, and without optimization they are not used.
     pub optimized: bool,
+    /// Cases beside the smallest, typical and largest sizes: several samples at once, and padding in every sample.
+    pub thorough: bool,
     pub device: DeviceRequest,
     pub ort_lib: Option<&'a Path>,
 }
@@ -63,7 +65,7 @@ pub struct Reference {
 }
 
 /// Where the nodes of one side ran.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct Placed {
     pub side: Side,
     #[serde(flatten)]
@@ -262,6 +264,13 @@ pub fn open(
             )?,
         });
     }
+    if request.thorough {
+        for (name, inputs) in more(request, shapes)? {
+            made.push(name.to_string());
+            let name = name.to_string();
+            cases.push(Case { name, inputs });
+        }
+    }
     Ok(Reference {
         runtime,
         session: reference,
@@ -277,6 +286,35 @@ pub fn open(
         batch,
         warnings: settled.warnings,
     })
+}
+
+/// The cases of a thorough comparison that others leave out.
+fn more(
+    request: &Request<'_>,
+    shapes: &Shapes,
+) -> Result<Vec<(&'static str, Vec<(String, Tensor)>)>, CompileError> {
+    let original = &request.original.graph;
+    let mut cases = Vec::new();
+    if let Some(point) = shapes.several() {
+        let made = parity::make(&specs(original, shapes, &point), request.seed)?;
+        cases.push(("several samples", made));
+    }
+    let points = shapes.points();
+    let typical = points.iter().find(|(name, _)| *name == TYPICAL);
+    let mut padded = typical.map_or_else(Vec::new, |(_, p)| specs(original, shapes, p));
+    let long = |s: &InputSpec| s.shape.last().is_some_and(|&n| n > 1);
+    let mut any = false;
+    for spec in padded
+        .iter_mut()
+        .filter(|s| s.kind == InputKind::Mask && long(s))
+    {
+        spec.kind = InputKind::PaddedMask;
+        any = true;
+    }
+    if any {
+        cases.push(("padded", parity::make(&padded, request.seed)?));
+    }
+    Ok(cases)
 }
 
 /// A twin in ONNX Runtime, with its weights apart if it is too large for one message.

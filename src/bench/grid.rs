@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use kiln_graph::{Model, onnx};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
+use super::pin::Pinned;
 use super::profile::Profile;
 use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
@@ -76,7 +78,7 @@ pub struct Request {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Benchmark {
     pub kiln: &'static str,
     pub runtime: String,
@@ -96,7 +98,7 @@ pub struct Benchmark {
 }
 
 /// Where the nodes of one model ran.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Placed {
     pub model: String,
     #[serde(flatten)]
@@ -104,19 +106,21 @@ pub struct Placed {
 }
 
 /// One model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Measured {
     pub name: String,
     pub path: String,
     /// Of the ONNX file, with its external data.
     pub bytes: u64,
     pub nodes: usize,
-    /// What the process holds more after it was loaded and run once, in bytes, where the system tells.
+    /// What the process holds more after it was loaded, in bytes, where the system tells.
     pub resident: Option<u64>,
+    /// The same after it ran at all sizes; ONNX Runtime keeps the memory of the largest.
+    pub running: Option<u64>,
 }
 
 /// All models at one point of the grid.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PointReport {
     pub sizes: Point,
     /// Of each model.
@@ -150,7 +154,13 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     if let Some(baseline) = request.baseline.as_ref().filter(|b| b.is_model()) {
         paths.push(baseline.path.clone());
     }
-    paths.extend(request.models.iter().cloned());
+    // A baseline that is one of several models is measured once.
+    let known = |m: &&PathBuf| request.models.len() > 1 && paths.contains(m);
+    let others: Vec<PathBuf> = (request.models.iter())
+        .filter(|m| !known(m))
+        .cloned()
+        .collect();
+    paths.extend(others);
     let loaded = load(&paths)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
     let device = runtime.device(request.device)?;
@@ -179,7 +189,8 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             path: l.path.display().to_string(),
             bytes: bytes(&l.path, &l.model),
             nodes: l.model.graph.nodes().count(),
-            resident: resident().zip(before).map(|(a, b)| a.saturating_sub(b)),
+            resident: grown(before),
+            running: None,
         });
         sessions.push(session);
     }
@@ -198,6 +209,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             &mut sessions,
             &machine,
             &point,
+            &mut models,
             gate.as_mut(),
         )?;
         for warning in &report.measured.warnings {
@@ -349,6 +361,7 @@ fn measure(
     sessions: &mut [Session],
     machine: &Machine,
     point: &Point,
+    models: &mut [Measured],
     mut gate: Option<&mut baseline::Opened>,
 ) -> Result<PointReport, CompileError> {
     let mut fed = Vec::new();
@@ -368,10 +381,18 @@ fn measure(
     for ((l, session), inputs) in loaded.iter().zip(sessions.iter_mut()).zip(&fed) {
         subjects.push(Subject::session(&l.name, session, inputs)?);
     }
+    // Memory grows in the first run at larger sizes than before.
+    for (subject, model) in subjects.iter_mut().zip(models) {
+        let before = resident();
+        subject.run()?;
+        let held = model.running.or(model.resident);
+        model.running = held.zip(grown(before)).map(|(a, b)| a + b);
+    }
     let mut timing = BenchOptions {
         batch,
         ..request.timing
     };
+    let pinned = Pinned::new();
     let mut measured = super::measure(&mut subjects, &timing)?;
     if let Some(gate) = gate.as_mut() {
         let mut judged = gate.judge(point, &measured);
@@ -387,6 +408,7 @@ fn measure(
         }
         gate.gate.points.extend(judged);
     }
+    drop(pinned);
     Ok(PointReport {
         sizes: point.clone(),
         limits: work.iter().map(|w| machine.limit(w)).collect(),
@@ -417,6 +439,11 @@ fn profile(
     let written = session.end_profile()?;
     let read = Profile::read(&l.name, Path::new(&written), request.profile);
     Ok(read.map_err(super::BenchError::from)?)
+}
+
+/// What the process holds more than before, in bytes.
+fn grown(before: Option<u64>) -> Option<u64> {
+    Some(resident()?.saturating_sub(before?))
 }
 
 /// What ONNX Runtime's profile of a GPU is.

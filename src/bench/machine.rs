@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use kiln_graph::graph::Opsets;
 use kiln_graph::{Attrs, DType, Dim, Graph, Model, Op, Tensor, Type, onnx};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::work::Work;
 use crate::runtime::{self, Runtime, Session, SessionOptions};
 
 /// Peaks that this machine reached, with the threads of the measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Machine {
     /// 10⁹ floating-point operations a second of a large FP32 product in ONNX Runtime.
     pub gflops: f64,

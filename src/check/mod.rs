@@ -9,6 +9,7 @@ mod suspects;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{DType, Graph, Model, onnx};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bisect::Bisection;
@@ -66,7 +67,7 @@ pub enum Against {
 }
 
 /// The outcome of a check.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Checked {
     pub kiln: String,
     pub candidate: String,
@@ -236,6 +237,7 @@ fn open(
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
+        thorough: true,
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, print_json, print_verdicts, table::table};
 use crate::bench::baseline::{Baseline, Verdict};
 use crate::bench::{Axis, BenchOptions, Request, benchmark};
 use crate::report;
@@ -121,7 +121,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         print_json(&result)?;
     } else {
         for (title, header, rows) in report::bench::tables(&result) {
-            print(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
+            print_verdicts(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
         }
     }
     let gate = result.gate.iter().flat_map(|g| &g.points);

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, print, print_json, print_verdicts, table::table};
 use crate::check::{self, Against, Checked, Precision, Suspects};
 use crate::parity::{Report, Tolerance};
 use crate::report;
@@ -159,8 +159,8 @@ fn show(result: &Checked) -> Result<(), Failure> {
 
 fn show_parity(parity: &Report) -> Result<(), Failure> {
     let (header, rows) = report::parity_rows(parity);
-    print(&table(&header, &rows))?;
-    print(&format!("\n  parity   {}\n", report::verdict(parity)))
+    print_verdicts(&table(&header, &rows))?;
+    print_verdicts(&format!("\n  parity   {}\n", report::verdict(parity)))
 }
 
 fn again(globals: &Globals, args: &Args, path: &std::path::Path) -> Result<u8, Failure> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, known_pass, print, print_json, table::table};
+use super::{Failure, Globals, known_pass, print, print_json, print_verdicts, table::table};
 use crate::compile::{self, Options, Outcome};
 use crate::manifest::{Explained, Missed};
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
@@ -104,7 +104,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             for explained in &outcome.manifest.explain {
                 print(&explain(explained))?;
             }
-            print(&render(&outcome))?;
+            print_verdicts(&render(&outcome))?;
         }
     }
     Ok(0)

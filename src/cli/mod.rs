@@ -4,6 +4,7 @@ mod attention;
 mod bench;
 mod bisect;
 mod check;
+mod colour;
 mod compile;
 mod conversion;
 mod device;
@@ -68,13 +69,34 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
     Doctor(doctor::Args),
-    /// Print the JSON Schema of a recipe, for editors.
-    Schema,
+    /// Print the JSON Schema of a recipe, for editors, or of what check or bench print as JSON.
+    Schema {
+        #[arg(value_enum, default_value_t = Schema::Recipe)]
+        of: Schema,
+    },
     /// Build an engine for the process that started this one.
     #[command(name = crate::engine::SUBCOMMAND, hide = true)]
     BuildEngine(crate::engine::ChildArgs),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
+}
+
+/// What has a schema.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Schema {
+    Recipe,
+    Check,
+    Bench,
+}
+
+impl Schema {
+    fn get(self) -> schemars::Schema {
+        match self {
+            Schema::Recipe => crate::recipe::Recipe::schema(),
+            Schema::Check => crate::report::schema::<crate::check::Checked>(),
+            Schema::Bench => crate::report::schema::<crate::bench::Benchmark>(),
+        }
+    }
 }
 
 /// What every verb is given.
@@ -166,7 +188,7 @@ pub fn main() -> ExitCode {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
-        Verb::Schema => print_json(&crate::recipe::Recipe::schema()).map(|()| 0),
+        Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
         Verb::BuildEngine(args) => match crate::engine::serve(&args) {
             Ok(()) => Ok(0),
             Err(e) => Err(Failure::usage(e)),
@@ -219,6 +241,14 @@ fn known_pass(name: &str) -> Result<String, UnknownPass> {
     match name {
         "all" => Ok(name.to_string()),
         name => registry::find(name).map(|pass| pass.name().to_string()),
+    }
+}
+
+/// Text with verdicts, which are in colour on a terminal.
+fn print_verdicts(text: &str) -> Result<(), Failure> {
+    match colour::wanted() {
+        true => print(&colour::paint(text)),
+        false => print(text),
     }
 }
 

@@ -235,9 +235,7 @@ impl Recipe {
 
     /// The JSON Schema of a recipe.
     pub fn schema() -> schemars::Schema {
-        let settings = schemars::generate::SchemaSettings::draft2020_12();
-        let settings = settings.with(|s| s.inline_subschemas = true);
-        settings.into_generator().into_root_schema_for::<Recipe>()
+        crate::report::schema::<Recipe>()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::{Error, Runtime, cuda, rtx};
@@ -61,8 +62,19 @@ impl Serialize for Device {
     }
 }
 
+/// It is written as text.
+impl JsonSchema for Device {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Device".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        String::json_schema(generator)
+    }
+}
+
 /// How a session uses a GPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct GpuOptions {
     /// FP32 products may round their operands to TF32 (10 bits of fraction). Never for a reference.
     pub tf32: bool,
@@ -114,7 +126,7 @@ impl FromStr for DeviceChoice {
 }
 
 /// The device that was chosen.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Chosen {
     pub device: Device,
     /// The GPU's name, or why it is none.
