@@ -105,7 +105,10 @@ def engine(original, candidate, out):
     profile = [{"name": n, **{k: fill(s, iter(v)) for k, v in sizes.items()}} for n, s in shapes if -1 in s]
     order = {
         "capabilities": [TARGET], "profiles": [{"inputs": profile}] if profile else [],
-        "workspace": None, "optimization_level": None, "detailed": False,
+        "workspace": None, "optimization_level": None, "detailed": False, "tf32": True,
+        "form": {
+            "refittable": False, "weight_stripped": False, "version_compatible": False, "hardware": None, "timing_cache": None,
+        },
     }  # fmt: skip
     command = [KILN, "build-engine", "--core", found[0], "--parser", found[1], "--onnx", candidate]
     command += ["--data-dir", candidate.parent, "--plan", out / "plan"]
