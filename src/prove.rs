@@ -288,11 +288,14 @@ pub fn open(
     })
 }
 
+/// Tensors by the names of inputs or outputs.
+type Named = Vec<(String, Tensor)>;
+
 /// The cases of a thorough comparison that others leave out.
 fn more(
     request: &Request<'_>,
     shapes: &Shapes,
-) -> Result<Vec<(&'static str, Vec<(String, Tensor)>)>, CompileError> {
+) -> Result<Vec<(&'static str, Named)>, CompileError> {
     let original = &request.original.graph;
     let mut cases = Vec::new();
     if let Some(point) = shapes.several() {

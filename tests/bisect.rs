@@ -257,7 +257,7 @@ fn the_command_says_what_it_found() {
         "parity breaks at application",
         "pass     fuse-gelu",
         "node     /m/encoder/layer.0/intermediate/intermediate_act_fn/Mul_1 (Mul)",
-        "same_bits",
+        "its bits differ",
         " = Gelu(",
     ];
     for part in parts {

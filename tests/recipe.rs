@@ -163,7 +163,7 @@ fn gates_stop_a_bundle() {
     gate(
         "latency: false, gates: {parity: {tolerance: fp32-exact}, size: {max-ratio: 2}}",
         1,
-        "same_bits",
+        "its bits differ",
     );
     gate(
         "latency: false, gates: {parity: {tolerance: fp16}, size: {max-ratio: 2}}",

@@ -18,12 +18,15 @@ pub enum Part {
     /// Details for those who want them.
     Fold(String, Vec<Part>),
     /// Label, length and words of each bar, under titles; Markdown has no room for them.
-    Bars(Vec<(String, Vec<(String, f64, String)>)>),
+    Bars(Vec<(String, Vec<Bar>)>),
     /// Label, and a number before and after; HTML only.
     Changes(Vec<(String, usize, usize)>),
     /// HTML only.
     Plots(Vec<Plot>),
 }
+
+/// Label, length and words.
+pub type Bar = (String, f64, String);
 
 /// Parts under a title.
 #[derive(Clone, Debug)]

@@ -323,10 +323,7 @@ impl Session {
         Ok(binding)
     }
 
-    fn values<S: AsRef<str>>(
-        &self,
-        inputs: &[(S, Tensor)],
-    ) -> Result<(Vec<(String, DynValue)>, Vec<Bytes>), Error> {
+    fn values<S: AsRef<str>>(&self, inputs: &[(S, Tensor)]) -> Result<(Values, Vec<Bytes>), Error> {
         self.refuse_strangers(inputs)?;
         let mut values = Vec::with_capacity(self.inputs.len());
         let mut bytes = Vec::with_capacity(self.inputs.len());
@@ -431,6 +428,9 @@ impl fmt::Debug for Bound<'_> {
         f.debug_tuple("Bound").field(&self.session).finish()
     }
 }
+
+/// Inputs by their names.
+type Values = Vec<(String, DynValue)>;
 
 /// Inputs in the device's memory, and room for the outputs.
 struct Resident {
