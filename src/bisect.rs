@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
 use kiln_passes::Step;
-use kiln_passes::precision::stats::Stats;
+use kiln_passes::precision::{Plans, stats::Stats};
 use serde::Serialize;
 
 use crate::bundle;
@@ -118,6 +118,7 @@ pub fn bisect(
         targets: targets.unwrap_or_else(|| Targets::default_for_machine().0),
         original: original.clone(),
         stats: None,
+        plans: None,
         suspects,
         talk,
     };
@@ -138,9 +139,12 @@ pub fn bisect(
         fused = pipeline.fused()?;
     }
     talk.stage("calibration");
-    if let Some(measured) = calibration::measure(options, &fused.model, &shapes, talk)? {
+    if let Some(measured) =
+        calibration::measure(options, &pipeline.targets, &fused.model, &shapes, talk)?
+    {
         reference.prefer(measured.cases);
         pipeline.stats = Some(measured.stats);
+        pipeline.plans = Some(measured.plans);
     }
     let whole = pipeline.cut(None, suspects.finish)?;
     let applications = whole.applied;
@@ -165,6 +169,7 @@ struct Pipeline<'a> {
     /// Of values of the fused model. Passes are deterministic, so every cut that gets as far as the first pass that reads
     /// them has the same values.
     stats: Option<Stats>,
+    plans: Option<Plans>,
     suspects: Suspects<'a>,
     talk: &'a dyn Talk,
 }
@@ -188,6 +193,7 @@ impl Pipeline<'_> {
         let passes = Passes {
             before: None,
             stats: self.stats.as_ref(),
+            plans: self.plans.as_ref(),
             spared: &[],
             steps,
             limit,

@@ -226,6 +226,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         steps: exact,
         before: None,
         stats: None,
+        plans: None,
         spared: &[],
         limit: None,
         finish: &[],
@@ -256,21 +257,22 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?;
     }
     let measured = clock.time("calibration", || {
-        calibration::measure(options, &fused.model, &shapes, talk)
+        calibration::measure(options, &targets, &fused.model, &shapes, talk)
     })?;
-    let (stats, calibrated) = match measured {
-        None => (None, None),
+    let (stats, plans, calibrated) = match measured {
+        None => (None, None, None),
         Some(m) => {
             if let Some(reference) = &mut reference {
                 reference.prefer(m.cases);
             }
-            (Some(m.stats), Some(m.facts))
+            (Some(m.stats), Some(m.plans), Some(m.facts))
         }
     };
     let typing = stages::Passes {
         steps: lossy,
         before: Some(&fused),
         stats: stats.as_ref(),
+        plans: plans.as_ref(),
         // Whatever was chosen, no internal operator may be left.
         finish: registry::LOWER,
         ..fusing

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use kiln_graph::{Model, ValueId};
-use kiln_passes::precision::{self, stats::Stats};
+use kiln_passes::precision::{self, Plans, stats::Stats};
 use serde::Serialize;
 
-use super::{CompileError, Options};
+use super::{CompileError, Options, stages};
 use crate::calibrate::{self, DataError, Source, SourceOptions};
 use crate::parity::Case;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
+use crate::targets::Targets;
 
 /// Where calibration data comes from.
 #[derive(Clone, Debug)]
@@ -60,6 +61,7 @@ pub struct Calibrated {
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub stats: Stats,
+    pub plans: Plans,
     pub facts: Calibrated,
     /// Cases for the proof.
     pub cases: Vec<Case>,
@@ -70,10 +72,10 @@ pub(super) const MADE_UP: &str = "the ranges of activations come from made-up in
 
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     let ranges = options.int8 == Some(super::Int8::Static) || options.fp8;
-    let moments = options.int4.is_some() && options.calibration.data.is_some();
-    let mut values = match ranges || moments {
-        true => precision::wanted(model),
-        false => Vec::new(),
+    let mut values = match (ranges, plans(options)) {
+        (true, _) => precision::wanted(model),
+        (_, true) => precision::wanted_by_int4(model).1,
+        _ => Vec::new(),
     };
     if let Some(half) = options
         .half()
@@ -86,9 +88,47 @@ fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     values
 }
 
+/// Whether roundings to INT4 are planned.
+fn plans(options: &Options) -> bool {
+    options.int4.is_some() && options.calibration.data.is_some()
+}
+
+/// Plans the roundings of all layers, each as soon as what its activation was is complete.
+fn plan(
+    options: &Options,
+    targets: &Targets,
+    fused: &Model,
+    source: &Source,
+    choices: &calibrate::Options<'_>,
+    talk: &dyn Talk,
+) -> Result<Plans, CompileError> {
+    let mut plans = Plans::default();
+    let values = precision::wanted_by_int4(fused).0;
+    let target = stages::target(options, targets);
+    let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
+    let passes = kiln_passes::Options {
+        keep: &keep,
+        keep_ops: &options.keep_ops,
+        int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
+        ..kiln_passes::Options::default()
+    };
+    calibrate::grams(fused, &values, source, choices, talk, &mut |x, gram| {
+        let graph = &fused.graph;
+        talk.stage(&format!(
+            "rounding: layers that read {}",
+            graph.value(x).name()
+        ));
+        let plan = precision::plan_int4(graph, x, &gram, &target, &passes);
+        plans.extend(plan.map(|plan| (x, plan)));
+        Ok::<(), CompileError>(())
+    })?;
+    Ok(plans)
+}
+
 /// Measures what the options need on the fused model; `None` if they need nothing.
 pub(crate) fn measure(
     options: &Options,
+    targets: &Targets,
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
@@ -129,6 +169,10 @@ pub(crate) fn measure(
             false,
         ),
     };
+    let plans = match plans(options) {
+        true => plan(options, targets, fused, &source, &choices, talk)?,
+        false => Plans::default(),
+    };
     let mut cases = Vec::new();
     for batch in source.held_out().take(HELD_OUT) {
         let batch = batch?;
@@ -141,11 +185,12 @@ pub(crate) fn measure(
         facts: Calibrated {
             data: source.description(),
             made: source.is_made(),
-            values: stats.len(),
+            values: stats.len() + plans.len(),
             cached,
             held_out: cases.len(),
         },
         stats,
+        plans,
         cases,
     }))
 }
