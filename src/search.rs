@@ -60,6 +60,23 @@ pub struct Tried {
 /// Rewrites the model with these layers spared.
 pub type Rewrite<'a> = dyn Fn(&[String]) -> Result<Rewritten, CompileError> + 'a;
 
+/// Whether the converted model holds the tolerance at all cases. It is written over the bundle's model.
+///
+/// # Errors
+/// When it cannot be written or run.
+pub fn hold(
+    options: &Options,
+    reference: &mut Reference,
+    rewritten: &Rewritten,
+    partial: &Partial,
+) -> Result<bool, CompileError> {
+    let tolerance = stages::tolerance(options, Some(rewritten))?;
+    stages::write(&rewritten.model, partial)?;
+    let path = partial.file(bundle::MODEL);
+    let report = reference.compare(&path, &rewritten.model, &tolerance)?;
+    Ok(report.pass())
+}
+
 /// The converted model if it holds the tolerance, else one that keeps as few layers as the search finds, with the search.
 /// Candidates are written over the bundle's model.
 ///

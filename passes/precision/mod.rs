@@ -27,3 +27,4 @@ pub use half_format::HalfFormat;
 pub use half_ranges::wanted as wanted_by_half;
 pub use int4_plan::{Plan, Plans, plan as plan_int4, wanted as wanted_by_int4};
 pub use quantize::wanted;
+pub use quantize_int4::MIN_BLOCK as MIN_INT4_BLOCK;

@@ -91,7 +91,7 @@ impl Pass for QuantizeInt4 {
 const NAME: &str = "quantize-int4";
 
 /// The smallest block that com.microsoft:MatMulNBits takes.
-const MIN_BLOCK: usize = 16;
+pub const MIN_BLOCK: usize = 16;
 
 /// The node as a product with a float constant and the block for it, or why its weight stays; `None` if it has none.
 fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<(Linear, usize), String>> {

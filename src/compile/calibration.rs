@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kiln_graph::{Model, ValueId};
-use kiln_passes::precision::{self, Plans, stats::Stats};
+use kiln_passes::precision::{self, MIN_INT4_BLOCK, Plans, stats::Stats};
 use serde::Serialize;
 
 use super::{CompileError, Options, stages};
@@ -72,7 +72,7 @@ pub(super) const MADE_UP: &str = "the ranges of activations come from made-up in
 
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     let ranges = options.int8 == Some(super::Int8::Static) || options.fp8;
-    let mut values = match (ranges, plans(options)) {
+    let mut values = match (ranges, planned(options)) {
         (true, _) => precision::wanted(model),
         (_, true) => precision::wanted_by_int4(model).1,
         _ => Vec::new(),
@@ -89,8 +89,32 @@ fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
 }
 
 /// Whether roundings to INT4 are planned.
-fn plans(options: &Options) -> bool {
+fn planned(options: &Options) -> bool {
     options.int4.is_some() && options.calibration.data.is_some()
+}
+
+/// The options with blocks of INT4 half as long, if those may be.
+pub(super) fn halved(options: &Options) -> Option<Options> {
+    let block = options.int4? / 2;
+    let may = planned(options) && options.search && !options.int4_fixed;
+    (may && block >= MIN_INT4_BLOCK).then(|| {
+        let mut options = options.clone();
+        options.int4 = Some(block);
+        options.recipe.precision.int4_block = Some(block);
+        options
+    })
+}
+
+/// Plans the roundings to INT4 anew, with the same data.
+pub(super) fn plans(
+    options: &Options,
+    targets: &Targets,
+    fused: &Model,
+    shapes: &Shapes,
+    talk: &dyn Talk,
+) -> Result<Plans, CompileError> {
+    let source = source(options, fused, shapes, talk)?;
+    plan(options, targets, fused, &source, &choices(options), talk)
 }
 
 /// Plans the roundings of all layers, each as soon as what its activation was is complete.
@@ -125,6 +149,43 @@ fn plan(
     Ok(plans)
 }
 
+/// The data, without the samples that are held out for the proof.
+fn source(
+    options: &Options,
+    fused: &Model,
+    shapes: &Shapes,
+    talk: &dyn Talk,
+) -> Result<Source, CompileError> {
+    let Calibration {
+        data,
+        tokenizer,
+        samples,
+        ..
+    } = &options.calibration;
+    let reading = SourceOptions {
+        tokenizer: tokenizer.clone(),
+        samples: data.as_ref().map(|_| *samples),
+        seed: options.seed,
+        ..SourceOptions::default()
+    };
+    let mut source = match data {
+        Some(path) => Source::open(&fused.graph, path, &reading)?,
+        None => {
+            talk.warn(MADE_UP);
+            Source::made(&fused.graph, shapes, &reading)?
+        }
+    };
+    source.reserve(HELD_OUT)?;
+    Ok(source)
+}
+
+fn choices(options: &Options) -> calibrate::Options<'_> {
+    calibrate::Options {
+        ort_lib: options.ort_lib.as_deref(),
+        ..calibrate::Options::default()
+    }
+}
+
 /// Measures what the options need on the fused model; `None` if they need nothing.
 pub(crate) fn measure(
     options: &Options,
@@ -134,42 +195,19 @@ pub(crate) fn measure(
     talk: &dyn Talk,
 ) -> Result<Option<Measured>, CompileError> {
     let values = wanted(options, fused);
-    let Calibration {
-        data,
-        tokenizer,
-        cache,
-        samples,
-    } = &options.calibration;
-    if values.is_empty() && data.is_none() {
+    if values.is_empty() && options.calibration.data.is_none() {
         return Ok(None);
     }
-    let graph = &fused.graph;
-    let reading = SourceOptions {
-        tokenizer: tokenizer.clone(),
-        samples: data.as_ref().map(|_| *samples),
-        seed: options.seed,
-        ..SourceOptions::default()
-    };
-    let mut source = match data {
-        Some(path) => Source::open(graph, path, &reading)?,
-        None => {
-            talk.warn(MADE_UP);
-            Source::made(graph, shapes, &reading)?
-        }
-    };
-    source.reserve(HELD_OUT)?;
-    let choices = calibrate::Options {
-        ort_lib: options.ort_lib.as_deref(),
-        ..calibrate::Options::default()
-    };
-    let (stats, cached) = match cache {
+    let source = source(options, fused, shapes, talk)?;
+    let choices = choices(options);
+    let (stats, cached) = match &options.calibration.cache {
         Some(path) => calibrate::calibrate_cached(fused, &values, &source, &choices, path, talk)?,
         None => (
             calibrate::calibrate(fused, &values, &source, &choices, talk)?,
             false,
         ),
     };
-    let plans = match plans(options) {
+    let plans = match planned(options) {
         true => plan(options, targets, fused, &source, &choices, talk)?,
         false => Plans::default(),
     };
