@@ -30,16 +30,15 @@ impl Gram {
         size.saturating_mul(size + 1) / 2 * size_of::<f64>()
     }
 
-    /// Adds `XᵀX` [size, size] of more rows. The sum depends on the order of additions in its last bits.
-    pub fn add(&mut self, products: impl ExactSizeIterator<Item = f32>) {
-        let size = self.size.max(1);
-        let mut sums = self.lower.iter_mut();
-        for (at, product) in products.enumerate() {
-            if at % size <= at / size
-                && let Some(sum) = sums.next()
-            {
+    /// Adds the rows of `XᵀX` [size, size] of more rows of X. The sum depends on the order of additions in its last bits.
+    pub fn add<R: Iterator<Item = f32>>(&mut self, products: impl Iterator<Item = R>) {
+        let mut sums = self.lower.as_mut_slice();
+        for (i, row) in products.enumerate().take(self.size) {
+            let (these, rest) = sums.split_at_mut(i + 1);
+            for (sum, product) in these.iter_mut().zip(row) {
                 *sum += f64::from(product);
             }
+            sums = rest;
         }
     }
 

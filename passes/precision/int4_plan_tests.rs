@@ -28,7 +28,7 @@ fn linear() -> Model {
 /// All channels alike but for a little of their own.
 fn alike() -> Gram {
     let mut gram = Gram::new(K);
-    gram.add((0..K * K).map(|k| if k % (K + 1) == 0 { 1.1 } else { 1.0 }));
+    gram.add((0..K).map(|i| (0..K).map(move |j| if i == j { 1.1 } else { 1.0 })));
     gram
 }
 
@@ -48,7 +48,7 @@ fn the_rounding_with_the_least_error_is_taken() {
     let together = only(planned(&linear(), &alike(), &target, &Options::default()).unwrap());
     assert_eq!(together.by, Method::Compensated);
     let mut apart = Gram::new(K);
-    apart.add((0..K * K).map(|k| f32::from(u8::from(k % (K + 1) == 0))));
+    apart.add((0..K).map(|i| (0..K).map(move |j| f32::from(u8::from(i == j)))));
     let nearest = only(planned(&linear(), &apart, &target, &Options::default()).unwrap());
     assert_eq!(nearest.by, Method::Nearest);
 }

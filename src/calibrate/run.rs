@@ -103,9 +103,10 @@ impl Runner<'_> {
                 ));
                 let outputs = run(&mut session, &batch.map_err(CalibrateError::from)?)?;
                 for (gram, products) in grams.iter_mut().zip(outputs) {
-                    let size = gram.size().pow(2);
-                    for one in products.bytes().chunks_exact(4 * size.max(1)) {
-                        gram.add(one.chunks_exact(4).map(f32::from_le));
+                    let row = 4 * gram.size().max(1);
+                    for one in products.bytes().chunks_exact(row * gram.size().max(1)) {
+                        let rows = one.chunks_exact(row);
+                        gram.add(rows.map(|row| row.chunks_exact(4).map(f32::from_le)));
                     }
                 }
             }

@@ -181,7 +181,8 @@ fn plans(case: &Case, model: &Model, options: &Options<'_>) -> Plans {
         let shape = model.graph.value(v).ty().shape()?;
         let channels = usize::try_from(shape.last()?.known()?).ok()?;
         let mut gram = Gram::new(channels);
-        gram.add((0..channels * channels).map(|k| product(k / channels, k % channels)));
+        let product = &product;
+        gram.add((0..channels).map(|i| (0..channels).map(move |j| product(i, j))));
         let plan = precision::plan_int4(&model.graph, v, &gram, &case.target, options)?;
         Some((v, plan))
     };
