@@ -73,7 +73,7 @@ pub fn hold(
     let tolerance = stages::tolerance(options, Some(rewritten))?;
     stages::write(&rewritten.model, partial)?;
     let path = partial.file(bundle::MODEL);
-    let report = reference.compare(&path, &rewritten.model, &tolerance)?;
+    let report = reference.compare(&path, &tolerance)?;
     Ok(report.pass())
 }
 
@@ -97,10 +97,9 @@ pub fn run(
         compared += 1;
         talk.stage(&format!("search: model {compared}"));
         stages::write(&candidate.model, partial)?;
-        let model = &candidate.model;
         match case {
-            None => reference.compare(&path, model, &tolerance),
-            Some(case) => reference.compare_case(&path, model, case, &tolerance),
+            None => reference.compare(&path, &tolerance),
+            Some(case) => reference.compare_case(&path, case, &tolerance),
         }
     };
     let first = compare(&rewritten, None)?;

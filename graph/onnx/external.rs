@@ -1,12 +1,12 @@
 //! External data: files beside the model, each mapped once and sliced.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::read::ReadErrorKind;
+use super::source::{SourceFile, map};
 use super::tensor::ExternalRef;
 
 /// The external files of one model.
@@ -16,22 +16,8 @@ pub(super) struct External {
     files: HashMap<String, Bytes>,
     /// `(location, offset, end, tensor)` of what was read.
     ranges: Vec<(String, u64, u64, String)>,
-}
-
-/// Maps a file for reading; an empty file is empty bytes.
-pub(super) fn map(path: &Path) -> std::io::Result<Bytes> {
-    let file = File::open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    if meta.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the mapping is private and read-only. Truncating the file while it is mapped is the one thing that can
-    // still break a read, as for every program that maps its input.
-    let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
+    /// What was mapped.
+    pub sources: Vec<SourceFile>,
 }
 
 impl External {
@@ -40,6 +26,7 @@ impl External {
             folder,
             files: HashMap::new(),
             ranges: Vec::new(),
+            sources: Vec::new(),
         }
     }
 
@@ -81,7 +68,7 @@ impl External {
         Ok(data.slice(at.offset as usize..end as usize))
     }
 
-    fn open(&self, location: &str) -> Result<Bytes, String> {
+    fn open(&mut self, location: &str) -> Result<Bytes, String> {
         let folder = (self.folder.as_deref())
             .ok_or("the model was not read from a file, so it has no folder")?;
         let relative = Path::new(location);
@@ -107,7 +94,10 @@ impl External {
                 real.display()
             ));
         }
-        map(&real).map_err(|e| format!("cannot map {}: {e}", real.display()))
+        let (data, source) =
+            map(&real).map_err(|e| format!("cannot map {}: {e}", real.display()))?;
+        self.sources.push(source);
+        Ok(data)
     }
 
     /// Tensors may share a range, but two that overlap in part are damage.

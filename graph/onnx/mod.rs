@@ -9,9 +9,11 @@ mod external;
 mod import;
 pub mod proto;
 mod read;
+mod source;
 mod tensor;
 mod write;
 
 pub use import::{attribute_defaults, function};
 pub use read::{ReadError, ReadErrorKind, read, read_bytes, read_text};
+pub use source::SourceFile;
 pub use write::{Parts, WriteError, WriteOptions, Written, to_bytes, to_parts, to_proto, write};

@@ -20,7 +20,9 @@ use serde::Serialize;
 use crate::bundle;
 use crate::calibrate::{Batch, DataError, Source, SourceOptions};
 use crate::parity::{self, NpzError};
-use crate::runtime::{self, Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{
+    self, Chosen, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions,
+};
 use crate::talk::Talk;
 use crate::twin;
 use flags::Head;
@@ -51,6 +53,7 @@ pub struct Options {
     pub heads: Vec<usize>,
     /// The page, an `.html` file; the arrays go beside it as `.npz`.
     pub page: PathBuf,
+    pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
 }
 
@@ -176,6 +179,8 @@ pub struct Summary {
     pub page: PathBuf,
     pub arrays: PathBuf,
     pub layers: Vec<Layer>,
+    /// Where the model ran.
+    pub device: Chosen,
     /// What is not shown, and why.
     pub warnings: Vec<String>,
 }
@@ -211,7 +216,9 @@ pub fn attention(options: &Options, talk: &dyn Talk) -> Result<Summary, Attentio
     let mut warnings: Vec<String> = (found.left.iter())
         .map(|why| format!("an attention is not shown: {why}"))
         .collect();
-    let outputs = run(options, &found.model, &path, &batch)?;
+    let runtime = Runtime::load(options.ort_lib.as_deref())?;
+    let device = runtime.device(options.device)?;
+    let outputs = run(options, runtime, device.device, &found.model, &path, &batch)?;
     drop(found.model);
     talk.stage("attention: judging");
     let mut layers = Vec::new();
@@ -228,6 +235,7 @@ pub fn attention(options: &Options, talk: &dyn Talk) -> Result<Summary, Attentio
         page: options.page.clone(),
         arrays,
         layers,
+        device,
         warnings: Vec::new(),
     };
     talk.stage("attention: writing");
@@ -315,11 +323,12 @@ fn check(
 /// The probabilities, in the order of the model's outputs.
 fn run(
     options: &Options,
+    runtime: &'static Runtime,
+    device: Device,
     model: &Model,
     path: &Path,
     batch: &Batch,
 ) -> Result<Vec<(String, Tensor)>, AttentionError> {
-    let runtime = Runtime::load(options.ort_lib.as_deref())?;
     let hint = match &options.data {
         Data::Text(_) => {
             "; if the text is longer than the model's positions, give a smaller --max-length"
@@ -332,6 +341,7 @@ fn run(
     drop(twin);
     let how = SessionOptions {
         optimization: Optimization::Disabled,
+        device,
         ..SessionOptions::default()
     };
     let name = path.display().to_string();

@@ -24,7 +24,7 @@ use kiln_passes::precision::stats::Stats;
 pub use cache::{CacheError, Key};
 pub use data::{Batch, DataError, Source, SourceOptions};
 
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, DeviceRequest, Runtime};
 use crate::talk::Talk;
 
 /// How to calibrate.
@@ -33,6 +33,8 @@ pub struct Options<'a> {
     /// Bytes that the values taken in one run may have together. One value alone may have more.
     pub memory: usize,
     pub ort_lib: Option<&'a Path>,
+    /// Where the model runs.
+    pub device: DeviceRequest,
     /// Threads of one operator, and threads that fold; `None` leaves it to the machine.
     pub threads: Option<NonZeroUsize>,
 }
@@ -42,6 +44,7 @@ impl Default for Options<'_> {
         Options {
             memory: 256 << 20,
             ort_lib: None,
+            device: DeviceRequest::default(),
             threads: None,
         }
     }
@@ -98,6 +101,7 @@ pub fn calibrate(
     let runtime = Runtime::load(options.ort_lib)?;
     run::Runner {
         runtime,
+        device: runtime.device(options.device)?.device,
         model: &model,
         source,
         options,
@@ -131,8 +135,10 @@ pub fn grams<E: From<CalibrateError>>(
         return Ok(());
     }
     let runtime = Runtime::load(options.ort_lib).map_err(CalibrateError::from)?;
+    let device = runtime.device(options.device).map_err(CalibrateError::from)?;
     let runner = run::Runner {
         runtime,
+        device: device.device,
         model: &model,
         source,
         options,

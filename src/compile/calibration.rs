@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{CompileError, Options, stages};
 use crate::calibrate::{self, DataError, Source, SourceOptions};
 use crate::parity::Case;
+use crate::runtime::DeviceRequest;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 use crate::targets::Targets;
@@ -109,12 +110,20 @@ pub(super) fn halved(options: &Options) -> Option<Options> {
 pub(super) fn plans(
     options: &Options,
     targets: &Targets,
+    device: DeviceRequest,
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
 ) -> Result<Plans, CompileError> {
     let source = source(options, fused, shapes, talk)?;
-    plan(options, targets, fused, &source, &choices(options), talk)
+    plan(
+        options,
+        targets,
+        fused,
+        &source,
+        &choices(options, device),
+        talk,
+    )
 }
 
 /// Plans the roundings of all layers, each as soon as what its activation was is complete.
@@ -179,9 +188,10 @@ fn source(
     Ok(source)
 }
 
-fn choices(options: &Options) -> calibrate::Options<'_> {
+fn choices(options: &Options, device: DeviceRequest) -> calibrate::Options<'_> {
     calibrate::Options {
         ort_lib: options.ort_lib.as_deref(),
+        device,
         ..calibrate::Options::default()
     }
 }
@@ -190,6 +200,7 @@ fn choices(options: &Options) -> calibrate::Options<'_> {
 pub(crate) fn measure(
     options: &Options,
     targets: &Targets,
+    device: DeviceRequest,
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
@@ -199,7 +210,7 @@ pub(crate) fn measure(
         return Ok(None);
     }
     let source = source(options, fused, shapes, talk)?;
-    let choices = choices(options);
+    let choices = choices(options, device);
     let (stats, cached) = match &options.calibration.cache {
         Some(path) => calibrate::calibrate_cached(fused, &values, &source, &choices, path, talk)?,
         None => (

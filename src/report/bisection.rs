@@ -31,6 +31,7 @@ pub fn text(bisection: &Bisection) -> String {
         ),
         Finding::Found(culprit) => found(culprit, all, bisection.runs.len()),
     };
+    out += &format!("  device   {}\n", bisection.device);
     out
 }
 

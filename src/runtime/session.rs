@@ -1,34 +1,49 @@
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use kiln_graph::Tensor;
 use ort::logging::LogLevel;
+use ort::memory::MemoryInfo;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
-use ort::session::{SessionInputValue, SessionInputs, SessionOutputs};
+use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
+use ort::value::DynValue;
+use rustc_hash::FxHashSet;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::device::{Device, GpuOptions, Unusable};
 use super::info::{TensorInfo, infos};
+use super::placement::Placement;
 use super::values::{from_ort, to_ort};
-use super::{Error, Runtime};
+use super::{Error, Runtime, cuda, rtx};
+use crate::scratch::Temporary;
 
 /// How a session runs its model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SessionOptions {
     pub optimization: Optimization,
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
     /// it on some FP16 encoders that have none.
     pub without_nchwc: bool,
+    /// Kernels keep no packed copies of their weights: less memory, and slower runs.
+    pub without_prepacking: bool,
     /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
     pub intra_threads: Option<NonZeroUsize>,
     /// Each of those threads but the calling one stays on a core of its own.
     pub pinned: bool,
     pub device: Device,
+    /// How a GPU is used; means nothing on the CPU.
+    pub gpu: GpuOptions,
+    /// ONNX Runtime writes down where each node runs, for [`Session::placement`]. Costs time in every run.
+    #[serde(skip)]
+    pub watched: bool,
 }
 
 /// What ONNX Runtime may do to the graph before it runs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimization {
     /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which
@@ -37,15 +52,6 @@ pub enum Optimization {
     /// Everything it knows. For latency.
     #[default]
     All,
-}
-
-/// Where a session runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Device {
-    #[default]
-    Cpu,
 }
 
 /// A model loaded into ONNX Runtime.
@@ -58,6 +64,19 @@ pub struct Session {
     outputs: Vec<TensorInfo>,
     /// What the session reads its weights from; dropped after it.
     pub(super) weights: Vec<Bytes>,
+    runtime: &'static Runtime,
+    watch: Watch,
+    /// Nodes that may run on the CPU.
+    excused: FxHashSet<String>,
+}
+
+/// Where a session's nodes ran.
+#[derive(Debug)]
+enum Watch {
+    Off,
+    /// The session writes into this folder, which is removed after it.
+    Running(Temporary),
+    Written(Temporary, PathBuf),
 }
 
 impl SessionOptions {
@@ -148,12 +167,24 @@ impl Session {
         options: &SessionOptions,
         commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<ort::session::Session>,
     ) -> Result<Session, Error> {
-        let session = builder(runtime, options)
-            .and_then(|mut builder| commit(&mut builder))
-            .map_err(|e| Error::Model {
+        let refused = |e: ort::Error| Error::Model {
+            model: model.clone(),
+            reason: e.to_string(),
+        };
+        let mut builder = builder(runtime, options).map_err(refused)?;
+        builder = on_device(runtime, builder, options)?;
+        let mut watch = Watch::Off;
+        if options.watched {
+            let folder = Temporary::new().map_err(|e| Error::Model {
                 model: model.clone(),
-                reason: e.to_string(),
+                reason: format!("no temporary folder can be made: {e}"),
             })?;
+            let prefix = folder.path().join("placement");
+            let profiled = builder.with_profiling(prefix);
+            builder = profiled.map_err(|e| refused(e.into()))?;
+            watch = Watch::Running(folder);
+        }
+        let session = commit(&mut builder).map_err(refused)?;
         let inputs = infos(session.inputs(), "the input", &model)?;
         let outputs = infos(session.outputs(), "the output", &model)?;
         Ok(Session {
@@ -163,6 +194,9 @@ impl Session {
             inputs,
             outputs,
             weights: Vec::new(),
+            runtime,
+            watch,
+            excused: FxHashSet::default(),
         })
     }
 
@@ -197,11 +231,104 @@ impl Session {
         self.bind(inputs)?.run()
     }
 
-    /// Checks the inputs and hands them to ONNX Runtime, so that they can be run many times.
+    /// Names nodes that may run on the CPU whatever the device: [`Session::placement`] does not count them as fallen back.
+    pub fn excuse(&mut self, nodes: FxHashSet<String>) {
+        self.excused = nodes;
+    }
+
+    /// Where the nodes ran so far, against the provider of the session's device; `None` if it is not watched. Ends the
+    /// watching.
+    ///
+    /// # Errors
+    /// When the profile cannot be written or read, or nothing ran.
+    pub fn placement(&mut self) -> Result<Option<Placement>, Error> {
+        self.placement_for(self.options.device.provider())
+    }
+
+    /// As [`Session::placement`], against another provider.
+    pub(super) fn placement_for(&mut self, provider: &str) -> Result<Option<Placement>, Error> {
+        let failed = |model: &str, reason: String| Error::Run {
+            model: model.to_string(),
+            reason,
+        };
+        let file = match std::mem::replace(&mut self.watch, Watch::Off) {
+            Watch::Off => return Ok(None),
+            Watch::Running(folder) => {
+                let file = PathBuf::from(self.end_profile()?);
+                self.watch = Watch::Written(folder, file.clone());
+                file
+            }
+            Watch::Written(folder, file) => {
+                self.watch = Watch::Written(folder, file.clone());
+                file
+            }
+        };
+        let read = Placement::read(&file, provider, &self.excused);
+        read.map(Some)
+            .map_err(|e| failed(&self.model, e.to_string()))
+    }
+
+    /// Checks the inputs and hands them to ONNX Runtime, so that they can be run many times. On a GPU each run copies them
+    /// there, and the outputs back.
     ///
     /// # Errors
     /// When an input is missing, unknown, given twice, of another dtype than the model's, or cannot be passed.
     pub fn bind<S: AsRef<str>>(&mut self, inputs: &[(S, Tensor)]) -> Result<Bound<'_>, Error> {
+        let (values, bytes) = self.values(inputs)?;
+        Ok(Bound {
+            session: self,
+            fed: Fed::Values(values.into_iter().map(|(_, v)| v.into()).collect()),
+            bytes,
+        })
+    }
+
+    /// As [`Session::bind`], with the inputs copied to the device once, and the outputs left there: what remains of a run is
+    /// the model. Its outputs are dropped unread.
+    ///
+    /// # Errors
+    /// As [`Session::bind`], and when the device refuses the memory.
+    pub fn bind_resident<S: AsRef<str>>(
+        &mut self,
+        inputs: &[(S, Tensor)],
+    ) -> Result<Bound<'_>, Error> {
+        let (values, bytes) = self.values(inputs)?;
+        let failed = |e: ort::Error| Error::Run {
+            model: self.model.clone(),
+            reason: format!("binding to {}: {e}", self.options.device),
+        };
+        let binding = self.resident(values).map_err(failed)?;
+        let graph = match self.options.gpu.graph {
+            true => Some(graph_of_its_own(self.options.device).map_err(failed)?),
+            false => None,
+        };
+        Ok(Bound {
+            session: self,
+            fed: Fed::Resident(Box::new(Resident { binding, graph })),
+            bytes,
+        })
+    }
+
+    fn resident(&self, values: Vec<(String, DynValue)>) -> ort::Result<IoBinding> {
+        let memory = match self.options.device {
+            Device::Cpu => MemoryInfo::default(),
+            Device::Cuda(gpu) => cuda::memory(gpu)?,
+            Device::Rtx(gpu) => rtx::memory(self.runtime, gpu)?,
+        };
+        let mut binding = self.session.create_binding()?;
+        for (name, value) in values {
+            binding.bind_input(name, &value)?;
+        }
+        for output in &self.outputs {
+            binding.bind_output_to_device(&output.name, &memory)?;
+        }
+        binding.synchronize_inputs()?;
+        Ok(binding)
+    }
+
+    fn values<S: AsRef<str>>(
+        &self,
+        inputs: &[(S, Tensor)],
+    ) -> Result<(Vec<(String, DynValue)>, Vec<Bytes>), Error> {
         self.refuse_strangers(inputs)?;
         let mut values = Vec::with_capacity(self.inputs.len());
         let mut bytes = Vec::with_capacity(self.inputs.len());
@@ -226,14 +353,10 @@ impl Session {
                 name: info.name.clone(),
                 reason,
             })?;
-            values.push(input.value.into());
+            values.push((info.name.clone(), input.value));
             bytes.push(input.bytes);
         }
-        Ok(Bound {
-            session: self,
-            values,
-            bytes,
-        })
+        Ok((values, bytes))
     }
 
     fn refuse_strangers<S: AsRef<str>>(&self, inputs: &[(S, Tensor)]) -> Result<(), Error> {
@@ -260,18 +383,24 @@ impl Session {
 /// A session with inputs in place.
 pub struct Bound<'s> {
     session: &'s mut Session,
-    // In the model's order, and dropped before the bytes that they read.
-    values: Vec<SessionInputValue<'static>>,
+    // Dropped before the bytes that it reads.
+    fed: Fed,
     bytes: Vec<Bytes>,
+}
+
+enum Fed {
+    /// In the model's order.
+    Values(Vec<SessionInputValue<'static>>),
+    Resident(Box<Resident>),
 }
 
 impl Bound<'_> {
     /// Runs the model once. The outputs come in the model's order and are not copied.
     ///
     /// # Errors
-    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor.
+    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor or not in the host's memory.
     pub fn run(&mut self) -> Result<Vec<(String, Tensor)>, Error> {
-        let outputs = raw_run(&mut self.session.session, &self.session.model, &self.values)?;
+        let outputs = raw_run(&mut self.session.session, &self.session.model, &self.fed)?;
         outputs
             .into_iter()
             .map(|(name, value)| {
@@ -290,7 +419,7 @@ impl Bound<'_> {
     /// # Errors
     /// When ONNX Runtime fails.
     pub fn run_discarding(&mut self) -> Result<(), Error> {
-        raw_run(&mut self.session.session, &self.session.model, &self.values).map(drop)
+        raw_run(&mut self.session.session, &self.session.model, &self.fed).map(drop)
     }
 
     /// The session that the inputs are bound to.
@@ -305,13 +434,51 @@ impl fmt::Debug for Bound<'_> {
     }
 }
 
+/// Inputs in the device's memory, and room for the outputs.
+struct Resident {
+    binding: IoBinding,
+    /// Of runs that replay a graph.
+    graph: Option<RunOptions>,
+}
+
+/// Options for runs of one binding. A recorded graph reads and writes the memory of its first run, in the sizes of that, so
+/// each binding records its own.
+fn graph_of_its_own(device: Device) -> ort::Result<RunOptions> {
+    // 0 is what runs without a number are recorded under.
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+    let mut options = RunOptions::new()?;
+    match device {
+        Device::Rtx(_) => options.set("cuda_graph_annotation_id", number)?,
+        Device::Cpu | Device::Cuda(_) => options.set("gpu_graph_id", number)?,
+    }
+    Ok(options)
+}
+
+/// Comes back when the outputs are there, wherever that is.
 fn raw_run<'s>(
     session: &'s mut ort::session::Session,
     model: &str,
-    values: &[SessionInputValue<'static>],
+    fed: &'s Fed,
 ) -> Result<SessionOutputs<'s>, Error> {
-    let inputs: SessionInputs<'_, '_> = values.into();
-    session.run(inputs).map_err(|e| Error::Run {
+    let outputs = match fed {
+        Fed::Values(values) => {
+            let inputs: SessionInputs<'_, '_> = values.as_slice().into();
+            session.run(inputs)
+        }
+        Fed::Resident(resident) => {
+            let Resident { binding, graph } = &**resident;
+            let run = match graph {
+                Some(options) => session.run_binding_with_options(binding, options),
+                None => session.run_binding(binding),
+            };
+            run.and_then(|outputs| {
+                binding.synchronize_outputs()?;
+                Ok(outputs)
+            })
+        }
+    };
+    outputs.map_err(|e| Error::Run {
         model: model.to_owned(),
         reason: e.to_string(),
     })
@@ -328,6 +495,7 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         .with_optimization_level(level)?
         // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
         .with_config_entry("session.force_spinning_stop", "1")?;
+    let builder = builder.with_prepacking(!options.without_prepacking)?;
     let builder = match options.without_nchwc {
         true => builder.with_config_entry(
             "optimization.disable_specified_optimizers",
@@ -342,10 +510,34 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
     if let Some(cores) = options.affinities() {
         builder = builder.with_config_entry("session.intra_op_thread_affinities", cores)?;
     }
-    Ok(match options.device {
-        // Without this, the crate lets ONNX Runtime pick whichever device saves the most power.
-        Device::Cpu => builder.with_auto_device(AutoDevicePolicy::PreferCPU)?,
-    })
+    // Without this, the crate lets ONNX Runtime pick whichever device saves the most power. What is named still counts.
+    Ok(builder.with_auto_device(AutoDevicePolicy::PreferCPU)?)
+}
+
+/// The options with the provider of the device in them.
+fn on_device(
+    runtime: &'static Runtime,
+    mut builder: SessionBuilder,
+    options: &SessionOptions,
+) -> Result<SessionBuilder, Error> {
+    let device = options.device;
+    let unusable = |e: Unusable| Error::Device {
+        device,
+        reason: e.reason,
+        mend: e.mend,
+    };
+    match device {
+        Device::Cpu => Ok(builder),
+        Device::Cuda(gpu) => {
+            cuda::prepare(runtime).map_err(unusable)?;
+            cuda::append(&mut builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))?;
+            Ok(builder)
+        }
+        Device::Rtx(gpu) => {
+            rtx::register(runtime).map_err(unusable)?;
+            rtx::append(runtime, builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))
+        }
+    }
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -444,6 +636,21 @@ mod tests {
         assert!(failed.to_string().contains("the_MatMul"), "{failed}");
         let outputs = session.run(&[("a", x()), ("b", x())]).unwrap();
         assert_eq!(outputs[0].1.values::<f32>().unwrap(), [1., 0., 0., 1.]);
+    }
+
+    #[test]
+    fn resident_inputs_run_as_values_do() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
+        let mut bound = session.bind_resident(&[("x", x())]).unwrap();
+        bound.run_discarding().unwrap();
+        let outputs = bound.run().unwrap();
+        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [2., 3., 4., 5.]);
+        let refused = session.bind_resident(&[("z", x())]).unwrap_err();
+        assert!(matches!(refused, Error::UnknownInput { .. }), "{refused}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The sizes a compiled model serves: ranges of symbolic dimensions, and the shapes of inputs at points of them.
 
+mod derived;
 mod kinds;
 mod settle;
 mod spec;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use kiln_graph::{DType, Dim, Graph};
 use serde::{Deserialize, Serialize};
 
+pub use derived::derived;
 pub use kinds::input_kind;
 pub use settle::{Probe, Settled, settle};
 pub use spec::{DimSpec, ShapeSpec, SpecError};
@@ -80,6 +82,9 @@ const LENGTH: Range = Range {
     max: 512,
 };
 
+/// Samples at once: one without padding, and one of each amount of padding that made masks have.
+const SEVERAL: usize = 4;
+
 impl Shapes {
     /// The graph's inputs with default ranges, changed as the user says.
     ///
@@ -149,6 +154,16 @@ impl Shapes {
             points.push(("largest", largest));
         }
         points
+    }
+
+    /// The typical point with several samples at once, if the sizes allow that and it is none of [`Shapes::points`].
+    pub fn several(&self) -> Option<Point> {
+        let batch = self.ranges.iter().find(|(name, _)| is_batch(name));
+        let (name, range) = batch.filter(|(_, r)| r.opt == 1 && r.max > 1)?;
+        let mut point = self.point(|r| r.opt);
+        point.insert(name.clone(), range.max.min(SEVERAL));
+        let known = self.points().iter().any(|(_, p)| *p == point);
+        (!known).then_some(point)
     }
 
     /// The shape of each input at a point.
