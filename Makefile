@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test lint deny sbom bless bench bench-micro bench-peers bench-scale coverage precision precision-peers precision-kiln clean
+.PHONY: setup demo test lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,7 @@ test: setup
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --lib --bins --features tensorrt-enterprise -- -D warnings
 	scripts/sbom.py --check
 
 # Advisories, licences, bans and sources of all dependencies. Advisories are read from GitHub: where that is not reached, they
@@ -50,6 +51,18 @@ bless:
 bench: $(KILN)
 	time $(KILN) compile "$(DEMO_MODEL)" --fp16 --no-engine --no-check --target sm_89 -o target/bench.kiln
 
+# Parity and latency on this machine's GPU, written to benches/results/<gpu>.json. Without a GPU it says what would run, and
+# ends with exit code 5.
+gpu-check: $(KILN)
+	scripts/gpu-check.sh
+
+# The same for another machine: a folder and a tarball with the binary, the libraries and MiniLM. No toolchain is needed there.
+gpu-bundle: $(KILN)
+	scripts/gpu-bundle.sh $(KILN) $(VENV) target/kiln-gpu "$(DEMO_MODEL)"
+
+# The Dockerfile's steps as plain shell in a bare Debian folder: takes root, debootstrap, and some minutes.
+container-check: $(KILN)
+	scripts/container-check.sh cpu $(KILN) "$(DEMO_MODEL)"
 # Time of reading, inference, matching, conversion and writing alone, by criterion.
 bench-micro:
 	cargo bench -p kiln-passes --bench micro
@@ -73,6 +86,10 @@ bench-scale: $(KILN) .venv-peers/.ready
 	[ -x .venv-peers/bin/python ] || python3 -m venv .venv-peers
 	.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
+
+# The medians of kiln bench beside those of a loop in Python, in one run.
+bench-check: $(KILN)
+	$(VENV)/bin/python tools/bench_check.py "$(DEMO_MODEL)" --kiln $(KILN)
 
 # What kiln fuses of the models in a folder: make coverage MODELS=path/to/exports
 MODELS = fixtures/models

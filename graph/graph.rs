@@ -5,7 +5,7 @@
 //! that any value may stand behind them. A nested graph (the body of an `If`, `Loop` or `Scan`) has an arena of its own;
 //! what it reads from outside is a [`Def::Capture`] inside and a use by the owning node outside.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
 
@@ -279,6 +279,8 @@ pub struct Graph {
     /// Initializers that may be overridden by feeding the input of the same name (IR version 4 and later).
     defaults: Vec<(ValueId, Tensor)>,
     opsets: Opsets,
+    /// What [`Graph::topo_order`] found; every change of edges empties it.
+    order: OnceLock<Box<[NodeId]>>,
     /// `metadata_props` and encoded fields that kiln does not model.
     pub(crate) carried: Carried,
 }
@@ -418,6 +420,17 @@ impl Graph {
     /// # Errors
     /// When the edges contain a cycle.
     pub fn topo_order(&self) -> Result<Vec<NodeId>, Cycle> {
+        if let Some(order) = self.order.get() {
+            debug_assert_eq!(self.sorted().as_deref().ok(), Some(&**order));
+            return Ok(order.to_vec());
+        }
+        let order = self.sorted()?;
+        // Another thread may have been faster, with the same order.
+        let _ = self.order.set(order.as_slice().into());
+        Ok(order)
+    }
+
+    fn sorted(&self) -> Result<Vec<NodeId>, Cycle> {
         let mut waiting: Vec<u32> = vec![0; self.nodes.len()];
         let mut ready = std::collections::BinaryHeap::new();
         for (id, node) in self.nodes() {
@@ -509,6 +522,7 @@ impl Graph {
         outputs: &[Option<&str>],
         attrs: Attrs,
     ) -> NodeId {
+        self.order.take();
         let id = NodeId::new(self.nodes.len());
         let outputs = outputs.iter().enumerate().map(|(k, name)| {
             name.map(|name| self.add_value(name, Type::Unknown, Def::Node(id, k as u32)))
@@ -588,6 +602,7 @@ impl Graph {
 
     /// Makes `node` read `value` at input `k`, growing its inputs if need be; `None` leaves the input out.
     pub fn set_input(&mut self, node: NodeId, k: usize, value: Option<ValueId>) {
+        self.order.take();
         let slot = Slot::Input(k as u32);
         let inputs = &mut self.node_mut(node).inputs;
         if inputs.len() <= k {
@@ -609,6 +624,7 @@ impl Graph {
 
     /// Replaces all operands of a node.
     pub fn set_inputs(&mut self, node: NodeId, inputs: Inputs) {
+        self.order.take();
         let old = std::mem::replace(&mut self.node_mut(node).inputs, inputs);
         for v in old.into_iter().flatten() {
             let uses = &mut self.values[v.index()].uses;
@@ -624,6 +640,7 @@ impl Graph {
 
     /// Adds a captured outer value to `node` and gives its position.
     pub fn push_capture(&mut self, node: NodeId, value: ValueId) -> usize {
+        self.order.take();
         let captures = &mut self.node_mut(node).captures;
         let k = captures.len();
         captures.push(value);
@@ -645,6 +662,7 @@ impl Graph {
         if old == new {
             return;
         }
+        self.order.take();
         let uses = std::mem::take(&mut self.values[old.index()].uses);
         for u in &uses {
             let node = self.node_mut(u.node);
@@ -672,6 +690,7 @@ impl Graph {
 
     /// Makes one use read another value.
     pub fn set_use(&mut self, u: Use, value: ValueId) {
+        self.order.take();
         match u.slot {
             Slot::Input(k) => self.set_input(u.node, k as usize, Some(value)),
             Slot::Capture(k) => {
@@ -686,6 +705,7 @@ impl Graph {
     /// Turns a value that a node computed into a constant; the node stays, with that output left out.
     pub fn make_constant(&mut self, value: ValueId, tensor: Tensor) {
         if let Def::Node(node, k) = self.values[value.index()].def {
+            self.order.take();
             self.node_mut(node).outputs[k as usize] = None;
         }
         let dims = tensor.dims().iter().map(|&d| crate::Dim::Known(d));
@@ -710,6 +730,7 @@ impl Graph {
             return false;
         }
         if let Some(node) = self.nodes[id.index()].take() {
+            self.order.take();
             for (slot, v) in node.operands() {
                 let gone = Use { node: id, slot };
                 self.values[v.index()].uses.retain(|u| *u != gone);

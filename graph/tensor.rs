@@ -355,7 +355,7 @@ impl Tensor {
         match &self.data {
             Data::Raw(data) => out(data),
             Data::Strings(_) => Ok(()),
-            Data::Lazy(lazy) if lazy.narrows => self.narrow(lazy, &mut |_, narrow| out(narrow)),
+            Data::Lazy(lazy) if lazy.narrows => self.narrow(lazy, |_, narrow| out(narrow)),
             Data::Lazy(lazy) => lazy.chunks(out),
         }
     }
@@ -364,7 +364,7 @@ impl Tensor {
     fn narrow<E>(
         &self,
         lazy: &Lazy,
-        out: &mut dyn FnMut(&[f32], &[u8]) -> Result<(), E>,
+        mut out: impl FnMut(&[f32], &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut buffer = Vec::new();
         lazy.chunks(&mut |chunk| {
@@ -528,7 +528,7 @@ impl Tensor {
             _ => (f16::MAX.to_f32(), f16::from_bits(1).to_f32()),
         };
         let mut loss = NarrowingLoss::default();
-        let add = &mut |wide: &[f32], narrow: &[u8]| {
+        let add = |wide: &[f32], narrow: &[u8]| {
             loss.add(wide, narrow, to, largest, smallest);
             Ok::<(), std::convert::Infallible>(())
         };
@@ -568,8 +568,9 @@ impl Tensor {
 
 fn sample(data: &Bytes, hasher: &mut impl std::hash::Hasher) {
     use std::hash::Hash;
-    const SAMPLES: usize = 16;
-    const WIDTH: usize = 16;
+    // Each sample of a mapped file that is not in memory reads a page and those around it.
+    const SAMPLES: usize = 4;
+    const WIDTH: usize = 64;
     if data.len() <= SAMPLES * WIDTH {
         data.hash(hasher);
         return;
@@ -615,7 +616,13 @@ fn aligned_f32(bytes: &[u8]) -> Cow<'_, [f32]> {
     ) {
         return Cow::Borrowed(numbers);
     }
-    Cow::Owned(bytes.chunks_exact(4).map(f32::from_le).collect())
+    if cfg!(target_endian = "big") {
+        return Cow::Owned(bytes.chunks_exact(4).map(f32::from_le).collect());
+    }
+    let mut copy = vec![0f32; bytes.len() / 4];
+    let whole = copy.len() * 4;
+    bytemuck::cast_slice_mut(&mut copy).copy_from_slice(&bytes[..whole]);
+    Cow::Owned(copy)
 }
 
 fn narrow_chunk(wide: &[f32], out: &mut [u8], max: f32, put: impl Fn(f32, &mut [u8])) {

@@ -117,10 +117,10 @@ pub fn bisect(
     talk.stage("read");
     let original = stages::read(options)?;
     let mut shapes = stages::shapes(options, &original)?;
-    let targets = options.targets.clone();
+    let (targets, _) = Targets::resolved(options.targets.as_ref())?;
     let mut pipeline = Pipeline {
         options,
-        targets: targets.unwrap_or_else(|| Targets::default_for_machine().0),
+        targets,
         original: original.clone(),
         stats: None,
         plans: None,

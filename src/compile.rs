@@ -20,6 +20,7 @@ pub use error::CompileError;
 pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Partial};
+use crate::engine::Form;
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::manifest::{Manifest, Stage};
 use crate::parity::Tolerance;
@@ -65,6 +66,10 @@ pub struct Options {
     pub check: bool,
     /// Time the original and the result, as part of the check.
     pub latency: bool,
+    /// What the engine can do beside running where it was built.
+    pub form: Form,
+    /// Let FP32 products round to TF32; only where the precision changes if it is not given.
+    pub tf32: Option<bool>,
     /// A pass list such as `default,-fuse-gelu`.
     pub passes: Option<String>,
     /// Nodes that keep their precision.
@@ -134,6 +139,8 @@ impl Options {
             engine: true,
             check: true,
             latency: true,
+            form: Form::default(),
+            tf32: None,
             passes: None,
             keep: None,
             keep_ops: Vec::new(),
@@ -230,7 +237,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         stages: Vec::new(),
         talk,
     };
-    let targets = stages::targets(options, talk);
+    let targets = stages::targets(options, talk)?;
     stages::fit(options, &targets)?;
     gates::possible(options)?;
     let device = stages::device(options, &targets);

@@ -7,6 +7,7 @@ use kiln_graph::Tensor;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::engine::run::{EngineRunError, RunOptions, Session};
 use crate::nvidia::driver;
 use crate::parity::Report;
 
@@ -99,11 +100,49 @@ impl fmt::Display for EngineParity {
     }
 }
 
-/// What runs the engine in this file on a GPU of this machine.
+/// What runs the engine in this file on a GPU of this machine, counted as CUDA counts them.
 ///
 /// # Errors
-/// Why nothing does.
-pub fn open(_plan: &Path, _trt_lib: Option<&Path>) -> Result<Box<dyn Runner>, NotRun> {
+/// Why nothing does. An engine that ought to run here and cannot be opened is opened all the same, and fails when it is run:
+/// it is a broken one, not one that was left out.
+pub fn open(plan: &Path, device: usize, trt_lib: Option<&Path>) -> Result<Box<dyn Runner>, NotRun> {
+    // Before anything else: without a device there is nothing to say about the engine.
     driver::probe().map_err(|_| NotRun::no_device())?;
-    Err(NotRun("this build of kiln runs no engines".into()))
+    let options = RunOptions {
+        device,
+        libraries: trt_lib.map(Path::to_owned),
+        ..RunOptions::default()
+    };
+    let not_read = |e: std::io::Error| NotRun(format!("the engine cannot be read: {e}"));
+    let bytes = std::fs::read(plan).map_err(not_read)?;
+    match Session::open(&bytes, &options) {
+        Ok(session) => Ok(Box::new(session)),
+        Err(error @ (EngineRunError::Deserialize { .. } | EngineRunError::Refused { .. })) => {
+            Ok(Box::new(Broken(error.to_string())))
+        }
+        Err(error) => Err(NotRun(error.to_string())),
+    }
+}
+
+impl Runner for Session {
+    fn describe(&self) -> String {
+        Session::describe(self)
+    }
+
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, RunnerError> {
+        Session::run(self, inputs).map_err(|e| RunnerError(e.to_string()))
+    }
+}
+
+/// An engine that TensorRT refuses, though it was built for this GPU and this version.
+struct Broken(String);
+
+impl Runner for Broken {
+    fn describe(&self) -> String {
+        "an engine that cannot be opened".into()
+    }
+
+    fn run(&mut self, _: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, RunnerError> {
+        Err(RunnerError(self.0.clone()))
+    }
 }

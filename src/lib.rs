@@ -24,6 +24,7 @@ pub mod compile;
 pub mod doctor;
 pub mod engine;
 pub mod engine_parity;
+pub mod gpu_check;
 mod loader;
 pub mod manifest;
 mod mapped;

@@ -1,16 +1,18 @@
 //! `--target`: what to compile for.
 
-use std::process::Command;
 use std::str::FromStr;
 
 use kiln_passes::Target;
 
 use crate::engine::ComputeCapability;
+use crate::nvidia::driver;
 
 /// What to compile for: ONNX Runtime's CPU provider, or engines for GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
     Cpu,
+    /// One engine for the GPU of this machine; [`Targets::resolved`] says which that is.
+    Local,
     /// One engine that holds kernels for all of these.
     Engines(Vec<ComputeCapability>),
 }
@@ -18,10 +20,46 @@ pub enum Targets {
 /// The target list cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    #[error("there is no target '{0}'; there are: cpu, sm_75, sm_80, sm_86, sm_89, sm_120, sm_121")]
+    #[error(
+        "there is no target '{0}'; there are: cpu, local, sm_75, sm_80, sm_86, sm_89, sm_120, sm_121{more}",
+        more = more(.0)
+    )]
     Unknown(String),
-    #[error("--target cpu has no engine and stands alone")]
-    Mixed,
+    #[error("--target {0} stands alone")]
+    Mixed(&'static str),
+    /// The engine can be built on a machine with a GPU only.
+    #[error("{what}: there is no CUDA device on this machine{}", hint(.what))]
+    NoGpu { what: String },
+    /// There is a GPU, and the TensorRT that kiln was compiled for does not serve it.
+    #[error(
+        "--target local: this machine's GPU is {0}, which TensorRT for RTX does not serve; {PROPER}"
+    )]
+    NotServed(String),
+    /// TensorRT proper takes no other target than the GPU at hand.
+    #[error(
+        "--target {0}: TensorRT builds for the GPU of the machine that it runs on: give --target local there"
+    )]
+    NotLocal(String),
+}
+
+const PROPER: &str =
+    "a kiln that was built with `--features tensorrt-enterprise` serves it by TensorRT proper";
+
+/// Capabilities of data-centre GPUs, which TensorRT proper serves.
+const DATA_CENTRE: [&str; 3] = ["sm_90", "sm_100", "sm_103"];
+
+fn more(name: &str) -> String {
+    match DATA_CENTRE.contains(&name) {
+        true => format!(" ({PROPER}, with --target local)"),
+        false => String::new(),
+    }
+}
+
+fn hint(what: &str) -> &'static str {
+    match what {
+        "--target local" => "; name what to build for: sm_89",
+        _ => "",
+    }
 }
 
 /// GPUs that a portable engine serves: consumer and workstation cards since 2020.
@@ -36,11 +74,13 @@ impl FromStr for Targets {
 
     fn from_str(text: &str) -> Result<Targets, TargetError> {
         let names: Vec<&str> = text.split(',').map(str::trim).collect();
-        if names.contains(&"cpu") {
-            return match names.len() {
-                1 => Ok(Targets::Cpu),
-                _ => Err(TargetError::Mixed),
-            };
+        for (alone, targets) in [("cpu", Targets::Cpu), ("local", Targets::Local)] {
+            if names.contains(&alone) {
+                return match names.len() {
+                    1 => Ok(targets),
+                    _ => Err(TargetError::Mixed(alone)),
+                };
+            }
         }
         let mut capabilities = Vec::new();
         for name in names {
@@ -63,6 +103,7 @@ impl std::fmt::Display for Targets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Targets::Cpu => f.write_str("cpu"),
+            Targets::Local => f.write_str("local"),
             Targets::Engines(all) => {
                 let names: Vec<&str> = all.iter().map(|c| c.name()).collect();
                 f.write_str(&names.join(","))
@@ -72,8 +113,58 @@ impl std::fmt::Display for Targets {
 }
 
 impl Targets {
+    /// What was asked for, or else what fits this machine: never [`Targets::Local`]. With a sentence where it was not said
+    /// which.
+    ///
+    /// # Errors
+    /// When it takes a GPU that is not here, or that TensorRT does not serve.
+    pub fn resolved(asked: Option<&Targets>) -> Result<(Targets, Option<String>), TargetError> {
+        let proper = cfg!(feature = "tensorrt-enterprise");
+        match asked {
+            None if proper => {
+                let found = local_name().ok_or_else(|| TargetError::NoGpu {
+                    what: "TensorRT builds for the GPU of the machine that it runs on".into(),
+                })?;
+                let why = format!("target: this machine's GPU ({found})");
+                Ok((
+                    Targets::Engines(vec![ComputeCapability::Current]),
+                    Some(why),
+                ))
+            }
+            None => {
+                let (targets, why) = Targets::default_for_machine();
+                Ok((targets, Some(why)))
+            }
+            Some(Targets::Local) => {
+                let found = local_name().ok_or_else(|| TargetError::NoGpu {
+                    what: "--target local".into(),
+                })?;
+                let capability = match proper {
+                    true => ComputeCapability::Current,
+                    false => found
+                        .parse()
+                        .map_err(|_| TargetError::NotServed(found.clone()))?,
+                };
+                let why = format!("target: this machine's GPU ({found})");
+                Ok((Targets::Engines(vec![capability]), Some(why)))
+            }
+            Some(Targets::Engines(all)) if proper => {
+                let local = local_name();
+                match all.as_slice() {
+                    [one] if Some(one.name()) == local.as_deref() => {
+                        Ok((Targets::Engines(vec![ComputeCapability::Current]), None))
+                    }
+                    _ => Err(TargetError::NotLocal(
+                        Targets::Engines(all.clone()).to_string(),
+                    )),
+                }
+            }
+            Some(given) => Ok((given.clone(), None)),
+        }
+    }
+
     /// The local GPU's, or the portable ones where there is none; with a sentence that says which.
-    pub fn default_for_machine() -> (Targets, String) {
+    fn default_for_machine() -> (Targets, String) {
         match local_gpu() {
             Some(Ok(capability)) => (
                 Targets::Engines(vec![capability]),
@@ -97,21 +188,22 @@ impl Targets {
     pub fn for_passes(&self) -> Target {
         match self {
             Targets::Cpu => Target::cpu(),
-            Targets::Engines(_) => Target::tensorrt(&self.to_string()),
+            Targets::Engines(_) | Targets::Local => Target::tensorrt(&self.to_string()),
         }
     }
 }
 
-/// The first GPU's compute capability, as the driver's tool tells it; `Err` if TensorRT for RTX does not serve it.
+/// The first GPU's compute capability, as the driver tells it; `Err` if TensorRT for RTX does not serve it.
 pub fn local_gpu() -> Option<Result<ComputeCapability, String>> {
-    let query = ["--query-gpu=compute_cap", "--format=csv,noheader"];
-    let output = Command::new("nvidia-smi").args(query).output().ok()?;
-    let text = String::from_utf8(output.stdout)
-        .ok()
-        .filter(|_| output.status.success())?;
-    let name = format!("sm_{}", text.lines().next()?.trim().replace('.', ""));
+    let name = local_name()?;
     let parsed: Result<ComputeCapability, _> = name.parse();
     Some(parsed.map_err(|_| name))
+}
+
+/// The first GPU's compute capability: `sm_90`.
+pub(crate) fn local_name() -> Option<String> {
+    let driver = driver::probe().ok()?;
+    driver.gpus.first().map(driver::Gpu::target)
 }
 
 #[cfg(test)]
@@ -119,12 +211,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_local_target_takes_a_gpu() {
+        let resolved = Targets::resolved(Some(&Targets::Local));
+        match local_name() {
+            Some(_) => println!("not tried: this machine has a GPU"),
+            None => {
+                let error = resolved.unwrap_err();
+                assert!(matches!(error, TargetError::NoGpu { .. }), "{error}");
+                assert!(error.to_string().contains("no CUDA device"), "{error}");
+            }
+        }
+        assert_eq!(
+            Targets::resolved(Some(&Targets::Cpu)),
+            Ok((Targets::Cpu, None))
+        );
+    }
+
+    #[test]
     fn lists_are_sorted_and_checked() {
         let both: Targets = "sm_120, sm_89,sm_89".parse().unwrap();
         assert_eq!(both.to_string(), "sm_89,sm_120");
         assert_eq!("cpu".parse(), Ok(Targets::Cpu));
-        assert_eq!("cpu,sm_89".parse::<Targets>(), Err(TargetError::Mixed));
+        assert_eq!(
+            "cpu,sm_89".parse::<Targets>(),
+            Err(TargetError::Mixed("cpu"))
+        );
+        assert_eq!("local".parse(), Ok(Targets::Local));
+        assert!("sm_89,local".parse::<Targets>().is_err());
         let err = "sm_90".parse::<Targets>().unwrap_err().to_string();
         assert!(err.contains("sm_90") && err.contains("sm_121"));
+        assert!(err.contains("tensorrt-enterprise"), "{err}");
     }
 }

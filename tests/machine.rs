@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kiln::nvidia::driver;
+use kiln::runtime::{Optimization, Placement, Session, SessionOptions};
+use kiln::shapes;
+use kiln_graph::{Tensor, onnx};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -390,4 +393,45 @@ fn engine_parity_that_is_required_and_not_run_fails() {
         "{err}"
     );
     assert!(!output.exists());
+}
+
+/// A real profile of an export that makes its masks of sizes: on a GPU, ONNX Runtime may leave those nodes on the CPU, and
+/// no other.
+#[test]
+fn of_a_real_export_only_what_follows_from_sizes_may_stay_on_the_cpu() {
+    let Some(runtime) = common::runtime() else {
+        return;
+    };
+    let path = common::fixture("models/modernbert.ts.sdpa.onnx");
+    let options = SessionOptions {
+        optimization: Optimization::Disabled,
+        ..SessionOptions::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("profile");
+    let mut session = Session::profiled(runtime, &path, &options, &prefix).unwrap();
+    let ids = Tensor::from_values(vec![1, 16], &[1i64; 16]).unwrap();
+    let inputs: Vec<_> = (session.inputs().iter())
+        .map(|i| (i.name.clone(), ids.clone()))
+        .collect();
+    session.run(&inputs).unwrap();
+    let profile = PathBuf::from(session.end_profile().unwrap());
+    let judge = |excused| Placement::read(&profile, "CUDAExecutionProvider", &excused).unwrap();
+    let by_graph = judge(shapes::derived(&onnx::read(&path).unwrap()));
+    let by_size = judge(Default::default());
+    let ops = |p: &Placement| -> Vec<String> { p.fallbacks.iter().map(|f| f.op.clone()).collect() };
+    // All that ran on the CPU and computes on elements: 18 products among them.
+    let products = |p: &Placement| ops(p).iter().filter(|op| *op == "MatMul").count();
+    assert_eq!((products(&by_graph), products(&by_size)), (18, 18));
+    assert!(
+        !ops(&by_graph)
+            .iter()
+            .any(|op| op == "Range" || op == "LessOrEqual")
+    );
+    assert!(
+        by_graph.shapes > by_size.shapes,
+        "{} {}",
+        by_graph.shapes,
+        by_size.shapes
+    );
 }

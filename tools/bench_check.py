@@ -3,7 +3,7 @@
     python tools/bench_check.py MODEL.onnx [--kiln target/release/kiln] [--runs 100] [--slice 0.4]
 
 Both run in turns of a fraction of a second, with equal numbers of threads, so that whatever slows the machine slows both: kiln is
-stopped (SIGSTOP) while the loop runs. The one run of each turn that holds the pause is longer than the pause, and is left out. The
+stopped (SIGSTOP) while the loop runs. The one run of each turn that holds the pause is longer by it, and the pause is taken off. The
 loop shares nothing with kiln but the model and the options of its session: it makes its own inputs and takes time by itself.
 """
 
@@ -72,7 +72,7 @@ def in_turns(binary: Path, model: Path, loop: ort.InferenceSession, sizes: dict[
     grid = [part for name, n in sizes.items() for part in ("--grid", f"{name}={n}")]
     command = [binary, "--quiet", "bench", model, *grid, "--threads", args.threads, "--json"]
     command += ["--duration", 0, "--warmup", WARM_UP, "--runs", args.runs]
-    theirs, shortest = [], float("inf")
+    theirs, pauses = [], []
     with tempfile.TemporaryFile() as out:
         free = lambda: os.sched_setaffinity(0, CORES)  # noqa: E731
         process = subprocess.Popen([str(c) for c in command], stdout=out, preexec_fn=free)
@@ -82,12 +82,21 @@ def in_turns(binary: Path, model: Path, loop: ort.InferenceSession, sizes: dict[
             paused = time.perf_counter_ns()
             while time.perf_counter_ns() - paused < turn * 1e9:
                 theirs.append(timed(loop, feed))
-            shortest = min(shortest, time.perf_counter_ns() - paused)
             process.send_signal(signal.SIGCONT)
+            pauses.append(time.perf_counter_ns() - paused)
         out.seek(0)
         point, = json.load(out)["points"]
     subject, = point["measured"]["subjects"]
-    return [ns for ns in subject["samples"] if ns < shortest], theirs
+    return without(subject["samples"], pauses), theirs
+
+
+def without(samples: list[int], pauses: list[int]) -> list[int]:
+    """The samples without the pauses in them, of which the first fell before the measurement."""
+    held = [k for k, ns in enumerate(samples) if ns > min(pauses)]
+    out = list(samples)
+    for k, pause in zip(held, pauses[-len(held):] if held else []):
+        out[k] = max(out[k] - pause, 0)
+    return out
 
 
 def main() -> None:

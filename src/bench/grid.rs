@@ -318,8 +318,13 @@ fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError
     if request.inputs.is_some() {
         return Ok(vec![BTreeMap::new()]);
     }
+    Ok(spread(typical, &request.axes))
+}
+
+/// The points of a grid around a typical one: every combination, the last axis fastest.
+pub(super) fn spread(typical: Point, axes: &[Axis]) -> Vec<Point> {
     let mut points = vec![typical];
-    for axis in &request.axes {
+    for axis in axes {
         let grown = points.iter().flat_map(|p| {
             axis.sizes.iter().map(|&n| {
                 let mut p = p.clone();
@@ -329,7 +334,7 @@ fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError
         });
         points = grown.collect();
     }
-    Ok(points)
+    points
 }
 
 type Named = Vec<(String, kiln_graph::Tensor)>;

@@ -5,6 +5,7 @@
 
 pub mod baseline;
 mod blocks;
+pub mod gpu;
 pub mod grid;
 mod machine;
 mod pin;

@@ -215,7 +215,11 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
 fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     let plan = options.candidate.join(bundle::ENGINE);
     match plan.is_file() {
-        true => Some(engine_parity::open(&plan, options.trt_lib.as_deref())),
+        true => Some(engine_parity::open(
+            &plan,
+            options.device.choice.gpu() as usize,
+            options.trt_lib.as_deref(),
+        )),
         false if options.require_engine_parity => Some(Err(NotRun::no_engine())),
         false => None,
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::device::DeviceArgs;
+use super::engine;
 use super::progress::Terminal;
 use super::{Failure, Globals, print_json, print_verdicts, table::table};
 use crate::bench::baseline::{Baseline, Verdict};
@@ -15,7 +16,7 @@ use crate::runtime::GpuOptions;
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// ONNX files or bundles; others are compared with the first.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "watch")]
     models: Vec<PathBuf>,
     /// Sizes of a symbolic dimension to measure at: batch=1,8. Several make a grid.
     #[arg(long, value_name = "NAME=SIZES")]
@@ -46,6 +47,8 @@ pub(super) struct Args {
     /// Count the copies of inputs to the GPU and of outputs from it.
     #[arg(long, conflicts_with = "cuda_graph")]
     include_copies: bool,
+    #[command(flatten)]
+    engine: engine::EngineArgs,
     /// Show where the time goes: by operator and by block.
     #[arg(long)]
     profile: bool,
@@ -84,17 +87,35 @@ const PROFILED: usize = 20;
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let duration = Duration::try_from_secs_f64(args.duration).map_err(Failure::usage)?;
+    let timing = BenchOptions {
+        warmup: args.warmup,
+        min_runs: args.runs,
+        max_runs: BenchOptions::default().max_runs.max(args.runs),
+        min_duration: duration,
+        batch: 1,
+    };
+    if args.models.is_empty() {
+        return args.engine.watch();
+    }
+    if args.engine.engine {
+        let common = engine::Common {
+            bundles: args.models,
+            axes: args.grid,
+            timing,
+            device: args.device.request().choice.gpu(),
+            seed: args.seed,
+            json: args.json,
+        };
+        return engine::run(globals, &args.engine, common);
+    }
+    let _watch = (args.engine.watch)
+        .then(|| args.engine.beside())
+        .transpose()?;
     let request = Request {
         models: args.models,
         axes: args.grid,
         inputs: args.inputs,
-        timing: BenchOptions {
-            warmup: args.warmup,
-            min_runs: args.runs,
-            max_runs: BenchOptions::default().max_runs.max(args.runs),
-            min_duration: duration,
-            batch: 1,
-        },
+        timing,
         threads: args.threads,
         device: args.device.request(),
         gpu: GpuOptions {

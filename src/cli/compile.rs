@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
+use super::build;
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
@@ -17,6 +18,8 @@ use crate::summary::bytes;
 pub(super) struct Args {
     #[command(flatten)]
     conversion: Conversion,
+    #[command(flatten)]
+    build: build::BuildArgs,
     /// Where the bundle goes [default: MODEL.kiln beside the model].
     #[arg(short, long, value_name = "BUNDLE")]
     output: Option<PathBuf>,
@@ -71,6 +74,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         engine: args.no_engine.then_some(false),
         check: args.no_check.then_some(false),
         latency: args.no_latency.then_some(false),
+        build: args.build.recipe(),
         gates: Gates {
             latency: Latency {
                 max_ratio: args.max_latency_ratio,

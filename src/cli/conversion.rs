@@ -20,7 +20,7 @@ pub(super) struct Conversion {
     /// A recipe (.yaml), or the manifest.json of a bundle that is to be made again. Options lie over it.
     #[arg(short = 'c', long = "recipe", value_name = "RECIPE")]
     recipe: Option<PathBuf>,
-    /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), or cpu
+    /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), local (this machine's GPU), or cpu
     /// [default: this machine's GPU, else sm_86,sm_89,sm_120].
     #[arg(long, value_name = "T[,T…]")]
     target: Option<Targets>,

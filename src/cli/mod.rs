@@ -3,12 +3,15 @@
 mod attention;
 mod bench;
 mod bisect;
+mod build;
 mod check;
 mod colour;
 mod compile;
 mod conversion;
 mod device;
 mod doctor;
+mod engine;
+mod gpu_check;
 mod inspect;
 mod passes;
 mod progress;
@@ -69,6 +72,8 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
     Doctor(doctor::Args),
+    /// Check and time everything that takes a GPU, on this machine, and write a record.
+    GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe, for editors, or of what check or bench print as JSON.
     Schema {
         #[arg(value_enum, default_value_t = Schema::Recipe)]
@@ -188,6 +193,7 @@ pub fn main() -> ExitCode {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
+        Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
         Verb::BuildEngine(args) => match crate::engine::serve(&args) {
             Ok(()) => Ok(0),
@@ -263,4 +269,14 @@ fn print(text: &str) -> Result<(), Failure> {
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::usage)?;
     print(&(text + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
 }

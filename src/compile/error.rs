@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use crate::bundle::BundleError;
 use crate::calibrate::CalibrateError;
+use crate::engine::run::EngineRunError;
 use crate::engine::{DataType, EngineError};
 use crate::parity;
 use crate::runtime;
 use crate::shapes::SpecError;
+use crate::targets::TargetError;
 
 /// A compilation stopped.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +20,8 @@ pub enum CompileError {
     Write(#[from] kiln_graph::onnx::WriteError),
     #[error(transparent)]
     Spec(#[from] SpecError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
     #[error(transparent)]
     UnknownPass(#[from] kiln_passes::registry::UnknownPass),
     #[error("{}: {source}", model.display())]
@@ -37,6 +41,8 @@ pub enum CompileError {
     Sizes { model: PathBuf, why: String },
     #[error("{source}{}", hint(.source))]
     Engine { source: EngineError },
+    #[error("{source}{}", run_hint(.source))]
+    Run { source: EngineRunError },
     #[error("{0}")]
     Runtime(#[from] runtime::Error),
     #[error(transparent)]
@@ -90,8 +96,18 @@ fn list(precisions: &[DataType]) -> String {
     names.join(", ")
 }
 
+fn run_hint(source: &EngineRunError) -> String {
+    source.hint().map_or(String::new(), |h| format!(" ({h})"))
+}
+
 fn hint(source: &EngineError) -> String {
     source.hint().map_or(String::new(), |h| format!(" ({h})"))
+}
+
+impl From<EngineRunError> for CompileError {
+    fn from(source: EngineRunError) -> CompileError {
+        CompileError::Run { source }
+    }
 }
 
 impl From<EngineError> for CompileError {
@@ -110,6 +126,8 @@ impl CompileError {
             | CompileError::EngineRun { .. }
             | CompileError::Gates { .. } => 1,
             CompileError::OtherModel { .. } | CompileError::Changed(_) => 3,
+            CompileError::Target(TargetError::NoGpu { .. }) => 5,
+            CompileError::Target(_) => 2,
             CompileError::Recipe(_) => 2,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
@@ -132,6 +150,11 @@ impl CompileError {
                 | EngineError::Version { .. } => 5,
                 EngineError::Request(_) | EngineError::Profile(_) | EngineError::Write { .. } => 2,
                 _ => 4,
+            },
+            CompileError::Run { source } => match source {
+                EngineRunError::Cuda(_) | EngineRunError::Library(_) => 5,
+                EngineRunError::Inputs(_) | EngineRunError::Sizes(_) => 2,
+                _ => 3,
             },
             CompileError::Calibrate(e) => match e {
                 CalibrateError::Data(_) | CalibrateError::NoData(_) | CalibrateError::Cache(_) => 2,

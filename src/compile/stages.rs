@@ -33,18 +33,15 @@ use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime};
 use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
 use crate::talk::Talk;
-use crate::targets::Targets;
+use crate::targets::{self, Targets};
 use crate::twin;
 
-pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
-    match &options.targets {
-        Some(targets) => targets.clone(),
-        None => {
-            let (targets, why) = Targets::default_for_machine();
-            talk.warn(&why);
-            targets
-        }
+pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, CompileError> {
+    let (targets, why) = Targets::resolved(options.targets.as_ref())?;
+    if let Some(why) = why {
+        talk.warn(&why);
     }
+    Ok(targets)
 }
 
 /// Where ONNX Runtime runs: what is compiled for the CPU is proved there unless another device is asked for.
@@ -452,6 +449,9 @@ pub(super) fn build(
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
         profiles: shapes.profile().into_iter().collect(),
+        // A model that keeps its FP32 keeps all of its mantissa.
+        tf32: options.tf32.unwrap_or(options.precision() != "fp32"),
+        form: options.form.clone(),
         ..BuildRequest::new(onnx, capabilities[0])
     };
     let mut decomposed = false;
@@ -484,8 +484,8 @@ pub(super) fn build(
         source,
     })?;
     Ok(EngineFacts {
-        runtime: format!("TensorRT for RTX {}", built.version),
-        capabilities: capabilities.iter().map(|c| c.name().to_string()).collect(),
+        runtime: format!("{} {}", engine::LIBRARY, built.version),
+        capabilities: capabilities.iter().map(named).collect(),
         bytes: built.plan.len() as u64,
         parse_seconds: built.parse_time.as_secs_f64(),
         build_seconds: built.build_time.as_secs_f64(),
@@ -496,6 +496,12 @@ pub(super) fn build(
         outputs: built.outputs,
         warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
     })
+}
+
+/// The name of a capability; of the GPU's own where the engine was built for that.
+fn named(capability: &ComputeCapability) -> String {
+    let local = (*capability == ComputeCapability::Current).then(targets::local_name);
+    local.flatten().unwrap_or(capability.name().into())
 }
 
 /// The precisions that the engine must have: those of the options, and those that the model is written in.
@@ -618,7 +624,11 @@ pub(super) fn prove_engine(
     partial: &Partial,
 ) -> Result<EngineParity, CompileError> {
     let plan = partial.file(bundle::ENGINE);
-    let mut runner = match engine_parity::open(&plan, options.trt_lib.as_deref()) {
+    let mut runner = match engine_parity::open(
+        &plan,
+        options.device.choice.gpu() as usize,
+        options.trt_lib.as_deref(),
+    ) {
         Ok(runner) => runner,
         Err(not_run) => return Ok(not_run.into()),
     };

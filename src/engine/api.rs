@@ -1,4 +1,4 @@
-//! The shared libraries, loaded, and the three doors into them.
+//! The shared libraries, loaded, and the four doors into them.
 
 #![allow(unsafe_code)]
 
@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libloading::{Library, Symbol};
-use trtx_sys::nvinfer1::{IBuilder, INetworkDefinition};
+use trtx_sys::nvinfer1::{IBuilder, INetworkDefinition, IRuntime};
 use trtx_sys::nvonnxparser::IParser;
 
 use super::{EngineError, Libraries, Version};
 
 type CreateBuilder = unsafe extern "C" fn(*mut c_void, i32) -> *mut IBuilder;
+type CreateRuntime = unsafe extern "C" fn(*mut c_void, i32) -> *mut IRuntime;
 type CreateParser =
     unsafe extern "C" fn(*mut INetworkDefinition, *mut c_void, c_int) -> *mut IParser;
 type GetVersion = unsafe extern "C" fn() -> i32;
@@ -23,6 +24,7 @@ type GetVersion = unsafe extern "C" fn() -> i32;
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) create_builder: CreateBuilder,
+    pub(super) create_runtime: CreateRuntime,
     pub(super) create_parser: CreateParser,
     pub(super) version: Version,
     _libraries: Arc<[ManuallyDrop<Library>; 2]>,
@@ -48,6 +50,7 @@ impl Api {
                     build: number("getInferLibBuildVersion")?,
                 },
                 create_builder: symbol(&core, &libraries.core, "createInferBuilder_INTERNAL")?,
+                create_runtime: symbol(&core, &libraries.core, "createInferRuntime_INTERNAL")?,
                 create_parser: symbol(&parser, &libraries.parser, "createNvOnnxParser_INTERNAL")?,
                 _libraries: Arc::new([ManuallyDrop::new(core), ManuallyDrop::new(parser)]),
             }

@@ -72,6 +72,7 @@ impl ComputeCapability {
         Self::ALL.map(Self::name).join(", ")
     }
 
+    #[cfg(not(feature = "tensorrt-enterprise"))]
     pub(super) fn to_raw(self) -> trtx_sys::ComputeCapability {
         use trtx_sys::ComputeCapability as Raw;
         match self {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::Log;
 use super::{
-    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Libraries, LogLine,
+    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Form, Libraries, LogLine,
     Network, Plan, Profile, Progress, RtxBuilder, TensorInfo, Version,
 };
 use crate::mapped;
@@ -58,6 +58,8 @@ struct Order {
     workspace: Option<usize>,
     optimization_level: Option<u8>,
     detailed: bool,
+    tf32: bool,
+    form: Form,
 }
 
 /// What a child says.
@@ -170,6 +172,8 @@ impl EngineBuilder for ChildBuilder {
             workspace: request.workspace,
             optimization_level: request.optimization_level,
             detailed: request.detailed,
+            tf32: request.tf32,
+            form: request.form.clone(),
         };
         let facts = listen(child, &order, progress);
         if request.onnx_path.is_none() {
@@ -367,6 +371,8 @@ fn build(args: &ChildArgs, order: Order) -> Result<Facts, EngineError> {
         workspace: order.workspace,
         optimization_level: order.optimization_level,
         detailed: order.detailed,
+        tf32: order.tf32,
+        form: order.form,
         capabilities: order.capabilities,
         ..BuildRequest::new(&map, first.unwrap_or(ComputeCapability::Current))
     };

@@ -11,21 +11,30 @@ use serde::{Deserialize, Serialize};
 use super::{ENV_DIR, LogLine, ProfileError, Refusal};
 use super::{explain, hints};
 
+/// The library that kiln was compiled for.
+pub const LIBRARY: &str = match cfg!(feature = "tensorrt-enterprise") {
+    true => "TensorRT",
+    false => "TensorRT for RTX",
+};
+
 /// The pinned command that installs the libraries this module was written against.
-pub const INSTALL: &str = "pip install tensorrt-rtx-cu13-libs==1.7.1.116";
+pub const INSTALL: &str = match cfg!(feature = "tensorrt-enterprise") {
+    true => "pip install --extra-index-url https://pypi.nvidia.com tensorrt-cu13-libs==11.4.0.106",
+    false => "pip install tensorrt-rtx-cu13-libs==1.7.1.116",
+};
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineError {
-    /// No TensorRT for RTX on this machine.
-    #[error("TensorRT for RTX not found; looked in {}", list(.looked))]
+    /// No TensorRT on this machine.
+    #[error("{LIBRARY} not found; looked in {}", list(.looked))]
     NotFound { looked: Vec<PathBuf> },
     /// A file was found, but the dynamic loader refuses it or a function is missing in it.
     #[error("cannot load {}: {reason}", .path.display())]
     Load { path: PathBuf, reason: String },
     /// The library is older than the headers kiln was compiled with, or of another major version.
-    #[error("{} is TensorRT for RTX {found}, but at least {needed} of the same major version is needed", .path.display())]
+    #[error("{} is {LIBRARY} {found}, but at least {needed} of the same major version is needed", .path.display())]
     Version {
         path: PathBuf,
         found: Version,

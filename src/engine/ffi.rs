@@ -13,7 +13,10 @@ use trtx_sys::nvinfer1::{
     IBuilder, IBuilderConfig, IHostMemory, ILayer, INetworkDefinition, ITensor,
 };
 use trtx_sys::nvonnxparser::IParser;
-use trtx_sys::{Dims64, MemoryPoolType, OptProfileSelector, ProfilingVerbosity};
+use trtx_sys::{
+    BuilderFlag, Dims64, HardwareCompatibilityLevel, MemoryPoolType, OptProfileSelector,
+    ProfilingVerbosity,
+};
 
 use super::api::Api;
 use super::explain::RawFailure;
@@ -21,7 +24,8 @@ use super::log::Log;
 use super::network::Layer;
 use super::parser_error::ParserError;
 use super::progress::Monitor;
-use super::{ComputeCapability, DataType, EngineError};
+use super::timing_cache::TimingCache;
+use super::{ComputeCapability, DataType, EngineError, Form, Hardware};
 
 /// A network being built. The fields drop from the user to the used.
 pub(super) struct Session<'s> {
@@ -160,6 +164,7 @@ impl<'s> Session<'s> {
             .collect()
     }
 
+    #[cfg(not(feature = "tensorrt-enterprise"))]
     pub(super) fn set_capabilities(
         &mut self,
         capabilities: &[ComputeCapability],
@@ -174,6 +179,69 @@ impl<'s> Session<'s> {
                 .setComputeCapability(capability.to_raw().into(), index);
         }
         if done { Ok(()) } else { Err(refused()) }
+    }
+
+    /// TensorRT proper builds for the GPU of the calling thread.
+    #[cfg(feature = "tensorrt-enterprise")]
+    pub(super) fn set_capabilities(&mut self, _: &[ComputeCapability]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// What the engine can do beside running where it was built, and in which precision FP32 products are computed.
+    pub(super) fn set_form(&mut self, form: &Form, tf32: bool) {
+        let mut flag = |flag: BuilderFlag, on: bool| match on {
+            true => self.config.pin_mut().setFlag(flag.into()),
+            false => self.config.pin_mut().clearFlag(flag.into()),
+        };
+        flag(BuilderFlag::kTF32, tf32);
+        flag(BuilderFlag::kSTRIP_PLAN, form.weight_stripped);
+        // A plan without weights is filled with those of the same model.
+        flag(BuilderFlag::kREFIT, form.refittable);
+        flag(
+            BuilderFlag::kREFIT_IDENTICAL,
+            form.weight_stripped && !form.refittable,
+        );
+        flag(BuilderFlag::kVERSION_COMPATIBLE, form.version_compatible);
+        if let Some(hardware) = form.hardware {
+            let level = match hardware {
+                Hardware::AmperePlus => HardwareCompatibilityLevel::kAMPERE_PLUS,
+                Hardware::SameCapability => HardwareCompatibilityLevel::kSAME_COMPUTE_CAPABILITY,
+            };
+            self.config
+                .pin_mut()
+                .setHardwareCompatibilityLevel(level.into());
+        }
+    }
+
+    /// Takes what was kept of the timing of kernels; false if it was made by another version or for another GPU, and is
+    /// replaced.
+    pub(super) fn set_timing_cache(&mut self, kept: &[u8]) -> Result<bool, EngineError> {
+        let mut set = |bytes: &[u8]| {
+            // SAFETY: the bytes live through the call, which copies them; the config is told of a cache that is never freed,
+            // because the bindings know no destructor of it. It is some kilobytes, once for each build.
+            unsafe {
+                let config = self.config.pin_mut();
+                let cache = config.createTimingCache(bytes.as_ptr().cast(), bytes.len());
+                match cache.as_ref() {
+                    Some(cache) => self.config.pin_mut().setTimingCache(cache, false),
+                    None => false,
+                }
+            }
+        };
+        if !kept.is_empty() && set(kept) {
+            return Ok(true);
+        }
+        match set(&[]) {
+            true => Ok(false),
+            false => Err(EngineError::refused("a timing cache")),
+        }
+    }
+
+    /// The timing of kernels, to be kept.
+    pub(super) fn timing_cache(&self) -> Option<HostMemory> {
+        let cache = self.config.getTimingCache();
+        // SAFETY: the cache belongs to the config, which lives.
+        unsafe { TimingCache(cache.cast()).serialize() }
     }
 
     pub(super) fn set_workspace(&mut self, bytes: usize) {
@@ -241,7 +309,7 @@ impl<'s> Session<'s> {
 
 /// # Safety
 /// `raw` must be null or a TensorRT object that nobody else owns.
-unsafe fn own<T: cxx::memory::UniquePtrTarget>(
+pub(super) unsafe fn own<T: cxx::memory::UniquePtrTarget>(
     raw: *mut T,
     what: &'static str,
 ) -> Result<UniquePtr<T>, EngineError> {
@@ -301,6 +369,12 @@ pub(super) struct HostMemory(UniquePtr<IHostMemory>);
 unsafe impl Send for HostMemory {}
 // SAFETY: as above.
 unsafe impl Sync for HostMemory {}
+
+impl From<UniquePtr<IHostMemory>> for HostMemory {
+    fn from(memory: UniquePtr<IHostMemory>) -> Self {
+        Self(memory)
+    }
+}
 
 impl HostMemory {
     pub(super) fn bytes(&self) -> &[u8] {

@@ -1,4 +1,4 @@
-//! Where TensorRT for RTX is installed.
+//! Where TensorRT is installed.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,25 +7,41 @@ use super::EngineError;
 use crate::loader;
 use crate::pysite;
 
-/// The two shared libraries of TensorRT for RTX.
+/// The two shared libraries of TensorRT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Libraries {
-    /// `libtensorrt_rtx.so.1`
+    /// `libtensorrt_rtx.so.1`, or `libnvinfer.so.11`
     pub core: PathBuf,
-    /// `libtensorrt_onnxparser_rtx.so.1`
+    /// `libtensorrt_onnxparser_rtx.so.1`, or `libnvonnxparser.so.11`
     pub parser: PathBuf,
 }
 
-/// The environment variable that names the folder of the libraries, or the core library itself.
-pub const ENV_DIR: &str = "KILN_TENSORRT_RTX_DIR";
+/// TensorRT for RTX.
+#[cfg(not(feature = "tensorrt-enterprise"))]
+mod names {
+    pub const ENV_DIR: &str = "KILN_TENSORRT_RTX_DIR";
+    pub const CORE: &[&str] = &["libtensorrt_rtx.so.1", "libtensorrt_rtx.so"];
+    pub const PARSER: &[&str] = &[
+        "libtensorrt_onnxparser_rtx.so.1",
+        "libtensorrt_onnxparser_rtx.so",
+    ];
+    /// The folder that the wheels `tensorrt-rtx-cu*-libs` install into.
+    pub const PACKAGE: &str = "tensorrt_rtx";
+}
 
-const CORE: &[&str] = &["libtensorrt_rtx.so.1", "libtensorrt_rtx.so"];
-const PARSER: &[&str] = &[
-    "libtensorrt_onnxparser_rtx.so.1",
-    "libtensorrt_onnxparser_rtx.so",
-];
-/// The folder that the wheels `tensorrt-rtx-cu*-libs` install into.
-const PACKAGE: &str = "tensorrt_rtx";
+/// TensorRT proper.
+#[cfg(feature = "tensorrt-enterprise")]
+mod names {
+    pub const ENV_DIR: &str = "KILN_TENSORRT_DIR";
+    pub const CORE: &[&str] = &["libnvinfer.so.11", "libnvinfer.so"];
+    pub const PARSER: &[&str] = &["libnvonnxparser.so.11", "libnvonnxparser.so"];
+    /// The folder that the wheels `tensorrt-cu*-libs` install into.
+    pub const PACKAGE: &str = "tensorrt_libs";
+}
+
+/// The environment variable that names the folder of the libraries, or the core library itself.
+pub use names::ENV_DIR;
+use names::{CORE, PACKAGE, PARSER};
 
 /// Finds the libraries: at `explicit` (a folder, or the core library), else where `KILN_TENSORRT_RTX_DIR` says, else in
 /// the Python environments at hand (see [`pysite::site_packages`]), in those of `python3`, and in the folders of the
@@ -91,7 +107,7 @@ fn in_packages(site_packages: Vec<PathBuf>) -> Vec<PathBuf> {
     for site in site_packages {
         let found = pysite::packages(&site, PACKAGE);
         if found.is_empty() {
-            folders.push(site.join("tensorrt_rtx_libs"));
+            folders.push(site.join(format!("{}_libs", PACKAGE.trim_end_matches("_libs"))));
         }
         folders.extend(found.into_iter().filter(|f| !is_metadata(f)));
     }

@@ -30,11 +30,13 @@
 mod api;
 mod capability;
 mod child;
+mod cuda;
 mod dialect;
 mod error;
 mod explain;
 mod ffi;
 mod hints;
+mod kept;
 mod locate;
 mod log;
 mod network;
@@ -43,17 +45,20 @@ mod profile;
 mod progress;
 mod request;
 mod rtx;
+pub mod run;
 #[cfg(test)]
 mod tests;
+mod timing_cache;
 
 pub use capability::{ComputeCapability, UnknownCapability};
 pub use child::{ChildArgs, ChildBuilder, SUBCOMMAND, serve};
+pub use cuda::{CudaError, Device, device_count};
 pub use dialect::{Refusal, refusals};
-pub use error::{BuildFailure, EngineError, INSTALL, ParseFailure, Version};
+pub use error::{BuildFailure, EngineError, INSTALL, LIBRARY, ParseFailure, Version};
 pub use locate::{ENV_DIR, Libraries, locate};
 pub use log::{LogLine, Severity};
 pub use network::{Network, precisions};
 pub use profile::{Profile, ProfileError, ProfileInput};
 pub use progress::{NoProgress, PHASE_BUILD, PHASE_PARSE, Progress};
-pub use request::{BuildRequest, Built, DataType, EngineBuilder, Plan, TensorInfo};
+pub use request::{BuildRequest, Built, DataType, EngineBuilder, Form, Hardware, Plan, TensorInfo};
 pub use rtx::RtxBuilder;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use memmap2::Mmap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ffi::HostMemory;
@@ -52,6 +53,35 @@ pub struct BuildRequest<'a> {
     /// Write the parameters of each layer into the plan, for TensorRT's engine inspector. The inspector itself needs a
     /// deserialized engine, and deserializing needs a GPU, so a build returns no layer information.
     pub detailed: bool,
+    /// FP32 products round their factors to 10 bits of mantissa, where the GPU has TF32.
+    pub tf32: bool,
+    pub form: Form,
+}
+
+/// What an engine can do beside running where it was built. TensorRT for RTX builds engines for several GPUs at once, keeps no
+/// timings, and takes the first two only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Form {
+    /// Its weights can be replaced.
+    pub refittable: bool,
+    /// It has no weights: they come from the model when it is opened.
+    pub weight_stripped: bool,
+    /// It runs in newer versions of TensorRT, too.
+    pub version_compatible: bool,
+    /// It runs on other GPUs, too.
+    pub hardware: Option<Hardware>,
+    /// Keeps the timing of kernels from build to build.
+    pub timing_cache: Option<PathBuf>,
+}
+
+/// The other GPUs that an engine runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hardware {
+    /// All from Ampere on.
+    AmperePlus,
+    /// Those of the same compute capability.
+    SameCapability,
 }
 
 impl<'a> BuildRequest<'a> {
@@ -67,6 +97,8 @@ impl<'a> BuildRequest<'a> {
             workspace: None,
             optimization_level: None,
             detailed: false,
+            tf32: true,
+            form: Form::default(),
         }
     }
 }

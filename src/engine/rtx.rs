@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::api::Api;
+use super::cuda;
 use super::explain::{self, RawFailure};
 use super::ffi::{RawTensor, Session, Shapes};
+use super::kept;
 use super::log::Log;
 use super::network::Network;
 use super::profile::{self, Input, Profile, ProfileError};
@@ -103,6 +105,12 @@ impl EngineBuilder for RtxBuilder {
                 });
             }
         };
+        if let (Some(path), Some(timings)) = (&request.form.timing_cache, session.timing_cache()) {
+            kept::write(path, timings.bytes()).map_err(|source| EngineError::Write {
+                path: path.clone(),
+                reason: source.to_string(),
+            })?;
+        }
         Ok(Built {
             plan: Plan::from(plan),
             parse_time,
@@ -124,6 +132,23 @@ fn check_request(request: &BuildRequest<'_>) -> Result<(), EngineError> {
     }
     if capabilities.len() > 1 && capabilities.contains(&ComputeCapability::Current) {
         return refuse("the compute capability `current` cannot be combined with others");
+    }
+    let form = &request.form;
+    let proper = form.version_compatible || form.hardware.is_some() || form.timing_cache.is_some();
+    if proper && !cfg!(feature = "tensorrt-enterprise") {
+        return refuse(
+            "version and hardware compatibility and the timing cache are options of TensorRT proper: an engine of TensorRT \
+             for RTX holds kernels for all the GPUs that --target names, and is built without timing kernels",
+        );
+    }
+    // Otherwise the kernel compiler stops with a CUDA error that says nothing of this.
+    if (form.refittable || form.weight_stripped) && cuda::device_count().is_err() {
+        return refuse(
+            "an engine without weights, or with weights that can be replaced, is built on a machine with a GPU only",
+        );
+    }
+    if cfg!(feature = "tensorrt-enterprise") && capabilities != &[ComputeCapability::Current] {
+        return refuse("TensorRT builds for the GPU of the machine that it runs on alone");
     }
     if request.optimization_level.is_some_and(|level| level > 5) {
         return refuse("the builder's optimization level is a number from 0 to 5");
@@ -209,6 +234,10 @@ fn configure(
     }
     if request.detailed {
         session.set_detailed();
+    }
+    session.set_form(&request.form, request.tf32);
+    if let Some(path) = &request.form.timing_cache {
+        session.set_timing_cache(&kept::read(path))?;
     }
     for (index, profile) in request.profiles.iter().enumerate() {
         let refused = || ProfileError::Refused { profile: index };

@@ -507,3 +507,104 @@ fn scales_of_int4_weights_have_the_type_of_the_product() {
     };
     assert!(result.unwrap_err().to_string().contains("same input types"));
 }
+
+/// A plan of `y = x @ w` with a large weight.
+fn large(form: Form) -> Option<Result<Built, EngineError>> {
+    let weight = initializer("w", FLOAT16, &[256, 512], &[0x3c; 256 * 512 * 2]);
+    let onnx = Graph {
+        nodes: &[node("MatMul", &["x", "w"], &["y"], &[])],
+        inputs: &[value("x", FLOAT16, &[2, 256])],
+        outputs: &[value("y", FLOAT16, &[2, 512])],
+        initializers: &[weight],
+    }
+    .model(17);
+    build(&BuildRequest {
+        form,
+        ..BuildRequest::new(&onnx, SM)
+    })
+}
+
+#[test]
+fn engines_that_take_other_weights_are_built_on_a_gpu() {
+    let stripped = large(Form {
+        weight_stripped: true,
+        ..Form::default()
+    });
+    let (Some(whole), Some(stripped)) = (large(Form::default()), stripped) else {
+        return;
+    };
+    let whole = whole.unwrap().plan.len();
+    match device_count() {
+        Ok(_) => assert!(stripped.unwrap().plan.len() + 200_000 < whole),
+        Err(why) => {
+            let text = stripped.unwrap_err().to_string();
+            assert!(text.contains("machine with a GPU"), "{text}");
+            println!("skipped: {why}");
+        }
+    }
+}
+
+#[cfg(not(feature = "tensorrt-enterprise"))]
+#[test]
+fn options_of_tensorrt_proper_are_refused() {
+    let forms = [
+        Form {
+            version_compatible: true,
+            ..Form::default()
+        },
+        Form {
+            hardware: Some(Hardware::AmperePlus),
+            ..Form::default()
+        },
+        Form {
+            timing_cache: Some("timings".into()),
+            ..Form::default()
+        },
+    ];
+    for form in forms {
+        let Some(refused) = large(form) else { return };
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("options of TensorRT proper"), "{text}");
+    }
+}
+
+/// TensorRT for RTX has timing caches as well, and nothing in them: enough to see that their tables are read rightly.
+#[test]
+fn a_timing_cache_gives_its_bytes() {
+    let Ok(libraries) = locate(None) else {
+        println!("skipped: TensorRT not found");
+        return;
+    };
+    let api = api::Api::load(&libraries).unwrap();
+    let monitor = progress::Monitor::new(&NoProgress).unwrap();
+    let mut session = ffi::Session::new(&api, log::Log::get().unwrap(), &monitor).unwrap();
+    assert!(session.timing_cache().is_none());
+    assert!(!session.set_timing_cache(&[]).unwrap());
+    let kept = session.timing_cache().unwrap();
+    assert!(!kept.bytes().is_empty());
+    assert!(session.set_timing_cache(kept.bytes()).unwrap());
+    // One of another version is replaced by an empty one.
+    assert!(session.set_timing_cache(b"of another version").is_ok());
+}
+
+#[test]
+fn an_engine_is_opened_on_a_gpu_only() {
+    let Some(built) = build(&request(&matmul_inline())) else {
+        return;
+    };
+    let opened = run::Session::open(&built.unwrap().plan, &run::RunOptions::default());
+    match (run::unavailable(), opened) {
+        (Some(why), Err(error)) => {
+            assert!(error.is_without_device() == matches!(why, CudaError::NoDevice(_)));
+            assert!(error.hint().is_some(), "{error}");
+            println!("skipped: {why}");
+        }
+        (Some(why), Ok(_)) => panic!("an engine was opened, but {why}"),
+        // Built for sm_89: another GPU says so.
+        (None, Ok(session)) => println!("opened: {:?}", session.facts()),
+        (None, Err(error)) => assert!(
+            matches!(error, run::EngineRunError::Invalid { .. }),
+            "{error}"
+        ),
+    }
+}

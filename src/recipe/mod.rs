@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Hardware;
+
 pub use read::{RecipeError, read};
 pub(crate) use resolve::operator;
 pub use resolve::resolve;
@@ -27,7 +29,7 @@ pub struct Recipe {
     /// Where the bundle goes: MODEL.kiln beside the model unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<PathBuf>,
-    /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), or cpu.
+    /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), local (this machine's GPU), or cpu.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Targets>,
     /// Operators to write: the target's own, or plain ONNX.
@@ -62,7 +64,33 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<bool>,
     #[serde(skip_serializing_if = "is_default")]
+    pub build: Build,
+    #[serde(skip_serializing_if = "is_default")]
     pub gates: Gates,
+}
+
+/// What the engine can do beside running where it was built.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Build {
+    /// Its weights can be replaced. It is built on a machine with a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refittable: Option<bool>,
+    /// It has no weights: they come from model.onnx when it is opened. It is built on a machine with a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_stripped: Option<bool>,
+    /// Newer versions of TensorRT proper run it, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_compatible: Option<bool>,
+    /// Other GPUs run it, too (TensorRT proper).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware_compatible: Option<Hardware>,
+    /// A file that keeps the timing of kernels (TensorRT proper).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timing_cache: Option<PathBuf>,
+    /// FP32 products round their factors to TF32; only where FP32 becomes another format unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tf32: Option<bool>,
 }
 
 /// One target or several.
@@ -227,6 +255,7 @@ impl Recipe {
             &mut self.calibration.data,
             &mut self.calibration.tokenizer,
             &mut self.calibration.cache,
+            &mut self.build.timing_cache,
         ];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);

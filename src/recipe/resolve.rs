@@ -4,8 +4,9 @@ use std::str::FromStr;
 
 use kiln_graph::Op;
 
-use super::{Dialect, Floats, Linear, Recipe, RecipeError, Sizes, Targets};
+use super::{Build, Dialect, Floats, Linear, Recipe, RecipeError, Sizes, Targets};
 use crate::compile::{self, Int8, Options, SAMPLES};
+use crate::engine::Form;
 use crate::parity::Tolerance;
 use crate::shapes::{DimSpec, ShapeSpec};
 
@@ -91,6 +92,8 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
         engine: recipe.engine.unwrap_or(true),
         check: recipe.check.unwrap_or(true),
         latency: recipe.latency.unwrap_or(true),
+        form: form(&recipe.build),
+        tf32: recipe.build.tf32,
         passes: recipe.passes.clone(),
         keep: keep.map_err(|e| bad("precision.keep", e))?,
         keep_ops: keep_ops
@@ -110,6 +113,16 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
         recipe: recipe.clone(),
         ..Options::new(model)
     })
+}
+
+fn form(build: &Build) -> Form {
+    Form {
+        refittable: build.refittable.unwrap_or(false),
+        weight_stripped: build.weight_stripped.unwrap_or(false),
+        version_compatible: build.version_compatible.unwrap_or(false),
+        hardware: build.hardware_compatible,
+        timing_cache: build.timing_cache.clone(),
+    }
 }
 
 fn tolerance(recipe: &Recipe) -> Result<Option<Tolerance>, RecipeError> {

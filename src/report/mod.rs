@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bisection;
 mod bundle;
 pub mod check;
+pub mod gpu;
 pub mod junit;
 mod latency;
 pub mod page;

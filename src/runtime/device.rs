@@ -103,6 +103,16 @@ pub enum DeviceChoice {
     Rtx(u32),
 }
 
+impl DeviceChoice {
+    /// The GPU that is meant, or the first one.
+    pub fn gpu(self) -> u32 {
+        match self {
+            DeviceChoice::Auto | DeviceChoice::Cpu => 0,
+            DeviceChoice::Cuda(id) | DeviceChoice::Rtx(id) => id,
+        }
+    }
+}
+
 /// There is no such device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no device '{0}'; there are: auto, cpu, cuda, cuda:N, rtx, rtx:N")]

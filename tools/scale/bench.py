@@ -2,13 +2,16 @@
 
 `llama`: a decoder of Llama 2 7B's shape (tools/scale/llama.py), compiled to FP16 without and with the proof. `nodes`: graphs of 1,000
 to 100,000 nodes. `weights`: 2,000 initializers of 4 MB. Results go to benches/results/scale.json; tools/peers/table.py writes
-docs/performance.md from them. A part whose files do not fit the disk is made smaller, and says so."""
+docs/performance.md from them. The models are mostly holes, and those of the results are made while they are written, so that 4 GB of
+disk do."""
 
 import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,13 +24,44 @@ RESULTS = ROOT / "benches" / "results" / "scale.json"
 KILN = Path(os.environ.get("KILN", ROOT / "target" / "release" / "kiln"))
 PYTHON = Path(sys.executable)
 LIMIT = 3000
-# Room that stays free on the disk, in bytes.
-SPARE = 25 << 30
 # Parameters of a decoder layer, and of the embedding with the head.
 LAYER, REST = 4 * 4096**2 + 3 * 4096 * 11008, 2 * 32000 * 4096
 
 
+class Digger(threading.Thread):
+    """Gives zeros of the growing result back to the disk, behind the writer, which writes from front to end."""
+
+    BEHIND = 64 << 20
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+
+    def run(self):
+        done = {}
+        while not self.over.wait(0.5):
+            for file in WORK.glob("out.kiln.*.part/model.onnx.data*"):
+                try:
+                    start, end = done.get(file, 0), file.stat().st_size - self.BEHIND
+                except FileNotFoundError:
+                    continue
+                if end > start:
+                    command = ["fallocate", "--dig-holes", "--offset", str(start), "--length", str(end - start), file]
+                    subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+                    done[file] = end
+
+
 def compile(model, *flags):
+    digger = Digger()
+    digger.start()
+    try:
+        return measured(model, *flags)
+    finally:
+        digger.over.set()
+        digger.join()
+
+
+def measured(model, *flags):
     out = WORK / "out.kiln"
     command = [KILN, "compile", model, "--fp16", "--target", "sm_89", "--no-engine", "--quiet", "-o", out, *flags]
     cost = run(command, LIMIT, WORK / "log", anonymous=True)
@@ -60,29 +94,22 @@ def worst(proof):
     return max(found, key=lambda f: f["relative_l2"] or 0, default=None)
 
 
-def fitting(layers):
-    """So many layers of the result that the disk keeps its spare room."""
-    free = shutil.disk_usage(WORK).free - SPARE
-    most = max(1, int((free / 2 - REST - LAYER) / LAYER))
-    return min(layers, most)
-
-
 def llama(layers, results):
-    fit = fitting(layers)
     folder = WORK / "llama"
     shutil.rmtree(folder, ignore_errors=True)
-    sampled = fit // 2
-    run([PYTHON, HERE / "llama.py", folder, "--layers", fit, "--dense", sampled], LIMIT, WORK / "log")
+    sampled = layers // 2
+    run([PYTHON, HERE / "llama.py", folder, "--layers", layers, "--dense", sampled], LIMIT, WORK / "log")
     data = folder / "model.onnx.data"
     entry = {
-        "layers": fit, "asked": layers, "dense": sampled, "parameters": fit * LAYER + REST, "bytes": data.stat().st_size,
+        "layers": layers, "dense": sampled, "parameters": layers * LAYER + REST, "bytes": data.stat().st_size,
         "on_disk": data.stat().st_blocks * 512,
     }  # fmt: skip
+    results["llama"] = entry
     entry["convert"] = small(compile(folder / "model.onnx", "--no-check"))
+    print(json.dumps(entry), flush=True)
     # One short text: a proof at more sizes shows no more of the weights.
     sizes = ["--dim", "batch=1", "--dim", "seq=16"]
     entry["proof"] = small(compile(folder / "model.onnx", "--no-latency", *sizes))
-    results["llama"] = entry
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -102,7 +129,7 @@ def weights(_, results):
     """2,000 matrices of 4 MB: 8 GB of holes, but for a page of each."""
     folder = WORK / "weights"
     # Seven matrices of 1024 x 1024 a layer.
-    layers = min(286, max(1, int((shutil.disk_usage(WORK).free - SPARE) / (7 * (2 << 20)))))
+    layers = 286
     shape = ["--layers", layers, "--hidden", 1024, "--ffn", 1024, "--heads", 8, "--vocab", 1024]
     run([PYTHON, HERE / "llama.py", folder, *shape], LIMIT, WORK / "log")
     bytes_ = (folder / "model.onnx.data").stat().st_size

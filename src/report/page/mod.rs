@@ -171,7 +171,7 @@ pub fn grouped(cell: &str) -> String {
     }
     let digits = cell.chars().enumerate();
     digits.fold(String::new(), |mut out, (k, digit)| {
-        if k > 0 && (cell.len() - k) % 3 == 0 {
+        if k > 0 && (cell.len() - k).is_multiple_of(3) {
             out.push('\u{202f}');
         }
         out.push(digit);

@@ -1,0 +1,77 @@
+//! `kiln gpu-check`
+
+use std::path::PathBuf;
+
+use super::progress::Terminal;
+use super::{Failure, Globals, print, table::table};
+use crate::gpu_check::{self, GpuCheckError, Kiln, Request};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct GpuCheckArgs {
+    /// A folder with more models (.onnx) to check.
+    #[arg(long, value_name = "DIR")]
+    models: Option<PathBuf>,
+    /// Where <gpu>.json goes.
+    #[arg(long, value_name = "DIR", default_value = "benches/results")]
+    results: PathBuf,
+    /// Where models and bundles go in the meantime, and stay [default: a temporary folder].
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// The CUDA device.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device: u32,
+    /// Run every step on the CPU, to see that it runs. Nothing that it measures is a GPU's.
+    #[arg(long)]
+    dry_run: bool,
+    /// The Python whose torch is measured beside.
+    #[arg(long, value_name = "PYTHON", default_value = "python3")]
+    python: PathBuf,
+}
+
+pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> {
+    let temporary = tempfile::tempdir()?;
+    let request = Request {
+        models: args.models,
+        results: args.results,
+        work: args.work.unwrap_or_else(|| temporary.path().to_owned()),
+        dry_run: args.dry_run,
+        device: args.device,
+        python: Some(args.python),
+    };
+    let mut before = Vec::new();
+    for (option, path) in [
+        ("--ort-lib", &globals.ort_lib),
+        ("--trt-lib", &globals.trt_lib),
+    ] {
+        if let Some(path) = path {
+            before.extend([option.to_string(), path.display().to_string()]);
+        }
+    }
+    let kiln = Kiln {
+        executable: std::env::current_exe()?,
+        globals: before,
+    };
+    let terminal = Terminal::new(globals.quiet);
+    let done = gpu_check::check(&request, &kiln, &terminal);
+    terminal.clear();
+    let (record, path) = match done {
+        Ok(done) => done,
+        Err(e @ GpuCheckError::NoDevice { .. }) => {
+            return Err(Failure {
+                code: 5,
+                error: e.into(),
+            });
+        }
+        Err(e) => return Err(Failure::usage(e)),
+    };
+    let (header, rows) = record.table();
+    let of = (record.gpu.as_deref()).unwrap_or("a dry run on the CPU: no measurement of a GPU");
+    print(&format!(
+        "{of}, batch {}, {} tokens\n\n{}\n  written to {}\n",
+        record.batch,
+        record.seq,
+        table(&header, &rows),
+        path.display()
+    ))?;
+    Ok(u8::from(!record.pass()))
+}

@@ -1,0 +1,400 @@
+//! `kiln gpu-check`: everything that takes a GPU, done once, with a record.
+//!
+//! Each step is a `kiln` of its own, started as a user would and read by what it prints as JSON: a step whose process a library
+//! takes down is a row that says so, and the next one runs.
+
+mod encoder;
+mod record;
+mod step;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln_graph::{DType, onnx};
+use serde_json::Value;
+
+use crate::nvidia::driver::{self, NoDevice};
+use crate::parity::{self, InputSpec};
+use crate::talk::Talk;
+
+pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
+pub use record::{Outcome, Record, Row};
+pub use step::{Failed, Kiln, Ran, Steps};
+
+/// What to check, and where.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// A folder with models, each checked beside those that are made.
+    pub models: Option<PathBuf>,
+    /// Where the record goes.
+    pub results: PathBuf,
+    /// Where models and bundles go in the meantime.
+    pub work: PathBuf,
+    /// Every step by the CPU, to see that they run: no measurement of a GPU.
+    pub dry_run: bool,
+    /// The CUDA device.
+    pub device: u32,
+    /// The Python whose torch is measured beside.
+    pub python: Option<PathBuf>,
+}
+
+/// Why there is no check.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuCheckError {
+    /// There is no GPU. `plan` is what would run on one.
+    #[error("skipped: no CUDA device: {why} ({mend})\n{plan}", mend = why.mend())]
+    NoDevice { why: NoDevice, plan: String },
+    #[error("{}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the encoder {name} cannot be made: {reason}")]
+    Made { name: String, reason: String },
+}
+
+/// One model to check.
+#[derive(Clone, Debug)]
+struct Subject {
+    name: String,
+    path: PathBuf,
+    /// Of an encoder that was made, for the peers.
+    sizes: Option<Sizes>,
+}
+
+/// Items and tokens of the measurement.
+const BATCH: usize = 1;
+const SEQ: usize = 128;
+/// Batches of made inputs to calibrate INT8 on.
+const CALIBRATION: usize = 16;
+
+const PEERS: &str = include_str!("../../scripts/gpu_peers.py");
+
+/// Runs all steps and writes the record.
+///
+/// # Errors
+/// Without a GPU, unless it is a dry run, and when files cannot be written. A step that fails is a row of the record.
+pub fn check(
+    request: &Request,
+    steps: &dyn Steps,
+    talk: &dyn Talk,
+) -> Result<(Record, PathBuf), GpuCheckError> {
+    let gpu = match (driver::probe(), request.dry_run) {
+        (_, true) => None,
+        (Ok(driver), false) => driver.gpus.into_iter().nth(request.device as usize),
+        (Err(why), false) => {
+            let plan = plan(request);
+            return Err(GpuCheckError::NoDevice { why, plan });
+        }
+    };
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| GpuCheckError::Io { path, source }
+    };
+    fs::create_dir_all(&request.work).map_err(io(&request.work))?;
+    fs::create_dir_all(&request.results).map_err(io(&request.results))?;
+    let mut record = Record::new(gpu.as_ref(), request.dry_run);
+    for subject in subjects(request)? {
+        talk.stage(&format!("check {}", subject.name));
+        record.rows.extend(rows(request, &subject, steps, talk));
+    }
+    let path = request.results.join(record.file_name());
+    let json = serde_json::to_vec_pretty(&record).unwrap_or_default();
+    fs::write(&path, json).map_err(io(&path))?;
+    Ok((record, path))
+}
+
+/// What would run on a GPU, one line for each step.
+fn plan(request: &Request) -> String {
+    let mut lines = vec!["on a machine with a GPU this would run:".to_string()];
+    let mut names = vec![
+        "encoder-6x512 (made)".to_string(),
+        "bert-base (made)".into(),
+    ];
+    names.extend(brought(request).into_iter().map(|s| s.name));
+    for name in names {
+        lines.push(format!(
+            "  {name}: parity and latency at batch {BATCH}, {SEQ} tokens: ONNX Runtime CUDA FP32 (TF32 off), FP16 and INT8 by \
+             kiln, the TensorRT engine where the card is served, PyTorch eager and torch.compile where torch is installed"
+        ));
+    }
+    lines.push(format!(
+        "  and write {}",
+        request.results.join("<gpu>.json").display()
+    ));
+    lines.join("\n")
+}
+
+/// The ONNX files in the folder of models.
+fn brought(request: &Request) -> Vec<Subject> {
+    let entries = request.models.as_ref().and_then(|f| f.read_dir().ok());
+    let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
+    let mut found: Vec<Subject> = paths
+        .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+        .map(|path| Subject {
+            name: path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            path,
+            sizes: None,
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+fn subjects(request: &Request) -> Result<Vec<Subject>, GpuCheckError> {
+    // Every step by the CPU takes minutes on BERT-base, and tells no more than the small one.
+    let made: &[(&str, Sizes)] = match request.dry_run {
+        true => &[("encoder-dry-run", DRY)],
+        false => &[("encoder-6x512", SMALL), ("bert-base", BERT_BASE)],
+    };
+    let mut all = Vec::new();
+    for (name, sizes) in made {
+        let path = request.work.join(format!("{name}.onnx"));
+        let failed = |reason: String| GpuCheckError::Made {
+            name: (*name).into(),
+            reason,
+        };
+        let model = encoder(sizes).map_err(|e| failed(e.to_string()))?;
+        onnx::write(&model, &path, &onnx::WriteOptions::default())
+            .map_err(|e| failed(e.to_string()))?;
+        all.push(Subject {
+            name: (*name).into(),
+            path,
+            sizes: Some(*sizes),
+        });
+    }
+    all.extend(brought(request));
+    Ok(all)
+}
+
+/// Small enough to run every step in seconds.
+const DRY: Sizes = Sizes {
+    layers: 1,
+    width: 64,
+    heads: 2,
+    inner: 128,
+    words: 100,
+    positions: 512,
+};
+
+fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk) -> Vec<Row> {
+    let device = match request.dry_run {
+        true => "cpu".to_string(),
+        false => format!("cuda:{}", request.device),
+    };
+    let work = Work {
+        request,
+        subject,
+        steps,
+        device: &device,
+    };
+    let mut rows = Vec::new();
+    // The bundles that ONNX Runtime runs, with what they gave.
+    talk.stage(&format!("{}: fp16 in ONNX Runtime", subject.name));
+    let half = work.compile("fp16", &["--fp16", "--target", "cpu"]);
+    talk.stage(&format!("{}: int8 in ONNX Runtime", subject.name));
+    let bytes = match work.calibration() {
+        Ok(data) => {
+            let data = data.display().to_string();
+            work.compile(
+                "int8",
+                &["--int8", "--fp16", "--target", "cpu", "--calibrate", &data],
+            )
+        }
+        Err(why) => Err(Failed::from(why.as_str())),
+    };
+    talk.stage(&format!("{}: latency in ONNX Runtime", subject.name));
+    rows.extend(work.latencies(&half, &bytes));
+    talk.stage(&format!("{}: TensorRT", subject.name));
+    rows.push(work.engine());
+    if let Some(sizes) = &subject.sizes {
+        talk.stage(&format!("{}: PyTorch", subject.name));
+        rows.extend(work.peers(sizes));
+    }
+    rows
+}
+
+/// A subject in work.
+struct Work<'a> {
+    request: &'a Request,
+    subject: &'a Subject,
+    steps: &'a dyn Steps,
+    device: &'a str,
+}
+
+/// A bundle, and the manifest that was printed.
+type Compiled = Result<(PathBuf, Value), Failed>;
+
+impl Work<'_> {
+    fn bundle(&self, kind: &str) -> PathBuf {
+        let name = format!("{}.{kind}.kiln", self.subject.name);
+        self.request.work.join(name)
+    }
+
+    fn compile(&self, kind: &str, options: &[&str]) -> Compiled {
+        let (bundle, model) = (self.bundle(kind), self.subject.path.display().to_string());
+        let out = bundle.display().to_string();
+        let mut args = vec!["compile", &model, "-o", &out, "--no-latency", "--json"];
+        args.extend(["--device", self.device, "--quiet"]);
+        args.extend(options);
+        let manifest = self.steps.kiln(&args).json()?;
+        Ok((bundle, manifest))
+    }
+
+    /// Made token ids, as many as calibration takes.
+    fn calibration(&self) -> Result<PathBuf, String> {
+        let model = onnx::read(&self.subject.path).map_err(|e| e.to_string())?;
+        let folder = self
+            .request
+            .work
+            .join(format!("{}.data", self.subject.name));
+        fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+        let g = &model.graph;
+        let inputs: Vec<InputSpec> = (g.inputs().iter())
+            .map(|&v| InputSpec {
+                name: g.value(v).name().to_string(),
+                dtype: g.value(v).ty().dtype().unwrap_or(DType::I64),
+                shape: vec![BATCH, SEQ],
+                kind: crate::shapes::input_kind(g, v),
+            })
+            .collect();
+        for seed in 0..CALIBRATION {
+            let made = parity::make(&inputs, seed as u64).map_err(|e| e.to_string())?;
+            let path = folder.join(format!("{seed:02}.npz"));
+            parity::save(&path, &made, &[]).map_err(|e| e.to_string())?;
+        }
+        Ok(folder)
+    }
+
+    /// The original and the bundles side by side.
+    fn latencies(&self, half: &Compiled, bytes: &Compiled) -> Vec<Row> {
+        let provider = match self.request.dry_run {
+            true => "ONNX Runtime CPU",
+            false => "ONNX Runtime CUDA",
+        };
+        let original = self.subject.path.display().to_string();
+        let mut args = vec!["bench".to_string(), original];
+        let built: Vec<&(PathBuf, Value)> = [half, bytes].into_iter().flatten().collect();
+        args.extend(built.iter().map(|(path, _)| path.display().to_string()));
+        let device = self.device;
+        args.extend(["--json", "--quiet", "--device", device].map(str::to_string));
+        args.extend(match self.request.dry_run {
+            true => ["--runs", "3", "--duration", "0.1"].map(str::to_string),
+            false => ["--runs", "100", "--duration", "3"].map(str::to_string),
+        });
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let bench = self.steps.kiln(&args).json();
+        let subjects = bench
+            .as_ref()
+            .ok()
+            .and_then(|b| b.pointer("/points/0/measured/subjects"))
+            .and_then(Value::as_array);
+        let mut next = 0;
+        let mut row = |precision: &str, compiled: Option<&Compiled>| {
+            let runner = match precision {
+                "fp32" => format!("{provider}, TF32 off"),
+                _ => format!("kiln, {provider}"),
+            };
+            let row = Row::new(&self.subject.name, &runner, precision);
+            if let Some(Err(why)) = compiled {
+                return row.failed(why);
+            }
+            let found = subjects.and_then(|s| s.get(next));
+            next += 1;
+            let row = match (&bench, found.and_then(|s| s.get("stats"))) {
+                (_, Some(stats)) => row.timed(stats),
+                (Err(why), _) => row.failed(why),
+                (Ok(_), None) => row.not_run("the benchmark has no such subject"),
+            };
+            match compiled {
+                Some(Ok((_, manifest))) => row.proved(manifest.pointer("/parity")),
+                _ => row,
+            }
+        };
+        vec![
+            row("fp32", None),
+            row("fp16", Some(half)),
+            row("int8", Some(bytes)),
+        ]
+    }
+
+    /// The engine for this machine's GPU: built, held against the original, timed.
+    fn engine(&self) -> Row {
+        let row = Row::new(&self.subject.name, crate::engine::LIBRARY, "fp16");
+        let target = match self.request.dry_run {
+            true => "sm_89",
+            false => "local",
+        };
+        let manifest = match self.compile("engine", &["--fp16", "--target", target]) {
+            Ok((_, manifest)) => manifest,
+            Err(why) => return row.failed(&why),
+        };
+        let parity = manifest.pointer("/engine_parity");
+        if let Some(why) = parity.and_then(|p| p.get("why")).and_then(Value::as_str) {
+            return row.not_run(why);
+        }
+        let row = row.proved(parity.and_then(|p| p.get("report")));
+        let bundle = self.bundle("engine").display().to_string();
+        let device = self.device.to_string();
+        let args = [
+            "bench",
+            &bundle,
+            "--engine",
+            "--streams",
+            "1,2,4",
+            "--device",
+            &device,
+            "--json",
+            "--quiet",
+        ];
+        match self.steps.kiln(&args).json() {
+            Err(why) => row.failed(&why),
+            Ok(bench) => match bench.pointer("/engines/0/points/0") {
+                None => row.not_run("the benchmark has no points"),
+                Some(point) => row.engine(point),
+            },
+        }
+    }
+
+    /// PyTorch with an encoder of the same sizes.
+    fn peers(&self, s: &Sizes) -> Vec<Row> {
+        let none = |why: &str| {
+            let row = Row::new(&self.subject.name, "PyTorch", "fp32");
+            vec![row.not_run(why)]
+        };
+        let Some(python) = &self.request.python else {
+            return none("there is no Python on the path");
+        };
+        if self.request.dry_run {
+            return none("a dry run has no GPU to run it on");
+        }
+        let sizes = [
+            s.layers,
+            s.width,
+            s.heads,
+            s.inner,
+            s.words,
+            s.positions,
+            BATCH,
+            SEQ,
+        ];
+        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+        let ran = self.steps.python(python, PEERS, &sizes);
+        let lines = match ran.text() {
+            Ok(lines) => lines,
+            Err(failed) => return none(&failed.why),
+        };
+        let rows = lines
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+            .map(|peer| Row::peer(&self.subject.name, &peer));
+        rows.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

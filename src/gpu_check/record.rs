@@ -1,0 +1,230 @@
+//! What a check found, as JSON and as a table.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Failed;
+use crate::manifest::{Environment, environment};
+use crate::nvidia::driver::Gpu;
+
+/// Everything that was checked on one GPU.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    pub kiln: &'static str,
+    /// As the driver names it; `null` for a dry run.
+    pub gpu: Option<String>,
+    /// `sm_90`
+    pub capability: Option<String>,
+    /// Every step ran on the CPU, to see that it runs: none of the times is a GPU's.
+    pub dry_run: bool,
+    /// Items and tokens of every measurement.
+    pub batch: usize,
+    pub seq: usize,
+    pub environment: Environment,
+    pub rows: Vec<Row>,
+}
+
+/// One way to run one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub model: String,
+    pub runner: String,
+    pub precision: String,
+    /// `null` where it was not run.
+    pub p50_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    /// Items a second; of an engine, with the number of streams that gives the most.
+    pub throughput: Option<f64>,
+    /// Whether the outputs are those of the original; `null` where nothing was compared.
+    pub parity: Option<Outcome>,
+    /// Why it was not run.
+    pub not_run: Option<String>,
+}
+
+/// Parity in two numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub pass: bool,
+    pub tolerance: String,
+    /// The least of all outputs at all sizes; `null` if all are integers or have the same bits.
+    pub cosine: Option<f64>,
+}
+
+impl Record {
+    pub(super) fn new(gpu: Option<&Gpu>, dry_run: bool) -> Record {
+        Record {
+            kiln: env!("CARGO_PKG_VERSION"),
+            gpu: gpu.map(|g| g.name.clone()),
+            capability: gpu.map(Gpu::target),
+            dry_run,
+            batch: super::BATCH,
+            seq: super::SEQ,
+            environment: environment(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// `nvidia-h100-80gb-hbm3.json`
+    pub fn file_name(&self) -> String {
+        let name = self.gpu.as_deref().unwrap_or("dry-run");
+        let letters = name.chars().map(|c| match c.is_ascii_alphanumeric() {
+            true => c.to_ascii_lowercase(),
+            false => '-',
+        });
+        let letters: String = letters.collect();
+        format!("{}.json", letters.trim_matches('-'))
+    }
+
+    /// Whether everything that ran is right.
+    pub fn pass(&self) -> bool {
+        self.rows
+            .iter()
+            .all(|r| r.parity.as_ref().is_none_or(|p| p.pass))
+    }
+
+    /// A header and rows, each against the FP32 of its model.
+    pub fn table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
+        let header = vec![
+            "model",
+            "runner",
+            "precision",
+            "p50 ms",
+            "p99 ms",
+            "of FP32",
+            "items/s",
+            "parity",
+        ];
+        let row = |r: &Row| {
+            let base = self.rows.iter().find(|b| b.model == r.model);
+            let base = base.and_then(|b| b.p50_ms);
+            let number = |v: Option<f64>, digits: usize| {
+                v.map_or(String::new(), |v| format!("{v:.digits$}"))
+            };
+            let ratio = r.p50_ms.zip(base).map(|(p, b)| p / b);
+            let parity = match (&r.not_run, &r.parity) {
+                (Some(why), Some(_)) => format!("FAILS: {why}"),
+                (Some(why), None) => format!("not run: {why}"),
+                (None, None) => String::new(),
+                (None, Some(p)) => {
+                    let word = if p.pass { "passes" } else { "FAILS" };
+                    let cosine = p
+                        .cosine
+                        .map_or(String::new(), |c| format!(", cosine {c:.7}"));
+                    format!("{word} ({}){cosine}", p.tolerance)
+                }
+            };
+            vec![
+                r.model.clone(),
+                r.runner.clone(),
+                r.precision.clone(),
+                number(r.p50_ms, 3),
+                number(r.p99_ms, 3),
+                number(ratio, 2),
+                number(r.throughput, 0),
+                parity,
+            ]
+        };
+        (header, self.rows.iter().map(row).collect())
+    }
+}
+
+impl Row {
+    pub(super) fn new(model: &str, runner: &str, precision: &str) -> Row {
+        Row {
+            model: model.into(),
+            runner: runner.into(),
+            precision: precision.into(),
+            p50_ms: None,
+            p99_ms: None,
+            throughput: None,
+            parity: None,
+            not_run: None,
+        }
+    }
+
+    pub(super) fn not_run(mut self, why: &str) -> Row {
+        self.not_run = Some(why.into());
+        self
+    }
+
+    /// With a step that failed: one whose gate failed gave a wrong result.
+    pub(super) fn failed(self, failed: &Failed) -> Row {
+        let wrong = failed.gate.then(|| Outcome {
+            pass: false,
+            tolerance: String::new(),
+            cosine: None,
+        });
+        Row {
+            parity: wrong,
+            ..self.not_run(&failed.why)
+        }
+    }
+
+    /// With statistics of `kiln bench`, in nanoseconds.
+    pub(super) fn timed(mut self, stats: &Value) -> Row {
+        let ms = |key: &str| Some(stats.get(key)?.as_f64()? / 1e6);
+        (self.p50_ms, self.p99_ms) = (ms("p50"), ms("p99"));
+        let mean = ms("mean").filter(|m| *m > 0.0);
+        self.throughput = mean.map(|m| super::BATCH as f64 * 1e3 / m);
+        self
+    }
+
+    /// With a point of `kiln bench --engine`: the kernels' time, as ONNX Runtime's is without copies, too.
+    pub(super) fn engine(self, point: &Value) -> Row {
+        let row = match point.get("compute") {
+            Some(stats) => self.timed(stats),
+            None => self.not_run("the benchmark has no times"),
+        };
+        let loads = point.get("loads").and_then(Value::as_array);
+        let all = loads.into_iter().flatten();
+        let most = all.filter_map(|l| l.get("throughput")?.as_f64());
+        Row {
+            throughput: most.fold(row.throughput, |a, b| Some(a.map_or(b, |a| a.max(b)))),
+            ..row
+        }
+    }
+
+    /// With a report of parity, as a manifest has it.
+    pub(super) fn proved(mut self, report: Option<&Value>) -> Row {
+        let Some(report) = report.filter(|r| r.is_object()) else {
+            return self;
+        };
+        let cases = report.get("cases").and_then(Value::as_array);
+        let outputs = (cases.into_iter().flatten())
+            .filter_map(|c| c.get("outputs")?.as_array())
+            .flatten();
+        let (mut pass, mut cosine) = (true, None::<f64>);
+        for output in outputs {
+            let comparison = output.get("comparison");
+            let verdict = comparison.and_then(|c| c.pointer("/verdict/pass"));
+            pass &= verdict.and_then(Value::as_bool).unwrap_or(false);
+            let found = comparison.and_then(|c| c.pointer("/metrics/float/cosine"));
+            if let Some(c) = found.and_then(Value::as_f64) {
+                cosine = Some(cosine.map_or(c, |least| least.min(c)));
+            }
+        }
+        let name = report.pointer("/tolerance/name").and_then(Value::as_str);
+        self.parity = Some(Outcome {
+            pass,
+            tolerance: name.unwrap_or_default().into(),
+            cosine,
+        });
+        self
+    }
+
+    /// What a line of the peers' program says.
+    pub(super) fn peer(model: &str, peer: &Value) -> Row {
+        let text = |key: &str| peer.get(key).and_then(Value::as_str).unwrap_or_default();
+        let number = |key: &str| peer.get(key).and_then(Value::as_f64);
+        Row {
+            p50_ms: number("p50_ms"),
+            p99_ms: number("p99_ms"),
+            throughput: number("p50_ms").map(|ms| super::BATCH as f64 * 1e3 / ms),
+            not_run: peer
+                .get("not_run")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            ..Row::new(model, text("runner"), text("precision"))
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The check by recorded steps: what a GPU would print, and what a machine without one does.
+
+use std::cell::RefCell;
+
+use serde_json::json;
+
+use super::*;
+use crate::talk::Silent;
+
+/// Answers as steps on a GPU do, by the shape of what they print.
+#[derive(Default)]
+struct Recorded {
+    asked: RefCell<Vec<String>>,
+    /// Whether TensorRT serves the card.
+    served: bool,
+}
+
+fn report(pass: bool, cosine: f64) -> Value {
+    json!({
+        "tolerance": {"name": "fp16"},
+        "cases": [{"outputs": [
+            {"comparison": {"metrics": {"float": {"cosine": 0.99999}}, "verdict": {"pass": true}}},
+            {"comparison": {"metrics": {"float": {"cosine": cosine}}, "verdict": {"pass": pass}}},
+            {"comparison": {"metrics": {"float": null}, "verdict": {"pass": true}}},
+        ]}],
+    })
+}
+
+fn stats(ms: f64) -> Value {
+    json!({"p50": ms * 1e6, "p99": ms * 2e6, "mean": ms * 1e6})
+}
+
+fn ok(value: Value) -> Ran {
+    Ran {
+        code: Some(0),
+        stdout: value.to_string(),
+        stderr: String::new(),
+    }
+}
+
+fn failing(code: i32, why: &str) -> Ran {
+    Ran {
+        code: Some(code),
+        stdout: String::new(),
+        stderr: format!("some talk\nkiln: {why}\n"),
+    }
+}
+
+impl Steps for Recorded {
+    fn kiln(&self, args: &[&str]) -> Ran {
+        self.asked.borrow_mut().push(args.join(" "));
+        let has = |arg: &str| args.contains(&arg);
+        match args[0] {
+            "compile" if has("--int8") => failing(1, "the result is not the same function"),
+            "compile" if has("cpu") => ok(json!({"parity": report(true, 0.99995)})),
+            "compile" if self.served => {
+                let parity =
+                    json!({"status": "run", "runner": "TensorRT", "report": report(false, 0.5)});
+                ok(json!({"engine_parity": parity}))
+            }
+            "compile" => failing(2, "--target local: this machine's GPU is sm_90"),
+            "bench" if has("--engine") => ok(json!({"engines": [{"points": [{
+                "compute": stats(0.5),
+                "loads": [{"throughput": 1900.0}, {"throughput": 5200.0}],
+            }]}]})),
+            _ => ok(json!({"points": [{"measured": {"subjects": [
+                {"stats": stats(4.0)}, {"stats": stats(1.5)},
+            ]}}]})),
+        }
+    }
+
+    fn python(&self, _: &Path, program: &str, args: &[String]) -> Ran {
+        assert!(program.contains("import torch") && args.len() == 8);
+        Ran {
+            code: Some(0),
+            stdout: "{\"runner\": \"PyTorch 2 eager\", \"precision\": \"fp16\", \"p50_ms\": 2.0, \"p99_ms\": 2.2}\n\
+                     a line of some library\n\
+                     {\"runner\": \"PyTorch 2 torch.compile\", \"precision\": \"fp16\", \"not_run\": \"no compiler\"}\n"
+                .into(),
+            stderr: String::new(),
+        }
+    }
+}
+
+fn request(folder: &Path, dry_run: bool) -> Request {
+    Request {
+        models: None,
+        results: folder.join("results"),
+        work: folder.join("work"),
+        dry_run,
+        device: 0,
+        python: Some("python3".into()),
+    }
+}
+
+fn rows_of(steps: &Recorded) -> (Record, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let request = request(folder.path(), false);
+    fs::create_dir_all(&request.work).unwrap();
+    let path = request.work.join("tiny.onnx");
+    onnx::write(
+        &encoder(&DRY).unwrap(),
+        &path,
+        &onnx::WriteOptions::default(),
+    )
+    .unwrap();
+    let subject = Subject {
+        name: "tiny".into(),
+        path,
+        sizes: Some(DRY),
+    };
+    let gpu = driver::Gpu {
+        name: "NVIDIA H100 80GB HBM3".into(),
+        capability: (9, 0),
+        memory: 80 << 30,
+    };
+    let mut record = Record::new(Some(&gpu), false);
+    record.rows = rows(&request, &subject, steps, &Silent);
+    (record, folder)
+}
+
+#[test]
+fn every_way_to_run_a_model_is_a_row() {
+    let steps = Recorded::default();
+    let (record, _folder) = rows_of(&steps);
+    let (header, table) = record.table();
+    assert_eq!(header.len(), table[0].len());
+    let cells = |row: usize| table[row].join(" | ");
+    assert_eq!(
+        cells(0),
+        "tiny | ONNX Runtime CUDA, TF32 off | fp32 | 4.000 | 8.000 | 1.00 | 250 | "
+    );
+    assert_eq!(
+        cells(1),
+        "tiny | kiln, ONNX Runtime CUDA | fp16 | 1.500 | 3.000 | 0.38 | 667 | passes (fp16), cosine 0.9999500"
+    );
+    assert!(cells(2).contains("int8") && cells(2).contains("FAILS: the result is not the same"));
+    assert!(cells(3).contains("TensorRT") && cells(3).contains("sm_90 (exit code 2)"));
+    assert!(cells(4).contains("eager") && cells(4).contains("0.50"));
+    assert!(cells(5).contains("torch.compile") && cells(5).contains("not run: no compiler"));
+    assert_eq!(table.len(), 6);
+    assert!(!record.pass(), "INT8 is wrong");
+    assert_eq!(record.file_name(), "nvidia-h100-80gb-hbm3.json");
+    let asked = steps.asked.borrow();
+    assert!(
+        asked.iter().all(|a| a.contains("--device cuda:0")),
+        "{asked:?}"
+    );
+    let calibrated = asked.iter().find(|a| a.contains("--int8")).unwrap();
+    assert!(calibrated.contains("--calibrate"), "{calibrated}");
+}
+
+#[test]
+fn an_engine_that_differs_fails_the_check() {
+    let steps = Recorded {
+        served: true,
+        ..Recorded::default()
+    };
+    let (record, _folder) = rows_of(&steps);
+    let engine = &record.rows[3];
+    assert_eq!(
+        (engine.p50_ms, engine.throughput),
+        (Some(0.5), Some(5200.0))
+    );
+    assert_eq!(engine.parity.as_ref().unwrap().cosine, Some(0.5));
+    assert!(!record.pass());
+    let json = serde_json::to_string(&record).unwrap();
+    let back: Value = serde_json::from_str(&json).unwrap();
+    let row: Row = serde_json::from_value(back["rows"][3].clone()).unwrap();
+    assert_eq!(row, *engine);
+}
+
+#[test]
+fn without_a_gpu_it_says_what_would_run() {
+    if driver::probe().is_ok() {
+        println!("not tried: this machine has a GPU");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let request = request(folder.path(), false);
+    let error = check(&request, &Recorded::default(), &Silent).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("skipped: no CUDA device"), "{text}");
+    assert!(
+        text.contains("bert-base") && text.contains("torch.compile"),
+        "{text}"
+    );
+    assert!(!request.results.exists());
+}
+
+#[test]
+fn a_dry_run_is_marked_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let request = request(folder.path(), true);
+    let (record, path) = check(&request, &Recorded::default(), &Silent).unwrap();
+    assert!(record.dry_run && record.gpu.is_none());
+    assert_eq!(path.file_name().unwrap(), "dry-run.json");
+    assert!(record.rows[0].runner.contains("CPU"));
+    let written = fs::read_to_string(path).unwrap();
+    assert!(written.contains("\"dry_run\": true"));
+}
+
+#[test]
+fn a_step_that_a_signal_ends_says_so() {
+    let ran = Ran {
+        code: None,
+        stdout: String::new(),
+        stderr: "about to run\n".into(),
+    };
+    assert_eq!(
+        ran.text().unwrap_err().why,
+        "about to run (ended by a signal)"
+    );
+}
