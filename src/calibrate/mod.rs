@@ -135,7 +135,9 @@ pub fn grams<E: From<CalibrateError>>(
         return Ok(());
     }
     let runtime = Runtime::load(options.ort_lib).map_err(CalibrateError::from)?;
-    let device = runtime.device(options.device).map_err(CalibrateError::from)?;
+    let device = runtime
+        .device(options.device)
+        .map_err(CalibrateError::from)?;
     let runner = run::Runner {
         runtime,
         device: device.device,
