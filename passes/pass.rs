@@ -7,6 +7,7 @@ use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId};
 use rustc_hash::FxBuildHasher;
 
 use crate::Target;
+use crate::precision::Plans;
 use crate::precision::stats::Stats;
 
 /// How much a pass may change results; it names the tolerance that a proof uses.
@@ -101,6 +102,8 @@ pub struct Options<'a> {
     pub dynamic: bool,
     /// What values of the outermost graph were on calibration data; empty without calibration.
     pub stats: &'a Stats,
+    /// How weights become INT4, of what was calibrated for it.
+    pub plans: &'a Plans,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -150,6 +153,7 @@ pub const FOLD_BUDGET: usize = 4 << 20;
 pub const INT4_BLOCK: usize = 32;
 
 static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);
+static NO_PLANS: Plans = Plans::with_hasher(FxBuildHasher);
 
 impl Default for Options<'_> {
     fn default() -> Self {
@@ -163,6 +167,7 @@ impl Default for Options<'_> {
             int4_block: INT4_BLOCK,
             dynamic: false,
             stats: &NO_STATS,
+            plans: &NO_PLANS,
         }
     }
 }
@@ -242,6 +247,16 @@ pub enum Remark {
     },
     /// An activation got a range; there is one remark for each layer that reads it.
     Ranged(Activation),
+    /// How a weight became INT4 on calibration data; there is also [`Remark::Quantized`].
+    Rounded {
+        layer: String,
+        /// `nearest` or `compensated`.
+        method: &'static str,
+        /// Its input is divided by factors that the weight takes.
+        factors: bool,
+        /// Of the products on the calibration data, in relative L2.
+        error: f64,
+    },
     /// The node computes in half precision.
     Narrowed { node: String },
     /// A node keeps its precision.

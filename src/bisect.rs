@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
 use kiln_passes::Step;
-use kiln_passes::precision::stats::Stats;
+use kiln_passes::precision::{Plans, stats::Stats};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -123,6 +123,7 @@ pub fn bisect(
         targets,
         original: original.clone(),
         stats: None,
+        plans: None,
         suspects,
         talk,
     };
@@ -146,9 +147,12 @@ pub fn bisect(
         fused = pipeline.fused()?;
     }
     talk.stage("calibration");
-    if let Some(measured) = calibration::measure(options, device, &fused.model, &shapes, talk)? {
+    let targets = &pipeline.targets;
+    let measured = calibration::measure(options, targets, device, &fused.model, &shapes, talk)?;
+    if let Some(measured) = measured {
         reference.prefer(measured.cases);
         pipeline.stats = Some(measured.stats);
+        pipeline.plans = Some(measured.plans);
     }
     let whole = pipeline.cut(None, suspects.finish)?;
     let applications = whole.applied;
@@ -175,6 +179,7 @@ struct Pipeline<'a> {
     /// Of values of the fused model. Passes are deterministic, so every cut that gets as far as the first pass that reads
     /// them has the same values.
     stats: Option<Stats>,
+    plans: Option<Plans>,
     suspects: Suspects<'a>,
     talk: &'a dyn Talk,
 }
@@ -198,6 +203,7 @@ impl Pipeline<'_> {
         let passes = Passes {
             before: None,
             stats: self.stats.as_ref(),
+            plans: self.plans.as_ref(),
             spared: &[],
             steps,
             limit,

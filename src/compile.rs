@@ -52,6 +52,8 @@ pub struct Options {
     pub calibration: Calibration,
     /// Weights of linear layers become INT4 in blocks of so many rows.
     pub int4: Option<usize>,
+    /// Blocks of this length or none: with calibration data they are halved else, if the result is out of tolerance.
+    pub int4_fixed: bool,
     /// Plain ONNX, whatever operators the target has beside it.
     pub standard: bool,
     /// Graph inputs and outputs become FP16 or BF16 too.
@@ -128,6 +130,7 @@ impl Options {
             fp8: false,
             calibration: Calibration::default(),
             int4: None,
+            int4_fixed: true,
             standard: false,
             half_io: false,
             dims: Vec::new(),
@@ -251,6 +254,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         steps: exact,
         before: None,
         stats: None,
+        plans: None,
         spared: &[],
         limit: None,
         finish: &[],
@@ -290,21 +294,22 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?;
     }
     let measured = clock.time("calibration", || {
-        calibration::measure(options, device, &fused.model, &shapes, talk)
+        calibration::measure(options, &targets, device, &fused.model, &shapes, talk)
     })?;
-    let (stats, calibrated) = match measured {
-        None => (None, None),
+    let (stats, plans, calibrated) = match measured {
+        None => (None, None, None),
         Some(m) => {
             if let Some(reference) = &mut reference {
                 reference.prefer(m.cases);
             }
-            (Some(m.stats), Some(m.facts))
+            (Some(m.stats), Some(m.plans), Some(m.facts))
         }
     };
     let typing = stages::Passes {
         steps: lossy,
         before: Some(&fused),
         stats: stats.as_ref(),
+        plans: plans.as_ref(),
         // Whatever was chosen, no internal operator may be left.
         finish: registry::LOWER,
         ..fusing
@@ -312,6 +317,31 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let mut rewritten = clock.time("precision", || {
         stages::rewrite(options, &targets, &typing, fused.model.clone(), talk)
     })?;
+    let halved = match (&mut reference, calibration::halved(options)) {
+        (Some(reference), Some(halved)) => clock.time("blocks", || {
+            let hold = search::hold(options, reference, &rewritten, &partial)?;
+            Ok((!hold).then_some(halved))
+        })?,
+        _ => None,
+    };
+    let (options, shorter) = match &halved {
+        None => (options, None),
+        Some(halved) => {
+            let plans = clock.time("calibration", || {
+                calibration::plans(halved, &targets, device, &fused.model, &shapes, talk)
+            })?;
+            (halved, Some(plans))
+        }
+    };
+    let typing = stages::Passes {
+        plans: shorter.as_ref().or(plans.as_ref()),
+        ..typing
+    };
+    if halved.is_some() {
+        rewritten = clock.time("precision", || {
+            stages::rewrite(options, &targets, &typing, fused.model.clone(), talk)
+        })?;
+    }
     let mut search = None;
     if let (Some(reference), true) = (&mut reference, !lossy.is_empty() && options.search) {
         let sparing = |spared: &[String]| {
@@ -390,6 +420,12 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     if let Some(search) = &manifest.search {
         let kept = search.kept.iter().cloned();
         manifest.recipe.precision.keep_nodes.extend(kept);
+    }
+    if let (Some(_), Some(block)) = (&halved, options.int4) {
+        manifest.warnings.push(format!(
+            "INT4 has a scale for each {block} rows: with {} the result was out of tolerance",
+            2 * block
+        ));
     }
     if manifest.calibration.as_ref().is_some_and(|c| c.made) {
         manifest.warnings.push(calibration::MADE_UP.into());

@@ -48,6 +48,8 @@ pub struct Manifest {
     pub quantized: usize,
     /// Activations that were quantized with a fixed range.
     pub activations: Vec<Ranged>,
+    /// Weights that were rounded to INT4 on calibration data.
+    pub rounded: Vec<Rounded>,
     /// What the ranges were measured on; `null` if none was.
     pub calibration: Option<Calibrated>,
     pub kept: Vec<Kept>,
@@ -182,6 +184,18 @@ pub struct Ranged {
     pub smoothing: Option<&'static str>,
     /// The expected power of the error in the products that read it, over their power.
     pub noise: f64,
+}
+
+/// A weight that was rounded to INT4 on calibration data.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rounded {
+    pub layer: String,
+    /// `nearest`, or `compensated` where errors make up for each other.
+    pub method: &'static str,
+    /// Its input is divided by factors that the weight takes.
+    pub factors: bool,
+    /// Of the products on the calibration data, in relative L2.
+    pub error: f64,
 }
 
 /// A node that keeps FP32.
@@ -327,6 +341,7 @@ impl Manifest {
             converted: 0,
             quantized: 0,
             activations: Vec::new(),
+            rounded: Vec::new(),
             calibration: None,
             kept: Vec::new(),
             requantized: Vec::new(),
@@ -385,6 +400,17 @@ impl Manifest {
     fn note(&mut self, remark: &Remark) {
         match remark {
             Remark::Quantized { .. } | Remark::Narrowed { .. } => {}
+            Remark::Rounded {
+                layer,
+                method,
+                factors,
+                error,
+            } => self.rounded.push(Rounded {
+                layer: layer.clone(),
+                method,
+                factors: *factors,
+                error: *error,
+            }),
             Remark::Ranged(a) => {
                 if !self.activations.iter().any(|known| known.value == a.value) {
                     self.activations.push(Ranged {

@@ -2,8 +2,9 @@
 //!
 //! Every layer, or group of neighbours where there are many, is converted alone and compared with the original at
 //! the case that was furthest off: its error is its sensitivity. Then a bisection over the number of groups that are kept, the most
-//! sensitive first, finds where all cases pass. Errors of layers add up but may also cancel, so the set is the smallest
-//! that this order gives, not proved to be the smallest of all.
+//! sensitive first, finds where all cases pass. Then halves of the groups that are kept are converted again, those of the least sensitive
+//! first, as long as all cases pass. Errors of layers add up but may also cancel, so the set is the smallest
+//! that was found so, not proved to be the smallest of all.
 
 use serde::Serialize;
 
@@ -16,9 +17,12 @@ use crate::parity::{Comparison, Report};
 use crate::prove::Reference;
 use crate::talk::Talk;
 
-/// Groups whose sensitivity is measured. With the bisection that follows (at most 5 steps) and the first comparison no
-/// search compares more than 38 models.
+/// Groups whose sensitivity is measured. With the bisection that follows (at most 5 steps), [`HALVES`] and the first comparison
+/// no search compares more than 46 models.
 pub const GROUPS: usize = 32;
+
+/// Halves of kept groups that are tried.
+pub const HALVES: usize = 8;
 
 /// What a search found.
 #[derive(Clone, Debug, Serialize)]
@@ -55,6 +59,23 @@ pub struct Tried {
 
 /// Rewrites the model with these layers spared.
 pub type Rewrite<'a> = dyn Fn(&[String]) -> Result<Rewritten, CompileError> + 'a;
+
+/// Whether the converted model holds the tolerance at all cases. It is written over the bundle's model.
+///
+/// # Errors
+/// When it cannot be written or run.
+pub fn hold(
+    options: &Options,
+    reference: &mut Reference,
+    rewritten: &Rewritten,
+    partial: &Partial,
+) -> Result<bool, CompileError> {
+    let tolerance = stages::tolerance(options, Some(rewritten))?;
+    stages::write(&rewritten.model, partial)?;
+    let path = partial.file(bundle::MODEL);
+    let report = reference.compare(&path, &tolerance)?;
+    Ok(report.pass())
+}
 
 /// The converted model if it holds the tolerance, else one that keeps as few layers as the search finds, with the search.
 /// Candidates are written over the bundle's model.
@@ -124,12 +145,25 @@ pub fn run(
             false => low = middle,
         }
     }
-    let Some((candidate, kept)) = best else {
+    let Some((mut candidate, mut kept)) = best else {
         return Err(CompileError::NotTheSame {
             model: options.model.clone(),
             failed: crate::report::failures(&first),
         });
     };
+    let halves = (groups[..high].iter().rev())
+        .filter(|g| g.layers.len() > 1)
+        .flat_map(|g| g.layers.chunks(g.layers.len().div_ceil(2)));
+    for half in halves.take(HALVES) {
+        let fewer = kept.iter().filter(|l| !half.contains(l));
+        let fewer: Vec<String> = fewer.cloned().collect();
+        let found = rewrite(&fewer)?;
+        let report = compare(&found, None)?;
+        curve.push(tried(fewer.len(), &report));
+        if report.pass() {
+            (candidate, kept) = (found, fewer);
+        }
+    }
     let search = Search {
         layers: layers.len(),
         compared,

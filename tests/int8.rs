@@ -1,4 +1,4 @@
-//! INT8 and FP8 from end to end: calibrated, written for the target, proved.
+//! INT8, FP8 and INT4 from end to end: calibrated, written for the target, proved.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln::compile::{Calibration, CompileError, Int8, Options, Outcome, compile};
-use kiln::parity::{self, InputKind, InputSpec};
+use kiln::parity::{self, Comparison, InputKind, InputSpec};
 use kiln::runtime;
 use kiln::talk::Silent;
 use kiln_graph::{DType, Model, onnx};
@@ -195,4 +195,112 @@ fn a_cache_is_read_the_second_time() {
     };
     let again = compile(&options, &Silent).unwrap();
     assert!(again.manifest.calibration.unwrap().cached);
+}
+
+/// The largest error of this output over all cases.
+fn error(outcome: &Outcome, output: &str) -> f64 {
+    let cases = &outcome.manifest.parity.as_ref().unwrap().cases;
+    let errors = (cases.iter().flat_map(|c| &c.outputs)).filter(|o| o.name == output);
+    let errors = errors.map(|o| {
+        let Comparison::Compared { metrics, .. } = &o.comparison else {
+            panic!("{} was not compared", o.name);
+        };
+        metrics.float.as_ref().unwrap().relative_l2
+    });
+    errors.fold(0.0, f64::max)
+}
+
+#[test]
+fn int4_weights_are_rounded_on_the_data_with_zero_points_where_the_target_has_them() {
+    let int4 = |target: &str| {
+        let targets = target.parse().unwrap();
+        compiled(|o| (o.int4, o.targets) = (Some(32), Some(targets)))
+    };
+    let Some((_folder, outcome)) = int4("cpu") else {
+        return;
+    };
+    let outcome = outcome.unwrap();
+    let rounded = &outcome.manifest.rounded;
+    assert_eq!(rounded.len(), outcome.manifest.quantized);
+    let compensated = rounded.iter().filter(|r| r.method == "compensated");
+    assert!(2 * compensated.count() > rounded.len());
+    assert!(rounded.iter().all(|r| r.error > 0.0 && r.error < 0.2));
+    let model = written(&outcome);
+    let products = model
+        .graph
+        .nodes()
+        .filter(|(_, n)| n.op().name() == "MatMulNBits");
+    let products: Vec<_> = products.collect();
+    assert_eq!(products.len(), rounded.len());
+    assert!(products.iter().all(|(_, n)| n.input(3).is_some()));
+
+    let (_folder, outcome) = int4("sm_89").unwrap();
+    let outcome = outcome.unwrap();
+    assert!(!outcome.manifest.rounded.is_empty());
+    let model = written(&outcome);
+    let dequantized = model
+        .graph
+        .nodes()
+        .filter(|(_, n)| n.op().is("DequantizeLinear"));
+    for (_, node) in dequantized {
+        assert!(node.input(2).is_none(), "TensorRT has no zero points");
+    }
+}
+
+#[test]
+fn int4_weights_without_data_are_rounded_to_nearest() {
+    let Some((_folder, outcome)) = compiled(|o| {
+        o.int4 = Some(32);
+        o.calibration = Calibration::default();
+    }) else {
+        return;
+    };
+    let outcome = outcome.unwrap();
+    assert!(outcome.manifest.rounded.is_empty());
+    let model = written(&outcome);
+    let products = model
+        .graph
+        .nodes()
+        .filter(|(_, n)| n.op().name() == "MatMulNBits");
+    assert!(
+        products
+            .map(|(_, n)| n.input(3))
+            .all(|zeros| zeros.is_none())
+    );
+}
+
+const OUTPUT: &str = "last_hidden_state";
+
+#[test]
+fn blocks_of_int4_are_halved_before_layers_are_kept() {
+    let int4 = |block: usize, fixed: bool, limit: Option<f64>| {
+        compiled(|o| {
+            (o.int4, o.int4_fixed) = (Some(block), fixed);
+            o.limits
+                .extend(limit.map(|l| format!("{OUTPUT}:relative_l2={l}")));
+        })
+    };
+    let Some((_folder, coarse)) = int4(32, true, None) else {
+        return;
+    };
+    let (coarse, fine) = (coarse.unwrap(), int4(16, true, None).unwrap().1.unwrap());
+    let (worse, better) = (error(&coarse, OUTPUT), error(&fine, OUTPUT));
+    assert!(better > 0.0 && better < 0.95 * worse, "{better} {worse}");
+    let between = Some((better * worse).sqrt());
+
+    let halved = int4(32, false, between).unwrap().1.unwrap();
+    assert_eq!(halved.manifest.options.int4_block, Some(16));
+    assert_eq!(halved.manifest.recipe.precision.int4_block, Some(16));
+    assert!(halved.manifest.search.is_none());
+    assert!(
+        halved
+            .manifest
+            .warnings
+            .iter()
+            .any(|w| w.contains("16 rows"))
+    );
+
+    let fixed = int4(32, true, between).unwrap().1.unwrap();
+    assert_eq!(fixed.manifest.options.int4_block, Some(32));
+    assert!(!fixed.manifest.search.unwrap().kept.is_empty());
 }

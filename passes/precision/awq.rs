@@ -32,11 +32,32 @@ pub(super) struct Product {
 pub(super) struct Plan {
     x: ValueId,
     norm: Option<Norm>,
-    factors: Vec<f32>,
+    pub factors: Vec<f32>,
 }
 
-/// Factors that lower the error of all products that read `x`; `moments` are E[x_j²].
-pub(super) fn plan(g: &Graph, x: ValueId, products: &[Product], moments: &[f64]) -> Option<Plan> {
+impl Plan {
+    /// The part of the error's power without factors that must not be reached with them.
+    pub fn worth(&self) -> f64 {
+        worth(self.norm)
+    }
+}
+
+fn worth(norm: Option<Norm>) -> f64 {
+    match norm {
+        Some(_) => WORTH,
+        None => WORTH_A_MUL,
+    }
+}
+
+/// Factors that lower the error of all products that read `x` when their weights are rounded to nearest; `moments` are
+/// E[x_j²], or multiples.
+pub(super) fn plan(
+    g: &Graph,
+    x: ValueId,
+    products: &[Product],
+    format: Format,
+    moments: &[f64],
+) -> Option<Plan> {
     let layers: Vec<Linear> = products.iter().map(|p| p.layer).collect();
     let scalable = |l: &Linear| {
         g.value(l.weight).uses().len() == 1
@@ -49,11 +70,7 @@ pub(super) fn plan(g: &Graph, x: ValueId, products: &[Product], moments: &[f64])
         return None;
     }
     let norm = smooth::norm(g, x, &layers);
-    let worth = match norm {
-        Some(_) => WORTH,
-        None => WORTH_A_MUL,
-    };
-    let factors = choose(g, products, moments, worth)?;
+    let factors = choose(g, products, format, moments, worth(norm))?;
     Some(Plan { x, norm, factors })
 }
 
@@ -94,7 +111,13 @@ pub(super) fn apply(
 }
 
 /// The factors with the least error, if it is below `worth` of the error without.
-fn choose(g: &Graph, products: &[Product], moments: &[f64], worth: f64) -> Option<Vec<f32>> {
+fn choose(
+    g: &Graph,
+    products: &[Product],
+    format: Format,
+    moments: &[f64],
+    worth: f64,
+) -> Option<Vec<f32>> {
     let mut samples = Vec::new();
     for product in products {
         if let Some(block) = product.block {
@@ -102,7 +125,7 @@ fn choose(g: &Graph, products: &[Product], moments: &[f64], worth: f64) -> Optio
         }
     }
     let error = |factors: &[f32]| -> Option<f64> {
-        let all = samples.iter().map(|s| s.error(factors, moments));
+        let all = samples.iter().map(|s| s.error(factors, format, moments));
         all.sum()
     };
     let limit = worth * error(&vec![1.0; moments.len()])?;
@@ -167,7 +190,7 @@ impl Sample {
     }
 
     /// The power of the error in the products when the weight is multiplied by the factors first.
-    fn error(&self, factors: &[f32], moments: &[f64]) -> Option<f64> {
+    fn error(&self, factors: &[f32], format: Format, moments: &[f64]) -> Option<f64> {
         let rows = self.values.chunks(self.columns.max(1)).zip(factors);
         let scaled: Vec<f32> = rows
             .flat_map(|(row, s)| row.iter().map(move |v| v * s))
@@ -178,7 +201,7 @@ impl Sample {
             .map(|(m, &s)| m / f64::from(s).powi(2));
         let moments: Vec<f64> = moments.collect();
         let weight = Tensor::from_values(&[self.rows, self.columns][..], &scaled).ok()?;
-        let found = weights::quantize(&weight, Format::Int4, self.block, Some(&moments)).ok()?;
+        let found = weights::quantize(&weight, format, self.block, Some(&moments)).ok()?;
         Some(found.error.powi(2) * self.energy)
     }
 }

@@ -1,12 +1,14 @@
 //! Weights of linear layers as INT4, written as DequantizeLinear before the product.
 
 use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId, opset};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::awq::{self, Product};
+use super::int4_plan::{Plans, Rounded};
 use super::linear::Linear;
 use super::stats::{Stats, TensorStats};
 use super::weights::{self, Format, Quantized, Unfit};
+use crate::Target;
 use crate::pass::{Context, Exactness, OUT_OF_TOLERANCE, Pass, PassFailure, Remark};
 
 #[derive(Debug)]
@@ -29,8 +31,10 @@ impl Pass for QuantizeInt4 {
 
     fn details(&self) -> String {
         "The constant right operand [K, N] of MatMul and Gemm becomes INT4 in -8..7 with one scale for each column and each \
-         block along K (32 elements unless told otherwise), which DequantizeLinear multiplies; there is no zero point. Scales \
-         minimize the squared error of their block. Where there is calibration it is weighed by the mean squares of the inputs, and \
+         block along K (32 elements unless told otherwise), which DequantizeLinear multiplies. Scales \
+         minimize the squared error of their block. Where there is calibration it is weighed by the mean squares of the inputs; \
+         numbers are rounded so that their errors make up for each other on the data (GPTQ) where that beats the nearest; each block \
+         has a zero point where the target takes one; and \
          channels of the input are divided by factors that the rows of the weight take (AWQ): in a norm that nothing else reads for \
          free, else by a Mul if that lowers the error by 30 %. A weight that several nodes read is quantized once. Embedding tables, \
          weights with less than a block of rows or 16 columns, those with infinities and nodes that --keep or --keep-op names stay, and \
@@ -65,11 +69,11 @@ impl Pass for QuantizeInt4 {
         }
         let mut work = Work::default();
         let mut cycle = None;
-        let mut stats = Some(cx.options.stats);
+        let mut found = Some((cx.options.stats, cx.options.plans));
         model.graph.for_each_graph_mut(&mut |g| {
             if cycle.is_none() && !work.refused {
                 // The outermost graph comes first; values of others are not calibrated.
-                cycle = work.graph(g, stats.take(), cx).err();
+                cycle = work.graph(g, found.take(), cx).err();
             }
         });
         if let Some(cycle) = cycle {
@@ -87,12 +91,12 @@ impl Pass for QuantizeInt4 {
 const NAME: &str = "quantize-int4";
 
 /// The smallest block that com.microsoft:MatMulNBits takes.
-const MIN_BLOCK: usize = 16;
+pub const MIN_BLOCK: usize = 16;
 
 /// The node as a product with a float constant and the block for it, or why its weight stays; `None` if it has none.
 fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<(Linear, usize), String>> {
     Some(Linear::of(g, id)?.and_then(|layer| {
-        let block = fit(g, &layer, cx)?;
+        let block = fit(g, &layer, cx.target, cx.options.int4_block)?;
         if let Some(why) = cx.options.keeps(g, id) {
             return Err(why);
         }
@@ -104,8 +108,12 @@ fn layer(g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<(Linear, usiz
 }
 
 /// The block for a weight, or why it has none.
-fn fit(g: &Graph, layer: &Linear, cx: &Context<'_>) -> Result<usize, String> {
-    let block = cx.options.int4_block;
+pub(super) fn fit(
+    g: &Graph,
+    layer: &Linear,
+    target: &Target,
+    block: usize,
+) -> Result<usize, String> {
     let (k, n) = (layer.rows, layer.columns);
     match g.constant(layer.weight).map(Tensor::dtype) {
         Some(DType::F32 | DType::F16 | DType::BF16) => {}
@@ -117,7 +125,7 @@ fn fit(g: &Graph, layer: &Linear, cx: &Context<'_>) -> Result<usize, String> {
             "its weight [{k}, {n}] is smaller than a block [{block}, {MIN_COLUMNS}]"
         ));
     }
-    if !cx.target.wants_whole_blocks() {
+    if !target.wants_whole_blocks() {
         return Ok(block);
     }
     if !n.is_multiple_of(2) {
@@ -140,20 +148,22 @@ struct Work {
 }
 
 impl Work {
-    /// `stats` are of this graph's values.
+    /// `found` is of this graph's values.
     fn graph(
         &mut self,
         g: &mut Graph,
-        stats: Option<&Stats>,
+        found: Option<(&Stats, &Plans)>,
         cx: &mut Context<'_>,
     ) -> Result<(), PassFailure> {
-        let moments = match stats {
-            Some(stats) if !stats.is_empty() => self.scaled(g, stats, cx)?,
-            _ => Moments::default(),
+        let calibrated = match found {
+            Some((stats, plans)) if !stats.is_empty() || !plans.is_empty() => {
+                self.scaled(g, stats, plans, cx)?
+            }
+            _ => Calibrated::default(),
         };
         let mut done: FxHashMap<(ValueId, bool), Result<ValueId, Unfit>> = FxHashMap::default();
         for id in g.topo_order()? {
-            let (layer, block) = match layer(g, id, cx) {
+            let (layer, mut block) = match layer(g, id, cx) {
                 None => continue,
                 Some(Ok(found)) => found,
                 Some(Err(why)) => {
@@ -162,10 +172,17 @@ impl Work {
                 }
             };
             let key = (layer.weight, layer.transposed);
+            let planned = calibrated.planned.get(&id);
+            if let Some(planned) = planned {
+                block = planned.block;
+            }
             let fresh = match done.get(&key) {
                 Some(Ok(_)) => None,
                 Some(Err(why)) => Some(Err(*why)),
-                None => Some(numbers(g, &layer, block, &moments)),
+                None => Some(match planned {
+                    Some(planned) => Ok(planned.numbers.clone()),
+                    None => numbers(g, &layer, block, &calibrated.moments),
+                }),
             };
             if let Some(Err(why)) = fresh {
                 done.insert(key, Err(why));
@@ -188,20 +205,29 @@ impl Work {
             }
             g.remove_unused_value(layer.weight);
             let layer = g.label(id);
+            if let Some(planned) = planned {
+                cx.remarks.push(Remark::Rounded {
+                    layer: layer.clone(),
+                    method: planned.by.name(),
+                    factors: calibrated.divided.contains(&id),
+                    error: planned.error,
+                });
+            }
             cx.remarks.push(Remark::Quantized { layer });
             self.quantized += 1;
         }
         Ok(())
     }
 
-    /// Scales weights and what they are multiplied by where that lowers the error; gives the mean squares of what the layers
-    /// read then.
-    fn scaled(
+    /// Scales weights and what they are multiplied by where that lowers the error; gives what is known of what the layers read
+    /// then.
+    fn scaled<'p>(
         &mut self,
         g: &mut Graph,
         stats: &Stats,
+        plans: &'p Plans,
         cx: &mut Context<'_>,
-    ) -> Result<Moments, PassFailure> {
+    ) -> Result<Calibrated<'p>, PassFailure> {
         let mut groups: Vec<(ValueId, Vec<Product>)> = Vec::new();
         for id in g.topo_order()? {
             let Some(Ok(product)) = Linear::of(g, id) else {
@@ -219,26 +245,52 @@ impl Work {
                 None => groups.push((product.layer.input, vec![product])),
             }
         }
-        let mut moments = Moments::default();
+        let mut out = Calibrated::default();
         for (x, group) in groups {
-            let Some(found) = stats.get(&x).and_then(TensorStats::channel_moments) else {
-                continue;
+            let planned = plans.get(&x);
+            let found = match planned {
+                Some(plan) => Some(plan.moments.clone()),
+                None => stats.get(&x).and_then(TensorStats::channel_moments),
             };
+            let Some(found) = found else { continue };
             let any = group.iter().any(|p| p.block.is_some());
-            let plan = match any && !self.refused {
-                true => awq::plan(g, x, &group, &found),
-                false => None,
+            let made;
+            let factors = match (any && !self.refused, planned) {
+                (false, _) => None,
+                (true, Some(plan)) => plan.factors.as_ref(),
+                (true, None) => {
+                    made = awq::plan(g, x, &group, Format::Int4, &found);
+                    made.as_ref()
+                }
             };
-            let scaled = plan.and_then(|plan| {
+            let scaled = factors.and_then(|plan| {
                 let admitted = cx.admit(NAME, || format!("factors of {}", g.value(x).name()));
                 self.refused |= !admitted;
-                admitted.then(|| awq::apply(g, &plan, &group, &found, NAME))?
+                admitted.then(|| awq::apply(g, plan, &group, &found, NAME))?
             });
+            // Numbers are those of weights with the plan's factors.
+            if let Some(plan) = planned
+                && scaled.is_some() == plan.factors.is_some()
+            {
+                out.planned
+                    .extend(plan.layers.iter().map(|(id, r)| (*id, r)));
+                let divided = plan.layers.keys().filter(|_| scaled.is_some());
+                out.divided.extend(divided.copied());
+            }
             let (x, found) = scaled.unwrap_or((x, found));
-            moments.insert(x, found);
+            out.moments.insert(x, found);
         }
-        Ok(moments)
+        Ok(out)
     }
+}
+
+/// What calibration says of the layers of a graph.
+#[derive(Default)]
+struct Calibrated<'p> {
+    moments: Moments,
+    planned: FxHashMap<NodeId, &'p Rounded>,
+    /// Layers whose input is divided by factors.
+    divided: FxHashSet<NodeId>,
 }
 
 /// The mean squares of each channel of values.
@@ -263,7 +315,10 @@ fn dequantized(g: &mut Graph, layer: &Linear, block: usize, numbers: Quantized) 
     let attrs = Attrs::new()
         .with("axis", 0i64)
         .with("block_size", block as i64);
-    let inputs = [Some(values), Some(scales)];
+    let zeros = (numbers.zeros).map(|zeros| g.add_constant(&format!("{name}_zero_point"), zeros));
+    let inputs = [Some(values), Some(scales)]
+        .into_iter()
+        .chain(zeros.map(Some));
     let output = format!("{name}_dequantized");
     let op = Op::onnx("DequantizeLinear");
     let id = g.add_node_named(op, "", inputs, &[Some(&output)], attrs);

@@ -1,4 +1,4 @@
-//! Weights in few bits: symmetric, one scale for each block of rows of a column.
+//! Weights in few bits: one scale for each block of rows of a column, and a zero point where the format has one.
 
 use std::marker::PhantomData;
 
@@ -10,6 +10,8 @@ use kiln_graph::{DType, Tensor};
 pub enum Format {
     /// -8 to 7.
     Int4,
+    /// The same with a zero point for each block.
+    Int4Affine,
     /// -127 to 127: -128 has no counterpart, and TensorRT clamps it.
     Int8,
     /// E4M3 without infinities, up to ±448 (Micikevicius et al., "FP8 Formats for Deep Learning").
@@ -19,7 +21,7 @@ pub enum Format {
 impl Format {
     pub fn dtype(self) -> DType {
         match self {
-            Format::Int4 => DType::I4,
+            Format::Int4 | Format::Int4Affine => DType::I4,
             Format::Int8 => DType::I8,
             Format::Fp8 => DType::F8E4M3FN,
         }
@@ -29,7 +31,9 @@ impl Format {
     /// clamped for the sake of the others. 8 uses INT4's -8 where the largest value is negative.
     fn divisors(self) -> &'static [f32] {
         match self {
-            Format::Int4 => &[7.0, 7.25, 7.5, 7.75, 8.0, 8.5, 9.0, 9.5, 10.0, 11.0],
+            Format::Int4 | Format::Int4Affine => {
+                &[7.0, 7.25, 7.5, 7.75, 8.0, 8.5, 9.0, 9.5, 10.0, 11.0]
+            }
             Format::Int8 => &[127.0, 131.0, 136.0, 142.0, 150.0, 160.0, 172.0, 190.0],
             // Its steps are relative, so these only move where the powers of two lie.
             Format::Fp8 => &[448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0],
@@ -38,7 +42,10 @@ impl Format {
 }
 
 /// Columns quantized together, so that the loops over them vectorize and a tile stays in cache.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
+
+/// The range of a block with a zero point is tried in these parts of what its numbers span.
+const PARTS: [f32; 7] = [1.0, 0.97, 0.94, 0.9, 0.86, 0.82, 0.78];
 
 /// Smallest positive normal and smallest positive number of half precision.
 const HALF_NORMAL: f32 = 6.103_515_6e-5;
@@ -49,8 +56,10 @@ const HALF_TINY: f32 = 5.960_464_5e-8;
 pub struct Quantized {
     /// [K, N] of the format's dtype.
     pub values: Tensor,
-    /// [ceil(K / block), N] in the weight's dtype, all positive: `weight ≈ values · scales`.
+    /// [ceil(K / block), N] in the weight's dtype, all positive: `weight ≈ (values - zeros) · scales`.
     pub scales: Tensor,
+    /// As many zero points of the format's dtype, if it has any.
+    pub zeros: Option<Tensor>,
     /// Root of the squared error over the squared weight; both are weighted by the moments if there are any.
     pub error: f64,
 }
@@ -82,6 +91,7 @@ pub fn quantize(
 ) -> Result<Quantized, Unfit> {
     match format {
         Format::Int4 => search::<Int4>(weight, format, block, moments),
+        Format::Int4Affine => search::<Int4Affine>(weight, format, block, moments),
         Format::Int8 => search::<Int8>(weight, format, block, moments),
         Format::Fp8 => search::<Fp8>(weight, format, block, moments),
     }
@@ -118,6 +128,7 @@ fn search<C: Code>(
     };
     let mut codes = vec![0u8; rows * columns];
     let mut scales = vec![0f32; rows.div_ceil(block) * columns];
+    let mut zeros = vec![0u8; if C::AFFINE { scales.len() } else { 0 }];
     let (mut lost, mut whole) = (0f64, 0f64);
     let mut tile = Tile::<C>::new(block.min(rows), grid, floor);
     for (index, start) in (0..rows).step_by(block).enumerate() {
@@ -134,14 +145,18 @@ fn search<C: Code>(
             whole += tile.energy(weights);
             let to = index * columns + column;
             scales[to..to + width].copy_from_slice(&found.scales[..width]);
-            tile.codes(&found.scales, |row, lane, code| {
+            for (zero, found) in zeros.iter_mut().skip(to).zip(&found.zeros[..width]) {
+                *zero = C::byte(*found);
+            }
+            tile.codes(&found, |row, lane, code| {
                 if lane < width {
                     codes[at(row) + lane] = code;
                 }
             });
         }
     }
-    let scales = Tensor::from_values(&[rows.div_ceil(block), columns][..], &scales);
+    let blocks = [rows.div_ceil(block), columns];
+    let scales = Tensor::from_values(&blocks[..], &scales);
     let scales = scales.ok().and_then(|s| match weight.dtype() {
         DType::F32 => Some(s),
         narrow => s.narrowed(narrow),
@@ -149,6 +164,10 @@ fn search<C: Code>(
     Ok(Quantized {
         values: pack(format.dtype(), &[rows, columns], codes).ok_or(Unfit::Type)?,
         scales: scales.ok_or(Unfit::Type)?,
+        zeros: match C::AFFINE {
+            true => Some(pack(format.dtype(), &blocks, zeros).ok_or(Unfit::Type)?),
+            false => None,
+        },
         error: if whole > 0.0 {
             (lost / whole).sqrt()
         } else {
@@ -236,7 +255,7 @@ impl Grid {
     }
 }
 
-type Lane = [f32; LANES];
+pub(super) type Lane = [f32; LANES];
 
 /// One block of rows of [`LANES`] columns; missing columns are zero.
 struct Tile<C> {
@@ -246,9 +265,11 @@ struct Tile<C> {
     code: PhantomData<C>,
 }
 
-/// The scales of a tile's columns and their weighted squared errors.
+/// The steps of a tile's columns and their weighted squared errors.
 struct Found {
     scales: Lane,
+    /// Zero where the format has no zero points.
+    zeros: Lane,
     errors: Lane,
 }
 
@@ -278,40 +299,61 @@ impl<C: Code> Tile<C> {
     }
 
     fn search(&self, divisors: &[f32], weights: &[f32]) -> Found {
-        let mut largest = [0f32; LANES];
+        let (mut least, mut most) = ([0f32; LANES], [0f32; LANES]);
         for row in &self.rows {
-            for (m, v) in largest.iter_mut().zip(row) {
-                *m = m.max(v.abs());
+            for l in 0..LANES {
+                least[l] = least[l].min(row[l]);
+                most[l] = most[l].max(row[l]);
             }
         }
+        let none = [0f32; LANES];
+        let largest: Lane = std::array::from_fn(|l| most[l].max(-least[l]));
         let scales = |divisor: f32| largest.map(|m| self.grid.nearest(m / divisor, self.floor));
-        let mut best = self.tried(scales(divisors[0]), weights);
+        let mut best = self.tried(scales(divisors[0]), none, weights);
         for &divisor in &divisors[1..] {
-            best.improve(self.tried(scales(divisor), weights));
+            best.improve(self.tried(scales(divisor), none, weights));
         }
-        best.improve(self.tried(self.fitted(&best.scales, weights), weights));
+        if C::AFFINE {
+            for part in PARTS {
+                let step = |l: usize| (most[l] - least[l]) * part / 15.0;
+                let scales = std::array::from_fn(|l| self.grid.nearest(step(l), self.floor));
+                for shift in [-1.0, 0.0, 1.0] {
+                    // The smallest number becomes -8, or what clamping leaves of it.
+                    let zero = |l: usize| whole(-least[l] * part / scales[l]) - 8.0 + shift;
+                    let zeros = std::array::from_fn(|l| zero(l).clamp(-8.0, 7.0));
+                    best.improve(self.tried(scales, zeros, weights));
+                }
+            }
+        }
+        let fitted = self.fitted(&best, weights);
+        best.improve(self.tried(fitted, best.zeros, weights));
         best
     }
 
-    fn tried(&self, scales: Lane, weights: &[f32]) -> Found {
+    fn tried(&self, scales: Lane, zeros: Lane, weights: &[f32]) -> Found {
         let inverse = scales.map(f32::recip);
         let mut errors = [0f32; LANES];
         for (row, &w) in self.rows.iter().zip(weights) {
             for l in 0..LANES {
-                let off = row[l] - scales[l] * C::nearest(row[l] * inverse[l]);
+                let off = row[l] - scales[l] * C::nearest(row[l] * inverse[l], zeros[l]);
                 errors[l] += w * off * off;
             }
         }
-        Found { scales, errors }
+        Found {
+            scales,
+            zeros,
+            errors,
+        }
     }
 
-    /// The scales that minimize the error for the integers that `scales` give.
-    fn fitted(&self, scales: &Lane, weights: &[f32]) -> Lane {
+    /// The scales that minimize the error for the integers that were found.
+    fn fitted(&self, found: &Found, weights: &[f32]) -> Lane {
+        let Found { scales, zeros, .. } = found;
         let inverse = scales.map(f32::recip);
         let (mut products, mut squares) = ([0f32; LANES], [0f32; LANES]);
         for (row, &w) in self.rows.iter().zip(weights) {
             for l in 0..LANES {
-                let q = C::nearest(row[l] * inverse[l]);
+                let q = C::nearest(row[l] * inverse[l], zeros[l]);
                 products[l] += w * row[l] * q;
                 squares[l] += w * q * q;
             }
@@ -325,11 +367,12 @@ impl<C: Code> Tile<C> {
         fitted
     }
 
-    fn codes(&self, scales: &Lane, mut put: impl FnMut(usize, usize, u8)) {
-        let inverse = scales.map(f32::recip);
+    fn codes(&self, found: &Found, mut put: impl FnMut(usize, usize, u8)) {
+        let inverse = found.scales.map(f32::recip);
         for (k, row) in self.rows.iter().enumerate() {
             for l in 0..LANES {
-                put(k, l, C::byte(C::nearest(row[l] * inverse[l])));
+                let near = C::nearest(row[l] * inverse[l], found.zeros[l]);
+                put(k, l, C::byte(near + found.zeros[l]));
             }
         }
     }
@@ -341,6 +384,7 @@ impl Found {
             if other.errors[l] < self.errors[l] {
                 self.errors[l] = other.errors[l];
                 self.scales[l] = other.scales[l];
+                self.zeros[l] = other.zeros[l];
             }
         }
     }
@@ -348,14 +392,17 @@ impl Found {
 
 /// How a number is rounded to a format, and what its byte is.
 trait Code {
-    /// To nearest even, saturating.
-    fn nearest(v: f32) -> f32;
+    /// Blocks have zero points.
+    const AFFINE: bool = false;
+
+    /// To nearest even, saturating where the number plus the zero point, which is zero without any, does.
+    fn nearest(v: f32, zero: f32) -> f32;
     /// Of a number that the format has.
     fn byte(v: f32) -> u8;
 }
 
 /// `round_ties_even` is a call on processors without SSE 4.1; adding 1.5 · 2²³ leaves no bits for a fraction.
-fn whole(v: f32) -> f32 {
+pub(super) fn whole(v: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (v + SHIFT) - SHIFT
 }
@@ -363,7 +410,7 @@ fn whole(v: f32) -> f32 {
 struct Int4;
 
 impl Code for Int4 {
-    fn nearest(v: f32) -> f32 {
+    fn nearest(v: f32, _: f32) -> f32 {
         whole(v.clamp(-8.0, 7.0))
     }
 
@@ -372,10 +419,24 @@ impl Code for Int4 {
     }
 }
 
+struct Int4Affine;
+
+impl Code for Int4Affine {
+    const AFFINE: bool = true;
+
+    fn nearest(v: f32, zero: f32) -> f32 {
+        whole(v.clamp(-8.0 - zero, 7.0 - zero))
+    }
+
+    fn byte(v: f32) -> u8 {
+        Int4::byte(v)
+    }
+}
+
 struct Int8;
 
 impl Code for Int8 {
-    fn nearest(v: f32) -> f32 {
+    fn nearest(v: f32, _: f32) -> f32 {
         whole(v.clamp(-127.0, 127.0))
     }
 
@@ -389,7 +450,7 @@ struct Fp8;
 impl Code for Fp8 {
     /// As [`whole`], with a shift of 1.5 · 2^(e + 20) for a number of exponent e, or of −6 for a smaller one: its last bit
     /// is the last of three bits of mantissa.
-    fn nearest(v: f32) -> f32 {
+    fn nearest(v: f32, _: f32) -> f32 {
         const EXPONENT: u32 = 0x7f80_0000;
         const LEAST: u32 = (127 - 6) << 23;
         let v = v.clamp(-448.0, 448.0);

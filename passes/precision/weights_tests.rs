@@ -188,17 +188,17 @@ fn fp8_has_every_number_of_e4m3() {
     };
     for bits in (0..=255u8).filter(|b| b & 0x7f != 0x7f) {
         let v = number(bits);
-        assert_eq!(Fp8::nearest(v), v);
+        assert_eq!(Fp8::nearest(v, 0.0), v);
         if v != 0.0 {
             assert_eq!(Fp8::byte(v), bits, "{v}");
         }
         // A little more and a little less is rounded back.
         for near in [v * 1.01, v * 0.99] {
-            assert_eq!(Fp8::nearest(near), v, "{near}");
+            assert_eq!(Fp8::nearest(near, 0.0), v, "{near}");
         }
     }
     // Halfway, to the even one.
-    assert_eq!(Fp8::nearest(17.0), 16.0);
-    assert_eq!(Fp8::nearest(19.0), 20.0);
-    assert_eq!(Fp8::nearest(1000.0), 448.0);
+    assert_eq!(Fp8::nearest(17.0, 0.0), 16.0);
+    assert_eq!(Fp8::nearest(19.0, 0.0), 20.0);
+    assert_eq!(Fp8::nearest(1000.0, 0.0), 448.0);
 }

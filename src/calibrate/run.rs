@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use half::f16;
-use kiln_graph::{Attrs, DType, Element, Model, Op, Tensor, Type, ValueId, onnx};
+use kiln_graph::{Attrs, DType, Element, Graph, Model, Op, Tensor, Type, ValueId, onnx};
+use kiln_passes::precision::Gram;
 use kiln_passes::precision::stats::Collector;
 use kiln_passes::{Context, Target, registry};
 
@@ -28,6 +29,10 @@ pub(super) struct Runner<'a> {
 enum Give {
     Value,
     Shape,
+    /// `XᵀX` of its rows X: [n, K, K] for a value [n, …, K].
+    Grams,
+    /// The same of all rows: [1, K, K].
+    Gram,
 }
 
 impl Runner<'_> {
@@ -35,7 +40,7 @@ impl Runner<'_> {
         let (largest, batches) = self.largest()?;
         let sizes = self.sizes(values, &largest)?;
         drop(largest);
-        let groups = groups(values, &sizes, self.options.memory);
+        let groups = parts(values, &sizes, self.options.memory);
         let mut stats = Stats::default();
         for (k, group) in groups.iter().enumerate() {
             let turn = match groups.len() {
@@ -47,6 +52,71 @@ impl Runner<'_> {
             stats.extend(group.iter().copied().zip(finished));
         }
         Ok(stats)
+    }
+
+    /// Gives the [`Gram`] of each value to `take`, as soon as it is complete. No more of them are there at once than the
+    /// memory allows, but one.
+    pub fn grams<E: From<CalibrateError>>(
+        &self,
+        values: &[ValueId],
+        take: &mut dyn FnMut(ValueId, Gram) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (largest, batches) = self.largest()?;
+        self.talk.stage("calibration: sizes");
+        let shapes = run(&mut self.session(values, Give::Shape)?, &largest)?;
+        let mut apart = Vec::new();
+        let mut together = Vec::new();
+        for (&v, shape) in values.iter().zip(shapes) {
+            let dims = shape.to_i64s().unwrap_or_default();
+            let Some(size) = dims.last().and_then(|&k| usize::try_from(k).ok()) else {
+                continue;
+            };
+            // Samples of a batch are multiplied apart and added one by one, so that other batches give the same bits.
+            let each =
+                dims.len() > 2 && dims.first() == i64::try_from(largest.samples).ok().as_ref();
+            let list = if each { &mut apart } else { &mut together };
+            list.push((v, size));
+        }
+        let mut groups = Vec::new();
+        for (give, list) in [(Give::Grams, apart), (Give::Gram, together)] {
+            let samples = if give == Give::Grams {
+                largest.samples
+            } else {
+                1
+            };
+            let bytes = |&(_, size): &(ValueId, usize)| {
+                let product = size.saturating_mul(size).saturating_mul(4 * samples);
+                Gram::bytes(size).saturating_add(product)
+            };
+            let sizes: Vec<usize> = list.iter().map(bytes).collect();
+            let parts = parts(&list, &sizes, self.options.memory);
+            groups.extend(parts.into_iter().map(|part| (give, part)));
+        }
+        for (turn, (give, group)) in groups.iter().enumerate() {
+            let values: Vec<ValueId> = group.iter().map(|(v, _)| *v).collect();
+            let mut grams: Vec<Gram> = group.iter().map(|&(_, size)| Gram::new(size)).collect();
+            let mut session = self.session(&values, *give)?;
+            for (k, batch) in self.source.batches().enumerate() {
+                let (turn, turns) = (turn + 1, groups.len());
+                self.talk.stage(&format!(
+                    "calibration: products, batch {} of {batches}, part {turn} of {turns}",
+                    k + 1
+                ));
+                let outputs = run(&mut session, &batch.map_err(CalibrateError::from)?)?;
+                for (gram, products) in grams.iter_mut().zip(outputs) {
+                    let row = 4 * gram.size().max(1);
+                    for one in products.bytes().chunks_exact(row * gram.size().max(1)) {
+                        let rows = one.chunks_exact(row);
+                        gram.add(rows.map(|row| row.chunks_exact(4).map(f32::from_le)));
+                    }
+                }
+            }
+            drop(session);
+            for (v, gram) in values.into_iter().zip(grams) {
+                take(v, gram)?;
+            }
+        }
+        Ok(())
     }
 
     /// The batch with the most bytes, and the number of all.
@@ -137,8 +207,14 @@ fn twin(model: &Model, values: &[ValueId], give: Give) -> Result<Model, Calibrat
         let (op, ty) = match give {
             Give::Value => ("Identity", g.value(v).ty().clone()),
             Give::Shape => ("Shape", Type::Unknown),
+            Give::Grams | Give::Gram => ("MatMul", Type::Unknown),
         };
-        let node = g.add_node(Op::onnx(op), "", [Some(v)], 1, Attrs::new());
+        let inputs = match give {
+            Give::Value | Give::Shape => vec![Some(v)],
+            Give::Grams => transposed(g, v, 0),
+            Give::Gram => transposed(g, v, 1),
+        };
+        let node = g.add_node(Op::onnx(op), "", inputs, 1, Attrs::new());
         if let Some(output) = g.node(node).output(0) {
             g.set_type(output, ty);
             g.add_output(&format!("{prefix}.{k}"), output);
@@ -151,6 +227,25 @@ fn twin(model: &Model, values: &[ValueId], give: Give) -> Result<Model, Calibrat
     Ok(twin)
 }
 
+/// FP32 rows [n, rows, K] of a value and their transposes, in the order of a product: n is 1, or with `lead` 0 the value's
+/// first dimension.
+fn transposed(g: &mut Graph, v: ValueId, lead: i64) -> Vec<Option<ValueId>> {
+    let mut x = Some(v);
+    if g.value(v).ty().dtype() != Some(DType::F32) {
+        let attrs = Attrs::new().with("to", i64::from(DType::F32.to_onnx()));
+        let cast = g.add_node(Op::onnx("Cast"), "", [x], 1, attrs);
+        x = g.node(cast).output(0);
+    }
+    let last = g.value(v).ty().shape().and_then(|s| s.last()?.known());
+    let last = last.and_then(|k| i64::try_from(k).ok()).unwrap_or(-1);
+    let dims = g.add_constant("rows", Tensor::vector(&[lead, -1, last]));
+    let rows = g.add_node(Op::onnx("Reshape"), "", [x, Some(dims)], 1, Attrs::new());
+    let rows = g.node(rows).output(0);
+    let attrs = Attrs::new().with("perm", vec![0i64, 2, 1]);
+    let turned = g.add_node(Op::onnx("Transpose"), "", [rows], 1, attrs);
+    vec![g.node(turned).output(0), rows]
+}
+
 fn run(session: &mut Session, batch: &Batch) -> Result<Vec<Tensor>, CalibrateError> {
     let outputs = session.run(&batch.inputs);
     let outputs = outputs.map_err(|source| CalibrateError::Run {
@@ -161,22 +256,22 @@ fn run(session: &mut Session, batch: &Batch) -> Result<Vec<Tensor>, CalibrateErr
 }
 
 /// Values in their order, as many in a group as the memory allows.
-fn groups(values: &[ValueId], sizes: &[usize], memory: usize) -> Vec<Vec<ValueId>> {
-    let mut groups: Vec<Vec<ValueId>> = Vec::new();
+fn parts<T: Clone>(values: &[T], sizes: &[usize], memory: usize) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = Vec::new();
     let mut used = 0usize;
-    for (&v, &size) in values.iter().zip(sizes) {
-        match groups.last_mut() {
-            Some(group) if used.saturating_add(size) <= memory => {
-                group.push(v);
+    for (value, &size) in values.iter().zip(sizes) {
+        match parts.last_mut() {
+            Some(part) if used.saturating_add(size) <= memory => {
+                part.push(value.clone());
                 used += size;
             }
             _ => {
-                groups.push(vec![v]);
+                parts.push(vec![value.clone()]);
                 used = size;
             }
         }
     }
-    groups
+    parts
 }
 
 /// Adds each output to its collector, and drops it. No two threads share a collector, so their number changes nothing.

@@ -170,6 +170,90 @@ fn exact_models_give_the_same_bits_in_any_batch() {
     assert_eq!(stats[0][&values[0]].count, 35);
 }
 
+fn all_grams(
+    model: &Model,
+    values: &[ValueId],
+    path: &Path,
+    batch: usize,
+    memory: usize,
+) -> Vec<(ValueId, Gram)> {
+    let source = Source::open(&model.graph, path, &of_batch(batch)).unwrap();
+    let options = Options {
+        memory,
+        ..Options::default()
+    };
+    let mut all = Vec::new();
+    let mut take = |v, gram| {
+        all.push((v, gram));
+        Ok::<(), CalibrateError>(())
+    };
+    grams(model, values, &source, &options, &Silent, &mut take).unwrap();
+    all.sort_by_key(|(v, _)| *v);
+    all
+}
+
+#[test]
+fn products_of_channels_are_those_of_all_rows() {
+    if runtime().is_none() {
+        return;
+    }
+    for ty in ["float", "float16"] {
+        let model = text_model(&format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g ({ty}[batch, 3, 4] x) => ({ty}[batch, 3, 4] y) {{ h = Neg(x) y = Neg(h) }}"#
+        ));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npz");
+        // Quarters, of which sums of products are exact.
+        let x: Vec<f32> = (0..60).map(|i| (i * 7 % 23) as f32 / 4.0 - 2.5).collect();
+        let tensor = Tensor::from_values(vec![5, 3, 4], &x).unwrap();
+        npz::write(&path, &[("x", tensor)]).unwrap();
+        let values: Vec<ValueId> = (model.graph.values())
+            .filter(|(_, v)| matches!(v.def(), Def::Node(..)))
+            .map(|(id, _)| id)
+            .collect();
+        let found = all_grams(&model, &values, &path, 2, 256 << 20);
+        assert_eq!(found.len(), values.len());
+        for (_, gram) in found {
+            for (i, j) in (0..16).map(|k| (k / 4, k % 4)) {
+                let rows = x.chunks(4).map(|row| f64::from(row[i] * row[j]));
+                assert_eq!(gram.at(i, j), rows.sum::<f64>(), "{ty}: {i}, {j}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_channels_are_the_same_in_any_batch_and_any_part() {
+    if runtime().is_none() {
+        return;
+    }
+    // The product flattens the batch away, the square does not.
+    let model = text_model(
+        r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[batch, 5, 6] x) => (float[rows, 6] y) <int64[2] flat = {-1, 6}>
+        { h = Mul(x, x) r = Reshape(h, flat) y = Neg(r) }"#,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npz");
+    let x: Vec<f32> = (0..7 * 30).map(|i| (i as f32 * 0.37).sin()).collect();
+    let tensor = Tensor::from_values(vec![7, 5, 6], &x).unwrap();
+    npz::write(&path, &[("x", tensor)]).unwrap();
+    let values = floats(&model);
+    let whole = all_grams(&model, &values, &path, 7, 256 << 20);
+    assert_eq!(whole.len(), 3);
+    assert_eq!(whole, all_grams(&model, &values, &path, 7, 1), "parts");
+    for batch in [1, 3] {
+        let split = all_grams(&model, &values, &path, batch, 256 << 20);
+        assert_eq!(whole[0], split[0], "samples apart, batches of {batch}");
+        for ((_, a), (_, b)) in whole.iter().zip(&split) {
+            let most = a.diagonal().into_iter().fold(0.0, f64::max);
+            let off = |k: usize| (a.at(k / 6, k % 6) - b.at(k / 6, k % 6)).abs();
+            assert!((0..36).all(|k| off(k) <= 1e-5 * most));
+        }
+    }
+}
+
 #[test]
 fn internal_operators_are_lowered_first() {
     if runtime().is_none() {

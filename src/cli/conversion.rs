@@ -55,9 +55,10 @@ pub(super) struct Conversion {
     /// Keep what was measured in this file, for the same model and data.
     #[arg(long, value_name = "FILE")]
     calibration_cache: Option<PathBuf>,
-    /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on).
-    #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true, default_missing_value = "32")]
-    int4: Option<usize>,
+    /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on)
+    /// [default: 32, or with --calibrate 16 where the result is out of tolerance otherwise].
+    #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true)]
+    int4: Option<Option<usize>>,
     /// Convert the graph's inputs and outputs too.
     #[arg(long, visible_aliases = ["fp16-io", "bf16-io"])]
     half_io: bool,
@@ -123,7 +124,7 @@ impl Conversion {
                     (.., Some(_)) => Some(Linear::Int4),
                     _ => None,
                 },
-                int4_block: int4,
+                int4_block: int4.flatten(),
                 half_io: self.half_io.then_some(true),
                 keep: self.keep.map(|k| k.to_string()),
                 keep_ops: self.keep_op.iter().map(operator_text).collect(),

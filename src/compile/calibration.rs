@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use kiln_graph::{Model, ValueId};
-use kiln_passes::precision::{self, stats::Stats};
+use kiln_passes::precision::{self, MIN_INT4_BLOCK, Plans, stats::Stats};
 use serde::Serialize;
 
-use super::{CompileError, Options};
+use super::{CompileError, Options, stages};
 use crate::calibrate::{self, DataError, Source, SourceOptions};
 use crate::parity::Case;
 use crate::runtime::DeviceRequest;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
+use crate::targets::Targets;
 
 /// Where calibration data comes from.
 #[derive(Clone, Debug)]
@@ -61,6 +62,7 @@ pub struct Calibrated {
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub stats: Stats,
+    pub plans: Plans,
     pub facts: Calibrated,
     /// Cases for the proof.
     pub cases: Vec<Case>,
@@ -71,10 +73,10 @@ pub(super) const MADE_UP: &str = "the ranges of activations come from made-up in
 
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     let ranges = options.int8 == Some(super::Int8::Static) || options.fp8;
-    let moments = options.int4.is_some() && options.calibration.data.is_some();
-    let mut values = match ranges || moments {
-        true => precision::wanted(model),
-        false => Vec::new(),
+    let mut values = match (ranges, planned(options)) {
+        (true, _) => precision::wanted(model),
+        (_, true) => precision::wanted_by_int4(model).1,
+        _ => Vec::new(),
     };
     if let Some(half) = options
         .half()
@@ -87,25 +89,88 @@ fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     values
 }
 
-/// Measures what the options need on the fused model; `None` if they need nothing.
-pub(crate) fn measure(
+/// Whether roundings to INT4 are planned.
+fn planned(options: &Options) -> bool {
+    options.int4.is_some() && options.calibration.data.is_some()
+}
+
+/// The options with blocks of INT4 half as long, if those may be.
+pub(super) fn halved(options: &Options) -> Option<Options> {
+    let block = options.int4? / 2;
+    let may = planned(options) && options.search && !options.int4_fixed;
+    (may && block >= MIN_INT4_BLOCK).then(|| {
+        let mut options = options.clone();
+        options.int4 = Some(block);
+        options.recipe.precision.int4_block = Some(block);
+        options
+    })
+}
+
+/// Plans the roundings to INT4 anew, with the same data.
+pub(super) fn plans(
     options: &Options,
+    targets: &Targets,
     device: DeviceRequest,
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
-) -> Result<Option<Measured>, CompileError> {
-    let values = wanted(options, fused);
+) -> Result<Plans, CompileError> {
+    let source = source(options, fused, shapes, talk)?;
+    plan(
+        options,
+        targets,
+        fused,
+        &source,
+        &choices(options, device),
+        talk,
+    )
+}
+
+/// Plans the roundings of all layers, each as soon as what its activation was is complete.
+fn plan(
+    options: &Options,
+    targets: &Targets,
+    fused: &Model,
+    source: &Source,
+    choices: &calibrate::Options<'_>,
+    talk: &dyn Talk,
+) -> Result<Plans, CompileError> {
+    let mut plans = Plans::default();
+    let values = precision::wanted_by_int4(fused).0;
+    let target = stages::target(options, targets);
+    let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
+    let passes = kiln_passes::Options {
+        keep: &keep,
+        keep_ops: &options.keep_ops,
+        int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
+        ..kiln_passes::Options::default()
+    };
+    calibrate::grams(fused, &values, source, choices, talk, &mut |x, gram| {
+        let graph = &fused.graph;
+        talk.stage(&format!(
+            "rounding: layers that read {}",
+            graph.value(x).name()
+        ));
+        let plan = precision::plan_int4(graph, x, &gram, &target, &passes);
+        plans.extend(plan.map(|plan| (x, plan)));
+        Ok::<(), CompileError>(())
+    })?;
+    Ok(plans)
+}
+
+/// The data, without the samples that are held out for the proof.
+fn source(
+    options: &Options,
+    fused: &Model,
+    shapes: &Shapes,
+    talk: &dyn Talk,
+) -> Result<Source, CompileError> {
     let Calibration {
         data,
         tokenizer,
-        cache,
         samples,
+        ..
     } = &options.calibration;
-    if values.is_empty() && data.is_none() {
-        return Ok(None);
-    }
-    let graph = &fused.graph;
     let reading = SourceOptions {
         tokenizer: tokenizer.clone(),
         samples: data.as_ref().map(|_| *samples),
@@ -113,24 +178,49 @@ pub(crate) fn measure(
         ..SourceOptions::default()
     };
     let mut source = match data {
-        Some(path) => Source::open(graph, path, &reading)?,
+        Some(path) => Source::open(&fused.graph, path, &reading)?,
         None => {
             talk.warn(MADE_UP);
-            Source::made(graph, shapes, &reading)?
+            Source::made(&fused.graph, shapes, &reading)?
         }
     };
     source.reserve(HELD_OUT)?;
-    let choices = calibrate::Options {
+    Ok(source)
+}
+
+fn choices(options: &Options, device: DeviceRequest) -> calibrate::Options<'_> {
+    calibrate::Options {
         ort_lib: options.ort_lib.as_deref(),
         device,
         ..calibrate::Options::default()
-    };
-    let (stats, cached) = match cache {
+    }
+}
+
+/// Measures what the options need on the fused model; `None` if they need nothing.
+pub(crate) fn measure(
+    options: &Options,
+    targets: &Targets,
+    device: DeviceRequest,
+    fused: &Model,
+    shapes: &Shapes,
+    talk: &dyn Talk,
+) -> Result<Option<Measured>, CompileError> {
+    let values = wanted(options, fused);
+    if values.is_empty() && options.calibration.data.is_none() {
+        return Ok(None);
+    }
+    let source = source(options, fused, shapes, talk)?;
+    let choices = choices(options, device);
+    let (stats, cached) = match &options.calibration.cache {
         Some(path) => calibrate::calibrate_cached(fused, &values, &source, &choices, path, talk)?,
         None => (
             calibrate::calibrate(fused, &values, &source, &choices, talk)?,
             false,
         ),
+    };
+    let plans = match planned(options) {
+        true => plan(options, targets, fused, &source, &choices, talk)?,
+        false => Plans::default(),
     };
     let mut cases = Vec::new();
     for batch in source.held_out().take(HELD_OUT) {
@@ -144,11 +234,12 @@ pub(crate) fn measure(
         facts: Calibrated {
             data: source.description(),
             made: source.is_made(),
-            values: stats.len(),
+            values: stats.len() + plans.len(),
             cached,
             held_out: cases.len(),
         },
         stats,
+        plans,
         cases,
     }))
 }

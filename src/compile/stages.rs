@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{Attr, DType, Model, Op, Tensor, text};
 use kiln_passes::census::census;
-use kiln_passes::precision::HalfFormat;
 use kiln_passes::precision::stats::Stats;
+use kiln_passes::precision::{HalfFormat, Plans};
 use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
     Application, Context, Evaluator, EvaluatorError, Exactness, MissReport, PassReport, Remark,
@@ -236,6 +236,8 @@ pub(crate) struct Passes<'a> {
     pub before: Option<&'a Rewritten>,
     /// Of values of the model.
     pub stats: Option<&'a Stats>,
+    /// Of layers of the model.
+    pub plans: Option<&'a Plans>,
     /// Nodes that keep their precision beside those of the options: from quantization if that is asked for, else from
     /// conversion to half precision.
     pub spared: &'a [String],
@@ -245,6 +247,14 @@ pub(crate) struct Passes<'a> {
     pub finish: &'a [Step],
 }
 
+/// What passes write for.
+pub(super) fn target(options: &Options, targets: &Targets) -> Target {
+    match options.standard {
+        true => Target::standard(),
+        false => targets.for_passes(),
+    }
+}
+
 pub(crate) fn rewrite(
     options: &Options,
     targets: &Targets,
@@ -252,10 +262,7 @@ pub(crate) fn rewrite(
     mut model: Model,
     talk: &dyn Talk,
 ) -> Result<Rewritten, CompileError> {
-    let target = match options.standard {
-        true => Target::standard(),
-        false => targets.for_passes(),
-    };
+    let target = target(options, targets);
     let ops_before = summary::op_counts(&model.graph);
     let quantized_before = summary::quantizes_activations(&model.graph);
     let census_before = census(&model);
@@ -273,6 +280,7 @@ pub(crate) fn rewrite(
         int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
         dynamic: options.int8 == Some(Int8::Dynamic),
         stats: passes.stats.unwrap_or(none.stats),
+        plans: passes.plans.unwrap_or(none.plans),
         ..none
     };
     let library = options.ort_lib.as_deref();

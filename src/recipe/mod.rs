@@ -126,7 +126,8 @@ pub struct Precision {
     /// What linear layers multiply in, or what their weights are stored in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub linear: Option<Linear>,
-    /// Rows of a block of INT4 weights: a power of two from 16 on; 32 unless given.
+    /// Rows of a block of INT4 weights: a power of two from 16 on; 32 unless given, or with calibration data 16 where the result is
+    /// out of tolerance otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub int4_block: Option<usize>,
     /// Inputs and outputs of the graph become FP16 or BF16, too.

@@ -83,6 +83,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
             samples: recipe.calibration.samples.unwrap_or(SAMPLES),
         },
         int4: (p.linear == Some(Linear::Int4)).then(|| p.int4_block.unwrap_or(BLOCK)),
+        int4_fixed: p.int4_block.is_some(),
         standard: recipe.dialect == Some(Dialect::Standard),
         half_io: p.half_io.unwrap_or(false),
         dims,

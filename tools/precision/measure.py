@@ -273,8 +273,9 @@ def again(model, found):
     rows = [r for r in saved("kiln") + saved("peers") if r["model"] == model and not r.get("error")]
     paths = {p.name: p / "model.onnx" for p in found}
     times = latency(model, {r["method"]: paths[r["method"]] for r in rows if r["method"] in paths})
+    rows = [row for row in rows if row["method"] in times]
     for row in rows:
-        row.update(latency=times.get(row["method"], row.get("latency")), environment=environment())
+        row.update(latency=times[row["method"]], environment=environment())
     save(rows)
 
 

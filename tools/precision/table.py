@@ -55,10 +55,10 @@ photographs test. Each test sample runs alone, without padding.
 - **low**: products of matrix factors (in multiplications) by type, read from the graph; "weights" after a type means that only the
   weights are stored so.
 - **latency**: ONNX Runtime, CPU, median over the original's in the same process, batch 1 (128 tokens, or one picture), with 1 and
-  2 threads. It says nothing about GPUs.
+  2 threads. It says nothing about GPUs. `v`: on a processor with VNNI, which multiplies integers faster; compare rows of one kind.
 - **matrices**: size of the quantized matrices with their scales; **disk**: the whole model.
 - **time**, **memory**: of the process that makes the model; a Python tool's includes its imports, kiln's includes its proof.
-- **kept**: nodes that kiln left in higher precision, and candidates that its search compared.
+- **kept**: nodes that kiln left in higher precision, and candidates that its search compared, in how many seconds.
 - **engine**: the GPUs that the TensorRT for RTX engine is for, as it says itself. It was built, not run: there was no GPU.
 """
 
@@ -89,7 +89,7 @@ def line(name, row):
     if row["method"].startswith("kiln"):
         kept = str(row.get("kept", "–"))
         if at(row, "search", "compared"):
-            kept += f" ({row['search']['compared']} compared)"
+            kept += f" ({row['search']['compared']} compared, {number(at(row, 'search', 'seconds'))} s)"
     cells = [
         name,
         f"{bad} NaN/Inf" if bad else number(graph.get("sqnr_db")),
@@ -98,7 +98,7 @@ def line(name, row):
         cosine(graph.get("worst_cosine")),
         number(100 * graph["argmax"], 1, " %") if "argmax" in graph else "–",
         low or "–",
-        f"{ratio[0]} / {ratio[1]}",
+        f"{ratio[0]} / {ratio[1]}" + (" v" if at(row, "environment", "vnni") and ratio != ["–", "–"] else ""),
         number(row["quantized_bytes"] / 1e6, 1, " MB") if row.get("quantized_bytes") else "–",
         number(row["bytes"] / 1e6, 1, " MB") if row.get("bytes") else "–",
         number(row.get("seconds"), 1, " s"),

@@ -1,6 +1,7 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
 //! `# ranges: even|uneven|outlier|infinite` invents what calibration found, and `# dynamic` does without.
+//! `# products: mixed|silent` invents what INT4 is planned by: channels that move together, or are always zero.
 //! `# measured: x=-1e5..20` says it of the values that it names, one or several with commas.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, Op, onnx, text};
 use kiln_passes::precision::{
-    self,
+    self, Gram, Plans,
     stats::{Collector, Stats},
 };
 use kiln_passes::{Application, Context, Evaluator, INT4_BLOCK, Options, Target, registry};
@@ -30,6 +31,8 @@ pub struct Case {
     pub dynamic: bool,
     /// What activations are said to have been: `even`, `uneven`, `outlier` or `infinite`.
     pub ranges: Option<String>,
+    /// How the channels of activations are said to move: `mixed` or `silent`.
+    pub products: Option<String>,
     /// What values are said to have been, by name: smallest and largest.
     pub measured: Vec<(String, f32, f32)>,
     pub half_io: bool,
@@ -95,6 +98,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         keep_op: header("keep-op:").map(|name| Op::onnx(&name)),
         dynamic: header("dynamic").is_some(),
         ranges: header("ranges:"),
+        products: header("products:"),
         measured: header("measured:")
             .map_or(Vec::new(), |all| all.split(',').map(measured).collect()),
         half_io: header("half-io").is_some(),
@@ -158,6 +162,34 @@ fn stats(case: &Case, model: &Model) -> Stats {
     wanted.into_iter().filter_map(measured).collect()
 }
 
+/// Plans for INT4 by what calibration could have found: each channel is mostly what its neighbours are, and some are larger.
+fn plans(case: &Case, model: &Model, options: &Options<'_>) -> Plans {
+    let Some(products) = &case.products else {
+        return Plans::default();
+    };
+    let product = |i: usize, j: usize| {
+        let size = |k: usize| 2f32.powi(k as i32 % 3);
+        match products.as_str() {
+            "silent" => 0.0,
+            "mixed" => size(i) * size(j) * 0.9f32.powi(i.abs_diff(j) as i32),
+            other => panic!("{}: unknown products {other}", case.path.display()),
+        }
+    };
+    let mut model = model.clone();
+    kiln_graph::infer::annotate(&mut model.graph);
+    let plan = |v: kiln_graph::ValueId| {
+        let shape = model.graph.value(v).ty().shape()?;
+        let channels = usize::try_from(shape.last()?.known()?).ok()?;
+        let mut gram = Gram::new(channels);
+        let product = &product;
+        gram.add((0..channels).map(|i| (0..channels).map(move |j| product(i, j))));
+        let plan = precision::plan_int4(&model.graph, v, &gram, &case.target, options)?;
+        Some((v, plan))
+    };
+    let wanted = precision::wanted_by_int4(&model).0;
+    wanted.into_iter().filter_map(plan).collect()
+}
+
 /// The model with what internal operators stand for, so that a runtime takes it.
 pub fn lowered(model: &Model, target: &Target) -> Model {
     let mut model = model.clone();
@@ -191,6 +223,11 @@ pub fn apply_up_to(
         convert_io: case.half_io,
         int4_block: case.int4_block,
         ..Options::default()
+    };
+    let plans = plans(case, &before, &options);
+    let options = Options {
+        plans: &plans,
+        ..options
     };
     let mut cx = Context::new(target, &options);
     cx.explain = true;

@@ -223,6 +223,23 @@ fn ranges(m: &Manifest) -> Vec<Part> {
         ];
         parts.push(fold_long("Ranges of activations", header, rows.collect()));
     }
+    if !m.rounded.is_empty() {
+        let rows = m.rounded.iter().map(|r| {
+            vec![
+                r.layer.clone(),
+                r.method.into(),
+                if r.factors { "yes" } else { "-" }.into(),
+                format!("{:.4}", r.error),
+            ]
+        });
+        let header = vec![
+            "weight of",
+            "rounded",
+            "factors of channels",
+            "error of its products, relative L2",
+        ];
+        parts.push(Part::Table(header, rows.collect()));
+    }
     parts
 }
 
