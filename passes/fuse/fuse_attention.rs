@@ -4,6 +4,7 @@ use kiln_graph::{Attr, Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor,
 
 use crate::attention::scores::{self, Bias, Scores};
 use crate::attention::weights::weighted;
+use crate::expand::number;
 use crate::mask::{self, Mask, Term};
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
@@ -302,8 +303,7 @@ impl Heads<'_, '_> {
             } => {
                 let condition = lifted(&mut self.patch, condition)?;
                 let number = |v: f64| {
-                    let t = Tensor::scalar(v as f32);
-                    t.narrowed(dtype).unwrap_or(t)
+                    number(v, Some(dtype)).unwrap_or_else(|| Tensor::scalar(v as f32))
                 };
                 let zero = self.patch.constant(number(0.0));
                 let fill = self.patch.constant(number(fill));
