@@ -42,7 +42,10 @@ impl Judge {
                             v * (1.0 + NUDGE * up)
                         };
                         let values: Vec<f32> = values.iter().enumerate().map(nudge).collect();
-                        (name.clone(), Tensor::from_values(t.dims(), &values).unwrap())
+                        (
+                            name.clone(),
+                            Tensor::from_values(t.dims(), &values).unwrap(),
+                        )
                     }
                     _ => (name.clone(), t.clone()),
                 })
@@ -74,7 +77,8 @@ impl Judge {
         for (((name, expected), (other, found)), moves) in
             self.expected.iter().zip(&found).zip(&self.moves)
         {
-            if name != other || expected.dtype() != found.dtype() || expected.dims() != found.dims() {
+            if name != other || expected.dtype() != found.dtype() || expected.dims() != found.dims()
+            {
                 return Ok(format!(
                     "{name} {}{:?} became {other} {}{:?}",
                     expected.dtype(),
@@ -98,7 +102,9 @@ impl Judge {
                 let same = a == b || a.is_nan() && b.is_nan() || moves[k].is_infinite();
                 let allowed = ROUNDING * largest + MOVES * most;
                 if !same && !((a - b).abs() <= allowed) {
-                    return Ok(format!("{name}[{k}] is {b} instead of {a}, where {allowed:e} is allowed"));
+                    return Ok(format!(
+                        "{name}[{k}] is {b} instead of {a}, where {allowed:e} is allowed"
+                    ));
                 }
             }
         }
@@ -112,7 +118,8 @@ fn floats(t: &Tensor) -> Vec<f64> {
 
 fn run(runtime: &'static Runtime, model: &Model, inputs: &Named) -> Result<Named, String> {
     let bytes = onnx::to_bytes(model).map_err(|e| e.to_string())?;
-    let mut session = common::session(runtime, &bytes, Optimization::Disabled).map_err(|e| e.to_string())?;
+    let mut session =
+        common::session(runtime, &bytes, Optimization::Disabled).map_err(|e| e.to_string())?;
     session.run(inputs).map_err(|e| e.to_string())
 }
 
@@ -160,5 +167,7 @@ fn constant(t: &Tensor) -> String {
 }
 
 fn hash(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |h, b| {
+        (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
+    })
 }

@@ -137,7 +137,10 @@ fn list(values: impl IntoIterator<Item = impl ToString>) -> String {
 
 impl Builder {
     fn next(&mut self) -> u64 {
-        self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.random = self
+            .random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         self.random >> 33
     }
 
@@ -149,8 +152,14 @@ impl Builder {
     /// An initializer of small floats.
     fn constant(&mut self, dtype: &str, shape: &[usize]) -> String {
         let count = shape.iter().product::<usize>();
-        let numbers: Vec<f64> = (0..count).map(|_| (self.next() % 400) as f64 / 200.0 - 1.0).collect();
-        self.literal(dtype, shape, &list(numbers.iter().map(|v| format!("{v:?}"))))
+        let numbers: Vec<f64> = (0..count)
+            .map(|_| (self.next() % 400) as f64 / 200.0 - 1.0)
+            .collect();
+        self.literal(
+            dtype,
+            shape,
+            &list(numbers.iter().map(|v| format!("{v:?}"))),
+        )
     }
 
     fn literal(&mut self, dtype: &str, shape: &[usize], numbers: &str) -> String {
@@ -172,7 +181,13 @@ impl Builder {
     }
 
     /// A node with one output, which becomes a value that later steps can read.
-    fn emit(&mut self, op: &str, inputs: &[&str], dtype: &'static str, shape: Vec<usize>) -> String {
+    fn emit(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        dtype: &'static str,
+        shape: Vec<usize>,
+    ) -> String {
         let name = self.fresh();
         let _ = writeln!(self.nodes, "  {name} = {op}({})", inputs.join(", "));
         for (k, v) in self.values.iter().enumerate() {
@@ -185,11 +200,6 @@ impl Builder {
         });
         self.read.push(false);
         name
-    }
-
-    fn pick(&self, back: u8) -> Value {
-        let from = self.values.len() - 1;
-        self.values[from - back as usize % (from + 1)].clone()
     }
 
     /// The nearest value that fits.
@@ -208,11 +218,12 @@ impl Builder {
     fn reduce(&mut self, op: &str, x: &Value, axes: &[i64], keep: bool) -> String {
         let rank = x.shape.len() as i64;
         let hit: Vec<usize> = axes.iter().map(|a| a.rem_euclid(rank) as usize).collect();
-        let shape = (x.shape.iter().enumerate()).filter_map(|(k, &d)| match (hit.contains(&k), keep) {
-            (true, true) => Some(1),
-            (true, false) => None,
-            _ => Some(d),
-        });
+        let shape =
+            (x.shape.iter().enumerate()).filter_map(|(k, &d)| match (hit.contains(&k), keep) {
+                (true, true) => Some(1),
+                (true, false) => None,
+                _ => Some(d),
+            });
         let shape = shape.collect();
         let keep = i64::from(keep);
         if self.opset < 18 && op != "ReduceSum" {
@@ -220,7 +231,12 @@ impl Builder {
             return self.emit(&call, &[&x.name], x.dtype, shape);
         }
         let axes = self.ints(axes);
-        self.emit(&format!("{op}<keepdims = {keep}>"), &[&x.name, &axes], x.dtype, shape)
+        self.emit(
+            &format!("{op}<keepdims = {keep}>"),
+            &[&x.name, &axes],
+            x.dtype,
+            shape,
+        )
     }
 
     fn last(&self) -> Value {
@@ -237,7 +253,9 @@ impl Builder {
         let spelled = |axis: usize| axis as i64 - if q % 2 == 0 { rank as i64 } else { 0 };
         match step.op % 36 {
             0 => {
-                let op = ["Tanh", "Sigmoid", "Erf", "Neg", "Abs", "Relu", "Identity", "Sin"][p % 8];
+                let op = [
+                    "Tanh", "Sigmoid", "Erf", "Neg", "Abs", "Relu", "Identity", "Sin",
+                ][p % 8];
                 // Double has few kernels.
                 if dtype == "float" || ["Tanh", "Sigmoid", "Neg", "Abs", "Identity"].contains(&op) {
                     self.emit(op, &[name], dtype, x.shape.clone());
@@ -248,7 +266,11 @@ impl Builder {
                 let fits = |v: &Value| v.dtype == dtype && broadcast(&v.shape, &x.shape).is_some();
                 if let Some(y) = self.find(step.b, fits) {
                     let shape = broadcast(&y.shape, &x.shape).unwrap_or_default();
-                    let order = if q % 2 == 0 { [name, &y.name] } else { [&y.name, name] };
+                    let order = if q % 2 == 0 {
+                        [name, &y.name]
+                    } else {
+                        [&y.name, name]
+                    };
                     self.emit(op, &order, dtype, shape);
                 }
             }
@@ -266,10 +288,18 @@ impl Builder {
                     ("Add" | "Sub", 0) => self.scalar(dtype, 0.0),
                     _ => self.constant(dtype, &shape),
                 };
-                let shape = if op == "Div" || r % 4 == 0 { vec![] } else { shape };
+                let shape = if op == "Div" || r % 4 == 0 {
+                    vec![]
+                } else {
+                    shape
+                };
                 let shape = broadcast(&shape, &x.shape).unwrap_or_default();
                 let back = r % 8 >= 4 && op != "Div";
-                let order = if back { [c.as_str(), name] } else { [name, c.as_str()] };
+                let order = if back {
+                    [c.as_str(), name]
+                } else {
+                    [name, c.as_str()]
+                };
                 self.emit(op, &order, dtype, shape);
             }
             5 => {
@@ -290,7 +320,12 @@ impl Builder {
             }
             7 | 8 if rank > 0 => {
                 let op = ["Softmax", "Softmax", "LogSoftmax"][r % 3];
-                self.emit(&format!("{op}<axis = {}>", spelled(axis)), &[name], dtype, x.shape.clone());
+                self.emit(
+                    &format!("{op}<axis = {}>", spelled(axis)),
+                    &[name],
+                    dtype,
+                    x.shape.clone(),
+                );
             }
             9 | 10 if rank > 0 => {
                 let columns = [4, 6, 8][p % 3];
@@ -311,12 +346,19 @@ impl Builder {
             11 if rank >= 2 => {
                 // A product with a transposed value of the same shape.
                 let fits = |v: &Value| v.dtype == dtype && v.shape == x.shape;
-                let Some(y) = self.find(step.b, fits) else { return };
+                let Some(y) = self.find(step.b, fits) else {
+                    return;
+                };
                 let mut perm: Vec<usize> = (0..rank).collect();
                 perm.swap(rank - 2, rank - 1);
                 let mut turned = x.shape.clone();
                 turned.swap(rank - 2, rank - 1);
-                let t = self.emit(&format!("Transpose<perm = [{}]>", list(&perm)), &[&y.name], dtype, turned);
+                let t = self.emit(
+                    &format!("Transpose<perm = [{}]>", list(&perm)),
+                    &[&y.name],
+                    dtype,
+                    turned,
+                );
                 let rows = x.shape[rank - 2];
                 let shape = [&x.shape[..rank - 2], &[rows, rows]].concat();
                 self.emit("MatMul", &[name, &t], dtype, shape);
@@ -328,7 +370,12 @@ impl Builder {
                     perm.rotate_left(1);
                 }
                 let shape = perm.iter().map(|&k| x.shape[k]).collect();
-                self.emit(&format!("Transpose<perm = [{}]>", list(&perm)), &[name], dtype, shape);
+                self.emit(
+                    &format!("Transpose<perm = [{}]>", list(&perm)),
+                    &[name],
+                    dtype,
+                    shape,
+                );
             }
             14 | 15 => self.reshape(&x, p, q, r),
             16 if rank > 0 => {
@@ -338,20 +385,34 @@ impl Builder {
                     return;
                 }
                 let stride = 1 + (q / 2) as i64 % 2;
-                let end = if r % 5 == 0 && to == size { i64::MAX } else { to };
+                let end = if r % 5 == 0 && to == size {
+                    i64::MAX
+                } else {
+                    to
+                };
                 let start = if q % 3 == 0 { from - size } else { from };
                 let parts = [vec![start], vec![end], vec![spelled(axis)], vec![stride]];
                 let parts = parts.map(|v| self.ints(&v));
                 let mut shape = x.shape.clone();
                 shape[axis] = (to - from + stride - 1) as usize / stride as usize;
-                self.emit("Slice", &[name, &parts[0], &parts[1], &parts[2], &parts[3]], dtype, shape);
+                self.emit(
+                    "Slice",
+                    &[name, &parts[0], &parts[1], &parts[2], &parts[3]],
+                    dtype,
+                    shape,
+                );
             }
             17 if rank > 0 => {
                 let fits = |v: &Value| v.dtype == dtype && v.shape == x.shape;
                 if let Some(y) = self.find(step.b, fits) {
                     let mut shape = x.shape.clone();
                     shape[axis] *= 2;
-                    self.emit(&format!("Concat<axis = {}>", spelled(axis)), &[name, &y.name], dtype, shape);
+                    self.emit(
+                        &format!("Concat<axis = {}>", spelled(axis)),
+                        &[name, &y.name],
+                        dtype,
+                        shape,
+                    );
                 }
             }
             18 if rank > 0 && x.shape[axis] % 2 == 0 => {
@@ -360,22 +421,40 @@ impl Builder {
                 shape[axis] = half;
                 let (first, second) = (self.fresh(), self.fresh());
                 let sizes = self.ints(&[half as i64, half as i64]);
-                let _ = writeln!(self.nodes, "  {first}, {second} = Split<axis = {}>({name}, {sizes})", spelled(axis));
+                let _ = writeln!(
+                    self.nodes,
+                    "  {first}, {second} = Split<axis = {}>({name}, {sizes})",
+                    spelled(axis)
+                );
                 for (k, v) in self.values.iter().enumerate() {
                     self.read[k] |= v.name == name;
                 }
                 for name in [&first, &second] {
-                    self.values.push(Value { name: name.clone(), dtype, shape: shape.clone() });
+                    self.values.push(Value {
+                        name: name.clone(),
+                        dtype,
+                        shape: shape.clone(),
+                    });
                     self.read.push(false);
                 }
                 match r % 4 {
                     // As rotary embeddings turn halves.
                     0 => {
                         let neg = self.emit("Neg", &[&second], dtype, shape.clone());
-                        self.emit(&format!("Concat<axis = {}>", spelled(axis)), &[&neg, &first], dtype, x.shape.clone());
+                        self.emit(
+                            &format!("Concat<axis = {}>", spelled(axis)),
+                            &[&neg, &first],
+                            dtype,
+                            x.shape.clone(),
+                        );
                     }
                     1 => drop(self.emit("Add", &[&first, &second], dtype, shape)),
-                    2 => drop(self.emit(&format!("Concat<axis = {}>", spelled(axis)), &[&first, &second], dtype, x.shape.clone())),
+                    2 => drop(self.emit(
+                        &format!("Concat<axis = {}>", spelled(axis)),
+                        &[&first, &second],
+                        dtype,
+                        x.shape.clone(),
+                    )),
                     _ => {}
                 }
             }
@@ -392,11 +471,20 @@ impl Builder {
                         self.ints(&[r as i64 % size, -1])
                     }
                 };
-                self.emit(&format!("Gather<axis = {}>", spelled(axis)), &[name, &index], dtype, shape);
+                self.emit(
+                    &format!("Gather<axis = {}>", spelled(axis)),
+                    &[name, &index],
+                    dtype,
+                    shape,
+                );
             }
             20 => {
                 let at = p % (rank + 1);
-                let axes = self.ints(&[if q % 2 == 0 { at as i64 } else { at as i64 - rank as i64 - 1 }]);
+                let axes = self.ints(&[if q % 2 == 0 {
+                    at as i64
+                } else {
+                    at as i64 - rank as i64 - 1
+                }]);
                 let mut shape = x.shape.clone();
                 shape.insert(at, 1);
                 if shape.len() <= 5 {
@@ -413,7 +501,9 @@ impl Builder {
             }
             22 => {
                 let fits = |v: &Value| broadcast(&v.shape, &x.shape).is_some();
-                let Some(y) = self.find(step.b, fits) else { return };
+                let Some(y) = self.find(step.b, fits) else {
+                    return;
+                };
                 let shape = broadcast(&y.shape, &x.shape).unwrap_or_default();
                 let to = match p % 2 {
                     0 => self.emit("Shape", &[&y.name], "int64", vec![y.shape.len()]),
@@ -435,11 +525,19 @@ impl Builder {
             25 => {
                 // A choice that rounding cannot change: by the boolean input, or by an input's sign.
                 let condition = match p % 2 {
-                    0 => Value { name: "keep".into(), dtype: "bool", shape: vec![2, 3] },
+                    0 => Value {
+                        name: "keep".into(),
+                        dtype: "bool",
+                        shape: vec![2, 3],
+                    },
                     _ => {
                         let zero = self.scalar("float", 0.0);
-                        let c = self.emit("Less", &["x", &zero], "bool", self.values[0].shape.clone());
-                        Value { name: c, ..self.last() }
+                        let c =
+                            self.emit("Less", &["x", &zero], "bool", self.values[0].shape.clone());
+                        Value {
+                            name: c,
+                            ..self.last()
+                        }
                     }
                 };
                 let condition = match broadcast(&condition.shape, &x.shape) {
@@ -447,18 +545,34 @@ impl Builder {
                     None if rank == 3 && x.shape[..2] == [2, 3] => {
                         let axes = self.ints(&[-1]);
                         let name = self.emit("Unsqueeze", &["keep", &axes], "bool", vec![2, 3, 1]);
-                        Value { name, ..self.last() }
+                        Value {
+                            name,
+                            ..self.last()
+                        }
                     }
                     None => return,
                 };
                 let shape = broadcast(&condition.shape, &x.shape).unwrap_or_default();
                 let fill = self.scalar(dtype, [0.0, 1.0, -2.5][q % 3]);
-                let order = if r % 2 == 0 { [&condition.name, name, &fill] } else { [&condition.name, &fill, name] };
+                let order = if r % 2 == 0 {
+                    [&condition.name, name, &fill]
+                } else {
+                    [&condition.name, &fill, name]
+                };
                 self.emit("Where", &order, dtype, shape);
             }
             26 => {
-                let (to, number) = if dtype == "float" { ("double", 11) } else { ("float", 1) };
-                self.emit(&format!("Cast<to = {number}>"), &[name], to, x.shape.clone());
+                let (to, number) = if dtype == "float" {
+                    ("double", 11)
+                } else {
+                    ("float", 1)
+                };
+                self.emit(
+                    &format!("Cast<to = {number}>"),
+                    &[name],
+                    to,
+                    x.shape.clone(),
+                );
             }
             27 if dtype == "float" => {
                 // Gelu, exact or not.
@@ -478,7 +592,11 @@ impl Builder {
             28 => {
                 let s = self.emit("Sigmoid", &[name], dtype, x.shape.clone());
                 let fits = |v: &Value| v.dtype == dtype && v.shape == x.shape;
-                let by = if p % 4 == 0 { self.find(step.b, fits) } else { Some(x.clone()) };
+                let by = if p % 4 == 0 {
+                    self.find(step.b, fits)
+                } else {
+                    Some(x.clone())
+                };
                 if let Some(by) = by {
                     self.emit("Mul", &[&by.name, &s], dtype, x.shape.clone());
                 }
@@ -487,7 +605,10 @@ impl Builder {
             31..=33 if rank == 3 && dtype == "float" => self.attention(&x, step),
             34 if rank > 0 => {
                 let op = format!("Flatten<axis = {axis}>");
-                let (a, b): (usize, usize) = (x.shape[..axis].iter().product(), x.shape[axis..].iter().product());
+                let (a, b): (usize, usize) = (
+                    x.shape[..axis].iter().product(),
+                    x.shape[axis..].iter().product(),
+                );
                 self.emit(&op, &[name], dtype, vec![a, b]);
             }
             35 if rank > 0 => {
@@ -512,7 +633,11 @@ impl Builder {
         let rank = x.shape.len();
         let mut shape: Vec<usize> = match p % 5 {
             0 => vec![count],
-            1 if rank >= 2 => [&x.shape[..rank - 2], &[x.shape[rank - 2] * x.shape[rank - 1]]].concat(),
+            1 if rank >= 2 => [
+                &x.shape[..rank - 2],
+                &[x.shape[rank - 2] * x.shape[rank - 1]],
+            ]
+            .concat(),
             2 if rank >= 1 && x.shape[rank - 1].is_multiple_of(2) => {
                 [&x.shape[..rank - 1], &[2, x.shape[rank - 1] / 2]].concat()
             }
@@ -550,7 +675,12 @@ impl Builder {
                     }
                 }
                 let rest = self.ints(&dims);
-                self.emit("Concat<axis = 0>", &[&first, &rest], "int64", vec![shape.len()])
+                self.emit(
+                    "Concat<axis = 0>",
+                    &[&first, &rest],
+                    "int64",
+                    vec![shape.len()],
+                )
             }
             _ => self.ints(&dims),
         };
@@ -578,7 +708,10 @@ impl Builder {
                 self.emit("Pow", &[&d.name, &two], "float", shape.clone())
             }
         };
-        let square = Value { name: square, ..x.clone() };
+        let square = Value {
+            name: square,
+            ..x.clone()
+        };
         let variance = self.reduce("ReduceMean", &square, &[axis], true);
         let small = self.last().shape;
         let epsilon = self.scalar("float", 1e-5);
@@ -608,7 +741,12 @@ impl Builder {
             return;
         }
         let (heads, size) = (2, d / 2);
-        let split = self.ints(&[0, if p % 2 == 0 { 0 } else { -1 }, heads as i64, size as i64]);
+        let split = self.ints(&[
+            0,
+            if p % 2 == 0 { 0 } else { -1 },
+            heads as i64,
+            size as i64,
+        ]);
         let mut parts = Vec::new();
         for k in 0..3 {
             let weight = self.constant("float", &[d, d]);
@@ -622,13 +760,23 @@ impl Builder {
                 1 => ("0, 2, 3, 1", vec![n, heads, size, s]),
                 _ => ("0, 2, 1, 3", vec![n, heads, s, size]),
             };
-            parts.push(self.emit(&format!("Transpose<perm = [{perm}]>"), &[&v], "float", shape));
+            parts.push(self.emit(
+                &format!("Transpose<perm = [{perm}]>"),
+                &[&v],
+                "float",
+                shape,
+            ));
         }
         let square = vec![n, heads, s, s];
         let factor = [0.5, 0.7, 1.0, 2.0][q % 4];
         let scale = self.scalar("float", factor);
         if q / 4 % 3 == 0 {
-            parts[0] = self.emit("Mul", &[&parts[0], &scale], "float", vec![n, heads, s, size]);
+            parts[0] = self.emit(
+                "Mul",
+                &[&parts[0], &scale],
+                "float",
+                vec![n, heads, s, size],
+            );
         }
         let mut scores = self.emit("MatMul", &[&parts[0], &parts[1]], "float", square.clone());
         if q / 4 % 3 == 1 {
@@ -658,16 +806,31 @@ impl Builder {
             _ => {}
         }
         let axis = if p / 2 % 6 == 0 { 2 } else { 3 };
-        let probabilities = self.emit(&format!("Softmax<axis = {axis}>"), &[&scores], "float", square.clone());
+        let probabilities = self.emit(
+            &format!("Softmax<axis = {axis}>"),
+            &[&scores],
+            "float",
+            square.clone(),
+        );
         if p / 16 % 5 == 0 {
             // Somebody else reads the probabilities.
             self.emit("ReduceMax", &[&probabilities], "float", vec![1; 4]);
         }
-        let o = self.emit("MatMul", &[&probabilities, &parts[2]], "float", vec![n, heads, s, size]);
+        let o = self.emit(
+            "MatMul",
+            &[&probabilities, &parts[2]],
+            "float",
+            vec![n, heads, s, size],
+        );
         let o = match p / 16 % 7 {
             // Heads and positions stay as they are: another function.
             0 => o,
-            _ => self.emit("Transpose<perm = [0, 2, 1, 3]>", &[&o], "float", vec![n, s, heads, size]),
+            _ => self.emit(
+                "Transpose<perm = [0, 2, 1, 3]>",
+                &[&o],
+                "float",
+                vec![n, s, heads, size],
+            ),
         };
         let flat = self.ints(&[n as i64, s as i64, d as i64]);
         self.emit("Reshape", &[&o, &flat], "float", vec![n, s, d]);
@@ -690,7 +853,10 @@ pub fn shuffled(source: &str) -> String {
         }
     };
     for node in &mut graph.node {
-        node.input.iter_mut().chain(&mut node.output).for_each(rename);
+        node.input
+            .iter_mut()
+            .chain(&mut node.output)
+            .for_each(rename);
     }
     for tensor in &mut graph.initializer {
         tensor.name.iter_mut().for_each(rename);
