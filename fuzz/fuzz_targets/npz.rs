@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| kiln_fuzz::npz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kiln_fuzz::driver::npz(data));

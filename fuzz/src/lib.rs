@@ -50,6 +50,12 @@ pub fn seeds(root: &Path, target: &str) -> Vec<Vec<u8>> {
                  g (float[16] x) => (float[16] y) <float[16] w = [{at}], float[4] v = [{at}]> {{ y = Add(x, w) }}"
             ))
         })),
+        "npz" => {
+            let small = |p: &&PathBuf| p.parent().is_some_and(|f| f.ends_with("conformance"));
+            let wanted = |p: &&PathBuf| p.extension().is_some_and(|e| e == "npz");
+            let files = fixtures.iter().filter(small).filter(wanted);
+            seeds.extend(files.filter_map(|p| fs::read(p).ok()));
+        }
         _ => {}
     }
     seeds
@@ -88,22 +94,18 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// What is written is read again, and written the same.
+/// What is written is read again. Declared types may change their order once, as they stand by the values' numbers.
 fn round_trip(model: &Model) {
-    let Ok(bytes) = onnx::to_bytes(model) else {
+    let Ok(mut bytes) = onnx::to_bytes(model) else {
         return;
     };
-    let again = onnx::read_bytes(bytes.clone().into(), None);
-    let again = again.unwrap_or_else(|e| panic!("what kiln wrote is refused: {e}"));
-    let twice = onnx::to_bytes(&again).unwrap_or_else(|e| panic!("{e}"));
-    if bytes != twice {
-        let print = |data: &[u8]| match ModelProto::decode(data) {
-            Ok(m) => text::print_model(&m, &text::PrintOptions::default()),
-            Err(e) => e.to_string(),
-        };
-        let (once, twice) = (print(&bytes), print(&twice));
-        panic!("written again, it is\n{twice}\ninstead of\n{once}");
-    }
+    let mut again = || {
+        let read = onnx::read_bytes(bytes.clone().into(), None);
+        let read = read.unwrap_or_else(|e| panic!("what kiln wrote is refused: {e}"));
+        bytes = onnx::to_bytes(&read).unwrap_or_else(|e| panic!("{e}"));
+        bytes.clone()
+    };
+    assert!(again() == again(), "a second round trip gives other bytes");
 }
 
 /// An encoded model: reading, verifying, inference, writing.
@@ -232,10 +234,7 @@ pub fn passes(data: &[u8]) {
 }
 
 #[cfg(not(feature = "graph-only"))]
-pub use driver::{npz, recipe};
-
-#[cfg(not(feature = "graph-only"))]
-mod driver {
+pub mod driver {
     use kiln::parity::{self, Npz};
     use kiln::runtime::{Dim, TensorInfo};
     use kiln_graph::DType;
