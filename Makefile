@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test lint bless bench coverage precision precision-peers precision-kiln clean
+.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-micro bench-peers bench-scale coverage precision precision-peers precision-kiln clean
 
 setup: $(VENV)/.ready
 
@@ -25,9 +25,49 @@ demo: $(KILN)
 test: setup
 	cargo test --workspace
 
+# ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.
+conformance: setup .venv-conformance/.ready
+	cargo build --release --example conformance
+	.venv-conformance/bin/python tools/conformance/run.py
+
+.venv-conformance/.ready: tools/conformance/requirements.txt
+	[ -x .venv-conformance/bin/python ] || python3 -m venv .venv-conformance
+	.venv-conformance/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+# Random graphs against ONNX Runtime; `make test` takes few of them. CASES and SEED choose others.
+CASES = 20000
+SEED = 1
+
+differential: setup
+	KILN_DIFFERENTIAL_CASES=$(CASES) KILN_DIFFERENTIAL_SEED=$(SEED) cargo test --release --test differential -- --nocapture
+
+# libFuzzer on every target for SECONDS each, with cargo-fuzz (`cargo install cargo-fuzz`). It wants features of a nightly compiler,
+# which RUSTC_BOOTSTRAP unlocks. `make test` runs the same functions for two seconds each without it.
+SECONDS = 600
+FUZZERS = onnx text external passes recipe npz
+
+fuzz: setup
+	cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir . -O -a
+	cd fuzz && for t in $(FUZZERS); do \
+	    cargo run --release --target $$(rustc -vV | sed -n 's/host: //p') --bin seeds $$t grown/$$t && \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . -O -a $$t grown/$$t -- -max_total_time=$(SECONDS) -rss_limit_mb=3000 || exit 1; done
+
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	scripts/sbom.py --check
+
+# Advisories, licences, bans and sources of all dependencies. Advisories are read from GitHub: where that is not reached, they
+# are said not to be checked.
+deny:
+	@scripts/deny.sh
+
+# The crates that the binary is built from, as CycloneDX.
+sbom:
+	@mkdir -p target
+	scripts/sbom.py > target/kiln.cdx.json
+	@echo target/kiln.cdx.json
 
 # Writes the expected diffs of fixtures/passes again; read the result with `git diff`.
 bless:
@@ -37,6 +77,30 @@ bless:
 # Wall, CPU and memory of compiling the demo's model without engine and proof.
 bench: $(KILN)
 	time $(KILN) compile "$(DEMO_MODEL)" --fp16 --no-engine --no-check --target sm_89 -o target/bench.kiln
+
+# Time of reading, inference, matching, conversion and writing alone, by criterion.
+bench-micro:
+	cargo bench -p kiln-passes --bench micro
+
+# kiln beside other tools on the same files, in turns: docs/performance.md. Needs 8 GB for the peers' environments and 4 GB for
+# models; PEERS=minilm-l3 takes one model.
+PEERS = minilm-l3,bert-base-ts,bert-base-dynamo,gpt2-base,vit-base
+
+bench-peers: $(KILN) .venv-peers/.ready .venv-modelopt/.ready
+	.venv-peers/bin/python tools/peers/bench.py --models $(PEERS)
+	.venv-peers/bin/python tools/peers/table.py
+
+# A model of 7 billion parameters, many nodes and many weights: docs/performance.md. SCALE=layers=8 makes the first smaller.
+SCALE = layers=32
+
+bench-scale: $(KILN) .venv-peers/.ready
+	.venv-peers/bin/python tools/scale/bench.py --$(SCALE)
+	.venv-peers/bin/python tools/peers/table.py
+
+.venv-peers/.ready: tools/peers/requirements.txt
+	[ -x .venv-peers/bin/python ] || python3 -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
 
 # What kiln fuses of the models in a folder: make coverage MODELS=path/to/exports
 MODELS = fixtures/models
@@ -74,4 +138,4 @@ precision-kiln: $(KILN) precision-peers
 
 clean:
 	cargo clean
-	rm -rf $(VENV) .venv-precision .venv-modelopt
+	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers

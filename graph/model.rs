@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::Graph;
-use crate::onnx::proto;
+use crate::onnx::{SourceFile, proto};
 
 /// A model as read from a file, or being compiled.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Model {
     pub path: Option<PathBuf>,
     /// The mapped file itself, without external data.
     pub bytes: Option<bytes::Bytes>,
+    /// The files that are mapped: this one and those of external data.
+    pub sources: Vec<SourceFile>,
     /// Everything of the file's outermost message but the graph and the operator sets.
     pub(crate) header: proto::ModelProto,
 }

@@ -2,10 +2,13 @@
 
 use bytes::Bytes;
 
+use crate::tensor::Part;
 use crate::{DType, Tensor};
 
 /// Rows and columns moved together by a transposition, so that both sides stay in cache.
 const TILE: usize = 32;
+/// Joined tensors of so many bytes are put together when they are written; smaller ones, which passes read, at once.
+const LAZY_MIN: usize = 1 << 20;
 
 impl Tensor {
     /// A matrix with its axes swapped: [rows, columns] becomes [columns, rows]. `None` for another rank, for strings and
@@ -47,7 +50,7 @@ impl Tensor {
         Tensor::from_raw(self.dtype(), dims.as_slice(), Bytes::from(out)).ok()
     }
 
-    /// Tensors of one dtype and rank joined along the last axis. `None` where another dimension differs, for strings and
+    /// Tensors of one dtype and rank joined along the last axis; large ones are not copied. `None` where another dimension differs, for strings and
     /// for elements that are no whole bytes.
     pub fn joined(parts: &[&Tensor]) -> Option<Tensor> {
         let first = parts.first()?;
@@ -63,17 +66,15 @@ impl Tensor {
             .iter()
             .map(|t| t.dims().last().copied())
             .collect::<Option<_>>()?;
-        let data: Vec<Bytes> = parts.iter().map(|t| t.bytes()).collect();
-        let rows = lead.iter().product::<usize>();
-        let mut out = Vec::with_capacity(data.iter().map(Bytes::len).sum());
-        for row in 0..rows {
-            for (bytes, width) in data.iter().zip(&widths) {
-                let stride = width * size;
-                out.extend_from_slice(bytes.get(row * stride..(row + 1) * stride)?);
-            }
-        }
         let dims: Vec<usize> = lead.iter().copied().chain([widths.iter().sum()]).collect();
-        Tensor::from_raw(first.dtype(), dims.as_slice(), Bytes::from(out)).ok()
+        let parts: Vec<Part> = (parts.iter().zip(&widths))
+            .flat_map(|(t, width)| t.parts(width * size).to_vec())
+            .collect();
+        let joined = Tensor::of_parts(first.dtype(), dims.as_slice(), parts.into());
+        match joined.byte_len() < LAZY_MIN {
+            true => Tensor::from_raw(joined.dtype(), dims.as_slice(), joined.bytes()).ok(),
+            false => Some(joined),
+        }
     }
 }
 
@@ -101,6 +102,23 @@ mod tests {
         assert_eq!(joined.dims(), [2, 3]);
         assert_eq!(joined.to_i64s().unwrap(), [1, 3, 4, 2, 5, 6]);
         assert!(Tensor::joined(&[&a, &turned]).is_none());
+
+        // Large enough to be put together when it is written.
+        let many: Vec<f32> = (0..400 * 700).map(|v| v as f32).collect();
+        let whole = Tensor::from_values(&[400, 700][..], &many).unwrap();
+        let columns =
+            [0, 300, 301].map(|c| whole.columns(c, if c == 300 { 1 } else { [300, 399][c / 301] }));
+        let columns = columns.map(Option::unwrap);
+        let [left, middle, right] = &columns;
+        let pair = Tensor::joined(&[middle, right]).unwrap();
+        let again = Tensor::joined(&[left, &pair]).unwrap();
+        assert!(again.same_bits(&whole) && whole.same_bits(&again));
+        let (narrow, want) = (again.narrowed(DType::F16), whole.narrowed(DType::F16));
+        assert_eq!(narrow.unwrap().bytes(), want.unwrap().bytes());
+        assert_eq!(
+            again.narrowing_loss(DType::F16),
+            whole.narrowing_loss(DType::F16)
+        );
         assert!(joined.columns(1, 2).unwrap().same_bits(&b) && joined.columns(2, 2).is_none());
         assert!(Tensor::scalar(1i64).transposed().is_none());
     }

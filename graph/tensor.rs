@@ -43,8 +43,68 @@ enum Data {
     /// Little-endian, packed as ONNX's `raw_data`.
     Raw(Bytes),
     Strings(Arc<[Bytes]>),
-    /// FP32 numbers that become `dtype` (F16 or BF16) when they are read or written.
-    Narrowed(Bytes),
+    /// Bytes elsewhere, which become the tensor's when they are read or written.
+    Lazy(Lazy),
+}
+
+/// Matrices side by side; a tensor that is none is one row of one part.
+#[derive(Clone, Debug, PartialEq)]
+struct Lazy {
+    parts: Arc<[Part]>,
+    /// The parts are FP32 numbers that become the tensor's dtype, F16 or BF16.
+    narrows: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub data: Bytes,
+    /// Bytes of a row.
+    pub width: usize,
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Part) -> bool {
+        self.width == other.width && same_bytes(&self.data, &other.data)
+    }
+}
+
+/// Whether they are equal, which one range of a mapped file is with itself without being read.
+fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
+    (a.as_ptr() == b.as_ptr() && a.len() == b.len()) || a == b
+}
+
+impl Lazy {
+    fn whole(data: &Bytes) -> Arc<[Part]> {
+        Arc::new([Part {
+            data: data.clone(),
+            width: data.len(),
+        }])
+    }
+
+    fn source_len(&self) -> usize {
+        self.parts.iter().map(|p| p.data.len()).sum()
+    }
+
+    /// The bytes of the parts, row by row, in chunks of whole rows or, of a single part, whole elements.
+    fn chunks<E>(&self, out: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        const LEN: usize = CHUNK * 4;
+        if let [only] = &self.parts[..] {
+            return only.data.chunks(LEN).try_for_each(out);
+        }
+        let mut gathered = Vec::with_capacity(LEN);
+        let rows = |part: &Part| part.data.len() / part.width.max(1);
+        for row in 0..self.parts.first().map_or(0, rows) {
+            for part in self.parts.iter() {
+                let start = row * part.width;
+                gathered.extend_from_slice(&part.data[start..start + part.width]);
+            }
+            if gathered.len() >= LEN {
+                out(&gathered)?;
+                gathered.clear();
+            }
+        }
+        out(&gathered)
+    }
 }
 
 /// How FP32 weights look to a narrower float type: what a conversion would do to them.
@@ -73,8 +133,49 @@ impl NarrowingLoss {
         }
     }
 
+    /// `largest` and `smallest` are the target's largest finite and smallest nonzero magnitude.
     fn add(&mut self, wide: &[f32], narrow: &[u8], to: DType, largest: f32, smallest: f32) {
-        for (&v, half) in wide.iter().zip(narrow.chunks_exact(2)) {
+        let mut buffer = [0f32; BLOCK];
+        for (wide, narrow) in wide.chunks(BLOCK).zip(narrow.chunks(BLOCK * 2)) {
+            let back = &mut buffer[..wide.len()];
+            widen(narrow, to, back);
+            // Of finite numbers, the largest magnitude has the largest bits.
+            let bits = |v: &f32| v.to_bits() & !(1 << 31);
+            let most = f32::from_bits(wide.iter().map(bits).fold(0, u32::max));
+            match most <= largest {
+                true => self.add_in_range(wide, back, most, smallest / 2.0),
+                false => self.add_any(wide, back, largest, smallest / 2.0),
+            }
+        }
+    }
+
+    /// Numbers of which none is clamped, in a form that compilers vectorize.
+    fn add_in_range(&mut self, wide: &[f32], back: &[f32], most: f32, flushed: f32) {
+        const LANES: usize = 8;
+        self.abs_max = self.abs_max.max(most);
+        let tiny = |v: &f32| u32::from(v.abs() <= flushed) & u32::from(*v != 0.0);
+        self.flushed += wide.iter().map(tiny).sum::<u32>() as usize;
+        let (mut power, mut error) = ([0f64; LANES], [0f64; LANES]);
+        let (wide, wide_rest) = wide.as_chunks::<LANES>();
+        let (back, back_rest) = back.as_chunks::<LANES>();
+        for (wide, back) in wide.iter().zip(back) {
+            for k in 0..LANES {
+                let (v, e) = (f64::from(wide[k]), f64::from(wide[k] - back[k]));
+                power[k] += v * v;
+                error[k] += e * e;
+            }
+        }
+        for (v, back) in wide_rest.iter().zip(back_rest) {
+            let (v, e) = (f64::from(*v), f64::from(v - back));
+            power[0] += v * v;
+            error[0] += e * e;
+        }
+        self.power += power.iter().sum::<f64>();
+        self.error += error.iter().sum::<f64>();
+    }
+
+    fn add_any(&mut self, wide: &[f32], back: &[f32], largest: f32, flushed: f32) {
+        for (&v, &back) in wide.iter().zip(back) {
             if !v.is_finite() {
                 continue;
             }
@@ -86,16 +187,31 @@ impl NarrowingLoss {
                 self.beyond = Some((least.min(v), most.max(v)));
             }
             // Half of the smallest subnormal ties to even, which is zero.
-            self.flushed += usize::from(magnitude > 0.0 && magnitude <= smallest / 2.0);
-            let back = match to {
-                DType::BF16 => bf16::from_le(half).to_f32(),
-                _ => f16::from_le(half).to_f32(),
-            };
+            self.flushed += usize::from(magnitude > 0.0 && magnitude <= flushed);
             let (v, error) = (f64::from(v), f64::from(v) - f64::from(back));
             self.power += v * v;
             self.error += error * error;
         }
     }
+}
+
+/// Elements whose conversion stays in the first cache.
+const BLOCK: usize = 512;
+
+/// F16 or BF16 numbers, at most [`BLOCK`], as FP32.
+fn widen(narrow: &[u8], from: DType, out: &mut [f32]) {
+    let halves = narrow.chunks_exact(2);
+    if from == DType::BF16 {
+        for (out, half) in out.iter_mut().zip(halves) {
+            *out = bf16::from_le(half).to_f32();
+        }
+        return;
+    }
+    let mut buffer = [f16::ZERO; BLOCK];
+    for (slot, half) in buffer.iter_mut().zip(halves) {
+        *slot = f16::from_le(half);
+    }
+    buffer[..out.len()].convert_to_f32_slice(out);
 }
 
 /// Elements converted at a time while a narrowed tensor is streamed.
@@ -205,16 +321,17 @@ impl Tensor {
         match &self.data {
             Data::Strings(strings) => strings.iter().map(Bytes::len).sum(),
             Data::Raw(data) => data.len(),
-            Data::Narrowed(data) => data.len() / 2,
+            Data::Lazy(lazy) => lazy.source_len() / if lazy.narrows { 2 } else { 1 },
         }
     }
 
-    /// Little-endian packed bytes: shared where they are stored so, computed for a narrowed tensor, empty for strings.
+    /// Little-endian packed bytes: shared where they are stored so, computed for a narrowed or joined tensor, empty for
+    /// strings.
     pub fn bytes(&self) -> Bytes {
         match &self.data {
             Data::Raw(data) => data.clone(),
             Data::Strings(_) => Bytes::new(),
-            Data::Narrowed(_) => {
+            Data::Lazy(_) => {
                 let mut out = Vec::with_capacity(self.byte_len());
                 self.stream(&mut |chunk| {
                     out.extend_from_slice(chunk);
@@ -226,7 +343,7 @@ impl Tensor {
         }
     }
 
-    /// Writes the packed bytes without ever holding a narrowed tensor whole.
+    /// Writes the packed bytes without ever holding a narrowed or joined tensor whole.
     ///
     /// # Errors
     /// Those of `out`.
@@ -235,24 +352,55 @@ impl Tensor {
     }
 
     fn stream<E>(&self, out: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let source = match &self.data {
-            Data::Raw(data) => return out(data),
-            Data::Strings(_) => return Ok(()),
-            Data::Narrowed(source) => source,
-        };
-        let mut narrow = vec![0u8; CHUNK * 2];
-        for chunk in source.chunks(CHUNK * 4) {
+        match &self.data {
+            Data::Raw(data) => out(data),
+            Data::Strings(_) => Ok(()),
+            Data::Lazy(lazy) if lazy.narrows => self.narrow(lazy, &mut |_, narrow| out(narrow)),
+            Data::Lazy(lazy) => lazy.chunks(out),
+        }
+    }
+
+    /// The numbers before and after they are narrowed, in chunks.
+    fn narrow<E>(
+        &self,
+        lazy: &Lazy,
+        out: &mut dyn FnMut(&[f32], &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut buffer = Vec::new();
+        lazy.chunks(&mut |chunk| {
             let wide = aligned_f32(chunk);
-            let narrow = &mut narrow[..chunk.len() / 2];
+            buffer.resize(chunk.len() / 2, 0u8);
             match self.dtype {
-                DType::BF16 => narrow_chunk(&wide, narrow, bf16::MAX.to_f32(), |v, dst| {
+                DType::BF16 => narrow_chunk(&wide, &mut buffer, bf16::MAX.to_f32(), |v, dst| {
                     dst.copy_from_slice(&bf16::from_f32(v).to_le_bytes())
                 }),
-                _ => narrow_to_f16(&wide, narrow),
+                _ => narrow_to_f16(&wide, &mut buffer),
             }
-            out(narrow)?;
+            out(&wide, &buffer)
+        })
+    }
+
+    /// As parts of a wider matrix of `columns` bytes: what is stored, or a copy of what would have to be computed.
+    pub(crate) fn parts(&self, width: usize) -> Arc<[Part]> {
+        match &self.data {
+            Data::Lazy(lazy) if !lazy.narrows => lazy.parts.clone(),
+            _ => Arc::new([Part {
+                data: self.bytes(),
+                width,
+            }]),
         }
-        Ok(())
+    }
+
+    /// A tensor whose rows are those of the parts, one after another. The caller answers for the lengths.
+    pub(crate) fn of_parts(dtype: DType, dims: impl Into<Dims>, parts: Arc<[Part]>) -> Tensor {
+        Tensor {
+            dtype,
+            dims: dims.into(),
+            data: Data::Lazy(Lazy {
+                parts,
+                narrows: false,
+            }),
+        }
     }
 
     /// The strings of a string tensor.
@@ -350,21 +498,29 @@ impl Tensor {
     /// This FP32 tensor as F16 or BF16, rounded to nearest even and clamped to the finite range when it is read or
     /// written; infinities and NaN stay. `None` if it is not FP32 or `to` is no 16-bit float.
     pub fn narrowed(&self, to: DType) -> Option<Tensor> {
-        match (&self.data, self.dtype, to) {
-            (Data::Raw(data), DType::F32, DType::F16 | DType::BF16) => Some(Tensor {
-                dtype: to,
-                dims: self.dims.clone(),
-                data: Data::Narrowed(data.clone()),
+        let (DType::F32, DType::F16 | DType::BF16) = (self.dtype, to) else {
+            return None;
+        };
+        let parts = match &self.data {
+            Data::Raw(data) => Lazy::whole(data),
+            Data::Lazy(lazy) => lazy.parts.clone(),
+            Data::Strings(_) => return None,
+        };
+        Some(Tensor {
+            dtype: to,
+            dims: self.dims.clone(),
+            data: Data::Lazy(Lazy {
+                parts,
+                narrows: true,
             }),
-            _ => None,
-        }
+        })
     }
 
     /// What [`Tensor::narrowed`] would lose; `None` if this is not an FP32 tensor or `to` is no 16-bit float. Reads the
     /// data once.
     pub fn narrowing_loss(&self, to: DType) -> Option<NarrowingLoss> {
         let narrowed = self.narrowed(to)?;
-        let Data::Raw(source) = &self.data else {
+        let Data::Lazy(lazy) = &narrowed.data else {
             return None;
         };
         let (largest, smallest) = match to {
@@ -372,14 +528,13 @@ impl Tensor {
             _ => (f16::MAX.to_f32(), f16::from_bits(1).to_f32()),
         };
         let mut loss = NarrowingLoss::default();
-        let mut chunks = source.chunks(CHUNK * 4);
-        let add = &mut |narrow: &[u8]| {
-            if let Some(chunk) = chunks.next() {
-                loss.add(&aligned_f32(chunk), narrow, to, largest, smallest);
-            }
+        let add = &mut |wide: &[f32], narrow: &[u8]| {
+            loss.add(wide, narrow, to, largest, smallest);
             Ok::<(), std::convert::Infallible>(())
         };
-        narrowed.stream(add).unwrap_or_else(|never| match never {});
+        narrowed
+            .narrow(lazy, add)
+            .unwrap_or_else(|never| match never {});
         Some(loss)
     }
 
@@ -390,9 +545,9 @@ impl Tensor {
         }
         match (&self.data, &other.data) {
             (Data::Strings(a), Data::Strings(b)) => a == b,
-            (Data::Narrowed(a), Data::Narrowed(b)) | (Data::Raw(a), Data::Raw(b)) => {
-                (a.as_ptr() == b.as_ptr() && a.len() == b.len()) || a == b
-            }
+            (Data::Raw(a), Data::Raw(b)) => same_bytes(a, b),
+            (Data::Lazy(a), Data::Lazy(b)) if a == b => true,
+            (Data::Lazy(a), Data::Lazy(b)) if a.narrows && b.narrows => false,
             _ => self.bytes() == other.bytes(),
         }
     }
@@ -404,20 +559,24 @@ impl Tensor {
         (self.dtype, &self.dims).hash(&mut hasher);
         match &self.data {
             Data::Strings(strings) => strings.hash(&mut hasher),
-            Data::Raw(data) | Data::Narrowed(data) => {
-                const SAMPLES: usize = 16;
-                const WIDTH: usize = 16;
-                if data.len() <= SAMPLES * WIDTH {
-                    data.hash(&mut hasher);
-                } else {
-                    for k in 0..SAMPLES {
-                        let at = (data.len() - WIDTH) / (SAMPLES - 1) * k;
-                        data[at..at + WIDTH].hash(&mut hasher);
-                    }
-                }
-            }
+            Data::Raw(data) => sample(data, &mut hasher),
+            Data::Lazy(lazy) => lazy.parts.iter().for_each(|p| sample(&p.data, &mut hasher)),
         }
         hasher.finish()
+    }
+}
+
+fn sample(data: &Bytes, hasher: &mut impl std::hash::Hasher) {
+    use std::hash::Hash;
+    const SAMPLES: usize = 16;
+    const WIDTH: usize = 16;
+    if data.len() <= SAMPLES * WIDTH {
+        data.hash(hasher);
+        return;
+    }
+    for k in 0..SAMPLES {
+        let at = (data.len() - WIDTH) / (SAMPLES - 1) * k;
+        data[at..at + WIDTH].hash(hasher);
     }
 }
 
@@ -450,10 +609,11 @@ fn to_bytes<T: Element>(values: &[T]) -> Bytes {
 
 /// Protobuf does not align `raw_data`, so a slice of a mapped file may have to be copied to be read as floats.
 fn aligned_f32(bytes: &[u8]) -> Cow<'_, [f32]> {
-    // SAFETY: every bit pattern is a valid f32; `align_to` splits off what is not aligned.
-    let (head, body, tail) = unsafe { bytes.align_to::<f32>() };
-    if cfg!(target_endian = "little") && head.is_empty() && tail.is_empty() {
-        return Cow::Borrowed(body);
+    if let (true, Ok(numbers)) = (
+        cfg!(target_endian = "little"),
+        bytemuck::try_cast_slice(bytes),
+    ) {
+        return Cow::Borrowed(numbers);
     }
     Cow::Owned(bytes.chunks_exact(4).map(f32::from_le).collect())
 }
@@ -470,9 +630,9 @@ fn clamp_finite(v: f32, max: f32) -> f32 {
 
 fn narrow_to_f16(wide: &[f32], out: &mut [u8]) {
     let max = f16::MAX.to_f32();
-    let mut clamped = [0f32; 512];
-    let mut halves = [f16::ZERO; 512];
-    for (wide, out) in wide.chunks(512).zip(out.chunks_mut(1024)) {
+    let mut clamped = [0f32; BLOCK];
+    let mut halves = [f16::ZERO; BLOCK];
+    for (wide, out) in wide.chunks(BLOCK).zip(out.chunks_mut(BLOCK * 2)) {
         for (dst, v) in clamped.iter_mut().zip(wide) {
             *dst = clamp_finite(*v, max);
         }

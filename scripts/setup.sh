@@ -26,10 +26,13 @@ if ! has_libclang; then
     done
     packages+=("$clang")
 fi
+sudo=
+[ "$(id -u)" -eq 0 ] || sudo=sudo
+can_install() {
+    command -v apt-get >/dev/null 2>&1 && { [ -z "$sudo" ] || sudo -n true 2>/dev/null; }
+}
 if [ ${#packages[@]} -gt 0 ]; then
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo=sudo
-    if command -v apt-get >/dev/null 2>&1 && { [ -z "$sudo" ] || sudo -n true 2>/dev/null; }; then
+    if can_install; then
         echo "setup: installing ${packages[*]}"
         $sudo apt-get update -qq
         # The list may have been empty before the update.
@@ -40,6 +43,18 @@ if [ ${#packages[@]} -gt 0 ]; then
         echo "    sudo apt-get install ${packages[*]}" >&2
         exit 1
     fi
+fi
+# The pages of reports are tested in a browser. Where it cannot be installed, that test says that it is skipped.
+has_browser() {
+    command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1
+}
+if ! has_browser; then
+    if can_install; then
+        echo "setup: installing chromium"
+        $sudo apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null || true
+    fi
+    has_browser || echo "setup: no Chromium; the tests of pages will be skipped" >&2
 fi
 if ! command -v cargo >/dev/null 2>&1; then
     echo "setup: Rust is missing; install it from https://rustup.rs and run again" >&2

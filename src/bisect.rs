@@ -13,6 +13,7 @@ use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
 use kiln_passes::Step;
 use kiln_passes::precision::stats::Stats;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bundle;
@@ -22,11 +23,12 @@ use crate::compile::{CompileError, Options, Rewritten};
 use crate::parity::{ParityError, Report, Side, Tolerance};
 use crate::prove::{self, Reference};
 use crate::report;
+use crate::scratch::Temporary;
 use crate::talk::Talk;
 use crate::targets::Targets;
 
 /// What a bisection found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Bisection {
     /// Applications of the whole pipeline.
     pub applications: usize,
@@ -37,14 +39,14 @@ pub struct Bisection {
 }
 
 /// One comparison with the original.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Run {
     /// Applications that were allowed.
     pub applications: usize,
     pub pass: bool,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "finding")]
 pub enum Finding {
     /// The whole pipeline keeps parity.
@@ -56,7 +58,7 @@ pub enum Finding {
 }
 
 /// The application at which parity breaks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Culprit {
     /// Which one it is, counted from 1.
     pub number: usize,
@@ -69,7 +71,7 @@ pub struct Culprit {
 }
 
 /// How a model fails.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Failure {
     /// Its outputs are beyond the tolerance.
@@ -123,6 +125,7 @@ pub fn bisect(
     };
     let mut fused = pipeline.fused()?;
     talk.stage("sizes");
+    let device = stages::device(options, &pipeline.targets);
     let request = prove::Request {
         reference: &bundle::model_path(&options.model),
         original: &original,
@@ -130,6 +133,8 @@ pub fn bisect(
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
+        thorough: false,
+        device,
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut reference = prove::open(&request, &mut shapes, talk)?;
@@ -138,7 +143,7 @@ pub fn bisect(
         fused = pipeline.fused()?;
     }
     talk.stage("calibration");
-    if let Some(measured) = calibration::measure(options, &fused.model, &shapes, talk)? {
+    if let Some(measured) = calibration::measure(options, device, &fused.model, &shapes, talk)? {
         reference.prefer(measured.cases);
         pipeline.stats = Some(measured.stats);
     }
@@ -256,14 +261,14 @@ impl Search<'_> {
         let number = self.runs.len() + 1;
         let stage = format!("run {number}: parity after {applications} applications");
         self.pipeline.talk.stage(&stage);
-        let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+        let folder = Temporary::new().map_err(|source| CompileError::Io {
             path: std::env::temp_dir(),
             why: "a model cannot be put here to be run",
             source,
         })?;
         let path = folder.path().join(bundle::MODEL);
         onnx::write(&cut.model, &path, &onnx::WriteOptions::default())?;
-        let compared = match self.reference.compare(&path, &cut.model, self.tolerance) {
+        let compared = match self.reference.compare(&path, self.tolerance) {
             Ok(parity) if parity.pass() => Ok(parity),
             Ok(parity) => Err(Failure::Differs { parity }),
             // What is the candidate's is a finding; the original's failures are errors.

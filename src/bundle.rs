@@ -1,8 +1,15 @@
 //! The output folder: written aside, then renamed, so that there is a whole bundle or none.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::scratch::{self, Held};
 
 /// The optimized model's file in a bundle.
 pub const MODEL: &str = "model.onnx";
@@ -43,12 +50,52 @@ pub fn default_path(model: &Path) -> PathBuf {
     model.with_extension("kiln")
 }
 
-/// A bundle being written. Dropping it without [`Partial::finish`] removes what was written.
+/// A bundle being written. Dropping it without [`Partial::finish`] removes what was written; so does stopping the process
+/// by a signal that it can catch. What a killed process left is removed by the next one that writes the same bundle: a
+/// folder belongs to a living process as long as that holds its lock.
 #[derive(Debug)]
 pub struct Partial {
     target: PathBuf,
     folder: PathBuf,
+    /// Folders of killed processes that were removed, and older bundles that such processes had moved aside.
+    pub swept: Vec<Swept>,
     done: bool,
+    held: Held,
+    _lock: Option<File>,
+}
+
+/// What a killed process had left, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Swept {
+    Removed(PathBuf),
+    /// An older bundle, now where it was.
+    Restored(PathBuf),
+    Kept {
+        path: PathBuf,
+        why: String,
+    },
+}
+
+impl std::fmt::Display for Swept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Swept::Removed(path) => write!(
+                f,
+                "removed {}, which a compilation that was killed had left",
+                path.display()
+            ),
+            Swept::Restored(path) => write!(
+                f,
+                "put back {}, which a compilation that was killed had moved aside",
+                path.display()
+            ),
+            Swept::Kept { path, why } => write!(
+                f,
+                "{} is left from a compilation that was killed and cannot be removed: {why}",
+                path.display()
+            ),
+        }
+    }
 }
 
 fn io_error<'a>(path: &'a Path, why: &'static str) -> impl FnOnce(io::Error) -> BundleError + 'a {
@@ -59,10 +106,86 @@ fn io_error<'a>(path: &'a Path, why: &'static str) -> impl FnOnce(io::Error) -> 
     }
 }
 
+/// `NAME.PID.COUNT.SUFFIX`: two bundles written at once never share it.
 fn beside(target: &Path, suffix: &str) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let mut name = target.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.{suffix}", std::process::id()));
+    name.push(format!(".{}.{count}.{suffix}", std::process::id()));
     target.with_file_name(name)
+}
+
+/// Whether a name is one that [`beside`] gives for a target of the name `of`, and for an older bundle moved aside.
+fn is_beside(name: &str, of: &str) -> Option<bool> {
+    let rest = name.strip_prefix(of)?.strip_prefix('.')?;
+    let (numbers, suffix) = rest.rsplit_once('.')?;
+    let plain = numbers.chars().all(|c| c.is_ascii_digit() || c == '.') && !numbers.is_empty();
+    match suffix {
+        PART if plain => Some(false),
+        OLD if plain => Some(true),
+        _ => None,
+    }
+}
+
+const PART: &str = "part";
+const OLD: &str = "old";
+
+/// Locks a folder for this process, until the result is dropped or the process ends, however it ends. An error may mean
+/// that the file system has no locks.
+fn lock(folder: &Path) -> Result<File, TryLockError> {
+    let open = File::open(folder).map_err(TryLockError::Error)?;
+    open.try_lock()?;
+    // Someone else may have taken the folder for a dead process's before it was locked.
+    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    let there = open
+        .metadata()
+        .and_then(|m| Ok(same(m, fs::metadata(folder)?)));
+    match there.map_err(TryLockError::Error)? {
+        true => Ok(open),
+        false => Err(TryLockError::WouldBlock),
+    }
+}
+
+/// Cleans up after killed processes that wrote the same bundle.
+fn sweep(target: &Path) -> Vec<Swept> {
+    let (Some(name), Some(folder)) = (target.file_name(), target.parent()) else {
+        return Vec::new();
+    };
+    let folder = match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut swept = Vec::new();
+    for entry in entries.flatten() {
+        let found = entry.file_name();
+        let (Some(found), Some(name)) = (found.to_str(), name.to_str()) else {
+            continue;
+        };
+        let Some(old) = is_beside(found, name) else {
+            continue;
+        };
+        // With the lock nobody else sweeps it. Without one, it is another process's, or nobody can tell.
+        let Ok(_lock) = lock(&entry.path()) else {
+            continue;
+        };
+        if old && !target.exists() && fs::rename(entry.path(), target).is_ok() {
+            swept.push(Swept::Restored(target.to_path_buf()));
+            continue;
+        }
+        match fs::remove_dir_all(entry.path()) {
+            Ok(()) => swept.push(Swept::Removed(entry.path())),
+            // Another compilation was faster.
+            Err(_) if !entry.path().exists() => {}
+            Err(e) => swept.push(Swept::Kept {
+                path: entry.path(),
+                why: e.to_string(),
+            }),
+        }
+    }
+    swept
 }
 
 impl Partial {
@@ -71,16 +194,37 @@ impl Partial {
     /// # Errors
     /// When the place cannot be written, or `target` exists and is no bundle.
     pub fn new(target: &Path) -> Result<Partial, BundleError> {
+        let swept = sweep(target);
         if target.exists() && !target.join(MANIFEST).is_file() {
             return Err(BundleError::NotOurs(target.to_path_buf()));
         }
-        let folder = beside(target, "part");
-        fs::create_dir_all(&folder).map_err(io_error(&folder, "the bundle cannot be made here"))?;
-        Ok(Partial {
-            target: target.to_path_buf(),
-            folder,
-            done: false,
-        })
+        let failed =
+            |folder: &Path, source| io_error(folder, "the bundle cannot be made here")(source);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(|e| failed(parent, e))?;
+        }
+        loop {
+            let folder = beside(target, PART);
+            let held = scratch::hold(&folder);
+            let lock = match fs::create_dir(&folder).map(|()| lock(&folder)) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(failed(&folder, e)),
+                // Swept in the moment before it was locked.
+                Ok(Err(TryLockError::WouldBlock)) => continue,
+                Ok(Err(TryLockError::Error(e))) if e.kind() == io::ErrorKind::NotFound => continue,
+                // A file system without locks: nobody sweeps there.
+                Ok(Err(TryLockError::Error(_))) => None,
+                Ok(Ok(lock)) => Some(lock),
+            };
+            return Ok(Partial {
+                target: target.to_path_buf(),
+                folder,
+                swept,
+                done: false,
+                held,
+                _lock: lock,
+            });
+        }
     }
 
     /// Where a file of the bundle is written for now.
@@ -97,36 +241,59 @@ impl Partial {
         fs::write(&path, data).map_err(io_error(&path, "cannot be written"))
     }
 
-    /// Puts the bundle in its place; an older one is replaced.
+    /// Puts the bundle in its place; an older one is replaced at once, if the file system can exchange two folders. Of
+    /// several that are written at the same time, the last to finish stays.
     ///
     /// # Errors
     /// When a rename fails; the older bundle is then where it was.
     pub fn finish(mut self) -> Result<PathBuf, BundleError> {
-        let old = beside(&self.target, "old");
-        let replaced = self.target.exists();
-        if replaced {
-            fs::rename(&self.target, &old).map_err(io_error(
-                &self.target,
-                "the older bundle cannot be moved away",
-            ))?;
-        }
-        if let Err(source) = fs::rename(&self.folder, &self.target) {
-            if replaced {
-                // Back to what was; if that fails as well, it still lies beside.
-                let _ = fs::rename(&old, &self.target);
-            }
-            return Err(io_error(
-                &self.target,
-                "the bundle cannot be put in its place",
-            )(source));
-        }
-        self.done = true;
-        if replaced {
-            fs::remove_dir_all(&old)
-                .map_err(io_error(&old, "the older bundle cannot be removed"))?;
+        let placed = self.held.whole(|| place(&self.folder, &self.target));
+        self.done = placed.is_ok();
+        if let Some(old) = placed? {
+            // The bundle is in its place; what cannot be removed now is swept by the next compilation.
+            let _ = fs::remove_dir_all(old);
         }
         Ok(self.target.clone())
     }
+}
+
+/// Renames `folder` to `target`. Gives the place of the bundle that was there.
+fn place(folder: &Path, target: &Path) -> Result<Option<PathBuf>, BundleError> {
+    let failed = io_error(target, "the bundle cannot be put in its place");
+    // Another compilation may put its bundle there, or take one away, between any two of these steps.
+    for _ in 0..100 {
+        match fs::rename(folder, target) {
+            Ok(()) => return Ok(None),
+            Err(_) if target.exists() => {}
+            Err(e) => return Err(failed(e)),
+        }
+        if !target.join(MANIFEST).is_file() {
+            return Err(BundleError::NotOurs(target.to_path_buf()));
+        }
+        match renameat_with(CWD, folder, CWD, target, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(Some(folder.to_path_buf())),
+            Err(Errno::NOENT) if folder.exists() => continue,
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
+        let old = beside(target, OLD);
+        match fs::rename(target, &old) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(io_error(target, "the older bundle cannot be moved away")(e)),
+            Ok(()) => {}
+        }
+        match fs::rename(folder, target) {
+            Ok(()) => return Ok(Some(old)),
+            Err(e) => {
+                // Back to what was; if that fails as well, the next compilation puts it back.
+                let _ = fs::rename(&old, target);
+                return Err(failed(e));
+            }
+        }
+    }
+    Err(failed(io::Error::other(
+        "other compilations kept replacing it",
+    )))
 }
 
 impl Drop for Partial {
@@ -169,5 +336,67 @@ mod tests {
             Partial::new(&target),
             Err(BundleError::NotOurs(_))
         ));
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("m.kiln");
+        let living = Partial::new(&target).unwrap();
+        living.write(MODEL, b"x").unwrap();
+        for left in ["m.kiln.4.part", "m.kiln.4.0.part"] {
+            fs::create_dir(dir.path().join(left)).unwrap();
+            fs::write(dir.path().join(left).join(MODEL), b"half").unwrap();
+        }
+        let foreign = [
+            "m.kiln.part",
+            "m.kiln.x.part",
+            "n.kiln.4.part",
+            "m.kiln.4.parts",
+        ];
+        for other in foreign {
+            fs::create_dir(dir.path().join(other)).unwrap();
+        }
+        let partial = Partial::new(&target).unwrap();
+        assert_eq!(partial.swept.len(), 2, "{:?}", partial.swept);
+        assert!(living.file(MODEL).exists());
+        drop((partial, living));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), foreign.len());
+    }
+
+    #[test]
+    fn an_older_bundle_that_was_moved_aside_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("m.kiln");
+        let aside = dir.path().join("m.kiln.4.0.old");
+        fs::create_dir(&aside).unwrap();
+        fs::write(aside.join(MANIFEST), "one").unwrap();
+        let partial = Partial::new(&target).unwrap();
+        assert_eq!(partial.swept, [Swept::Restored(target.clone())]);
+        drop(partial);
+        assert_eq!(fs::read_to_string(target.join(MANIFEST)).unwrap(), "one");
+    }
+
+    #[test]
+    fn of_bundles_written_at_once_one_stays_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("m.kiln");
+        std::thread::scope(|s| {
+            for writer in 0..8 {
+                let target = &target;
+                s.spawn(move || {
+                    for _ in 0..20 {
+                        let partial = Partial::new(target).unwrap();
+                        let mark = writer.to_string();
+                        partial.write(MODEL, mark.as_bytes()).unwrap();
+                        partial.write(MANIFEST, mark.as_bytes()).unwrap();
+                        partial.finish().unwrap();
+                    }
+                });
+            }
+        });
+        let read = |name| fs::read_to_string(target.join(name)).unwrap();
+        assert_eq!(read(MODEL), read(MANIFEST));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -5,7 +5,9 @@ mod error;
 mod gates;
 pub(crate) mod stages;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use kiln_graph::{DType, Op};
@@ -18,11 +20,13 @@ pub use error::CompileError;
 pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Partial};
+use crate::engine_parity::{EngineParity, NotRun};
 use crate::manifest::{Manifest, Stage};
 use crate::parity::Tolerance;
 use crate::prove;
 use crate::recipe::Recipe;
 use crate::report;
+use crate::runtime::DeviceRequest;
 use crate::search;
 use crate::shapes::{DimSpec, ShapeSpec};
 use crate::talk::{Silent, Talk};
@@ -73,8 +77,13 @@ pub struct Options {
     pub dump_after: Option<(String, PathBuf)>,
     /// Passes, or `all`, of which to say where they came close and what stopped them.
     pub explain: Vec<String>,
+    /// Where ONNX Runtime calibrates, proves and times.
+    pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
+    /// The `kiln` binary, which then builds the engine in a process of its own: TensorRT ends the process on some graphs.
+    /// Without it, the engine is built in this process.
+    pub builder: Option<PathBuf>,
     /// Of the inputs that are made.
     pub seed: u64,
     /// The SHA-256 that the model must have, in hexadecimal digits.
@@ -97,6 +106,8 @@ pub struct Gates {
     pub bytes: Option<u64>,
     /// The same, of the original's size.
     pub bytes_ratio: Option<f64>,
+    /// The engine must have run on a GPU, and be right.
+    pub engine_parity: bool,
 }
 
 impl Options {
@@ -127,8 +138,10 @@ impl Options {
             search: true,
             dump_after: None,
             explain: Vec::new(),
+            device: DeviceRequest::default(),
             ort_lib: None,
             trt_lib: None,
+            builder: None,
             seed: 1,
             sha256: None,
             tolerance: None,
@@ -216,9 +229,14 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let targets = stages::targets(options, talk);
     stages::fit(options, &targets)?;
+    gates::possible(options)?;
+    let device = stages::device(options, &targets);
     let original = clock.time("read", || stages::read(options))?;
     let mut shapes = stages::shapes(options, &original)?;
     let partial = Partial::new(&output_path(options))?;
+    for swept in &partial.swept {
+        talk.warn(&swept.to_string());
+    }
 
     let steps = stages::steps(options)?;
     let (exact, lossy) = stages::split(&steps);
@@ -230,10 +248,17 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         limit: None,
         finish: &[],
     };
-    let mut fused = clock.time("passes", || {
-        stages::rewrite(options, &targets, &fusing, original.clone(), talk)
+    // The passes do not read weights: another core hashes them meanwhile.
+    let (mut fused, source) = thread::scope(|scope| {
+        let hash = scope.spawn(|| stages::fingerprint(options, &original));
+        let fused = clock.time("passes", || {
+            stages::rewrite(options, &targets, &fusing, original.clone(), talk)
+        })?;
+        let source = clock.time("hash", || {
+            Ok(hash.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })?;
+        Ok::<_, CompileError>((fused, source))
     })?;
-    let source = clock.time("hash", || Ok(stages::fingerprint(options, &original)))?;
     stages::is_asked_for(options, &source)?;
     let mut reference = match options.check {
         true => Some(clock.time("sizes", || {
@@ -244,6 +269,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 inputs: options.inputs.as_deref(),
                 seed: options.seed,
                 optimized: stages::proved_as_optimized(options, &targets),
+                thorough: false,
+                device,
                 ort_lib: options.ort_lib.as_deref(),
             };
             prove::open(&request, &mut shapes, talk)
@@ -256,7 +283,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?;
     }
     let measured = clock.time("calibration", || {
-        calibration::measure(options, &fused.model, &shapes, talk)
+        calibration::measure(options, device, &fused.model, &shapes, talk)
     })?;
     let (stats, calibrated) = match measured {
         None => (None, None),
@@ -307,10 +334,21 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         _ => None,
     };
     let (mut parity, mut latency, mut latency_not_run) = (None, None, None);
+    let mut engine_parity = EngineParity::from(match &engine {
+        Some(_) => NotRun::unchecked(),
+        None => NotRun::no_engine(),
+    });
+    let mut fallback = None;
     if let Some(proof) = &mut proof {
         parity = Some(clock.time("parity", || {
             stages::prove(options, &rewritten, proof, &partial)
         })?);
+        fallback = stages::fallback(options, proof, talk)?;
+        if engine.is_some() {
+            engine_parity = clock.time("engine parity", || {
+                stages::prove_engine(options, &rewritten, proof, &partial)
+            })?;
+        }
         match (
             options.latency,
             twin::formats(&rewritten.model).contains(&DType::BF16),
@@ -324,6 +362,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let mut manifest = Manifest {
         sizes: shapes.ranges.clone(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
+        device: proof.as_ref().map(|s| s.reference.device().clone()),
+        placements: (proof.as_ref()).map_or(Vec::new(), |s| s.reference.placements().to_vec()),
+        engine_parity,
         engine,
         parity,
         latency,
@@ -338,6 +379,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             .warnings
             .extend(proof.reference.warnings.iter().cloned());
     }
+    manifest.warnings.extend(fallback);
     if let Some(search) = &manifest.search {
         let kept = search.kept.iter().cloned();
         manifest.recipe.precision.keep_nodes.extend(kept);
@@ -346,6 +388,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         manifest.warnings.push(calibration::MADE_UP.into());
     }
     gates::pass(options, &manifest)?;
+    stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;
     partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;
@@ -356,7 +399,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     })
 }
 
-const NO_BF16: &str = "ONNX Runtime's CPU provider has no BF16 kernels";
+const NO_BF16: &str =
+    "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
 
 fn output_path(options: &Options) -> PathBuf {
     let chosen = options.output.clone();

@@ -11,8 +11,11 @@ use serde::Serialize;
 use crate::bench;
 use crate::compile::{Calibrated, Int8, Options, Rewritten, Source};
 use crate::engine::{Network, TensorInfo};
+use crate::engine_parity::{EngineParity, NotRun};
 use crate::parity;
+use crate::prove::Placed;
 use crate::recipe::Recipe;
+use crate::runtime;
 use crate::search::Search;
 use crate::shapes::Range;
 use crate::summary::{self, Attention, Found, Summary};
@@ -62,9 +65,13 @@ pub struct Manifest {
     pub latency_not_run: Option<&'static str>,
     /// How layers were chosen that keep their precision; `null` if all could be converted.
     pub search: Option<Search>,
-    /// Why no engine was compared.
-    pub engine_parity: String,
+    /// Whether the engine gives the same, or why none was compared.
+    pub engine_parity: EngineParity,
     pub runtime: Option<String>,
+    /// Where ONNX Runtime ran; `null` if nothing was proved.
+    pub device: Option<runtime::Chosen>,
+    /// Where the nodes ran, if that was to be a GPU.
+    pub placements: Vec<Placed>,
     pub environment: Environment,
     pub stages: Vec<Stage>,
 }
@@ -227,7 +234,7 @@ pub struct EngineFacts {
 }
 
 /// Where it was compiled.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct Environment {
     pub os: String,
     pub cpu: String,
@@ -337,8 +344,10 @@ impl Manifest {
             latency: None,
             latency_not_run: None,
             search: None,
-            engine_parity: "not run: no CUDA device".into(),
+            engine_parity: NotRun::no_engine().into(),
             runtime: None,
+            device: None,
+            placements: Vec::new(),
             environment: environment(),
             stages: Vec::new(),
         };

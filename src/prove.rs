@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Graph, Model, Tensor, onnx};
+use kiln_graph::onnx::WriteOptions;
+use kiln_graph::{DType, Graph, Model, Tensor, infer, onnx};
 use rustc_hash::FxHashMap;
+use serde::Serialize;
 
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
+use crate::engine_parity::{EngineParity, Runner};
 use crate::parity::{self, Case, InputKind, InputSpec, Side, Tolerance};
-use crate::runtime::{self, Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{
+    self, Chosen, Device, DeviceRequest, Optimization, Placement, Runtime, Session, SessionOptions,
+};
 use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
 use crate::twin;
@@ -27,6 +32,9 @@ pub struct Request<'a> {
     /// Candidates run as ONNX Runtime optimizes them, because that decides their numbers: its INT8 kernels saturate on some
     /// processors, and without optimization they are not used.
     pub optimized: bool,
+    /// Cases beside the smallest, typical and largest sizes: several samples at once, and padding in every sample.
+    pub thorough: bool,
+    pub device: DeviceRequest,
     pub ort_lib: Option<&'a Path>,
 }
 
@@ -47,10 +55,29 @@ pub struct Reference {
     held: usize,
     /// Whether candidates are judged as ONNX Runtime optimizes them.
     optimized: bool,
+    device: Chosen,
+    /// Where the nodes of the reference, and of the last candidate, ran; empty on the CPU.
+    placements: Vec<Placed>,
     /// Items served at once at the typical sizes.
     batch: usize,
     /// What had to change in the sizes.
     pub warnings: Vec<String>,
+}
+
+/// Where the nodes of one side ran.
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+pub struct Placed {
+    pub side: Side,
+    #[serde(flatten)]
+    pub placement: Placement,
+}
+
+/// What of both sides did not run where it should, in one sentence; `None` if everything did.
+pub fn fallen(placements: &[Placed]) -> Option<String> {
+    let fallen = placements.iter().filter(|p| !p.placement.pass());
+    let fallen = fallen.map(|p| format!("{}: {}", p.side, p.placement.describe()));
+    let fallen: Vec<String> = fallen.collect();
+    (!fallen.is_empty()).then(|| fallen.join("; "))
 }
 
 /// A candidate without a reference, whose roundings are kept.
@@ -58,6 +85,7 @@ pub struct Reference {
 pub struct Candidate {
     runtime: &'static Runtime,
     pub session: Session,
+    pub device: Chosen,
 }
 
 impl Candidate {
@@ -68,14 +96,30 @@ impl Candidate {
     pub fn open(
         path: &Path,
         model: &Model,
+        device: DeviceRequest,
         ort_lib: Option<&Path>,
     ) -> Result<Candidate, CompileError> {
         let runtime = Runtime::load(ort_lib)?;
-        let session = match twin::rounding(model) {
-            Some(twin) => twin_session(runtime, &path.display().to_string(), &twin)?,
-            None => Session::from_path(runtime, path, &plain())?,
-        };
-        Ok(Candidate { runtime, session })
+        let device = runtime.device(device)?;
+        let session = session(runtime, path, model, &plain(device.device))?;
+        Ok(Candidate {
+            runtime,
+            session,
+            device,
+        })
+    }
+
+    /// Where its nodes ran; empty on the CPU.
+    ///
+    /// # Errors
+    /// When ONNX Runtime does not tell.
+    pub fn placements(&mut self) -> Result<Vec<Placed>, CompileError> {
+        let side = Side::Candidate;
+        let placement = self.session.placement()?;
+        Ok(placement
+            .map(|placement| Placed { side, placement })
+            .into_iter()
+            .collect())
     }
 
     /// The runtime's name and version.
@@ -106,11 +150,55 @@ const HELD: usize = 256 << 20;
 
 const TYPICAL: &str = "typical";
 
-/// The optimizer would hide what FP16 does: it takes roundings out.
-fn plain() -> SessionOptions {
+/// The optimizer would hide what FP16 does: it takes roundings out. On a GPU products stay in FP32 where the model has them
+/// so, and nobody falls back unseen.
+fn plain(device: Device) -> SessionOptions {
     SessionOptions {
         optimization: Optimization::Disabled,
+        ..seated(device)
+    }
+}
+
+fn seated(device: Device) -> SessionOptions {
+    SessionOptions {
+        device,
+        watched: !device.is_cpu(),
         ..SessionOptions::default()
+    }
+}
+
+/// What stands for a model where the device has no kernels for its roundings: a GPU has those of FP16.
+fn stand_in(model: &Model, device: Device) -> Option<Model> {
+    let native = !device.is_cpu() && !twin::formats(model).contains(&DType::BF16);
+    (!native).then(|| twin::rounding(model)).flatten()
+}
+
+/// A model in memory and in its file, as it computes; ONNX Runtime must not take out what it rounds.
+fn session(
+    runtime: &'static Runtime,
+    path: &Path,
+    model: &Model,
+    options: &SessionOptions,
+) -> Result<Session, runtime::Error> {
+    match stand_in(model, options.device) {
+        Some(twin) => {
+            let plain = SessionOptions {
+                optimization: Optimization::Disabled,
+                ..*options
+            };
+            twin_session(runtime, &path.display().to_string(), &twin, &plain)
+        }
+        None => Session::from_path(runtime, path, &sized(model, options)),
+    }
+}
+
+/// The same, without copies of the weights where these would be many.
+fn sized(model: &Model, options: &SessionOptions) -> SessionOptions {
+    let many = model.constant_bytes() as u64 > WriteOptions::default().inline_limit;
+    let plain = matches!(options.optimization, Optimization::Disabled);
+    SessionOptions {
+        without_prepacking: many && plain,
+        ..*options
     }
 }
 
@@ -124,11 +212,10 @@ pub fn open(
     talk: &dyn Talk,
 ) -> Result<Reference, CompileError> {
     let runtime = Runtime::load(request.ort_lib)?;
+    let device = runtime.device(request.device)?;
     // What the original rounds, and ONNX Runtime does not, belongs to its function.
-    let mut reference = match twin::rounding(request.original) {
-        Some(twin) => twin_session(runtime, &request.reference.display().to_string(), &twin)?,
-        None => Session::from_path(runtime, request.reference, &plain())?,
-    };
+    let how = plain(device.device);
+    let mut reference = session(runtime, request.reference, request.original, &how)?;
     let mut cases = Vec::new();
     if let Some(path) = request.inputs {
         let mut npz = parity::Npz::open(path)?;
@@ -173,6 +260,13 @@ pub fn open(
             )?,
         });
     }
+    if request.thorough {
+        for (name, inputs) in more(request, shapes)? {
+            made.push(name.to_string());
+            let name = name.to_string();
+            cases.push(Case { name, inputs });
+        }
+    }
     Ok(Reference {
         runtime,
         session: reference,
@@ -183,9 +277,40 @@ pub fn open(
         expected: FxHashMap::default(),
         held: 0,
         optimized: request.optimized,
+        device,
+        placements: Vec::new(),
         batch,
         warnings: settled.warnings,
     })
+}
+
+/// The cases of a thorough comparison that others leave out.
+fn more(
+    request: &Request<'_>,
+    shapes: &Shapes,
+) -> Result<Vec<(&'static str, Vec<(String, Tensor)>)>, CompileError> {
+    let original = &request.original.graph;
+    let mut cases = Vec::new();
+    if let Some(point) = shapes.several() {
+        let made = parity::make(&specs(original, shapes, &point), request.seed)?;
+        cases.push(("several samples", made));
+    }
+    let points = shapes.points();
+    let typical = points.iter().find(|(name, _)| *name == TYPICAL);
+    let mut padded = typical.map_or_else(Vec::new, |(_, p)| specs(original, shapes, p));
+    let long = |s: &InputSpec| s.shape.last().is_some_and(|&n| n > 1);
+    let mut any = false;
+    for spec in padded
+        .iter_mut()
+        .filter(|s| s.kind == InputKind::Mask && long(s))
+    {
+        spec.kind = InputKind::PaddedMask;
+        any = true;
+    }
+    if any {
+        cases.push(("padded", parity::make(&padded, request.seed)?));
+    }
+    Ok(cases)
 }
 
 /// A twin in ONNX Runtime, with its weights apart if it is too large for one message.
@@ -193,15 +318,16 @@ fn twin_session(
     runtime: &'static Runtime,
     name: &str,
     twin: &Model,
+    options: &SessionOptions,
 ) -> Result<Session, runtime::Error> {
     if let Ok(bytes) = onnx::to_bytes(twin) {
-        return Session::from_bytes(runtime, name, &bytes, &plain());
+        return Session::from_bytes(runtime, name, &bytes, options);
     }
     let parts = onnx::to_parts(twin).map_err(|e| runtime::Error::Model {
         model: name.to_string(),
         reason: e.to_string(),
     })?;
-    Session::from_parts(runtime, name, parts, &plain())
+    Session::from_parts(runtime, name, parts, options)
 }
 
 /// What to make for each input at a point of the sizes.
@@ -221,6 +347,8 @@ pub(crate) fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<Inp
         .collect()
 }
 
+type Candidates<'a> = dyn FnMut(&Case) -> Result<Vec<(String, Tensor)>, CompileError> + 'a;
+
 impl Reference {
     /// Compares at these cases, which are real inputs, instead of those that were made.
     pub fn prefer(&mut self, cases: Vec<Case>) {
@@ -234,27 +362,28 @@ impl Reference {
         self.held = 0;
     }
 
-    fn candidate(&self, path: &Path, model: &Model) -> Result<Session, runtime::Error> {
-        match twin::rounding(model) {
-            Some(twin) => twin_session(self.runtime, &path.display().to_string(), &twin),
-            None if self.optimized => {
-                Session::from_path(self.runtime, path, &SessionOptions::default())
-            }
-            None => Session::from_path(self.runtime, path, &plain()),
-        }
+    /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.
+    fn candidate(&self, path: &Path) -> Result<Session, CompileError> {
+        let mut written = onnx::read(path)?;
+        infer::annotate(&mut written.graph);
+        let device = self.device.device;
+        let options = match self.optimized {
+            true => seated(device),
+            false => plain(device),
+        };
+        Ok(session(self.runtime, path, &written, &options)?)
     }
 
-    /// Compares one candidate, as it is in memory and in its file, at every case.
+    /// Compares one candidate, as it is in its file, at every case.
     ///
     /// # Errors
-    /// [`CompileError::Runtime`] when the candidate does not load, [`CompileError::Parity`] when a model does not run.
+    /// [`CompileError::Read`] and [`CompileError::Runtime`] when the candidate does not load, [`CompileError::Parity`] when a model does not run.
     pub fn compare(
         &mut self,
         path: &Path,
-        model: &Model,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
-        let mut candidate = self.candidate(path, model)?;
+        let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, None, tolerance)
     }
 
@@ -265,17 +394,62 @@ impl Reference {
     pub fn compare_case(
         &mut self,
         path: &Path,
-        model: &Model,
         case: &str,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
-        let mut candidate = self.candidate(path, model)?;
+        let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, Some(case), tolerance)
     }
 
     fn judge(
         &mut self,
         candidate: &mut Session,
+        only: Option<&str>,
+        tolerance: &Tolerance,
+    ) -> Result<parity::Report, CompileError> {
+        let report = self.judge_by(
+            &mut |case| Ok(parity::outputs(candidate, case, Side::Candidate)?),
+            only,
+            tolerance,
+        )?;
+        self.placements.clear();
+        for (side, session) in [
+            (Side::Reference, &mut self.session),
+            (Side::Candidate, candidate),
+        ] {
+            let placement = session.placement()?;
+            let placed = placement.map(|placement| Placed { side, placement });
+            self.placements.extend(placed);
+        }
+        Ok(report)
+    }
+
+    /// Holds an engine, run on a GPU, against the reference at every case.
+    ///
+    /// # Errors
+    /// When the reference or the engine does not run.
+    pub fn compare_engine(
+        &mut self,
+        engine: &mut dyn Runner,
+        tolerance: &Tolerance,
+    ) -> Result<EngineParity, CompileError> {
+        let mut run = |case: &Case| {
+            let outputs = engine.run(&case.inputs);
+            outputs.map_err(|source| CompileError::EngineRun {
+                case: case.name.clone(),
+                source,
+            })
+        };
+        let report = self.judge_by(&mut run, None, tolerance)?;
+        Ok(EngineParity::Run {
+            runner: engine.describe(),
+            report,
+        })
+    }
+
+    fn judge_by(
+        &mut self,
+        candidate: &mut Candidates<'_>,
         only: Option<&str>,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
@@ -298,7 +472,7 @@ impl Reference {
             let Some(expected) = fresh.as_ref().or(self.expected.get(&place)) else {
                 continue;
             };
-            let found = parity::outputs(candidate, case, Side::Candidate)?;
+            let found = candidate(case)?;
             cases.push(parity::compare_outputs(
                 &case.name,
                 &case.inputs,
@@ -320,7 +494,7 @@ impl Reference {
     pub fn against(self, path: &Path, model: &Model) -> Result<Proof, CompileError> {
         let mut nodes = model.graph.nodes();
         Ok(Proof {
-            candidate: self.candidate(path, model)?,
+            candidate: self.candidate(path)?,
             path: path.to_path_buf(),
             convolves: nodes.any(|(_, n)| n.op().name().contains("Conv")),
             reference: self,
@@ -338,9 +512,15 @@ impl Reference {
     /// # Errors
     /// When the model does not load or run.
     pub fn run(&self, model: &Model, case: &Case) -> Result<Vec<(String, Tensor)>, CompileError> {
-        let twin = twin::rounding(model);
+        let device = self.device.device;
+        let twin = stand_in(model, device);
         let model = twin.as_ref().unwrap_or(model);
-        let mut session = twin_session(self.runtime, &self.path.display().to_string(), model)?;
+        let unwatched = SessionOptions {
+            watched: false,
+            ..plain(device)
+        };
+        let name = self.path.display().to_string();
+        let mut session = twin_session(self.runtime, &name, model, &unwatched)?;
         Ok(session.run(&case.inputs)?)
     }
 
@@ -359,6 +539,16 @@ impl Reference {
     /// The runtime's name and version.
     pub fn runtime_version(&self) -> String {
         version(self.runtime)
+    }
+
+    /// Where both sides run.
+    pub fn device(&self) -> &Chosen {
+        &self.device
+    }
+
+    /// Where the nodes ran in the last comparison; empty on the CPU.
+    pub fn placements(&self) -> &[Placed] {
+        &self.placements
     }
 
     fn typical(&self) -> Option<&Case> {
@@ -399,6 +589,7 @@ impl Proof {
     pub fn latency(&self) -> Result<BenchReport, CompileError> {
         let optimized = SessionOptions {
             without_nchwc: !self.convolves,
+            device: self.reference.device.device,
             ..SessionOptions::default()
         };
         let (runtime, reference) = (self.reference.runtime, &self.reference.path);

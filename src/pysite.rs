@@ -55,6 +55,27 @@ pub fn packages(site_packages: &Path, prefix: &str) -> Vec<PathBuf> {
     children(site_packages, |name| name.starts_with(prefix))
 }
 
+/// The `site-packages` that a file lies in.
+pub fn around(file: &Path) -> Option<PathBuf> {
+    let names = ["site-packages", "dist-packages"].map(OsStr::new);
+    let mut above = file.ancestors();
+    let site = above.find(|d| d.file_name().is_some_and(|n| names.contains(&n)));
+    site.map(Path::to_path_buf)
+}
+
+/// The version of an installed package, by the folder of its metadata; `name` has underscores for dashes.
+pub fn version(site_packages: &Path, name: &str) -> Option<String> {
+    let prefix = format!("{name}-");
+    let found = packages(site_packages, &prefix)
+        .into_iter()
+        .find_map(|folder| {
+            let name = folder.file_name()?.to_str()?;
+            let version = name.strip_prefix(&prefix)?.strip_suffix(".dist-info")?;
+            Some(version.to_string())
+        });
+    found
+}
+
 /// The `site-packages` folders of a virtual environment, in the order of their Python versions.
 pub fn of_venv(venv: &Path) -> Vec<PathBuf> {
     children(&venv.join("lib"), |name| name.starts_with("python3"))

@@ -76,10 +76,9 @@ pub fn run(
         compared += 1;
         talk.stage(&format!("search: model {compared}"));
         stages::write(&candidate.model, partial)?;
-        let model = &candidate.model;
         match case {
-            None => reference.compare(&path, model, &tolerance),
-            Some(case) => reference.compare_case(&path, model, case, &tolerance),
+            None => reference.compare(&path, &tolerance),
+            Some(case) => reference.compare_case(&path, case, &tolerance),
         }
     };
     let first = compare(&rewritten, None)?;

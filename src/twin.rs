@@ -15,7 +15,7 @@ use kiln_graph::{Attr, Attrs, DType, Def, Graph, Model, NodeId, Op, Tensor, Type
 /// The twin; `None` if nothing in the model is FP16 or BF16.
 ///
 /// Inputs and outputs are those of the model. Inside, each FP16 or BF16 value is one of FP32 whose number the format has:
-/// constants are widened, and a Cast to the format and one to FP32 stand behind each result of a node.
+/// constants are widened (large ones by a Cast, so that they are not all in memory), and a Cast to the format and one to FP32 stand behind each result of a node.
 pub fn rounding(model: &Model) -> Option<Model> {
     let mut twin = model.clone();
     infer::annotate(&mut twin.graph);
@@ -26,6 +26,9 @@ pub fn rounding(model: &Model) -> Option<Model> {
     });
     (widened > 0).then_some(twin)
 }
+
+/// Constants of so many bytes are widened when they are read.
+const LARGE: usize = 16 << 20;
 
 /// Which of FP16 and BF16 the results of the model's nodes have. Its types must be inferred. ONNX Runtime's CPU provider
 /// cannot run what has BF16.
@@ -66,18 +69,13 @@ fn widen(g: &mut Graph, outermost: bool) -> usize {
     let nodes: Vec<NodeId> = g.nodes().map(|(id, _)| id).collect();
     for &(v, dtype) in &halves {
         match g.value(v).def() {
-            Def::Constant(tensor) => {
+            Def::Constant(tensor) if tensor.byte_len() < LARGE => {
                 if let Some(wide) = widened(tensor) {
                     g.set_constant(v, wide);
                 }
             }
-            Def::Input(_) if outermost => {
-                if let Some((cast, wide)) = add_cast(g, v, DType::F32) {
-                    g.replace_uses(v, wide);
-                    g.set_input(cast, 0, Some(v));
-                    give(g, wide, v);
-                }
-            }
+            Def::Constant(_) => cast(g, v),
+            Def::Input(_) if outermost => cast(g, v),
             Def::Node(..) => round(g, v, dtype, outermost),
             Def::Input(_) | Def::Capture(_) => retype(g, v, DType::F32),
             Def::Removed => {}
@@ -87,6 +85,15 @@ fn widen(g: &mut Graph, outermost: bool) -> usize {
         attributes(g, id);
     }
     halves.len()
+}
+
+/// Puts a Cast to FP32 between a value and its readers.
+fn cast(g: &mut Graph, v: ValueId) {
+    if let Some((cast, wide)) = add_cast(g, v, DType::F32) {
+        g.replace_uses(v, wide);
+        g.set_input(cast, 0, Some(v));
+        give(g, wide, v);
+    }
 }
 
 /// Behind an FP32 result that was `dtype`: Cast to it, and Cast to FP32. The outputs of a model are not cast back.

@@ -24,6 +24,7 @@ fn options(model: PathBuf, inputs: &str, folder: &TempDir) -> Options {
         layers: Vec::new(),
         heads: Vec::new(),
         page: folder.path().join("attention.html"),
+        device: kiln::runtime::DeviceRequest::default(),
         ort_lib: None,
     }
 }

@@ -376,7 +376,10 @@ fn check_names_the_pass_that_broke_a_bundle() {
         bisect: Some(check::Suspects::Steps(steps)),
         dims: Vec::new(),
         seed: 1,
+        device: kiln::runtime::DeviceRequest::default(),
         ort_lib: None,
+        require_engine_parity: false,
+        trt_lib: None,
     };
     let checked = check::check(&options, &Silent).unwrap();
     assert!(!checked.pass());

@@ -1,12 +1,12 @@
 //! External data: files beside the model, each mapped once and sliced.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::read::ReadErrorKind;
+use super::source::{self, SourceFile};
 use super::tensor::ExternalRef;
 
 /// The external files of one model.
@@ -16,49 +16,8 @@ pub(super) struct External {
     files: HashMap<String, Bytes>,
     /// `(location, offset, end, tensor)` of what was read.
     ranges: Vec<(String, u64, u64, String)>,
-}
-
-/// Maps a file for reading; an empty file is empty bytes.
-pub(super) fn map(path: &Path) -> std::io::Result<Bytes> {
-    map_file(&open_regular(path)?)
-}
-
-/// Opens a regular file. A pipe would block until somebody writes, so what a path leads to is looked at before it is opened, and
-/// again afterwards, as it may have been replaced.
-fn open_regular(path: &Path) -> std::io::Result<File> {
-    let regular = |meta: std::fs::Metadata| match meta.is_file() {
-        true => Ok(()),
-        false => Err(std::io::Error::other("it is not a regular file")),
-    };
-    regular(std::fs::metadata(path)?)?;
-    let file = File::open(path)?;
-    regular(file.metadata()?)?;
-    Ok(file)
-}
-
-fn map_file(file: &File) -> std::io::Result<Bytes> {
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the mapping is private and read-only. Truncating the file while it is mapped is the one thing that can
-    // still break a read, as for every program that maps its input.
-    let map = unsafe { memmap2::Mmap::map(file)? };
-    Ok(Bytes::from_owner(map))
-}
-
-/// Where an open file really is. Asking the descriptor leaves nobody the time to put a link in the path's place.
-fn place(file: &File, path: &Path) -> std::io::Result<PathBuf> {
-    #[cfg(target_os = "linux")]
-    {
-        use std::os::fd::AsRawFd;
-        let _ = path;
-        std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = file;
-        path.canonicalize()
-    }
+    /// What was mapped.
+    pub sources: Vec<SourceFile>,
 }
 
 impl External {
@@ -67,6 +26,7 @@ impl External {
             folder,
             files: HashMap::new(),
             ranges: Vec::new(),
+            sources: Vec::new(),
         }
     }
 
@@ -108,7 +68,7 @@ impl External {
         Ok(data.slice(at.offset as usize..end as usize))
     }
 
-    fn open(&self, location: &str) -> Result<Bytes, String> {
+    fn open(&mut self, location: &str) -> Result<Bytes, String> {
         let folder = (self.folder.as_deref())
             .ok_or("the model was not read from a file, so it has no folder")?;
         let relative = Path::new(location);
@@ -121,21 +81,24 @@ impl External {
             );
         }
         let path = folder.join(relative);
-        let file = open_regular(&path).map_err(|e| {
+        let file = source::open(&path).map_err(|e| {
             format!(
                 "cannot open {}: {e}; it belongs beside the model",
                 path.display()
             )
         })?;
         let root = folder.canonicalize().map_err(|e| e.to_string())?;
-        let real = place(&file, &path).map_err(|e| e.to_string())?;
+        let real = source::place(&file, &path).map_err(|e| e.to_string())?;
         if !real.starts_with(&root) {
             return Err(format!(
                 "it is a link to {}, outside the model's folder",
                 real.display()
             ));
         }
-        map_file(&file).map_err(|e| format!("cannot map {}: {e}", real.display()))
+        let (data, source) = source::map_file(&file, &real)
+            .map_err(|e| format!("cannot map {}: {e}", real.display()))?;
+        self.sources.push(source);
+        Ok(data)
     }
 
     /// Tensors may share a range, but two that overlap in part are damage.

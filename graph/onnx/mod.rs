@@ -10,9 +10,11 @@ mod import;
 pub mod proto;
 mod read;
 mod scan;
+mod source;
 mod tensor;
 mod write;
 
 pub use import::{attribute_defaults, function};
 pub use read::{ReadError, ReadErrorKind, read, read_bytes, read_text};
+pub use source::SourceFile;
 pub use write::{Parts, WriteError, WriteOptions, Written, to_bytes, to_parts, to_proto, write};

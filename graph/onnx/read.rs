@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 
-use super::external::{External, map};
+use super::external::External;
+use super::source::map;
 use super::{import, proto, scan};
 use crate::Model;
 use crate::text;
@@ -70,14 +71,17 @@ pub fn read(path: impl AsRef<Path>) -> Result<Model, ReadError> {
             Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let data = map(path)?;
+        let (data, source) = map(path)?;
         if path.extension().is_some_and(|e| e == "onnxtxt") {
-            let source = std::str::from_utf8(&data)
+            let text = std::str::from_utf8(&data)
                 .map_err(|e| ReadErrorKind::NotOnnx(format!("ONNX text must be UTF-8: {e}")))?;
-            return from_text(source, Some(folder));
+            let mut model = from_text(text, Some(folder))?;
+            model.sources.push(source);
+            return Ok(model);
         }
         let mut model = decode(data.clone(), Some(folder))?;
         model.bytes = Some(data);
+        model.sources.push(source);
         Ok(model)
     };
     match load() {
@@ -110,7 +114,17 @@ pub fn read_text(source: &str) -> Result<Model, ReadError> {
 
 fn from_text(source: &str, folder: Option<PathBuf>) -> Result<Model, ReadErrorKind> {
     let message = text::parse_model(source)?;
-    import::model(message, &mut External::new(folder))
+    with_external(message, folder)
+}
+
+fn with_external(
+    message: proto::ModelProto,
+    folder: Option<PathBuf>,
+) -> Result<Model, ReadErrorKind> {
+    let mut external = External::new(folder);
+    let mut model = import::model(message, &mut external)?;
+    model.sources = external.sources;
+    Ok(model)
 }
 
 fn decode(data: Bytes, folder: Option<PathBuf>) -> Result<Model, ReadErrorKind> {
@@ -136,5 +150,5 @@ fn decode(data: Bytes, folder: Option<PathBuf>) -> Result<Model, ReadErrorKind> 
         let why = "it decodes, but holds no graph";
         return Err(ReadErrorKind::NotOnnx(why.into()));
     }
-    import::model(message, &mut External::new(folder))
+    with_external(message, folder)
 }

@@ -4,8 +4,9 @@
 //! by their lengths, so a mapped file is touched at its messages only.
 
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, StringStringEntryProto,
-    TensorProto, TrainingInfoProto, TypeProto, ValueInfoProto, tensor_shape_proto,
+    AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto,
+    StringStringEntryProto, TensorProto, TrainingInfoProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto,
 };
 use crate::limits;
 
@@ -78,8 +79,9 @@ impl Kind {
             Kind::Training => size_of::<TrainingInfoProto>(),
             Kind::Info => size_of::<ValueInfoProto>(),
             Kind::Type | Kind::Typed | Kind::Map | Kind::Shape => size_of::<TypeProto>(),
-            Kind::Leaf => size_of::<StringStringEntryProto>()
-                .max(size_of::<tensor_shape_proto::Dimension>()),
+            Kind::Leaf => {
+                size_of::<StringStringEntryProto>().max(size_of::<tensor_shape_proto::Dimension>())
+            }
         }
     }
 }
@@ -249,7 +251,10 @@ mod tests {
         for _ in 0..60 {
             deep = bytes(1, &bytes(5, &bytes(6, &deep)));
         }
-        assert_eq!(what(&bytes(7, &deep)), "levels of messages within each other");
+        assert_eq!(
+            what(&bytes(7, &deep)),
+            "levels of messages within each other"
+        );
     }
 
     #[test]

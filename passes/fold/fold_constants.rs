@@ -4,9 +4,7 @@ use kiln_graph::graph::Inputs;
 use kiln_graph::{Graph, Model, NodeId, Type, ValueId, infer, ops};
 use rustc_hash::FxHashMap;
 
-use crate::pass::{
-    Context, Evaluator, EvaluatorError, Exactness, Pass, PassFailure, Remark,
-};
+use crate::pass::{Context, Evaluator, EvaluatorError, Exactness, Pass, PassFailure, Remark};
 
 #[derive(Debug)]
 pub struct FoldConstants;
@@ -224,7 +222,11 @@ impl Part {
                 node.outputs().len(),
                 node.attrs().clone(),
             );
-            for (old, new) in node.outputs().iter().zip(part.node(copy).outputs().to_vec()) {
+            for (old, new) in node
+                .outputs()
+                .iter()
+                .zip(part.node(copy).outputs().to_vec())
+            {
                 if let (Some(old), Some(new)) = (old, new) {
                     copies.insert(*old, new);
                 }

@@ -134,7 +134,8 @@ fn fits(
         known.ok_or_else(|| Miss::at(v, depth, "it is not known to be of the scores' rank"))
     };
     let (queries, keys, all) = (dims(q)?, dims(kt)?, dims(scores)?);
-    let differ = |a: &Expr, b: &Expr| matches!((a.as_i64(), b.as_i64()), (Some(a), Some(b)) if a != b);
+    let differ =
+        |a: &Expr, b: &Expr| matches!((a.as_i64(), b.as_i64()), (Some(a), Some(b)) if a != b);
     for (v, others, mut axes) in [
         (kt, keys, 0..rank - 2),
         (v, dims(v)?, 0..rank - 2),
@@ -339,9 +340,8 @@ impl Heads<'_, '_> {
                 fill,
             } => {
                 let condition = lifted(&mut self.patch, condition)?;
-                let number = |v: f64| {
-                    number(v, Some(dtype)).unwrap_or_else(|| Tensor::scalar(v as f32))
-                };
+                let number =
+                    |v: f64| number(v, Some(dtype)).unwrap_or_else(|| Tensor::scalar(v as f32));
                 let zero = self.patch.constant(number(0.0));
                 let fill = self.patch.constant(number(fill));
                 let branches = if keeps_where {

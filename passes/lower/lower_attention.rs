@@ -129,7 +129,8 @@ struct Lower<'a, 'c> {
 impl Lower<'_, '_> {
     fn number(&mut self, value: f64) -> Ref {
         let t = number(value, Some(self.dtype));
-        self.patch.constant(t.unwrap_or_else(|| Tensor::scalar(value as f32)))
+        self.patch
+            .constant(t.unwrap_or_else(|| Tensor::scalar(value as f32)))
     }
 
     fn size(&self, v: ValueId, axis: usize) -> Option<i64> {

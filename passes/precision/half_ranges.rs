@@ -3,6 +3,7 @@
 
 use kiln_graph::tensor::NarrowingLoss;
 use kiln_graph::{Def, Graph, Model, NodeId, Tensor, ValueId, ops};
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::half_format::HalfFormat;
@@ -88,6 +89,9 @@ fn multiplies(g: &Graph, id: NodeId, k: usize) -> bool {
     }
 }
 
+/// Elements of a constant that is worth a thread.
+const LARGE: usize = 1 << 14;
+
 /// What a format does to the numbers of one graph.
 #[derive(Debug)]
 pub(super) struct Ranges<'a> {
@@ -118,6 +122,7 @@ impl<'a> Ranges<'a> {
         unfit: &dyn Fn(ValueId) -> bool,
         why: &mut [Option<String>],
     ) {
+        self.measure(g, order, why);
         self.mark_masked(g, order);
         for &id in order {
             if why[id.index()].is_none() {
@@ -133,6 +138,22 @@ impl<'a> Ranges<'a> {
         for &id in order {
             self.keep_scores(g, id, why);
         }
+    }
+
+    /// Reads the large constants of nodes that may be converted, on all cores.
+    fn measure(&mut self, g: &Graph, order: &[NodeId], why: &[Option<String>]) {
+        let free = order.iter().filter(|id| why[id.index()].is_none());
+        let operands = free.flat_map(|&id| g.node(id).inputs().iter().copied().flatten());
+        let large = |v: &ValueId| g.constant(*v).is_some_and(|t| t.len() >= LARGE);
+        let mut weights: Vec<ValueId> = operands.filter(large).collect();
+        weights.sort_unstable();
+        weights.dedup();
+        let dtype = self.format.dtype();
+        let losses = weights.into_par_iter().map(|v| {
+            let loss = g.constant(v).and_then(|t| t.narrowing_loss(dtype));
+            (v, loss)
+        });
+        self.losses.extend(losses.collect::<Vec<_>>());
     }
 
     /// What converting a constant loses; `None` if it is no FP32 constant.

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::bundle;
 use crate::calibrate::{Batch, DataError, Source, SourceOptions};
 use crate::parity::{self, NpzError};
-use crate::runtime::{self, Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{self, DeviceRequest, Optimization, Runtime, Session, SessionOptions};
 use crate::talk::Talk;
 use crate::twin;
 use flags::Head;
@@ -51,6 +51,7 @@ pub struct Options {
     pub heads: Vec<usize>,
     /// The page, an `.html` file; the arrays go beside it as `.npz`.
     pub page: PathBuf,
+    pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
 }
 
@@ -332,6 +333,7 @@ fn run(
     drop(twin);
     let how = SessionOptions {
         optimization: Optimization::Disabled,
+        device: runtime.device(options.device)?.device,
         ..SessionOptions::default()
     };
     let name = path.display().to_string();

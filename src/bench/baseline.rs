@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
@@ -19,7 +20,7 @@ pub struct Baseline {
 }
 
 /// The verdicts on all models at all points.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Gate {
     pub baseline: String,
     pub allowed: f64,
@@ -29,7 +30,7 @@ pub struct Gate {
 }
 
 /// The verdict on one model at one point.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Judged {
     pub model: String,
     pub sizes: Point,
@@ -40,7 +41,7 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Pass,

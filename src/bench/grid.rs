@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use kiln_graph::{Model, onnx};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
+use super::pin::Pinned;
 use super::profile::Profile;
 use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
@@ -18,7 +20,10 @@ use crate::compile::CompileError;
 use crate::manifest::{Environment, environment};
 use crate::parity;
 use crate::prove;
-use crate::runtime::{Runtime, Session, SessionOptions};
+use crate::runtime::{
+    self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
+};
+use crate::scratch::Temporary;
 use crate::shapes::{DimSpec, Point, Range, Shapes, SpecError};
 use crate::talk::Talk;
 
@@ -63,6 +68,8 @@ pub struct Request {
     pub timing: BenchOptions,
     /// Threads of each session; one for each core if it is not given.
     pub threads: Option<NonZeroUsize>,
+    pub device: DeviceRequest,
+    pub gpu: GpuOptions,
     /// Runs of each model for the profile; 0 for none.
     pub profile: usize,
     pub baseline: Option<Baseline>,
@@ -71,35 +78,49 @@ pub struct Request {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Benchmark {
     pub kiln: &'static str,
     pub runtime: String,
+    /// Where all models ran.
+    pub device: Chosen,
     pub environment: Environment,
     /// Threads of each session, each bound to a core of its own.
     pub threads: usize,
     pub machine: Machine,
     pub models: Vec<Measured>,
+    /// Where the nodes of each model ran, at the first point, if that was to be a GPU.
+    pub placements: Vec<Placed>,
     pub points: Vec<PointReport>,
     pub profiles: Vec<Profile>,
     /// The verdicts of the gate, if there is a baseline.
     pub gate: Option<baseline::Gate>,
 }
 
+/// Where the nodes of one model ran.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Placed {
+    pub model: String,
+    #[serde(flatten)]
+    pub placement: Placement,
+}
+
 /// One model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Measured {
     pub name: String,
     pub path: String,
     /// Of the ONNX file, with its external data.
     pub bytes: u64,
     pub nodes: usize,
-    /// What the process holds more after it was loaded and run once, in bytes, where the system tells.
+    /// What the process holds more after it was loaded, in bytes, where the system tells.
     pub resident: Option<u64>,
+    /// The same after it ran at all sizes; ONNX Runtime keeps the memory of the largest.
+    pub running: Option<u64>,
 }
 
 /// All models at one point of the grid.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PointReport {
     pub sizes: Point,
     /// Of each model.
@@ -133,9 +154,16 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     if let Some(baseline) = request.baseline.as_ref().filter(|b| b.is_model()) {
         paths.push(baseline.path.clone());
     }
-    paths.extend(request.models.iter().cloned());
+    // A baseline that is one of several models is measured once.
+    let known = |m: &&PathBuf| request.models.len() > 1 && paths.contains(m);
+    let others: Vec<PathBuf> = (request.models.iter())
+        .filter(|m| !known(m))
+        .cloned()
+        .collect();
+    paths.extend(others);
     let loaded = load(&paths)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
+    let device = runtime.device(request.device)?;
     let threads = request.threads.map_or_else(
         || std::thread::available_parallelism().map_or(1, usize::from),
         usize::from,
@@ -143,6 +171,8 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
     let options = SessionOptions {
         intra_threads: NonZeroUsize::new(threads),
         pinned: true,
+        device: device.device,
+        gpu: request.gpu,
         ..SessionOptions::default()
     };
     talk.stage("machine");
@@ -159,11 +189,12 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             path: l.path.display().to_string(),
             bytes: bytes(&l.path, &l.model),
             nodes: l.model.graph.nodes().count(),
-            resident: resident().zip(before).map(|(a, b)| a.saturating_sub(b)),
+            resident: grown(before),
+            running: None,
         });
         sessions.push(session);
     }
-    let mut points = Vec::new();
+    let mut points: Vec<PointReport> = Vec::new();
     let mut gate = request
         .baseline
         .as_ref()
@@ -178,12 +209,27 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             &mut sessions,
             &machine,
             &point,
+            &mut models,
             gate.as_mut(),
         )?;
         for warning in &report.measured.warnings {
             talk.warn(&format!("{}: {warning}", label.join(" ")));
         }
         points.push(report);
+    }
+    let mut placements = Vec::new();
+    if let (false, Some(point)) = (device.device.is_cpu(), points.first()) {
+        for l in &loaded {
+            talk.stage(&format!("placement of {}", l.name));
+            let placement = placement(request, runtime, &options, l, &point.sizes)?;
+            if !placement.pass() {
+                talk.warn(&format!("{}: {}", l.name, placement.describe()));
+            }
+            placements.push(Placed {
+                model: l.name.clone(),
+                placement,
+            });
+        }
     }
     let mut profiles = Vec::new();
     if request.profile > 0
@@ -200,10 +246,12 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             "ONNX Runtime {}",
             runtime.version().unwrap_or("of unknown version")
         ),
+        device,
         environment: environment(),
         threads,
         machine,
         models,
+        placements,
         points,
         profiles,
         gate: gate.map(|g| g.gate),
@@ -310,6 +358,7 @@ fn measure(
     sessions: &mut [Session],
     machine: &Machine,
     point: &Point,
+    models: &mut [Measured],
     mut gate: Option<&mut baseline::Opened>,
 ) -> Result<PointReport, CompileError> {
     let mut fed = Vec::new();
@@ -329,10 +378,18 @@ fn measure(
     for ((l, session), inputs) in loaded.iter().zip(sessions.iter_mut()).zip(&fed) {
         subjects.push(Subject::session(&l.name, session, inputs)?);
     }
+    // Memory grows in the first run at larger sizes than before.
+    for (subject, model) in subjects.iter_mut().zip(models) {
+        let before = resident();
+        subject.run()?;
+        let held = model.running.or(model.resident);
+        model.running = held.zip(grown(before)).map(|(a, b)| a + b);
+    }
     let mut timing = BenchOptions {
         batch,
         ..request.timing
     };
+    let pinned = Pinned::new();
     let mut measured = super::measure(&mut subjects, &timing)?;
     if let Some(gate) = gate.as_mut() {
         let mut judged = gate.judge(point, &measured);
@@ -348,6 +405,7 @@ fn measure(
         }
         gate.gate.points.extend(judged);
     }
+    drop(pinned);
     Ok(PointReport {
         sizes: point.clone(),
         limits: work.iter().map(|w| machine.limit(w)).collect(),
@@ -363,7 +421,7 @@ fn profile(
     l: &Loaded,
     point: &Point,
 ) -> Result<Profile, CompileError> {
-    let folder = tempfile::tempdir().map_err(|source| CompileError::Io {
+    let folder = Temporary::new().map_err(|source| CompileError::Io {
         path: std::env::temp_dir(),
         why: "a folder for the profile cannot be made",
         source,
@@ -378,6 +436,37 @@ fn profile(
     let written = session.end_profile()?;
     let read = Profile::read(&l.name, Path::new(&written), request.profile);
     Ok(read.map_err(super::BenchError::from)?)
+}
+
+/// What the process holds more than before, in bytes.
+fn grown(before: Option<u64>) -> Option<u64> {
+    Some(resident()?.saturating_sub(before?))
+}
+
+/// Where the nodes of a model run at a point, from one run of a session of its own.
+fn placement(
+    request: &Request,
+    runtime: &'static Runtime,
+    options: &SessionOptions,
+    l: &Loaded,
+    point: &Point,
+) -> Result<Placement, CompileError> {
+    let mut options = SessionOptions {
+        watched: true,
+        ..session_options(options, &l.model)
+    };
+    // A replayed graph has no nodes that could be watched.
+    options.gpu.graph = false;
+    let mut session = Session::from_path(runtime, &l.path, &options)?;
+    let (inputs, _) = inputs(request, &l.model, &session, point)?;
+    session.bind(&inputs)?.run_discarding()?;
+    let placement = session.placement()?;
+    placement.ok_or_else(|| {
+        CompileError::Runtime(runtime::Error::Run {
+            model: l.name.clone(),
+            reason: "ONNX Runtime does not say where its nodes ran".into(),
+        })
+    })
 }
 
 /// The memory that the process holds, in bytes.

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use kiln_graph::graph::Opsets;
 use kiln_graph::{Attrs, DType, Dim, Graph, Model, Op, Tensor, Type, onnx};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::work::Work;
 use crate::runtime::{self, Runtime, Session, SessionOptions};
 
 /// Peaks that this machine reached, with the threads of the measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Machine {
     /// 10⁹ floating-point operations a second of a large FP32 product in ONNX Runtime.
     pub gflops: f64,
@@ -21,6 +22,9 @@ pub struct Machine {
 
 /// Rows and columns of the product: 2 GFLOP, and 12 MB that stay in cache in parts.
 const SIDE: usize = 1024;
+
+/// The same on a GPU: 137 GFLOP, which fills a large one for some milliseconds.
+const GPU_SIDE: usize = 4096;
 
 /// Bytes that are read: beyond the caches of any CPU but the largest.
 const MEMORY: usize = 256 << 20;
@@ -38,15 +42,11 @@ impl Machine {
         options: &SessionOptions,
         threads: usize,
     ) -> Result<Machine, runtime::Error> {
-        let bytes = onnx::to_bytes(&product()).unwrap_or_default();
-        let mut session = Session::from_bytes(runtime, "a product", &bytes, options)?;
-        let ones = vec![1f32; SIDE * SIDE];
-        let x =
-            Tensor::from_values(&[SIDE, SIDE][..], &ones).unwrap_or_else(|_| Tensor::vector(&ones));
-        let mut bound = session.bind(&[("x", x)])?;
-        let mut run = || bound.run_discarding();
-        let best = best(&mut run)?;
-        let gflops = 2.0 * (SIDE as f64).powi(3) / best / 1e9;
+        if !options.device.is_cpu() {
+            return Machine::measure_gpu(runtime, options);
+        }
+        let model = product(SIDE);
+        let gflops = operations(SIDE) / fastest(runtime, options, &model, &[SIDE, SIDE])? / 1e9;
         let memory = vec![1u64; MEMORY / 8];
         let mut sum = 0u64;
         let mut read = || -> Result<(), runtime::Error> {
@@ -61,12 +61,50 @@ impl Machine {
         })
     }
 
+    /// As [`Machine::measure`], by larger work that stays on the GPU.
+    fn measure_gpu(
+        runtime: &'static Runtime,
+        options: &SessionOptions,
+    ) -> Result<Machine, runtime::Error> {
+        let side = GPU_SIDE;
+        let product = fastest(runtime, options, &product(side), &[side, side])?;
+        let copied = fastest(runtime, options, &negation(), &[MEMORY / 4])?;
+        Ok(Machine {
+            gflops: operations(side) / product / 1e9,
+            // Each element is read and written.
+            gbytes: 2.0 * MEMORY as f64 / copied / 1e9,
+        })
+    }
+
     /// The shortest time in nanoseconds that the work can take here, in FP32.
     pub fn limit(&self, work: &Work) -> f64 {
         let compute = work.flops as f64 / self.gflops;
         let memory = work.bytes() as f64 / self.gbytes;
         compute.max(memory)
     }
+}
+
+/// Of a product of square matrices.
+fn operations(side: usize) -> f64 {
+    2.0 * (side as f64).powi(3)
+}
+
+/// Seconds of the fastest run of a model on ones of this shape.
+fn fastest(
+    runtime: &'static Runtime,
+    options: &SessionOptions,
+    model: &Model,
+    shape: &[usize],
+) -> Result<f64, runtime::Error> {
+    let bytes = onnx::to_bytes(model).unwrap_or_default();
+    let mut session = Session::from_bytes(runtime, "a measure of the machine", &bytes, options)?;
+    let ones = vec![1f32; shape.iter().product()];
+    let x = Tensor::from_values(shape, &ones).unwrap_or_else(|_| Tensor::vector(&ones));
+    let mut bound = match options.device.is_cpu() {
+        true => session.bind(&[("x", x)])?,
+        false => session.bind_resident(&[("x", x)])?,
+    };
+    best(&mut || bound.run_discarding())
 }
 
 /// Seconds of the fastest try, after one that warms up.
@@ -94,19 +132,14 @@ fn total(memory: &[u64], threads: usize) -> u64 {
     })
 }
 
-fn product() -> Model {
-    let ty = || {
-        Type::tensor(
-            DType::F32,
-            Some([SIDE, SIDE].map(Dim::Known).into_iter().collect()),
-        )
-    };
+fn product(side: usize) -> Model {
+    let ty = || matrix(&[side, side]);
     let mut opsets = Opsets::default();
     opsets.set("", 17);
     let mut g = Graph::new(opsets);
     let x = g.add_input("x", ty());
-    let values = vec![0.5f32; SIDE * SIDE];
-    let w = Tensor::from_values(&[SIDE, SIDE][..], &values);
+    let values = vec![0.5f32; side * side];
+    let w = Tensor::from_values(&[side, side][..], &values);
     let w = g.add_constant("w", w.unwrap_or_else(|_| Tensor::vector(&values)));
     let id = g.add_node(
         Op::onnx("MatMul"),
@@ -120,6 +153,25 @@ fn product() -> Model {
         g.add_output("y", y);
     }
     Model::new(g)
+}
+
+/// One operator that does nothing but read and write.
+fn negation() -> Model {
+    let mut opsets = Opsets::default();
+    opsets.set("", 17);
+    let mut g = Graph::new(opsets);
+    let x = g.add_input("x", matrix(&[MEMORY / 4]));
+    let id = g.add_node(Op::onnx("Neg"), "copy", [Some(x)], 1, Attrs::new());
+    if let Some(y) = g.node(id).output(0) {
+        g.set_type(y, matrix(&[MEMORY / 4]));
+        g.add_output("y", y);
+    }
+    Model::new(g)
+}
+
+fn matrix(dims: &[usize]) -> Type {
+    let dims = dims.iter().copied().map(Dim::Known);
+    Type::tensor(DType::F32, Some(dims.collect()))
 }
 
 #[cfg(test)]

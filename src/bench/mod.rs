@@ -4,8 +4,10 @@
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
 pub mod baseline;
+mod blocks;
 pub mod grid;
 mod machine;
+mod pin;
 mod profile;
 mod stats;
 mod warning;
@@ -16,6 +18,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kiln_graph::Tensor;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::runtime::{self, Session, SessionOptions};
@@ -28,7 +31,7 @@ pub use warning::Warning;
 pub use work::{Work, work};
 
 /// How long to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct BenchOptions {
     /// Runs of each subject before the measurement; they are not kept.
     pub warmup: usize,
@@ -81,7 +84,8 @@ pub struct Subject<'a> {
 type Run<'a> = Box<dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a>;
 
 impl<'a> Subject<'a> {
-    /// A subject that runs a session; the inputs are handed over once, the outputs are dropped unread.
+    /// A subject that runs a session; the inputs are handed over once, the outputs are dropped unread. On a GPU both stay
+    /// there, unless the session's options count copies.
     ///
     /// # Errors
     /// When the session refuses the inputs.
@@ -91,7 +95,11 @@ impl<'a> Subject<'a> {
         inputs: &[(S, Tensor)],
     ) -> Result<Subject<'a>, runtime::Error> {
         let settings = Some(*session.options());
-        let mut bound = session.bind(inputs)?;
+        let options = session.options();
+        let mut bound = match options.device.is_cpu() || options.gpu.copies {
+            true => session.bind(inputs)?,
+            false => session.bind_resident(inputs)?,
+        };
         Ok(Subject {
             name: name.into(),
             settings,
@@ -126,7 +134,7 @@ impl fmt::Debug for Subject<'_> {
 }
 
 /// A measurement.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BenchReport {
     pub options: BenchOptions,
     /// Threads that the machine runs at once, if that is known.
@@ -138,7 +146,7 @@ pub struct BenchReport {
 }
 
 /// One subject of a measurement.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SubjectReport {
     pub name: String,
     /// Threads, optimization and device, if the subject is a session.

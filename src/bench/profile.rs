@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::LazyLock;
 
-use regex::Regex;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::blocks;
+
 /// Time by operator and by block, of the average run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Profile {
     pub model: String,
     pub runs: usize,
@@ -22,7 +23,7 @@ pub struct Profile {
 }
 
 /// A part of the time.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Part {
     pub name: String,
     pub nodes: usize,
@@ -58,6 +59,7 @@ impl Profile {
 
     fn of(model: &str, events: &[Value], runs: usize) -> Profile {
         let mut nodes: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+        let mut order = Vec::new();
         for event in events {
             let (Some("Node"), Some(name)) = (event["cat"].as_str(), event["name"].as_str()) else {
                 continue;
@@ -68,8 +70,16 @@ impl Profile {
             ) else {
                 continue;
             };
-            *nodes.entry((node, op)).or_default() += event["dur"].as_f64().unwrap_or(0.0);
+            let time = nodes.entry((node, op)).or_insert_with(|| {
+                order.push((node, op));
+                0.0
+            });
+            *time += event["dur"].as_f64().unwrap_or(0.0);
         }
+        // The first time that a node ran says where it stands among the others.
+        let keys_of: Vec<(&str, &str)> = order.iter().map(|&(node, op)| (bare(node), op)).collect();
+        let found = blocks::find(&keys_of);
+        let found: BTreeMap<_, _> = order.iter().copied().zip(found).collect();
         let runs_ = runs.max(1) as f64;
         let mut operators: BTreeMap<&str, Part> = BTreeMap::new();
         let mut blocks: BTreeMap<(bool, Vec<Key>), Part> = BTreeMap::new();
@@ -79,7 +89,8 @@ impl Profile {
                 part.micros += micros / runs_;
             };
             add(operators.entry(op).or_insert_with(|| Part::empty(op)));
-            let block = block(node).unwrap_or(OUTSIDE);
+            let block = found.get(&(node, op)).and_then(Option::as_deref);
+            let block = block.unwrap_or(OUTSIDE);
             let key = (block == OUTSIDE, keys(block));
             add(blocks.entry(key).or_insert_with(|| Part::empty(block)));
         }
@@ -95,6 +106,12 @@ impl Profile {
     }
 }
 
+/// The name without what ONNX Runtime puts before it where it inserts a cast.
+fn bare(node: &str) -> &str {
+    node.strip_prefix("InsertedPrecisionFreeCast_")
+        .unwrap_or(node)
+}
+
 impl Part {
     fn empty(name: &str) -> Part {
         Part {
@@ -103,14 +120,6 @@ impl Part {
             micros: 0.0,
         }
     }
-}
-
-/// The name up to the first number of a list of modules: `/encoder/layer.0/attention/MatMul` → `encoder/layer.0`.
-fn block(node: &str) -> Option<&str> {
-    static NUMBERED: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"^/?(.*?[A-Za-z_][./]\d+)(?:[./]|$)").ok());
-    let found = NUMBERED.as_ref()?.captures(node)?;
-    Some(found.get(1)?.as_str())
 }
 
 /// A name cut where numbers begin and end, so that layer 10 comes behind layer 9.
@@ -181,13 +190,5 @@ mod tests {
             ]
         );
         assert_eq!(profile.micros, 160.0);
-    }
-
-    #[test]
-    fn blocks_are_lists_of_modules() {
-        assert_eq!(block("/h.3/attn/MatMul"), Some("h.3"));
-        assert_eq!(block("model/layers/11/mlp"), Some("model/layers/11"));
-        assert_eq!(block("MatMul_12"), None);
-        assert_eq!(block(""), None);
     }
 }

@@ -1,7 +1,8 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Statistics of latencies. All times are in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Stats {
     pub runs: usize,
     pub min: f64,
@@ -67,7 +68,7 @@ pub(super) fn median_deviation(sorted: &[f64]) -> f64 {
 }
 
 /// A range that holds a number with the probability `level`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Interval {
     pub low: f64,
     pub high: f64,
@@ -75,7 +76,7 @@ pub struct Interval {
 }
 
 /// How much faster a subject is than the baseline.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Ratio {
     pub baseline: String,
     pub subject: String,

@@ -3,11 +3,12 @@
 use kiln_graph::infer::{self, Facts};
 use kiln_graph::types::Shape;
 use kiln_graph::{Dim, Graph, Node, ValueId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Floating-point operations and bytes of one run. What is computed elsewhere than in products is not counted: it is below
 /// 2 % of a Transformer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Work {
     /// Two for each multiplication and addition of a matrix product or convolution.
     pub flops: u64,

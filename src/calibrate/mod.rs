@@ -23,7 +23,7 @@ use kiln_passes::precision::stats::Stats;
 pub use cache::{CacheError, Key};
 pub use data::{Batch, DataError, Source, SourceOptions};
 
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, DeviceRequest, Runtime};
 use crate::talk::Talk;
 
 /// How to calibrate.
@@ -32,6 +32,8 @@ pub struct Options<'a> {
     /// Bytes that the values taken in one run may have together. One value alone may have more.
     pub memory: usize,
     pub ort_lib: Option<&'a Path>,
+    /// Where the model runs.
+    pub device: DeviceRequest,
     /// Threads of one operator, and threads that fold; `None` leaves it to the machine.
     pub threads: Option<NonZeroUsize>,
 }
@@ -41,6 +43,7 @@ impl Default for Options<'_> {
         Options {
             memory: 256 << 20,
             ort_lib: None,
+            device: DeviceRequest::default(),
             threads: None,
         }
     }
@@ -97,6 +100,7 @@ pub fn calibrate(
     let runtime = Runtime::load(options.ort_lib)?;
     run::Runner {
         runtime,
+        device: runtime.device(options.device)?.device,
         model: &model,
         source,
         options,

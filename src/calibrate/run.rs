@@ -11,11 +11,12 @@ use kiln_passes::{Context, Target, registry};
 
 use super::data::{Batch, Source};
 use super::{CalibrateError, Options, Stats};
-use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{Device, Optimization, Runtime, Session, SessionOptions};
 use crate::talk::Talk;
 
 pub(super) struct Runner<'a> {
     pub runtime: &'static Runtime,
+    pub device: Device,
     pub model: &'a Model,
     pub source: &'a Source,
     pub options: &'a Options<'a>,
@@ -112,6 +113,7 @@ impl Runner<'_> {
         let options = SessionOptions {
             optimization: Optimization::Disabled,
             intra_threads: self.options.threads,
+            device: self.device,
             ..SessionOptions::default()
         };
         Ok(Session::from_parts(self.runtime, name, parts, &options)?)

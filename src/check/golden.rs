@@ -7,7 +7,8 @@ use kiln_graph::{Model, Tensor};
 use super::Options;
 use crate::compile::CompileError;
 use crate::parity::{self, Case, Npz, OUTPUT_PREFIX, Report, Tolerance};
-use crate::prove;
+use crate::prove::{self, Placed};
+use crate::runtime::Chosen;
 
 /// A file of recorded outputs cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,14 @@ pub enum GoldenError {
     NoOutputs { path: PathBuf },
 }
 
+/// What a comparison gave, and by what.
+pub(super) struct Golden {
+    pub report: Report,
+    pub runtime: String,
+    pub device: Chosen,
+    pub placements: Vec<Placed>,
+}
+
 /// Runs the candidate on the recorded inputs and compares with the recorded outputs.
 pub(super) fn compare(
     options: &Options,
@@ -26,8 +35,9 @@ pub(super) fn compare(
     path: &Path,
     candidate: &Model,
     tolerance: &Tolerance,
-) -> Result<(Report, String), CompileError> {
-    let mut opened = prove::Candidate::open(path, candidate, options.ort_lib.as_deref())?;
+) -> Result<Golden, CompileError> {
+    let mut opened =
+        prove::Candidate::open(path, candidate, options.device, options.ort_lib.as_deref())?;
     let mut npz = Npz::open(file)?;
     let inputs = parity::from_npz(&mut npz, opened.session.inputs())?;
     let names: Vec<String> = (npz.names())
@@ -63,5 +73,10 @@ pub(super) fn compare(
         )],
         tolerance: tolerance.clone(),
     };
-    Ok((report, opened.version()))
+    Ok(Golden {
+        report,
+        runtime: opened.version(),
+        placements: opened.placements()?,
+        device: opened.device,
+    })
 }

@@ -1,7 +1,8 @@
 //! Which tensor is the first that diverges: values of the same name in both graphs, compared in the order of computation.
 
 use kiln_graph::{DType, Graph, Model, Tensor, ValueId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::compile::CompileError;
@@ -9,18 +10,19 @@ use crate::parity::{self, Report, Tolerance};
 use crate::prove::Reference;
 
 /// What the comparison of inner values found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Layers {
     /// The case that was run.
     pub case: String,
     /// Values that both graphs compute under one name, in the reference's order.
     pub compared: Vec<Layer>,
-    /// The first value beyond the tolerance whose operands are within it; `null` if there is none.
+    /// The first value beyond the tolerance whose operands are within it, and which something after it does not make good (as
+    /// a softmax does with how negative a mask is); `null` if there is none.
     pub first: Option<Divergence>,
 }
 
 /// One value.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Layer {
     pub value: String,
     /// The node that computes it, in the candidate.
@@ -31,7 +33,7 @@ pub struct Layer {
 }
 
 /// Where two graphs part.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Divergence {
     pub layer: Layer,
     /// What the candidate's node reads.
@@ -39,7 +41,7 @@ pub struct Divergence {
 }
 
 /// An operand and its numbers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Operand {
     pub value: String,
     pub constant: bool,
@@ -59,8 +61,12 @@ pub(super) fn find(
     report: &Report,
     tolerance: &Tolerance,
 ) -> Result<Layers, CompileError> {
-    let worst = report.worst().map(|w| w.case.name.as_str());
-    let Some(case) = reference.case(worst) else {
+    // The first case that fails is the smallest.
+    let failed = report
+        .cases
+        .iter()
+        .find(|c| c.outputs.iter().any(|o| !o.comparison.pass()));
+    let Some(case) = reference.case(failed.map(|c| c.name.as_str())) else {
         return Ok(Layers {
             case: String::new(),
             compared: Vec::new(),
@@ -69,7 +75,7 @@ pub(super) fn find(
     };
     let pairs = common(&original.graph, &candidate.graph);
     let mut layers: Vec<Layer> = Vec::new();
-    let mut first = None;
+    let mut suspects: Vec<(ValueId, usize)> = Vec::new();
     let mut errors: FxHashMap<String, (f64, bool)> = FxHashMap::default();
     for group in pairs.chunks(GROUP) {
         let names: Vec<&str> = group.iter().map(|p| p.name.as_str()).collect();
@@ -109,15 +115,13 @@ pub(super) fn find(
                 cosine: float.cosine,
                 pass,
             });
-            if !pass && first.is_none() && sound(&candidate.graph, pair.candidate, &errors) {
-                first = Some((pair.candidate, layers.len() - 1));
+            if !pass && sound(&candidate.graph, pair.candidate, &errors) {
+                suspects.push((pair.candidate, layers.len() - 1));
             }
         }
-        // Everything behind the first divergence is wrong for the same reason.
-        if first.is_some() {
-            break;
-        }
     }
+    let mut suspects = suspects.into_iter();
+    let first = suspects.find(|&(v, _)| !made_good(&candidate.graph, v, &errors));
     let first = match first {
         Some((value, at)) => layers.get(at).cloned().map(|layer| (value, layer)),
         None => None,
@@ -201,6 +205,31 @@ fn sound(g: &Graph, v: ValueId, errors: &FxHashMap<String, (f64, bool)>) -> bool
     };
     let mut operands = g.node(id).inputs().iter().flatten();
     operands.all(|&v| errors.get(g.value(v).name()).is_none_or(|(_, pass)| *pass))
+}
+
+/// Whether every way from the value leads to one that was compared and is within the tolerance, before it leads out.
+fn made_good(g: &Graph, v: ValueId, errors: &FxHashMap<String, (f64, bool)>) -> bool {
+    let is_output = |v: ValueId| g.outputs().iter().any(|o| o.value == v);
+    let mut todo = vec![v];
+    let mut seen = FxHashSet::default();
+    while let Some(at) = todo.pop() {
+        if is_output(at) {
+            return false;
+        }
+        for user in g.value(at).uses() {
+            for &next in g.node(user.node).outputs().iter().flatten() {
+                if !seen.insert(next) {
+                    continue;
+                }
+                match errors.get(g.value(next).name()) {
+                    Some((_, true)) => {}
+                    Some((_, false)) => return false,
+                    None => todo.push(next),
+                }
+            }
+        }
+    }
+    true
 }
 
 fn operands(

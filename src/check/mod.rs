@@ -9,14 +9,17 @@ mod suspects;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{DType, Graph, Model, onnx};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
 use crate::compile::CompileError;
+use crate::engine_parity::{self, EngineParity, NotRun, Runner};
 use crate::manifest::{Environment, environment};
 use crate::parity::{Preset, Report, Tolerance};
-use crate::prove::{self, Reference, Request};
+use crate::prove::{self, Placed, Reference, Request};
+use crate::runtime::{Chosen, DeviceRequest};
 use crate::shapes::{DimSpec, Shapes};
 use crate::talk::Talk;
 
@@ -47,7 +50,11 @@ pub struct Options {
     pub bisect: Option<Suspects>,
     pub dims: Vec<DimSpec>,
     pub seed: u64,
+    /// Fail unless the bundle's engine ran on a GPU and is right.
+    pub require_engine_parity: bool,
+    pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
+    pub trt_lib: Option<PathBuf>,
 }
 
 /// What is right.
@@ -60,7 +67,7 @@ pub enum Against {
 }
 
 /// The outcome of a check.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Checked {
     pub kiln: String,
     pub candidate: String,
@@ -70,14 +77,41 @@ pub struct Checked {
     pub layers: Option<Layers>,
     /// `null` where it was not asked for, or nothing differs.
     pub bisection: Option<Bisection>,
+    /// Whether the bundle's engine gives the same; `null` if it has none and none is required.
+    pub engine_parity: Option<EngineParity>,
+    pub engine_parity_required: bool,
     pub runtime: String,
+    /// Where both sides ran.
+    pub device: Chosen,
+    /// Where their nodes ran, if that was to be a GPU.
+    pub placements: Vec<Placed>,
     pub environment: Environment,
 }
 
 impl Checked {
     /// Whether every gate passes.
     pub fn pass(&self) -> bool {
-        self.parity.pass() && self.precision.as_ref().is_none_or(|p| p.present)
+        self.parity.pass()
+            && self.precision.as_ref().is_none_or(|p| p.present)
+            && self.unproved_engine().is_none()
+            && (self.fallback().is_none() || !self.device.asked)
+    }
+
+    /// What ran on the CPU and was to run on a GPU. It is a failure where the GPU was asked for by its name.
+    pub fn fallback(&self) -> Option<String> {
+        prove::fallen(&self.placements)
+    }
+
+    /// What is wrong with the engine's parity: the engine differs, or was required to run and did not.
+    pub fn unproved_engine(&self) -> Option<String> {
+        match &self.engine_parity {
+            Some(parity) if parity.failed() => Some(format!("engine parity: {parity}")),
+            Some(parity) if self.engine_parity_required && !parity.proved() => {
+                let why = parity.not_run().unwrap_or_default();
+                Some(format!("engine parity: not run, {why}"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -97,11 +131,16 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         tolerance = tolerance.with_override(limit)?;
     }
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
-    let (parity, layers, bisection, against, runtime) = match &options.against {
+    let engine = engine(options);
+    let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
-            let (report, runtime) = golden::compare(options, file, &path, &candidate, &tolerance)?;
-            (report, None, None, file, runtime)
+            let golden = golden::compare(options, file, &path, &candidate, &tolerance)?;
+            let engine = engine.map(|_| EngineParity::NotRun {
+                why: "recorded outputs are compared with the model, not with the engine".into(),
+            });
+            let proved = (golden.runtime, golden.device, golden.placements, engine);
+            (golden.report, None, None, file, proved)
         }
         Against::Reference(given) => {
             let reference = bundle::model_path(given);
@@ -111,7 +150,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
                 opened.save(file)?;
             }
             talk.stage("parity");
-            let report = opened.compare(&path, &candidate, &tolerance)?;
+            let report = opened.compare(&path, &tolerance)?;
             let layers = match options.layers {
                 true => {
                     talk.stage("layers");
@@ -121,13 +160,24 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
                 }
                 false => None,
             };
+            let placements = opened.placements().to_vec();
+            let engine = match engine {
+                None => None,
+                Some(Err(not_run)) => Some(not_run.into()),
+                Some(Ok(mut runner)) => {
+                    talk.stage("engine parity");
+                    Some(opened.compare_engine(runner.as_mut(), &tolerance)?)
+                }
+            };
             let runtime = opened.runtime_version();
+            let proved = (runtime, opened.device().clone(), placements, engine);
             let suspects = options.bisect.as_ref().filter(|_| !report.pass());
             let bisection = suspects
                 .map(|suspects| suspects::search(options, suspects, &reference, &tolerance, talk));
-            (report, layers, bisection.transpose()?, given, runtime)
+            (report, layers, bisection.transpose()?, given, proved)
         }
     };
+    let (runtime, device, placements, engine_parity) = proved;
     Ok(Checked {
         kiln: env!("CARGO_PKG_VERSION").to_string(),
         candidate: options.candidate.display().to_string(),
@@ -136,9 +186,23 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         precision,
         layers,
         bisection,
+        engine_parity,
+        engine_parity_required: options.require_engine_parity,
         runtime,
+        device,
+        placements,
         environment: environment(),
     })
+}
+
+/// What runs the engine of the candidate, or why nothing does; `None` where it is no matter.
+fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
+    let plan = options.candidate.join(bundle::ENGINE);
+    match plan.is_file() {
+        true => Some(engine_parity::open(&plan, options.trt_lib.as_deref())),
+        false if options.require_engine_parity => Some(Err(NotRun::no_engine())),
+        false => None,
+    }
 }
 
 fn open(
@@ -157,6 +221,8 @@ fn open(
         inputs: options.inputs.as_deref(),
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
+        thorough: true,
+        device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };
     prove::open(&request, &mut shapes, talk)

@@ -57,6 +57,7 @@ pub(super) fn search(
     }
     let again = compile::Options {
         ort_lib: options.ort_lib.clone(),
+        device: options.device,
         seed: options.seed,
         check: true,
         ..again

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, print, print_json, table::table};
 use crate::attention::flags::{Flag, Head};
@@ -37,6 +38,8 @@ pub(super) struct Args {
         default_value = "attention.html"
     )]
     output: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -63,6 +66,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         layers: args.layer,
         heads: args.head,
         page: args.output,
+        device: args.device.request(),
         ort_lib: globals.ort_lib.clone(),
     };
     let terminal = Terminal::new(globals.quiet);

@@ -4,11 +4,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, print_json, print_verdicts, table::table};
 use crate::bench::baseline::{Baseline, Verdict};
 use crate::bench::{Axis, BenchOptions, Request, benchmark};
 use crate::report;
+use crate::runtime::GpuOptions;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -33,6 +35,17 @@ pub(super) struct Args {
     /// Threads of each session [default: one for each core].
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Let FP32 products on the GPU round their operands to TF32.
+    #[arg(long)]
+    tf32: bool,
+    /// Replay the kernels of a run as a CUDA graph.
+    #[arg(long)]
+    cuda_graph: bool,
+    /// Count the copies of inputs to the GPU and of outputs from it.
+    #[arg(long)]
+    include_copies: bool,
     /// Show where the time goes: by operator and by block.
     #[arg(long)]
     profile: bool,
@@ -83,6 +96,12 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             batch: 1,
         },
         threads: args.threads,
+        device: args.device.request(),
+        gpu: GpuOptions {
+            tf32: args.tf32,
+            graph: args.cuda_graph,
+            copies: args.include_copies,
+        },
         profile: if args.profile { PROFILED } else { 0 },
         baseline: args.baseline.map(|path| Baseline {
             path,
@@ -102,7 +121,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         print_json(&result)?;
     } else {
         for (title, header, rows) in report::bench::tables(&result) {
-            print(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
+            print_verdicts(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
         }
     }
     let gate = result.gate.iter().flat_map(|g| &g.points);

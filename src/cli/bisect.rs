@@ -1,8 +1,9 @@
 //! `kiln bisect`
 
 use super::conversion::Conversion;
+use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json};
+use super::{Failure, Globals, print_json, print_verdicts};
 use crate::bisect::{self, Finding, Suspects};
 use crate::compile::{CompileError, Options, stages};
 use crate::recipe::{self, Recipe};
@@ -13,6 +14,8 @@ use kiln_passes::registry;
 pub(super) struct Args {
     #[command(flatten)]
     conversion: Conversion,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -21,6 +24,7 @@ pub(super) struct Args {
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let recipe = args.conversion.recipe(Recipe::default())?;
     let options = Options {
+        device: args.device.request(),
         ort_lib: globals.ort_lib.clone(),
         check: true,
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
@@ -37,7 +41,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let bisection = done?;
     match args.json {
         true => print_json(&bisection)?,
-        false => print(&report::bisection::text(&bisection))?,
+        false => print_verdicts(&report::bisection::text(&bisection))?,
     }
     Ok(match bisection.finding {
         Finding::Passes { .. } => 0,

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
+use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, print, print_json, print_verdicts, table::table};
 use crate::check::{self, Against, Checked, Precision, Suspects};
 use crate::parity::{Report, Tolerance};
 use crate::report;
@@ -35,9 +38,12 @@ pub(super) struct Args {
     /// Other limits for an output: logits:cosine=0.999,max_abs=1e-3.
     #[arg(long, value_name = "OUTPUT:METRIC=LIMIT")]
     limit: Vec<String>,
-    /// Fail unless the engine, or else the model, computes products in this precision.
-    #[arg(long, value_name = "PRECISION")]
-    require: Option<Precision>,
+    /// Fail unless the engine, or else the model, computes products in this precision; or, with engine-parity, unless the
+    /// bundle's engine runs on a GPU of this machine and is right. May be given for both.
+    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required)]
+    require: Vec<Required>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Find the first tensor that diverges, with its node and the ranges of what the node reads.
     #[arg(long)]
     layers: bool,
@@ -56,6 +62,21 @@ pub(super) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What a candidate must have.
+#[derive(Clone, Copy, Debug)]
+enum Required {
+    Precision(Precision),
+    EngineParity,
+}
+
+fn required(text: &str) -> Result<Required, String> {
+    if text == "engine-parity" {
+        return Ok(Required::EngineParity);
+    }
+    let found = Precision::from_str(text, true).map(Required::Precision);
+    found.map_err(|_| "there are: fp32, fp16, bf16, int8, fp8, int4, engine-parity".into())
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
@@ -78,7 +99,13 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         inputs: args.inputs,
         tolerance: args.tolerance,
         limits: args.limit,
-        require: args.require,
+        require: args.require.iter().find_map(|r| match r {
+            Required::Precision(p) => Some(*p),
+            Required::EngineParity => None,
+        }),
+        require_engine_parity: (args.require.iter()).any(|r| matches!(r, Required::EngineParity)),
+        device: args.device.request(),
+        trt_lib: globals.trt_lib.clone(),
         layers: args.layers,
         bisect: args.bisect.then_some(Suspects::Recipe),
         dims: args.dim,
@@ -102,11 +129,20 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     if let Some(p) = result.precision.as_ref().filter(|p| !p.present) {
         globals.say(format!("kiln: {}", p.describe()));
     }
+    if let Some(why) = result.unproved_engine() {
+        globals.say(format!("kiln: {why}"));
+    }
+    if let Some(why) = result.fallback() {
+        globals.say(format!("kiln: {why}"));
+    }
     Ok(u8::from(!result.pass()))
 }
 
 fn show(result: &Checked) -> Result<(), Failure> {
     show_parity(&result.parity)?;
+    for line in report::check::facts(result) {
+        print(&format!("  {line}\n"))?;
+    }
     if let Some(p) = &result.precision {
         print(&format!("  precision {}\n", p.describe()))?;
     }
@@ -123,8 +159,8 @@ fn show(result: &Checked) -> Result<(), Failure> {
 
 fn show_parity(parity: &Report) -> Result<(), Failure> {
     let (header, rows) = report::parity_rows(parity);
-    print(&table(&header, &rows))?;
-    print(&format!("\n  parity   {}\n", report::verdict(parity)))
+    print_verdicts(&table(&header, &rows))?;
+    print_verdicts(&format!("\n  parity   {}\n", report::verdict(parity)))
 }
 
 fn again(globals: &Globals, args: &Args, path: &std::path::Path) -> Result<u8, Failure> {

@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 use std::path::PathBuf;
 
 use super::conversion::Conversion;
+use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, known_pass, print, print_json, table::table};
+use super::{Failure, Globals, known_pass, print, print_json, print_verdicts, table::table};
 use crate::compile::{self, Options, Outcome};
 use crate::manifest::{Explained, Missed};
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
@@ -37,6 +38,11 @@ pub(super) struct Args {
     /// Fail if model.onnx has more bytes than this part of the original.
     #[arg(long, value_name = "RATIO")]
     max_size_ratio: Option<f64>,
+    /// Fail unless the engine runs on a GPU of this machine and gives what the original gives.
+    #[arg(long, value_name = "WHAT", value_parser = ["engine-parity"])]
+    require: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Write the model after a pass (or all) into a folder, as ONNX text.
     #[arg(long, num_args = 2, value_names = ["PASS|all", "DIR"])]
     dump_after: Vec<String>,
@@ -69,6 +75,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             latency: Latency {
                 max_ratio: args.max_latency_ratio,
             },
+            engine_parity: args.require.map(|_| true),
             size: Size {
                 max_ratio: args.max_size_ratio,
                 ..Size::default()
@@ -81,8 +88,10 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let options = Options {
         dump_after,
         explain: args.explain,
+        device: args.device.request(),
         ort_lib: globals.ort_lib.clone(),
         trt_lib: globals.trt_lib.clone(),
+        builder: Some(super::this_program()),
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
     let terminal = Terminal::new(globals.quiet);
@@ -95,7 +104,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             for explained in &outcome.manifest.explain {
                 print(&explain(explained))?;
             }
-            print(&render(&outcome))?;
+            print_verdicts(&render(&outcome))?;
         }
     }
     Ok(0)
@@ -228,6 +237,16 @@ fn render(outcome: &Outcome) -> String {
             );
         }
         None => out += "  engine   not built\n",
+    }
+    if let Some(device) = &m.device {
+        out += &format!("  device   {device}\n");
+    }
+    for placed in &m.placements {
+        out += &format!(
+            "  {:<9} {}\n",
+            placed.side.to_string(),
+            placed.placement.describe()
+        );
     }
     match &m.parity {
         Some(parity) => out += &format!("  parity   {}\n", report::verdict(parity)),

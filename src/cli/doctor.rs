@@ -1,7 +1,7 @@
 //! `kiln doctor`
 
 use super::{Failure, Globals, print, print_json};
-use crate::doctor;
+use crate::doctor::{self, Examination};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -12,20 +12,26 @@ pub(super) struct Args {
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let found = doctor::examine(globals.ort_lib.as_deref(), globals.trt_lib.as_deref());
-    if args.json {
-        print_json(&found)?;
-    } else {
-        let mut text = format!("kiln {}\n", env!("CARGO_PKG_VERSION"));
-        for f in &found {
-            let mark = if f.found { "✓" } else { "✗" };
-            text += &format!("\n{mark} {}: {}\n    for {}\n", f.what, f.detail, f.enables);
-            if let Some(mend) = &f.mend {
-                text += &format!("    mend: {mend}\n");
-            }
-        }
-        print(&text)?;
+    match args.json {
+        true => print_json(&found)?,
+        false => print(&text(&found))?,
     }
-    // A GPU is a convenience, a runtime is not.
-    let missing = found.iter().any(|f| !f.found && f.mend.is_some());
-    Ok(if missing { 5 } else { 0 })
+    // A GPU is a convenience, a runtime is not; and what is installed should work.
+    Ok(if found.pass() { 0 } else { 5 })
+}
+
+fn text(found: &Examination) -> String {
+    let mut text = format!("kiln {}\n", found.kiln);
+    for f in &found.findings {
+        let mark = match (f.found, f.needed) {
+            (true, _) => "✓",
+            (false, true) => "✗",
+            (false, false) => "–",
+        };
+        text += &format!("\n{mark} {}: {}\n    for {}\n", f.what, f.detail, f.enables);
+        if let Some(mend) = &f.mend {
+            text += &format!("    mend: {mend}\n");
+        }
+    }
+    text
 }

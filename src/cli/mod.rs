@@ -4,12 +4,15 @@ mod attention;
 mod bench;
 mod bisect;
 mod check;
+mod colour;
 mod compile;
 mod conversion;
+mod device;
 mod doctor;
 mod inspect;
 mod passes;
 mod progress;
+mod signals;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -28,7 +31,8 @@ EXIT CODES:
   2  usage, or a file that cannot be written
   3  the model cannot be read, or is unsupported
   4  the engine build failed
-  5  a runtime is missing; `kiln doctor` says which, and the command that installs it";
+  5  a runtime is missing; `kiln doctor` says which, and the command that installs it
+  130, 143  interrupted; what was half written is removed";
 
 /// Compile Transformer models: ONNX in, a proven FP16 model and a TensorRT engine out.
 #[derive(Parser, Debug)]
@@ -65,10 +69,34 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
     Doctor(doctor::Args),
-    /// Print the JSON Schema of a recipe, for editors.
-    Schema,
+    /// Print the JSON Schema of a recipe, for editors, or of what check or bench print as JSON.
+    Schema {
+        #[arg(value_enum, default_value_t = Schema::Recipe)]
+        of: Schema,
+    },
+    /// Build an engine for the process that started this one.
+    #[command(name = crate::engine::SUBCOMMAND, hide = true)]
+    BuildEngine(crate::engine::ChildArgs),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
+}
+
+/// What has a schema.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Schema {
+    Recipe,
+    Check,
+    Bench,
+}
+
+impl Schema {
+    fn get(self) -> schemars::Schema {
+        match self {
+            Schema::Recipe => crate::recipe::Recipe::schema(),
+            Schema::Check => crate::report::schema::<crate::check::Checked>(),
+            Schema::Bench => crate::report::schema::<crate::bench::Benchmark>(),
+        }
+    }
 }
 
 /// What every verb is given.
@@ -143,6 +171,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
+    if !matches!(cli.verb, Verb::BuildEngine(_)) {
+        signals::install();
+    }
     let globals = Globals {
         ort_lib: cli.ort_lib,
         trt_lib: cli.trt_lib,
@@ -157,7 +188,11 @@ pub fn main() -> ExitCode {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
-        Verb::Schema => print_json(&crate::recipe::Recipe::schema()).map(|()| 0),
+        Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
+        Verb::BuildEngine(args) => match crate::engine::serve(&args) {
+            Ok(()) => Ok(0),
+            Err(e) => Err(Failure::usage(e)),
+        },
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "kiln", &mut io::stdout());
             Ok(0)
@@ -192,11 +227,28 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// This binary, even if another has taken its place since it was started.
+fn this_program() -> PathBuf {
+    let running = PathBuf::from("/proc/self/exe");
+    match running.exists() {
+        true => running,
+        false => std::env::current_exe().unwrap_or("kiln".into()),
+    }
+}
+
 /// The name of a pass, or `all`.
 fn known_pass(name: &str) -> Result<String, UnknownPass> {
     match name {
         "all" => Ok(name.to_string()),
         name => registry::find(name).map(|pass| pass.name().to_string()),
+    }
+}
+
+/// Text with verdicts, which are in colour on a terminal.
+fn print_verdicts(text: &str) -> Result<(), Failure> {
+    match colour::wanted() {
+        true => print(&colour::paint(text)),
+        false => print(text),
     }
 }
 

@@ -3,12 +3,17 @@
 use clap::Subcommand;
 use kiln_passes::registry;
 
-use super::{Failure, print, table::table};
+use serde_json::json;
+
+use super::{Failure, print, print_json, table::table};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(subcommand)]
     what: Option<What>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -21,6 +26,12 @@ enum What {
 
 pub(super) fn run(args: Args) -> Result<u8, Failure> {
     match args.what.unwrap_or(What::List) {
+        What::List if args.json => {
+            let passes: Vec<_> = (registry::ALL.iter())
+                .map(|p| json!({"name": p.name(), "results": p.exactness().to_string(), "about": p.about()}))
+                .collect();
+            print_json(&passes)?;
+        }
         What::List => {
             let rows: Vec<Vec<String>> = (registry::ALL.iter())
                 .map(|p| vec![p.name().into(), p.exactness().to_string(), p.about().into()])
@@ -42,6 +53,12 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
         }
         What::Explain { name } => {
             let pass = registry::find(&name).map_err(Failure::usage)?;
+            if args.json {
+                print_json(&json!({
+                    "name": pass.name(), "results": pass.exactness().to_string(), "about": pass.about(), "details": pass.details()
+                }))?;
+                return Ok(0);
+            }
             print(&format!(
                 "{}: {} ({})\n\n{}\n",
                 pass.name(),

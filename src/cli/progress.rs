@@ -1,5 +1,6 @@
 //! A line that moves while something takes long.
 
+use std::io::{self, Write};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -44,7 +45,9 @@ impl Talk for Terminal {
 
     fn warn(&self, what: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("warning: {what}"));
+            // A closed stderr is no reason to fail.
+            self.bar
+                .suspend(|| drop(writeln!(io::stderr(), "warning: {what}")));
         }
     }
 

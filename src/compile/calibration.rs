@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{CompileError, Options};
 use crate::calibrate::{self, DataError, Source, SourceOptions};
 use crate::parity::Case;
+use crate::runtime::DeviceRequest;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 
@@ -89,6 +90,7 @@ fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
 /// Measures what the options need on the fused model; `None` if they need nothing.
 pub(crate) fn measure(
     options: &Options,
+    device: DeviceRequest,
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
@@ -120,6 +122,7 @@ pub(crate) fn measure(
     source.reserve(HELD_OUT)?;
     let choices = calibrate::Options {
         ort_lib: options.ort_lib.as_deref(),
+        device,
         ..calibrate::Options::default()
     };
     let (stats, cached) = match cache {

@@ -59,6 +59,15 @@ pub enum CompileError {
         found: String,
         asked: String,
     },
+    #[error("the engine did not run at the case {case}: {source}")]
+    EngineRun {
+        case: String,
+        source: crate::engine_parity::RunnerError,
+    },
+    #[error("{}: {why}; no bundle was written. Nodes of other precisions can be kept, or the CPU be taken (--device cpu)", model.display())]
+    Fallback { model: PathBuf, why: String },
+    #[error("{} changed while it was compiled; no bundle was written", .0.display())]
+    Changed(PathBuf),
     #[error(transparent)]
     Recipe(#[from] crate::recipe::RecipeError),
     #[error("TensorRT reads {} without {}, which it was asked to be in; no bundle was written", model.display(), list(.absent))]
@@ -97,8 +106,10 @@ impl CompileError {
         match self {
             CompileError::NotTheSame { .. }
             | CompileError::Precision { .. }
+            | CompileError::Fallback { .. }
+            | CompileError::EngineRun { .. }
             | CompileError::Gates { .. } => 1,
-            CompileError::OtherModel { .. } => 3,
+            CompileError::OtherModel { .. } | CompileError::Changed(_) => 3,
             CompileError::Recipe(_) => 2,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
@@ -119,7 +130,7 @@ impl CompileError {
                 EngineError::NotFound { .. }
                 | EngineError::Load { .. }
                 | EngineError::Version { .. } => 5,
-                EngineError::Request(_) | EngineError::Profile(_) => 2,
+                EngineError::Request(_) | EngineError::Profile(_) | EngineError::Write { .. } => 2,
                 _ => 4,
             },
             CompileError::Calibrate(e) => match e {

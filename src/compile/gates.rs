@@ -1,8 +1,30 @@
 //! Gates on latency and size; parity has its own.
 
 use super::{CompileError, Options};
+use crate::engine_parity::NotRun;
 use crate::manifest::Manifest;
+use crate::nvidia::driver;
 use crate::report;
+
+/// Whether the gates can pass on this machine at all, before any work is done.
+///
+/// # Errors
+/// [`CompileError::Gates`] where an engine must run and nothing could.
+pub(super) fn possible(options: &Options) -> Result<(), CompileError> {
+    if !options.gates.engine_parity {
+        return Ok(());
+    }
+    let why = match (options.engine, options.check, driver::probe()) {
+        (false, ..) => NotRun::no_engine(),
+        (_, false, _) => NotRun::unchecked(),
+        (_, _, Err(_)) => NotRun::no_device(),
+        (true, true, Ok(_)) => return Ok(()),
+    };
+    Err(CompileError::Gates {
+        model: options.model.clone(),
+        failed: format!("engine parity: not run, {}", why.0),
+    })
+}
 
 /// # Errors
 /// [`CompileError::Gates`] with all that failed.
@@ -23,6 +45,9 @@ pub(super) fn pass(options: &Options, m: &Manifest) -> Result<(), CompileError> 
                 }
             }
         }
+    }
+    if let (true, Some(why)) = (gates.engine_parity, m.engine_parity.not_run()) {
+        failed.push(format!("engine parity: not run, {why}"));
     }
     let bytes = report::model_bytes(m);
     if let Some(limit) = gates.bytes.filter(|&limit| bytes > limit) {

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
@@ -20,13 +20,16 @@ use sha2::{Digest, Sha256};
 use super::{CompileError, Int8, Options, Quantization};
 use crate::bundle::{self, Partial};
 use crate::engine::{
-    self, BuildRequest, ComputeCapability, DataType, EngineBuilder, EngineError, RtxBuilder,
+    self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
+    RtxBuilder,
 };
+use crate::engine_parity::{self, EngineParity};
 use crate::manifest::EngineFacts;
+use crate::mapped;
 use crate::parity::{self, Preset, Tolerance};
-use crate::prove::Proof;
+use crate::prove::{self, Proof};
 use crate::report;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime};
 use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
 use crate::talk::Talk;
@@ -41,6 +44,17 @@ pub(super) fn targets(options: &Options, talk: &dyn Talk) -> Targets {
             talk.warn(&why);
             targets
         }
+    }
+}
+
+/// Where ONNX Runtime runs: what is compiled for the CPU is proved there unless another device is asked for.
+pub(crate) fn device(options: &Options, targets: &Targets) -> DeviceRequest {
+    match (options.device.choice, targets) {
+        (DeviceChoice::Auto, Targets::Cpu) => DeviceRequest {
+            choice: DeviceChoice::Cpu,
+            ..options.device
+        },
+        _ => options.device,
     }
 }
 
@@ -411,26 +425,29 @@ pub(super) fn build(
         return Err(EngineError::Dialect(refusals).into());
     }
     let libraries = engine::locate(options.trt_lib.as_deref())?;
-    let builder = RtxBuilder::new(&libraries)?;
     let path = partial.file(bundle::MODEL);
+    let builder: Box<dyn EngineBuilder> = match &options.builder {
+        Some(program) => Box::new(ChildBuilder::new(program, &libraries, &partial.file(""))),
+        None => Box::new(RtxBuilder::new(&libraries)?),
+    };
     let broken = |source| CompileError::Io {
         path: partial.file(bundle::MODEL),
         why: "cannot be mapped",
         source,
     };
-    let file = File::open(&path).map_err(broken)?;
-    // SAFETY: the file was written by this process, under a name that nobody else knows.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(broken)?;
+    let map = mapped::own(&path).map_err(broken)?;
     let specialized = specialize(model, shapes);
     let onnx: &[u8] = specialized.as_deref().unwrap_or(&map);
-    let request = |onnx| BuildRequest {
+    let in_file = specialized.is_none().then_some(path.as_path());
+    let request = |onnx, onnx_path| BuildRequest {
+        onnx_path,
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
         profiles: shapes.profile().into_iter().collect(),
         ..BuildRequest::new(onnx, capabilities[0])
     };
     let mut decomposed = false;
-    let built = match builder.build(&request(onnx), talk.engine()) {
+    let built = match builder.build(&request(onnx, in_file), talk.engine()) {
         Err(EngineError::Build { failures, log }) => {
             // Attention without a dedicated kernel builds when the node allows TensorRT to take it apart.
             let wants = failures
@@ -441,7 +458,7 @@ pub(super) fn build(
                 None => return Err(EngineError::Build { failures, log }.into()),
                 Some(bytes) => {
                     decomposed = true;
-                    builder.build(&request(&bytes), talk.engine())?
+                    builder.build(&request(&bytes, None), talk.engine())?
                 }
             }
         }
@@ -452,7 +469,12 @@ pub(super) fn build(
         let model = options.model.clone();
         return Err(CompileError::Precision { model, absent });
     }
-    partial.write(bundle::ENGINE, &built.plan)?;
+    let engine = partial.file(bundle::ENGINE);
+    (built.plan.save(&engine)).map_err(|source| CompileError::Io {
+        path: engine.clone(),
+        why: "cannot be written",
+        source,
+    })?;
     Ok(EngineFacts {
         runtime: format!("TensorRT for RTX {}", built.version),
         capabilities: capabilities.iter().map(|c| c.name().to_string()).collect(),
@@ -494,6 +516,15 @@ pub(super) fn is_asked_for(options: &Options, source: &Source) -> Result<(), Com
             })
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the model's files are still those that were read: ONNX Runtime opens them by their names, and so may have proved
+/// the result against another model.
+pub(super) fn is_unchanged(original: &Model) -> Result<(), CompileError> {
+    match original.sources.iter().find(|s| !s.is_unchanged()) {
+        Some(changed) => Err(CompileError::Changed(changed.path.clone())),
+        None => Ok(()),
     }
 }
 
@@ -552,6 +583,48 @@ pub(super) fn prove(
     }
     proof.save(&partial.file(bundle::PROOF))?;
     Ok(report)
+}
+
+/// What ran on the CPU and was to run on a GPU: a warning, or a failure where the GPU was asked for by its name.
+pub(super) fn fallback(
+    options: &Options,
+    proof: &Proof,
+    talk: &dyn Talk,
+) -> Result<Option<String>, CompileError> {
+    let Some(why) = prove::fallen(proof.reference.placements()) else {
+        return Ok(None);
+    };
+    if proof.reference.device().asked {
+        let model = options.model.clone();
+        return Err(CompileError::Fallback { model, why });
+    }
+    talk.warn(&why);
+    Ok(Some(why))
+}
+
+/// Holds the engine against the original, where there is a GPU to run it on.
+pub(super) fn prove_engine(
+    options: &Options,
+    rewritten: &Rewritten,
+    proof: &mut Proof,
+    partial: &Partial,
+) -> Result<EngineParity, CompileError> {
+    let plan = partial.file(bundle::ENGINE);
+    let mut runner = match engine_parity::open(&plan, options.trt_lib.as_deref()) {
+        Ok(runner) => runner,
+        Err(not_run) => return Ok(not_run.into()),
+    };
+    let tolerance = tolerance(options, Some(rewritten))?;
+    let parity = proof
+        .reference
+        .compare_engine(runner.as_mut(), &tolerance)?;
+    match &parity {
+        EngineParity::Run { report, runner } if !report.pass() => Err(CompileError::NotTheSame {
+            model: options.model.clone(),
+            failed: format!("the engine on {runner}: {}", report::failures(report)),
+        }),
+        _ => Ok(parity),
+    }
 }
 
 /// The model's bytes with input dimensions of one size written as numbers, so that TensorRT can compare them with other

@@ -1,5 +1,7 @@
 //! The shared libraries, loaded, and the three doors into them.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::path::Path;

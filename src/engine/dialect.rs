@@ -3,10 +3,10 @@
 use std::fmt;
 
 use kiln_graph::{DType, Graph, Model, Node, NodeId, ops};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A node that may not be handed to TensorRT.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Name and operator.
     pub node: String,

@@ -1,9 +1,12 @@
 //! What can go wrong, and what to do about it.
 
+#![allow(unsafe_code)]
+
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ENV_DIR, LogLine, ProfileError, Refusal};
 use super::{explain, hints};
@@ -12,7 +15,8 @@ use super::{explain, hints};
 pub const INSTALL: &str = "pip install tensorrt-rtx-cu13-libs==1.7.1.116";
 
 /// Why there is no engine.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EngineError {
     /// No TensorRT for RTX on this machine.
     #[error("TensorRT for RTX not found; looked in {}", list(.looked))]
@@ -30,12 +34,12 @@ pub enum EngineError {
     /// TensorRT would not make one of its own objects.
     #[error("TensorRT could not make {what}{}", because(.log))]
     Refused {
-        what: &'static str,
+        what: Cow<'static, str>,
         log: Vec<LogLine>,
     },
     /// The request contradicts itself or leaves out what is needed.
     #[error("{0}")]
-    Request(&'static str),
+    Request(Cow<'static, str>),
     /// The profiles do not fit the inputs of the model.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -54,13 +58,26 @@ pub enum EngineError {
         failures: Vec<BuildFailure>,
         log: Vec<LogLine>,
     },
+    /// The process that built the engine ended without a result. `log` is the last that TensorRT wrote.
+    #[error("the process that builds the engine ended by {how}{}{}", during(.phase), because(.log))]
+    Died {
+        how: String,
+        phase: Option<String>,
+        log: Vec<LogLine>,
+    },
+    /// No process can be started to build the engine, or it cannot read the model.
+    #[error("{}: no process builds an engine with it: {reason}", .program.display())]
+    Child { program: PathBuf, reason: String },
+    /// The engine, or what it is built from, cannot be written.
+    #[error("{}: cannot be written: {reason}", .path.display())]
+    Write { path: PathBuf, reason: String },
     /// [`Progress::cancelled`](super::Progress::cancelled) said so, or a `Progress` panicked.
     #[error("the engine build was cancelled")]
     Cancelled,
 }
 
 /// A node, or a part of the model outside all nodes, that TensorRT's parser refuses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParseFailure {
     /// Position of the node in the graph.
     pub index: Option<usize>,
@@ -75,7 +92,7 @@ pub struct ParseFailure {
 }
 
 /// One reason why a build failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildFailure {
     /// The node TensorRT names, if it names one. Names of fused nodes are TensorRT's own.
     pub node: Option<String>,
@@ -86,7 +103,7 @@ pub struct BuildFailure {
 impl EngineError {
     pub(super) fn refused(what: &'static str) -> Self {
         Self::Refused {
-            what,
+            what: what.into(),
             log: Vec::new(),
         }
     }
@@ -109,7 +126,14 @@ impl EngineError {
             Self::Dialect(_) => Some(
                 "compile the original model: kiln lowers what it fuses itself to what the target takes".into(),
             ),
-            Self::Refused { .. } | Self::Request(_) | Self::Cancelled => None,
+            Self::Died { .. } => Some(
+                "nothing of this compilation is left; the same command with --no-engine makes the model without it".into(),
+            ),
+            Self::Refused { .. }
+            | Self::Request(_)
+            | Self::Child { .. }
+            | Self::Write { .. }
+            | Self::Cancelled => None,
         }
     }
 }
@@ -194,6 +218,28 @@ impl Serialize for Version {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parts: Vec<u32> = text.split('.').filter_map(|p| p.parse().ok()).collect();
+        match parts[..] {
+            [major, minor, patch, build] => Ok(Version {
+                major,
+                minor,
+                patch,
+                build,
+            }),
+            _ => Err(serde::de::Error::custom("a version has four numbers")),
+        }
+    }
+}
+
+fn during(phase: &Option<String>) -> String {
+    phase
+        .as_ref()
+        .map_or_else(String::new, |p| format!(" in the phase `{p}`"))
 }
 
 fn list(paths: &[PathBuf]) -> String {

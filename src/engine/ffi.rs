@@ -3,6 +3,8 @@
 //! The crate `trtx` wraps these too, but its parser hands out neither the model's path, nor more than one error, nor the
 //! node an error belongs to; so this goes one layer deeper, to the bindings under it.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::pin::Pin;
 

@@ -1,10 +1,10 @@
 //! Where TensorRT for RTX is installed.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::EngineError;
+use crate::loader;
 use crate::pysite;
 
 /// The two shared libraries of TensorRT for RTX.
@@ -47,7 +47,7 @@ pub fn locate(explicit: Option<&Path>) -> Result<Libraries, EngineError> {
     let stages: [fn() -> Vec<PathBuf>; 3] = [
         || in_packages(pysite::site_packages()),
         || in_packages(pysite::interpreter_site_packages()),
-        loader_folders,
+        loader::folders,
     ];
     for stage in stages {
         match search(stage()) {
@@ -102,54 +102,10 @@ fn is_metadata(folder: &Path) -> bool {
     folder.extension().is_some_and(|e| e == "dist-info")
 }
 
-/// Where the dynamic loader looks: `LD_LIBRARY_PATH`, its configuration, and its built-in folders.
-fn loader_folders() -> Vec<PathBuf> {
-    let from_env = env::var_os("LD_LIBRARY_PATH")
-        .map(|v| env::split_paths(&v).collect::<Vec<_>>())
-        .unwrap_or_default();
-    let from_config = configured_folders(Path::new("/etc/ld.so.conf.d"));
-    let built_in = [
-        "/usr/local/lib",
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-    ];
-    let all = from_env
-        .into_iter()
-        .chain(from_config)
-        .chain(built_in.map(PathBuf::from));
-    let mut folders = Vec::new();
-    for folder in all {
-        if folder.is_dir() && !folders.contains(&folder) {
-            folders.push(folder);
-        }
-    }
-    folders
-}
-
-fn configured_folders(config: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = config.read_dir() else {
-        return Vec::new();
-    };
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
-    files.sort();
-    files
-        .iter()
-        .filter_map(|f| fs::read_to_string(f).ok())
-        .flat_map(|text| {
-            text.lines()
-                .map(str::trim)
-                .filter(|l| l.starts_with('/'))
-                .map(PathBuf::from)
-                .collect::<Vec<_>>()
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     struct Scratch(PathBuf);
 
@@ -203,15 +159,5 @@ mod tests {
     fn the_metadata_of_a_wheel_is_not_its_folder() {
         let scratch = Scratch::new("meta", &["tensorrt_rtx_cu13_libs-1.dist-info/RECORD"]);
         assert!(in_packages(vec![scratch.0.clone()]).is_empty());
-    }
-
-    #[test]
-    fn the_loader_configuration_is_read() {
-        let scratch = Scratch::new("conf", &["a.conf"]);
-        fs::write(scratch.0.join("a.conf"), "# comment\n/opt/rtx/lib\n\n").unwrap();
-        assert_eq!(
-            configured_folders(&scratch.0),
-            [PathBuf::from("/opt/rtx/lib")]
-        );
     }
 }

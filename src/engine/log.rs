@@ -1,16 +1,18 @@
 //! What TensorRT says while it works, kept instead of printed.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use trtx_sys::{create_rust_logger_bridge, get_logger_interface};
 
 use super::EngineError;
 
 /// How grave TensorRT holds a log line to be. Lines below a warning are not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     Warning,
@@ -19,7 +21,7 @@ pub enum Severity {
 }
 
 /// A line of TensorRT's log, with the number of times it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     pub severity: Severity,
     pub text: String,
@@ -30,11 +32,14 @@ pub struct LogLine {
 const MAX_LINES: usize = 1000;
 
 #[derive(Default)]
-struct Buffer(Mutex<Vec<LogLine>>);
+struct Buffer {
+    lines: Mutex<Vec<LogLine>>,
+    listener: OnceLock<fn(&LogLine)>,
+}
 
 impl Buffer {
     fn lines(&self) -> MutexGuard<'_, Vec<LogLine>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, severity: Severity, text: &str) {
@@ -45,11 +50,15 @@ impl Buffer {
         if let Some(line) = known {
             line.count += 1;
         } else if lines.len() < MAX_LINES {
-            lines.push(LogLine {
+            let line = LogLine {
                 severity,
                 text: text.to_owned(),
                 count: 1,
-            });
+            };
+            if let Some(hear) = self.listener.get() {
+                hear(&line);
+            }
+            lines.push(line);
         }
     }
 }
@@ -77,7 +86,10 @@ impl Log {
     }
 
     fn new() -> Option<Self> {
-        static BUFFER: Buffer = Buffer(Mutex::new(Vec::new()));
+        static BUFFER: Buffer = Buffer {
+            lines: Mutex::new(Vec::new()),
+            listener: OnceLock::new(),
+        };
         let user_data = (&raw const BUFFER).cast_mut().cast::<c_void>();
         // SAFETY: the callback reads `user_data` as the `Buffer` it is; the bridge lives as long as the process.
         let logger = unsafe {
@@ -100,6 +112,11 @@ impl Log {
     /// The lines since the last `clear`, oldest first, equal lines counted once.
     pub(super) fn lines(&self) -> Vec<LogLine> {
         self.buffer.lines().clone()
+    }
+
+    /// From now on `hear` is given every new line; the first who asks is heard.
+    pub(super) fn listen(&self, hear: fn(&LogLine)) {
+        let _ = self.buffer.listener.set(hear);
     }
 
     pub(super) fn clear(&self) {
@@ -135,7 +152,7 @@ mod tests {
         buffer.push(Severity::Warning, "a");
         buffer.push(Severity::Error, "a");
         buffer.push(Severity::Warning, "a");
-        let lines = buffer.0.into_inner().unwrap();
+        let lines = buffer.lines.into_inner().unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!((lines[0].count, lines[1].count), (2, 1));
     }
@@ -146,6 +163,6 @@ mod tests {
         for i in 0..MAX_LINES + 50 {
             buffer.push(Severity::Warning, &i.to_string());
         }
-        assert_eq!(buffer.0.into_inner().unwrap().len(), MAX_LINES);
+        assert_eq!(buffer.lines.into_inner().unwrap().len(), MAX_LINES);
     }
 }

@@ -15,7 +15,8 @@
 //!   *values* are shapes cannot be given one here.
 //! * **A sound graph.** The parser survives garbage, truncated files, cycles and dangling names, but a node without outputs
 //!   ends the process with a segmentation fault, and so does the builder on an `Attention` whose query, key and value are
-//!   one tensor. [`refusals`] finds these, and what the parser would refuse or misread, beforehand; to survive what nobody foresaw, build in a child process.
+//!   one tensor. [`refusals`] finds these, and what the parser would refuse or misread, beforehand. What nobody foresaw ends a child process only, with
+//!   [`ChildBuilder`].
 //!
 //! # What a build does
 //!
@@ -23,9 +24,12 @@
 //! request against it, and builds. No GPU is needed, except for [`ComputeCapability::Current`]. What TensorRT logs is kept
 //! and returned; its kernel compiler and its parser write a few lines of their own to stderr, which cannot be caught. A
 //! build runs on the calling thread, one at a time in a process; draw its progress from another thread.
+//!
+//! [`RtxBuilder`] builds in this process. [`ChildBuilder`] builds in one of its own, and tells the same.
 
 mod api;
 mod capability;
+mod child;
 mod dialect;
 mod error;
 mod explain;
@@ -43,6 +47,7 @@ mod rtx;
 mod tests;
 
 pub use capability::{ComputeCapability, UnknownCapability};
+pub use child::{ChildArgs, ChildBuilder, SUBCOMMAND, serve};
 pub use dialect::{Refusal, refusals};
 pub use error::{BuildFailure, EngineError, INSTALL, ParseFailure, Version};
 pub use locate::{ENV_DIR, Libraries, locate};

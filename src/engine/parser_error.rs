@@ -1,5 +1,7 @@
 //! What the parser holds about an error, which the bindings do not reach.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{c_char, c_int, c_void};
 
 use super::explain::RawFailure;

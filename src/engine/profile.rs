@@ -19,7 +19,8 @@ pub struct ProfileInput {
 }
 
 /// The profiles do not fit the inputs of the model.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProfileError {
     #[error("no sizes are given for the dynamic inputs {}", quoted(.inputs))]
     Missing { inputs: Vec<String> },

@@ -1,5 +1,7 @@
 //! How far a build has come.
 
+#![allow(unsafe_code)]
+
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};

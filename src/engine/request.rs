@@ -1,20 +1,20 @@
 //! What is asked of a builder, and what comes back.
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
 
 use super::ffi::HostMemory;
 use super::{ComputeCapability, EngineError, LogLine, Network, Profile, Progress, Version};
 
 /// Makes engines out of ONNX models.
 pub trait EngineBuilder {
-    /// The version of the library that builds.
-    fn version(&self) -> Version;
-
     /// Builds an engine. It may take minutes, and blocks the calling thread; `progress` may be called from others.
     ///
     /// # Errors
@@ -33,6 +33,8 @@ pub trait EngineBuilder {
 pub struct BuildRequest<'a> {
     /// The serialized ONNX model, at most 2 GB. TensorRT copies what it keeps.
     pub onnx: &'a [u8],
+    /// The file that holds `onnx`, if there is one: a builder in another process reads it there.
+    pub onnx_path: Option<&'a Path>,
     /// The folder that the paths of external data are relative to; without it, the current folder.
     pub data_dir: Option<&'a Path>,
     /// Contents of initializers of the main graph by name, little-endian and as long as their dtype and shape say. They
@@ -57,6 +59,7 @@ impl<'a> BuildRequest<'a> {
     pub fn new(onnx: &'a [u8], capability: ComputeCapability) -> Self {
         Self {
             onnx,
+            onnx_path: None,
             data_dir: None,
             weights: Vec::new(),
             capabilities: vec![capability],
@@ -90,7 +93,7 @@ pub struct Built {
 ///
 /// The name differs from the model's where the same tensor is input and output, and the dtype where TensorRT has no such
 /// type: FLOAT for an ONNX DOUBLE.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorInfo {
     pub name: String,
     pub dtype: DataType,
@@ -99,7 +102,7 @@ pub struct TensorInfo {
 }
 
 /// TensorRT's data types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DataType {
     Float32,
@@ -156,12 +159,31 @@ impl From<trtx_sys::DataType> for DataType {
     }
 }
 
-/// A serialized engine, in the memory where TensorRT wrote it.
+/// A serialized engine, in the memory or file where it was written.
 pub struct Plan(Memory);
 
 enum Memory {
     Host(HostMemory),
     Owned(Vec<u8>),
+    File { path: PathBuf, map: Mmap },
+}
+
+impl Plan {
+    /// One that lies in a file, mapped, which is this process's to move.
+    pub(super) fn in_file(path: PathBuf, map: Mmap) -> Plan {
+        Plan(Memory::File { path, map })
+    }
+
+    /// Writes it to a file, or moves the file that it is in.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, to: &Path) -> io::Result<()> {
+        match &self.0 {
+            Memory::File { path, .. } => fs::rename(path, to),
+            _ => fs::write(to, self),
+        }
+    }
 }
 
 impl From<HostMemory> for Plan {
@@ -183,6 +205,7 @@ impl Deref for Plan {
         match &self.0 {
             Memory::Host(memory) => memory.bytes(),
             Memory::Owned(bytes) => bytes,
+            Memory::File { map, .. } => map,
         }
     }
 }

@@ -39,6 +39,11 @@ impl RtxBuilder {
     pub fn new(libraries: &Libraries) -> Result<Self, EngineError> {
         Api::load(libraries).map(|api| Self { api })
     }
+
+    /// The version of the library that builds.
+    pub fn version(&self) -> Version {
+        self.api.version
+    }
 }
 
 impl fmt::Debug for RtxBuilder {
@@ -48,10 +53,6 @@ impl fmt::Debug for RtxBuilder {
 }
 
 impl EngineBuilder for RtxBuilder {
-    fn version(&self) -> Version {
-        self.api.version
-    }
-
     fn build(
         &self,
         request: &BuildRequest<'_>,
@@ -117,7 +118,7 @@ impl EngineBuilder for RtxBuilder {
 
 fn check_request(request: &BuildRequest<'_>) -> Result<(), EngineError> {
     let capabilities = &request.capabilities;
-    let refuse = |reason| Err(EngineError::Request(reason));
+    let refuse = |reason: &'static str| Err(EngineError::Request(reason.into()));
     if capabilities.is_empty() {
         return refuse("an engine needs at least one compute capability to be built for");
     }
@@ -151,7 +152,7 @@ fn parse<'s>(
             .map(|(name, bytes)| CString::new(*name).map(|name| (name, *bytes)))
             .collect();
         let named = named.map_err(|_| {
-            EngineError::Request("the name of an initializer contains a NUL character")
+            EngineError::Request("the name of an initializer contains a NUL character".into())
         })?;
         session.parse_with_weights(request.onnx, path, &named)
     };
@@ -178,7 +179,9 @@ fn parse<'s>(
 fn model_path(folder: &Path) -> Result<CString, EngineError> {
     let path = folder.join("model.onnx").into_os_string();
     CString::new(path.into_encoded_bytes()).map_err(|_| {
-        EngineError::Request("the folder of the external data has a NUL character in its path")
+        EngineError::Request(
+            "the folder of the external data has a NUL character in its path".into(),
+        )
     })
 }
 

@@ -119,6 +119,8 @@ pub enum InputKind {
     /// One for a token, zero for padding at the end of the last axis. The first sample (along the first axis) has no
     /// padding, the following ones a quarter, a half, three quarters, and again; no row is all padding.
     Mask,
+    /// As [`InputKind::Mask`], but the first sample has padding in half of its places, too.
+    PaddedMask,
     /// `0, 1, 2, …` along the last axis.
     Positions,
     Zeros,
@@ -165,12 +167,16 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
             let upper = upper.ok_or("its numbers must be below a bound of at least 1")?;
             &mut move |_| Number::Int(random.below(upper).into())
         }
-        InputKind::Mask => {
+        InputKind::Mask | InputKind::PaddedMask => {
+            let first = match spec.kind {
+                InputKind::PaddedMask => last / 2,
+                _ => 0,
+            };
             let first_axis = if shape.len() > 1 { shape[0] } else { 1 };
             let per_sample = count.checked_div(first_axis).unwrap_or(0).max(1);
             &mut move |i| {
                 let padding = match i / per_sample {
-                    0 => 0,
+                    0 => first,
                     sample => last * ((sample - 1) % 3 + 1) / 4,
                 };
                 Number::Int(i128::from(i % last < last - padding))

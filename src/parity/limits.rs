@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::metrics::Metrics;
 
 /// Limits on metrics. `None` does not check a metric.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Limits {
     /// Every bit must be equal.
     pub same_bits: bool,
@@ -32,7 +33,7 @@ pub struct Limits {
 }
 
 /// The outcome of a check.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Verdict {
     pub pass: bool,
     /// The limits that were exceeded.
@@ -40,7 +41,7 @@ pub struct Verdict {
 }
 
 /// A metric beyond its limit.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Failure {
     pub metric: &'static str,
     pub value: f64,

@@ -1,6 +1,7 @@
 //! How far a candidate's tensor is from the reference's.
 
 use kiln_graph::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::number::{Floats, numbers};
@@ -12,7 +13,7 @@ const CHUNK: usize = 8 * 1024;
 ///
 /// Places where either side is NaN or infinite are counted in [`FloatMetrics::nonfinite`] and left out of all other
 /// numbers. Infinite numbers (a ratio to a reference of zero, the SQNR of equal tensors) become `null` in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Metrics {
     /// Elements compared, all of them.
     pub elements: usize,
@@ -25,37 +26,46 @@ pub struct Metrics {
 }
 
 /// How two tensors of floats differ.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct FloatMetrics {
     /// The largest `|candidate - reference|`.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub max_abs: f64,
     /// Where `max_abs` is: one index per dimension. Empty for scalars and where nothing was compared.
     pub max_abs_at: Vec<usize>,
     /// The mean of `|candidate - reference|`.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub mean_abs: f64,
     /// 99 % of the elements are at most this far from the reference.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub p99_abs: f64,
     /// The largest `|candidate - reference| / max(|reference|, rms)`, element by element: the error relative to the
     /// element, or to the typical magnitude of the reference for elements below that.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub max_scaled: f64,
     /// `‖candidate - reference‖ / ‖reference‖` in the Euclidean norm.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub relative_l2: f64,
     /// The cosine of the angle between the two: 1 if both are zero, 0 if one is.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub cosine: f64,
     /// Signal to noise in dB: `20 log10(1 / relative_l2)`.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub sqnr_db: f64,
     /// The largest magnitude in the reference.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub reference_max: f64,
     /// The root of the mean square of the reference.
     #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub reference_rms: f64,
     /// Of the rows along the last axis, the fraction whose largest element is at the same place. A tie in the
     /// reference counts as the same place. `None` if the last axis has one element or there is none.
@@ -96,7 +106,7 @@ fn or_infinite<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
 }
 
 /// Elements that are not finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct Nonfinite {
     pub reference_nan: usize,
     pub candidate_nan: usize,

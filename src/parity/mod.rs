@@ -15,6 +15,7 @@ mod tolerance;
 use std::path::Path;
 
 use kiln_graph::Tensor;
+use serde::Serialize;
 
 use crate::runtime::{self, Session};
 
@@ -50,7 +51,8 @@ pub enum ParityError {
 }
 
 /// One of the two that are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     Reference,
     Candidate,

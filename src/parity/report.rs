@@ -1,6 +1,7 @@
 use std::cmp::Ordering;
 
 use kiln_graph::{DType, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limits::Verdict;
@@ -8,14 +9,14 @@ use super::metrics::{Metrics, metrics};
 use super::tolerance::Tolerance;
 
 /// How a candidate compares with its reference, on every case.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Report {
     pub tolerance: Tolerance,
     pub cases: Vec<CaseReport>,
 }
 
 /// One set of inputs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct CaseReport {
     /// `smallest`, `typical`, `largest`, or the file the inputs came from.
     pub name: String,
@@ -25,10 +26,11 @@ pub struct CaseReport {
 }
 
 /// A tensor without its data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct Port {
     pub name: String,
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
+    #[schemars(with = "String")]
     pub dtype: DType,
     pub shape: Vec<usize>,
 }
@@ -43,14 +45,14 @@ fn from_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<DType, D::Erro
         .ok_or_else(|| serde::de::Error::custom(format!("there is no dtype {name}")))
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OutputReport {
     pub name: String,
     pub comparison: Comparison,
 }
 
 /// What became of one output.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Comparison {
     /// Both have it, of the same dtype and shape.

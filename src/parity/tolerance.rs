@@ -1,5 +1,6 @@
 //! What difference from the reference is accepted, by name.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::limits::{Limits, Preset, Verdict};
@@ -16,7 +17,7 @@ pub enum ToleranceError {
 }
 
 /// A named tolerance, with other limits for some outputs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Tolerance {
     pub name: String,
     pub limits: Limits,

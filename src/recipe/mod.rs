@@ -163,6 +163,9 @@ pub struct Gates {
     pub latency: Latency,
     #[serde(skip_serializing_if = "is_default")]
     pub size: Size,
+    /// The engine must run on a GPU of this machine, and give what the original gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_parity: Option<bool>,
 }
 
 /// How close the outputs must be.
@@ -232,9 +235,7 @@ impl Recipe {
 
     /// The JSON Schema of a recipe.
     pub fn schema() -> schemars::Schema {
-        let settings = schemars::generate::SchemaSettings::draft2020_12();
-        let settings = settings.with(|s| s.inline_subschemas = true);
-        settings.into_generator().into_root_schema_for::<Recipe>()
+        crate::report::schema::<Recipe>()
     }
 }
 

@@ -104,6 +104,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
             latency_ratio: recipe.gates.latency.max_ratio,
             bytes: recipe.gates.size.max_bytes,
             bytes_ratio: recipe.gates.size.max_ratio,
+            engine_parity: recipe.gates.engine_parity.unwrap_or(false),
         },
         recipe: recipe.clone(),
         ..Options::new(model)

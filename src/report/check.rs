@@ -3,9 +3,9 @@
 use maud::html;
 
 use super::junit::{Case, Outcome};
-use super::page::{self, Series, Tone};
+use super::page::{self, Axis, Head, Plot, Series, Tone, Verdict};
 use super::target::Document;
-use super::{failed_output, failures, markdown_table, parity_rows, verdict};
+use super::{failed_output, failures, markdown_table, measured, parity_rows, verdict};
 use crate::bisect::{Bisection, Finding};
 use crate::check::{Checked, Layers};
 
@@ -21,7 +21,7 @@ pub fn layers(found: &Layers) -> Vec<String> {
         lines.push(match found.compared.is_empty() {
             true => "the graphs have no inner values of the same name".into(),
             false => format!(
-                "{passed} of {} inner values are within the tolerance at {}",
+                "{passed} of {} inner values are within the tolerance at {}, and no difference reaches an output",
                 found.compared.len(),
                 found.case
             ),
@@ -30,9 +30,9 @@ pub fn layers(found: &Layers) -> Vec<String> {
     };
     let l = &first.layer;
     lines.push(format!(
-        "first divergence at {}: \"{}\" of node {}: relative L2 {:.2e}, cosine {:.7} ({passed} inner values before it are within \
-         the tolerance)",
-        found.case, l.value, l.node, l.relative_l2, l.cosine
+        "first divergence at {}: \"{}\" of node {}: relative L2 {:.2e}, cosine {:.7} ({passed} of {} inner values are within the \
+         tolerance)",
+        found.case, l.value, l.node, l.relative_l2, l.cosine, found.compared.len()
     ));
     for o in &first.operands {
         let kind = if o.constant { "constant" } else { "operand" };
@@ -111,6 +111,9 @@ impl Document for Page<'_> {
         let (header, rows) = parity_rows(&c.parity);
         out += &markdown_table(&header, rows);
         out += &format!("\n{}\n", verdict(&c.parity));
+        for line in facts(c) {
+            out += &format!("\n{line}\n");
+        }
         if let Some(p) = &c.precision {
             out += &format!("\n{}\n", p.describe());
         }
@@ -125,53 +128,177 @@ impl Document for Page<'_> {
 
     fn html(&self) -> String {
         let c = self.0;
-        let tone = |good: bool| Some(if good { Tone::Good } else { Tone::Bad });
-        let word = |good: bool| if good { "passes" } else { "FAILS" }.to_string();
-        let mut facts = vec![
-            ("parity", word(c.parity.pass()), tone(c.parity.pass())),
-            ("candidate", c.candidate.clone(), None),
-            ("against", c.against.clone(), None),
-            ("tolerance", c.parity.tolerance.name.clone(), None),
-            ("runtime", c.runtime.clone(), None),
-        ];
-        if let Some(p) = &c.precision {
-            facts.push(("precision", p.describe(), tone(p.present)));
-        }
-        let (header, rows) = parity_rows(&c.parity);
-        let mut sections = vec![(
-            "Parity",
-            html! {
-                @if !c.parity.pass() { p { strong { (failures(&c.parity)) } } }
-                (page::table(&header, &rows))
-                p { (verdict(&c.parity)) }
-            },
-        )];
+        let mut sections = vec![("Parity", parity(c))];
         if let Some(found) = &c.layers {
-            let error = |l: &crate::check::Layer| l.relative_l2.max(1e-12).log10();
-            let series = Series {
-                name: "log10 of relative L2".into(),
-                points: found
-                    .compared
-                    .iter()
-                    .enumerate()
-                    .map(|(k, l)| (k as f64, error(l)))
-                    .collect(),
-                line: false,
-            };
-            sections.push((
-                "Layers",
-                html! {
-                    pre { (layers(found).join("\n")) }
-                    (page::plot("inner value", "log10 error", &[series]))
-                },
-            ));
+            sections.push(("Layers", html! {
+                p { "Values that both graphs compute under one name, in the order of computation, at " (found.case) "." }
+                (divergence(found))
+                (errors(found).html())
+            }));
         }
         if let Some(found) = &c.bisection {
             sections.push(("Bisection", html! { pre { (bisection(found)) } }));
         }
-        sections.push(("Environment", html! {
-            p { (c.environment.os) ", " (c.environment.cpu) ", " (c.environment.threads) " threads" }
-        }));
-        page::page("kiln check", &page::tiles(&facts), &sections)
+        let e = &c.environment;
+        let pair = |name: &str, value: &str| vec![name.to_string(), value.to_string()];
+        let rows = [
+            pair("kiln", &c.kiln),
+            pair("runtime", &c.runtime),
+            pair("processor", &format!("{}, {} threads", e.cpu, e.threads)),
+            pair("system", &e.os),
+        ];
+        sections.push(("Environment", page::table(&["", ""], &rows)));
+        page::page(&head(c), &sections)
     }
+}
+
+fn file_name(path: &str) -> String {
+    let name = std::path::Path::new(path).file_name();
+    name.map_or_else(|| path.to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+fn head(c: &Checked) -> Head {
+    let tone = |good: bool| if good { Tone::Good } else { Tone::Bad };
+    let mut verdicts = vec![Verdict {
+        what: "parity",
+        word: if c.parity.pass() { "passes" } else { "fails" }.into(),
+        why: measured(&c.parity),
+        tone: tone(c.parity.pass()),
+    }];
+    if let Some(p) = &c.precision {
+        verdicts.push(Verdict {
+            what: "precision",
+            word: if p.present { "present" } else { "absent" }.into(),
+            why: p.describe(),
+            tone: tone(p.present),
+        });
+    }
+    verdicts.extend(c.engine_parity.as_ref().map(|parity| {
+        let verdict = super::bundle::engine_verdict(parity);
+        match c.unproved_engine() {
+            Some(why) => Verdict {
+                tone: Tone::Bad,
+                why,
+                ..verdict
+            },
+            None => verdict,
+        }
+    }));
+    verdicts.extend(c.fallback().map(|why| Verdict {
+        what: "device",
+        word: "nodes ran elsewhere".into(),
+        why,
+        tone: if c.device.asked {
+            Tone::Bad
+        } else {
+            Tone::Open
+        },
+    }));
+    let outputs = || c.parity.cases.iter().flat_map(|c| &c.outputs);
+    let failed = outputs().filter(|o| !o.comparison.pass()).count();
+    Head {
+        kind: "parity gate",
+        title: file_name(&c.candidate),
+        paths: vec![
+            ("candidate", c.candidate.clone()),
+            ("against", c.against.clone()),
+        ],
+        verdicts,
+        facts: vec![
+            ("tolerance", c.parity.tolerance.name.clone()),
+            ("device", c.device.to_string()),
+            ("cases", c.parity.cases.len().to_string()),
+            ("outputs compared", outputs().count().to_string()),
+            ("outputs that fail", failed.to_string()),
+        ],
+    }
+}
+
+/// Failures in words; the table has all.
+const SHOWN: usize = 5;
+
+fn parity(c: &Checked) -> maud::Markup {
+    let failed = c.parity.cases.iter().flat_map(|case| {
+        let outputs = case.outputs.iter().filter(|o| !o.comparison.pass());
+        outputs.map(move |output| failed_output(case, output))
+    });
+    let failed: Vec<String> = failed.collect();
+    let (header, rows) = parity_rows(&c.parity);
+    html! {
+        @if !failed.is_empty() {
+            ul {
+                @for line in failed.iter().take(SHOWN) { li { (line) } }
+                @if failed.len() > SHOWN { li { "and " (failed.len() - SHOWN) " more, in the table below" } }
+            }
+        }
+        (page::table(&header, &rows))
+    }
+}
+
+/// What the search found, with the operands as a table.
+fn divergence(found: &Layers) -> maud::Markup {
+    let Some(first) = &found.first else {
+        return html! { @for line in layers(found) { p { strong { (line) } } } };
+    };
+    let rows: Vec<_> = (first.operands.iter())
+        .map(|o| {
+            vec![
+                if o.constant { "constant" } else { "computed" }.to_string(),
+                o.value.clone(),
+                format!("{:.4}", o.min),
+                format!("{:.4}", o.max),
+                o.relative_l2.map_or(String::new(), |e| format!("{e:.2e}")),
+            ]
+        })
+        .collect();
+    let l = &first.layer;
+    html! {
+        p { strong { "First divergence: " } code { (l.value) } " of node " code { (l.node) } ", relative L2 "
+            (format!("{:.2e}", l.relative_l2)) ", cosine " (format!("{:.7}", l.cosine)) ". The node reads:" }
+        (page::table(&["operand", "name", "least", "most", "relative L2"], &rows))
+    }
+}
+
+/// The least error that is drawn; less counts as equal.
+const LEAST: f64 = 1e-9;
+
+fn errors(found: &Layers) -> Plot {
+    let series = |name: &str, pass: bool, colour: usize| {
+        let all = found.compared.iter().enumerate();
+        let shown = all.filter(|(_, l)| l.pass == pass);
+        Series {
+            name: name.into(),
+            points: shown
+                .map(|(k, l)| (k as f64 + 1.0, l.relative_l2.max(LEAST)))
+                .collect(),
+            colour,
+            ..Series::default()
+        }
+    };
+    Plot {
+        title: "Error of inner values".into(),
+        x: Axis::new("inner value, in the order of computation"),
+        y: Axis::new("relative L2").log(),
+        series: vec![
+            series("within the tolerance", true, 0),
+            series("beyond it", false, 4),
+        ],
+        marks: Vec::new(),
+    }
+}
+
+/// Where both sides ran, what fell back, and what became of the engine.
+pub fn facts(c: &Checked) -> Vec<String> {
+    let mut lines = vec![format!("device: {}", c.device)];
+    lines.extend(
+        c.placements
+            .iter()
+            .map(|p| format!("{}: {}", p.side, p.placement.describe())),
+    );
+    lines.extend(
+        c.engine_parity
+            .iter()
+            .map(|p| format!("engine parity: {p}")),
+    );
+    lines
 }

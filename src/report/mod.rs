@@ -5,6 +5,7 @@ pub mod bisection;
 mod bundle;
 pub mod check;
 pub mod junit;
+mod latency;
 pub mod page;
 mod section;
 pub(crate) mod table;
@@ -43,6 +44,15 @@ pub fn model_bytes(m: &Manifest) -> u64 {
 /// `passes (fp16): cosine ≥ 0.99999, …`, in one line.
 pub fn verdict(report: &Report) -> String {
     let word = if report.pass() { "passes" } else { "FAILS" };
+    let name = &report.tolerance.name;
+    match measured(report) {
+        numbers if numbers.is_empty() => format!("{word} ({name})"),
+        numbers => format!("{word} ({name}): {numbers}"),
+    }
+}
+
+/// The least cosine and the largest error of all outputs of floats; empty without one.
+pub fn measured(report: &Report) -> String {
     let mut cosine = f64::INFINITY;
     let mut max_abs = 0f64;
     for output in report.cases.iter().flat_map(|c| &c.outputs) {
@@ -54,12 +64,8 @@ pub fn verdict(report: &Report) -> String {
         }
     }
     match cosine.is_finite() {
-        true => format!(
-            "{word} ({}): cosine ≥ {:.7}, max abs ≤ {max_abs:.3e}",
-            report.tolerance.name,
-            floor7(cosine)
-        ),
-        false => format!("{word} ({})", report.tolerance.name),
+        true => format!("cosine ≥ {:.7}, max abs ≤ {max_abs:.3e}", floor7(cosine)),
+        false => String::new(),
     }
 }
 
@@ -83,8 +89,10 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
     let what = match &output.comparison {
         Comparison::Compared { verdict, .. } => {
             let failed = verdict.failed.iter();
-            let failed =
-                failed.map(|f| format!("{} {:.3e} (limit {:.3e})", f.metric, f.value, f.limit));
+            let failed = failed.map(|f| match f.metric {
+                "same_bits" => "its bits differ".to_string(),
+                metric => format!("{metric} {:.3e} (limit {:.3e})", f.value, f.limit),
+            });
             failed.collect::<Vec<_>>().join(", ")
         }
         Comparison::Mismatch {
@@ -178,4 +186,11 @@ pub fn latency_rows(report: &BenchReport) -> (Vec<&'static str>, Vec<Vec<String>
         ]
     });
     (header, rows.collect())
+}
+
+/// The JSON Schema of what is read or printed as JSON, with nothing but itself in it.
+pub fn schema<T: schemars::JsonSchema>() -> schemars::Schema {
+    let settings = schemars::generate::SchemaSettings::draft2020_12();
+    let settings = settings.with(|s| s.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>()
 }

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use kiln_graph::DType;
 
+use super::device::Device;
 use super::locate::NotFound;
 
 /// Why ONNX Runtime could not be used. Messages of ONNX Runtime itself are kept whole: they name the node.
@@ -17,6 +18,13 @@ pub enum Error {
         asked.display()
     )]
     OtherLibrary { loaded: PathBuf, asked: PathBuf },
+    #[error("the device {device} cannot be used: {reason}; {mend}")]
+    Device {
+        device: Device,
+        reason: String,
+        /// The command that mends it.
+        mend: String,
+    },
     #[error("ONNX Runtime cannot load {model}: {reason}")]
     Model { model: String, reason: String },
     #[error("{port} \"{name}\" of {model} is {found}; only tensors can be passed")]
@@ -75,7 +83,10 @@ impl Error {
     pub fn is_missing_runtime(&self) -> bool {
         matches!(
             self,
-            Error::NotFound(_) | Error::Load { .. } | Error::OtherLibrary { .. }
+            Error::NotFound(_)
+                | Error::Load { .. }
+                | Error::OtherLibrary { .. }
+                | Error::Device { .. }
         )
     }
 }

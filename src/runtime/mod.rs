@@ -3,24 +3,33 @@
 //! The library is loaded at run time, so kiln itself builds and starts without it. [`Runtime::load`] finds and loads
 //! it, [`Session`] holds one model.
 
+pub mod cuda;
+mod device;
 mod error;
 mod info;
 mod locate;
 mod parts;
+mod placement;
+pub mod rtx;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
 mod values;
 
+use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use kiln_graph::Tensor;
 
+pub use device::{
+    Chosen, Device, DeviceChoice, DeviceRequest, Gpu, GpuOptions, UnknownDevice, Unusable,
+};
 pub use error::Error;
 pub use info::{Dim, TensorInfo};
 pub use locate::{Found, NotFound, Origin, locate};
-pub use session::{Bound, Device, Optimization, Session, SessionOptions};
+pub use placement::{Fallback, Placement, PlacementError};
+pub use session::{Bound, Optimization, Session, SessionOptions};
 
 /// ONNX Runtime, loaded. There is one per process: its environment and thread pools are process-wide.
 #[derive(Debug)]
@@ -87,6 +96,26 @@ impl Runtime {
     /// ONNX Runtime's own words about its build: branch, commit, compiler flags.
     pub fn build_info(&self) -> &'static str {
         ort::info()
+    }
+}
+
+/// The providers that the loaded library was built with, by their names, in the order of their priority.
+#[allow(unsafe_code)]
+pub fn providers() -> Vec<String> {
+    let (mut names, mut count) = (std::ptr::null_mut(), 0);
+    // SAFETY: ONNX Runtime writes an array of so many strings of its own, which is read before it is given back.
+    unsafe {
+        let status = (ort::api().GetAvailableProviders)(&mut names, &mut count);
+        if ort::Error::result_from_status(status).is_err() || names.is_null() {
+            return Vec::new();
+        }
+        let all = std::slice::from_raw_parts(names, usize::try_from(count).unwrap_or(0)).iter();
+        let text = |name: &*mut c_char| CStr::from_ptr(*name).to_string_lossy().into_owned();
+        let found = all.map(text).collect();
+        let released = (ort::api().ReleaseAvailableProviders)(names, count);
+        // There is nothing to do about memory that is not taken back.
+        let _ = ort::Error::result_from_status(released);
+        found
     }
 }
 

@@ -1,34 +1,47 @@
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use kiln_graph::Tensor;
 use ort::logging::LogLevel;
+use ort::memory::MemoryInfo;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
-use ort::session::{SessionInputValue, SessionInputs, SessionOutputs};
+use ort::session::{IoBinding, SessionInputValue, SessionInputs, SessionOutputs};
+use ort::value::DynValue;
+use schemars::JsonSchema;
 use serde::Serialize;
+use tempfile::TempDir;
 
+use super::device::{Device, GpuOptions, Unusable};
 use super::info::{TensorInfo, infos};
+use super::placement::Placement;
 use super::values::{from_ort, to_ort};
-use super::{Error, Runtime};
+use super::{Error, Runtime, cuda, rtx};
 
 /// How a session runs its model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SessionOptions {
     pub optimization: Optimization,
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
     /// it on some FP16 encoders that have none.
     pub without_nchwc: bool,
+    /// Kernels keep no packed copies of their weights: less memory, and slower runs.
+    pub without_prepacking: bool,
     /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
     pub intra_threads: Option<NonZeroUsize>,
     /// Each of those threads but the calling one stays on a core of its own.
     pub pinned: bool,
     pub device: Device,
+    /// How a GPU is used; means nothing on the CPU.
+    pub gpu: GpuOptions,
+    /// ONNX Runtime writes down where each node runs, for [`Session::placement`]. Costs time in every run.
+    #[serde(skip)]
+    pub watched: bool,
 }
 
 /// What ONNX Runtime may do to the graph before it runs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimization {
     /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which
@@ -37,15 +50,6 @@ pub enum Optimization {
     /// Everything it knows. For latency.
     #[default]
     All,
-}
-
-/// Where a session runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Device {
-    #[default]
-    Cpu,
 }
 
 /// A model loaded into ONNX Runtime.
@@ -58,6 +62,17 @@ pub struct Session {
     outputs: Vec<TensorInfo>,
     /// What the session reads its weights from; dropped after it.
     pub(super) weights: Vec<Bytes>,
+    runtime: &'static Runtime,
+    watch: Watch,
+}
+
+/// Where a session's nodes ran.
+#[derive(Debug)]
+enum Watch {
+    Off,
+    /// The session writes into this folder, which is removed after it.
+    Running(TempDir),
+    Written(TempDir, PathBuf),
 }
 
 impl SessionOptions {
@@ -148,12 +163,24 @@ impl Session {
         options: &SessionOptions,
         commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<ort::session::Session>,
     ) -> Result<Session, Error> {
-        let session = builder(runtime, options)
-            .and_then(|mut builder| commit(&mut builder))
-            .map_err(|e| Error::Model {
+        let refused = |e: ort::Error| Error::Model {
+            model: model.clone(),
+            reason: e.to_string(),
+        };
+        let mut builder = builder(runtime, options).map_err(refused)?;
+        builder = on_device(runtime, builder, options)?;
+        let mut watch = Watch::Off;
+        if options.watched {
+            let folder = tempfile::tempdir().map_err(|e| Error::Model {
                 model: model.clone(),
-                reason: e.to_string(),
+                reason: format!("no temporary folder can be made: {e}"),
             })?;
+            let prefix = folder.path().join("placement");
+            let profiled = builder.with_profiling(prefix);
+            builder = profiled.map_err(|e| refused(e.into()))?;
+            watch = Watch::Running(folder);
+        }
+        let session = commit(&mut builder).map_err(refused)?;
         let inputs = infos(session.inputs(), "the input", &model)?;
         let outputs = infos(session.outputs(), "the output", &model)?;
         Ok(Session {
@@ -163,6 +190,8 @@ impl Session {
             inputs,
             outputs,
             weights: Vec::new(),
+            runtime,
+            watch,
         })
     }
 
@@ -197,11 +226,94 @@ impl Session {
         self.bind(inputs)?.run()
     }
 
-    /// Checks the inputs and hands them to ONNX Runtime, so that they can be run many times.
+    /// Where the nodes ran so far, against the provider of the session's device; `None` if it is not watched. Ends the
+    /// watching.
+    ///
+    /// # Errors
+    /// When the profile cannot be written or read, or nothing ran.
+    pub fn placement(&mut self) -> Result<Option<Placement>, Error> {
+        self.placement_for(self.options.device.provider())
+    }
+
+    /// As [`Session::placement`], against another provider.
+    pub(super) fn placement_for(&mut self, provider: &str) -> Result<Option<Placement>, Error> {
+        let failed = |model: &str, reason: String| Error::Run {
+            model: model.to_string(),
+            reason,
+        };
+        let file = match std::mem::replace(&mut self.watch, Watch::Off) {
+            Watch::Off => return Ok(None),
+            Watch::Running(folder) => {
+                let file = PathBuf::from(self.end_profile()?);
+                self.watch = Watch::Written(folder, file.clone());
+                file
+            }
+            Watch::Written(folder, file) => {
+                self.watch = Watch::Written(folder, file.clone());
+                file
+            }
+        };
+        let read = Placement::read(&file, provider);
+        read.map(Some)
+            .map_err(|e| failed(&self.model, e.to_string()))
+    }
+
+    /// Checks the inputs and hands them to ONNX Runtime, so that they can be run many times. On a GPU each run copies them
+    /// there, and the outputs back.
     ///
     /// # Errors
     /// When an input is missing, unknown, given twice, of another dtype than the model's, or cannot be passed.
     pub fn bind<S: AsRef<str>>(&mut self, inputs: &[(S, Tensor)]) -> Result<Bound<'_>, Error> {
+        let (values, bytes) = self.values(inputs)?;
+        Ok(Bound {
+            session: self,
+            fed: Fed::Values(values.into_iter().map(|(_, v)| v.into()).collect()),
+            bytes,
+        })
+    }
+
+    /// As [`Session::bind`], with the inputs copied to the device once, and the outputs left there: what remains of a run is
+    /// the model. Its outputs are dropped unread.
+    ///
+    /// # Errors
+    /// As [`Session::bind`], and when the device refuses the memory.
+    pub fn bind_resident<S: AsRef<str>>(
+        &mut self,
+        inputs: &[(S, Tensor)],
+    ) -> Result<Bound<'_>, Error> {
+        let (values, bytes) = self.values(inputs)?;
+        let binding = self.resident(values).map_err(|e| Error::Run {
+            model: self.model.clone(),
+            reason: format!("binding to {}: {e}", self.options.device),
+        })?;
+        Ok(Bound {
+            session: self,
+            fed: Fed::Resident(binding),
+            bytes,
+        })
+    }
+
+    fn resident(&self, values: Vec<(String, DynValue)>) -> ort::Result<IoBinding> {
+        let memory = match self.options.device {
+            Device::Cpu => MemoryInfo::default(),
+            Device::Cuda(gpu) => cuda::memory(gpu)?,
+            Device::Rtx(gpu) => rtx::memory(self.runtime, gpu)?,
+        };
+        let mut binding = self.session.create_binding()?;
+        for (name, value) in values {
+            binding.bind_input(name, &value)?;
+        }
+        for output in &self.outputs {
+            binding.bind_output_to_device(&output.name, &memory)?;
+        }
+        binding.synchronize_inputs()?;
+        Ok(binding)
+    }
+
+    fn values<S: AsRef<str>>(
+        &self,
+        inputs: &[(S, Tensor)],
+    ) -> Result<(Vec<(String, DynValue)>, Vec<Bytes>), Error> {
         self.refuse_strangers(inputs)?;
         let mut values = Vec::with_capacity(self.inputs.len());
         let mut bytes = Vec::with_capacity(self.inputs.len());
@@ -226,14 +338,10 @@ impl Session {
                 name: info.name.clone(),
                 reason,
             })?;
-            values.push(input.value.into());
+            values.push((info.name.clone(), input.value));
             bytes.push(input.bytes);
         }
-        Ok(Bound {
-            session: self,
-            values,
-            bytes,
-        })
+        Ok((values, bytes))
     }
 
     fn refuse_strangers<S: AsRef<str>>(&self, inputs: &[(S, Tensor)]) -> Result<(), Error> {
@@ -260,18 +368,24 @@ impl Session {
 /// A session with inputs in place.
 pub struct Bound<'s> {
     session: &'s mut Session,
-    // In the model's order, and dropped before the bytes that they read.
-    values: Vec<SessionInputValue<'static>>,
+    // Dropped before the bytes that it reads.
+    fed: Fed,
     bytes: Vec<Bytes>,
+}
+
+enum Fed {
+    /// In the model's order.
+    Values(Vec<SessionInputValue<'static>>),
+    Resident(IoBinding),
 }
 
 impl Bound<'_> {
     /// Runs the model once. The outputs come in the model's order and are not copied.
     ///
     /// # Errors
-    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor.
+    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor or not in the host's memory.
     pub fn run(&mut self) -> Result<Vec<(String, Tensor)>, Error> {
-        let outputs = raw_run(&mut self.session.session, &self.session.model, &self.values)?;
+        let outputs = raw_run(&mut self.session.session, &self.session.model, &self.fed)?;
         outputs
             .into_iter()
             .map(|(name, value)| {
@@ -290,7 +404,7 @@ impl Bound<'_> {
     /// # Errors
     /// When ONNX Runtime fails.
     pub fn run_discarding(&mut self) -> Result<(), Error> {
-        raw_run(&mut self.session.session, &self.session.model, &self.values).map(drop)
+        raw_run(&mut self.session.session, &self.session.model, &self.fed).map(drop)
     }
 
     /// The session that the inputs are bound to.
@@ -305,13 +419,23 @@ impl fmt::Debug for Bound<'_> {
     }
 }
 
+/// Comes back when the outputs are there, wherever that is.
 fn raw_run<'s>(
     session: &'s mut ort::session::Session,
     model: &str,
-    values: &[SessionInputValue<'static>],
+    fed: &'s Fed,
 ) -> Result<SessionOutputs<'s>, Error> {
-    let inputs: SessionInputs<'_, '_> = values.into();
-    session.run(inputs).map_err(|e| Error::Run {
+    let outputs = match fed {
+        Fed::Values(values) => {
+            let inputs: SessionInputs<'_, '_> = values.as_slice().into();
+            session.run(inputs)
+        }
+        Fed::Resident(binding) => session.run_binding(binding).and_then(|outputs| {
+            binding.synchronize_outputs()?;
+            Ok(outputs)
+        }),
+    };
+    outputs.map_err(|e| Error::Run {
         model: model.to_owned(),
         reason: e.to_string(),
     })
@@ -328,6 +452,7 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         .with_optimization_level(level)?
         // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
         .with_config_entry("session.force_spinning_stop", "1")?;
+    let builder = builder.with_prepacking(!options.without_prepacking)?;
     let builder = match options.without_nchwc {
         true => builder.with_config_entry(
             "optimization.disable_specified_optimizers",
@@ -342,10 +467,34 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
     if let Some(cores) = options.affinities() {
         builder = builder.with_config_entry("session.intra_op_thread_affinities", cores)?;
     }
-    Ok(match options.device {
-        // Without this, the crate lets ONNX Runtime pick whichever device saves the most power.
-        Device::Cpu => builder.with_auto_device(AutoDevicePolicy::PreferCPU)?,
-    })
+    // Without this, the crate lets ONNX Runtime pick whichever device saves the most power. What is named still counts.
+    Ok(builder.with_auto_device(AutoDevicePolicy::PreferCPU)?)
+}
+
+/// The options with the provider of the device in them.
+fn on_device(
+    runtime: &'static Runtime,
+    mut builder: SessionBuilder,
+    options: &SessionOptions,
+) -> Result<SessionBuilder, Error> {
+    let device = options.device;
+    let unusable = |e: Unusable| Error::Device {
+        device,
+        reason: e.reason,
+        mend: e.mend,
+    };
+    match device {
+        Device::Cpu => Ok(builder),
+        Device::Cuda(gpu) => {
+            cuda::prepare(runtime).map_err(unusable)?;
+            cuda::append(&mut builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))?;
+            Ok(builder)
+        }
+        Device::Rtx(gpu) => {
+            rtx::register(runtime).map_err(unusable)?;
+            rtx::append(runtime, builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))
+        }
+    }
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -444,6 +593,21 @@ mod tests {
         assert!(failed.to_string().contains("the_MatMul"), "{failed}");
         let outputs = session.run(&[("a", x()), ("b", x())]).unwrap();
         assert_eq!(outputs[0].1.values::<f32>().unwrap(), [1., 0., 0., 1.]);
+    }
+
+    #[test]
+    fn resident_inputs_run_as_values_do() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
+        let mut bound = session.bind_resident(&[("x", x())]).unwrap();
+        bound.run_discarding().unwrap();
+        let outputs = bound.run().unwrap();
+        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [2., 3., 4., 5.]);
+        let refused = session.bind_resident(&[("z", x())]).unwrap_err();
+        assert!(matches!(refused, Error::UnknownInput { .. }), "{refused}");
     }
 
     #[test]

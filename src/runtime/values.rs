@@ -1,5 +1,7 @@
 //! Tensors to ONNX Runtime's values and back, for every dtype, without copying where the memory allows it.
 
+#![allow(unsafe_code)]
+
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -184,6 +186,9 @@ pub(super) fn from_ort(value: DynValue, inputs: &[Bytes]) -> Result<Tensor, Stri
     }
     let tensor = value.downcast::<ort::value::DynTensorValueType>();
     let tensor = tensor.map_err(|e| e.to_string())?;
+    if !tensor.memory_info().is_cpu_accessible() {
+        return Err("it is in the memory of a GPU".into());
+    }
     let len = tensor.size().ok_or("its size is unknown")?;
     let data = tensor.data_ptr().cast::<u8>();
     let bytes = if data.is_null() || len == 0 {

@@ -80,6 +80,9 @@ const LENGTH: Range = Range {
     max: 512,
 };
 
+/// Samples at once: one without padding, and one of each amount of padding that made masks have.
+const SEVERAL: usize = 4;
+
 impl Shapes {
     /// The graph's inputs with default ranges, changed as the user says.
     ///
@@ -149,6 +152,16 @@ impl Shapes {
             points.push(("largest", largest));
         }
         points
+    }
+
+    /// The typical point with several samples at once, if the sizes allow that and it is none of [`Shapes::points`].
+    pub fn several(&self) -> Option<Point> {
+        let batch = self.ranges.iter().find(|(name, _)| is_batch(name));
+        let (name, range) = batch.filter(|(_, r)| r.opt == 1 && r.max > 1)?;
+        let mut point = self.point(|r| r.opt);
+        point.insert(name.clone(), range.max.min(SEVERAL));
+        let known = self.points().iter().any(|(_, p)| *p == point);
+        (!known).then_some(point)
     }
 
     /// The shape of each input at a point.

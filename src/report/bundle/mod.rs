@@ -1,22 +1,33 @@
 //! `report.md` and `report.html` of a bundle.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod changes;
+mod head;
 
-use super::page::{self, Series, Tone};
+pub(super) use head::engine as engine_verdict;
+
+use std::collections::BTreeMap;
+
+use super::latency::{distribution, runs};
+use super::page::{self, Axis, Plot, Series};
 use super::section::{Part, Section};
-use super::{latency_rows, model_bytes, parity_rows, verdict};
+use super::{latency_rows, parity_rows};
 use crate::engine::DataType;
 use crate::manifest::Manifest;
 use crate::parity::{Comparison, decades};
 use crate::search::Search;
-use crate::summary::{bytes, count};
+use crate::summary::bytes;
 
 /// The report of a bundle, in Markdown.
 pub fn markdown(m: &Manifest) -> String {
-    let facts = facts(m).into_iter();
-    let rows = facts.map(|(name, value, _)| vec![name.to_string(), value]);
+    let head = head::head(m);
+    let verdicts = head.verdicts.into_iter().map(|v| match v.why.is_empty() {
+        true => vec![v.what.to_string(), v.word],
+        false => vec![v.what.to_string(), format!("{}: {}", v.word, v.why)],
+    });
+    let facts = head.facts.into_iter();
+    let facts = facts.map(|(name, value)| vec![name.to_string(), value]);
     let mut out = format!("# kiln report: {}\n\n", m.source.path);
-    out += &super::markdown_table(&["", ""], rows);
+    out += &super::markdown_table(&["", ""], verdicts.chain(facts));
     for section in sections(m) {
         out += &section.markdown();
     }
@@ -27,8 +38,7 @@ pub fn markdown(m: &Manifest) -> String {
 pub fn html(m: &Manifest) -> String {
     let sections = sections(m);
     let parts: Vec<_> = sections.iter().map(|s| (s.title, s.html())).collect();
-    let title = format!("kiln report: {}", m.source.path);
-    page::page(&title, &page::tiles(&facts(m)), &parts)
+    page::page(&head::head(m), &parts)
 }
 
 fn sections(m: &Manifest) -> Vec<Section> {
@@ -41,7 +51,7 @@ fn sections(m: &Manifest) -> Vec<Section> {
     add("Parity", parity(m));
     add("Latency", latency(m));
     add("Engine", engine(m));
-    add("What changed", changes(m));
+    add("What changed", changes::changes(m));
     add("Quantization of the original", requantized(m));
     if m.precision != "fp32" {
         add("Precision", precision(m));
@@ -52,51 +62,6 @@ fn sections(m: &Manifest) -> Vec<Section> {
     add("Not run", not_run(m));
     add("Environment", environment(m));
     all
-}
-
-fn facts(m: &Manifest) -> Vec<(&'static str, String, Option<Tone>)> {
-    let sizes = m
-        .sizes
-        .iter()
-        .map(|(name, range)| format!("{name} {range}"));
-    let sizes = sizes.collect::<Vec<_>>().join(", ");
-    let (parity, tone) = match &m.parity {
-        None => ("not run".into(), Tone::Open),
-        Some(report) if report.pass() => (verdict(report), Tone::Good),
-        Some(report) => (verdict(report), Tone::Bad),
-    };
-    let size = format!(
-        "{} → {}",
-        bytes(m.source.bytes as usize),
-        bytes(model_bytes(m) as usize)
-    );
-    let mut facts = vec![
-        ("target", m.target.clone(), None),
-        ("precision", m.precision.clone(), None),
-        ("parity with the original", parity, Some(tone)),
-        ("engine parity", m.engine_parity.clone(), Some(Tone::Open)),
-        ("model", size, None),
-        (
-            "nodes",
-            format!("{} → {}", m.before.nodes, m.after.nodes),
-            None,
-        ),
-        ("parameters", count(m.before.parameters), None),
-        (
-            "sizes (min:opt:max)",
-            if sizes.is_empty() {
-                "fixed".into()
-            } else {
-                sizes
-            },
-            None,
-        ),
-    ];
-    if let Some(ratio) = m.latency.as_ref().and_then(|l| l.ratios.first()) {
-        let what = format!("{:.2}x on ONNX Runtime's CPU provider", ratio.speedup);
-        facts.push(("speed-up", what, None));
-    }
-    facts
 }
 
 fn parity(m: &Manifest) -> Vec<Part> {
@@ -126,20 +91,18 @@ fn parity(m: &Manifest) -> Vec<Part> {
             .zip(&float.decades)
             .for_each(|(a, b)| *a += b);
     }
-    for (output, counts) in histograms {
+    let histogram = |(output, counts): (&str, Vec<usize>)| {
         let all: usize = counts.iter().sum();
         let filled = counts.iter().position(|&n| n > 0).unwrap_or(0);
-        let bars = decades()
-            .into_iter()
-            .zip(&counts)
-            .skip(filled)
-            .map(|(name, &n)| {
-                let share = 100.0 * n as f64 / all.max(1) as f64;
-                (name, n as f64, format!("{n}, {share:.1} %"))
-            });
-        let title = format!("Errors of {output} over its root mean square");
-        parts.push(Part::Bars(title, bars.collect()));
-    }
+        let bars = decades().into_iter().zip(&counts).skip(filled);
+        let bars = bars.map(|(name, &n)| {
+            let share = 100.0 * n as f64 / all.max(1) as f64;
+            (name, n as f64, format!("{n}, {share:.1} %"))
+        });
+        let title = format!("Errors of `{output}` over its root mean square, all cases");
+        (title, bars.collect())
+    };
+    parts.push(Part::Bars(histograms.into_iter().map(histogram).collect()));
     parts
 }
 
@@ -159,28 +122,9 @@ fn latency(m: &Manifest) -> Vec<Part> {
                 .into(),
         ),
         Part::Table(header, rows),
-        Part::Plot("All runs".into(), "run", "ms", super::bench::series(report)),
-        Part::Plot("Distribution".into(), "percentile", "ms", percentiles(report)),
+        Part::Plots(vec![distribution("Distribution", report), runs("All runs", report)]),
         Part::List(warnings.collect()),
     ]
-}
-
-/// Latency by percentile: a step tells two modes apart, a tail the outliers.
-fn percentiles(report: &crate::bench::BenchReport) -> Vec<Series> {
-    let one = |s: &crate::bench::SubjectReport| {
-        let mut sorted = s.samples.clone();
-        sorted.sort_unstable();
-        let at = |percent: usize| {
-            let k = (sorted.len().saturating_sub(1) * percent) / 100;
-            Some((percent as f64, *sorted.get(k)? as f64 / 1e6))
-        };
-        Series {
-            name: s.name.clone(),
-            points: (0..=100).filter_map(at).collect(),
-            line: true,
-        }
-    };
-    report.subjects.iter().map(one).collect()
 }
 
 fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
@@ -225,74 +169,6 @@ fn counts(types: &BTreeMap<DataType, usize>) -> String {
         true => "none".into(),
         false => all.join(", "),
     }
-}
-
-fn changes(m: &Manifest) -> Vec<Part> {
-    let found = m.blocks.iter().filter(|b| b.found > 0);
-    let found = found.map(|b| vec![b.kind.into(), b.found.to_string(), b.fused.to_string()]);
-    let mut parts = vec![Part::Table(
-        vec!["blocks", "found", "fused"],
-        found.collect(),
-    )];
-    if !m.attention.is_empty() {
-        let size = |n: usize| if n == 0 { "?".into() } else { n.to_string() };
-        let rows = m.attention.iter().map(|a| {
-            let guard = if a.guarded {
-                ", hidden rows give zeros"
-            } else {
-                ""
-            };
-            vec![
-                a.node.clone(),
-                size(a.heads),
-                size(a.kv_heads),
-                size(a.head_size),
-                format!("{:.4}", a.scale),
-                format!("{}{guard}", a.mask),
-            ]
-        });
-        parts.push(Part::Table(
-            vec![
-                "attention",
-                "heads",
-                "kv heads",
-                "head size",
-                "scale",
-                "mask",
-            ],
-            rows.collect(),
-        ));
-    }
-    let passes = m.passes.iter().map(|p| {
-        vec![
-            p.name.clone(),
-            p.results.clone(),
-            p.applications.to_string(),
-            format!("{:.1}", p.milliseconds),
-            format!("{} → {}", p.nodes_before, p.nodes_after),
-        ]
-    });
-    parts.push(Part::Table(
-        vec!["pass", "results", "applications", "ms", "nodes"],
-        passes.collect(),
-    ));
-    parts.push(operators(m));
-    parts
-}
-
-fn operators(m: &Manifest) -> Part {
-    let names: BTreeSet<&String> = m.ops_before.keys().chain(m.ops_after.keys()).collect();
-    let mut rows: Vec<(usize, usize, &String)> = (names.into_iter())
-        .map(|op| {
-            let n = |ops: &BTreeMap<String, usize>| ops.get(op).copied().unwrap_or(0);
-            (n(&m.ops_before), n(&m.ops_after), op)
-        })
-        .collect();
-    rows.sort_by_key(|(before, after, _)| std::cmp::Reverse(before.max(after).to_owned()));
-    let rows = rows.into_iter();
-    let rows =
-        rows.map(|(before, after, op)| vec![op.clone(), before.to_string(), after.to_string()]);
-    Part::Table(vec!["operator", "before", "after"], rows.collect())
 }
 
 fn requantized(m: &Manifest) -> Vec<Part> {
@@ -345,9 +221,20 @@ fn ranges(m: &Manifest) -> Vec<Part> {
             "smoothed by",
             "expected noise, dB",
         ];
-        parts.push(Part::Table(header, rows.collect()));
+        parts.push(fold_long("Ranges of activations", header, rows.collect()));
     }
     parts
+}
+
+/// Rows of a table that are shown at once.
+const ROWS: usize = 16;
+
+/// A table under a title, folded if it is long.
+fn fold_long(title: &str, header: Vec<&'static str>, rows: Vec<Vec<String>>) -> Part {
+    match rows.len() {
+        0..=ROWS => Part::Table(header, rows),
+        n => Part::Fold(format!("{title}: {n}"), vec![Part::Table(header, rows)]),
+    }
 }
 
 fn precision(m: &Manifest) -> Vec<Part> {
@@ -375,8 +262,10 @@ fn precision(m: &Manifest) -> Vec<Part> {
     )));
     if !m.kept.is_empty() {
         let rows = m.kept.iter().map(|k| vec![k.node.clone(), k.why.clone()]);
-        parts.push(Part::Table(
-            vec!["node that keeps its precision", "why"],
+        let header = vec!["node that keeps its precision", "why"];
+        parts.push(fold_long(
+            "Nodes that keep their precision",
+            header,
             rows.collect(),
         ));
     }
@@ -407,10 +296,16 @@ fn sensitivity(search: &Search) -> Vec<Part> {
     });
     let points = search.curve.iter();
     let points = points.filter_map(|t| Some((t.kept as f64, t.error?)));
-    let plot = Series {
-        name: "models that were compared".into(),
-        points: points.collect(),
-        line: false,
+    let plot = Plot {
+        title: "Error by kept layers".into(),
+        x: Axis::new("kept layers"),
+        y: Axis::new("relative L2").zero(),
+        series: vec![Series {
+            name: "models that were compared".into(),
+            points: points.collect(),
+            ..Series::default()
+        }],
+        marks: Vec::new(),
     };
     vec![
         Part::Text(format!(
@@ -420,21 +315,22 @@ fn sensitivity(search: &Search) -> Vec<Part> {
             search.layers,
             search.compared
         )),
-        Part::Plot(
-            "Error by kept layers".into(),
-            "kept layers",
-            "relative L2",
-            vec![plot],
-        ),
+        Part::Plots(vec![plot]),
         Part::Table(vec!["kept layers", "error", "verdict"], curve.collect()),
-        Part::Table(vec!["converted alone", "error", "kept"], groups.collect()),
+        Part::Fold(
+            "Layers converted alone".into(),
+            vec![Part::Table(
+                vec!["converted alone", "error", "kept"],
+                groups.collect(),
+            )],
+        ),
     ]
 }
 
 /// What would have been checked or measured, and was not, with the reason.
 fn not_run(m: &Manifest) -> Vec<Part> {
     let mut lines = Vec::new();
-    if let Some(why) = m.engine_parity.strip_prefix("not run: ") {
+    if let Some(why) = m.engine_parity.not_run() {
         lines.push(format!("parity of the engine: {why}"));
     }
     if m.parity.is_none() {
@@ -446,8 +342,8 @@ fn not_run(m: &Manifest) -> Vec<Part> {
             m.latency_not_run.unwrap_or("switched off")
         ));
     }
-    if m.engine.is_some() {
-        lines.push("latency of the engine: no CUDA device".into());
+    if let (Some(_), Some(why)) = (&m.engine, m.engine_parity.not_run()) {
+        lines.push(format!("latency of the engine: {why}"));
     }
     match lines.is_empty() {
         true => Vec::new(),
@@ -462,7 +358,10 @@ fn environment(m: &Manifest) -> Vec<Part> {
         .map(|s| format!("{} {:.2} s", s.name, s.seconds));
     let stages = stages.collect::<Vec<_>>().join(", ");
     let e = &m.environment;
-    let runtime = m.runtime.clone().unwrap_or_else(|| "not run".into());
+    let runtime = match (&m.runtime, &m.device) {
+        (Some(runtime), Some(device)) => format!("{runtime} on {device}"),
+        _ => "not run".into(),
+    };
     let bars = m
         .stages
         .iter()
@@ -482,6 +381,6 @@ fn environment(m: &Manifest) -> Vec<Part> {
                 pair("time", stages),
             ],
         ),
-        Part::Bars("Time of the compilation".into(), bars.collect()),
+        Part::Bars(vec![("Time of the compilation".into(), bars.collect())]),
     ]
 }

@@ -1,10 +1,9 @@
 //! A benchmark, for people.
 
-use maud::html;
+mod html;
 
 use super::junit::{Case, Outcome};
 use super::markdown_table;
-use super::page::{self, Series, Tone};
 use super::target::Document;
 use crate::bench::baseline::Verdict;
 use crate::bench::{Benchmark, PointReport, Profile};
@@ -31,6 +30,7 @@ fn ms(ns: f64) -> String {
 /// Everything that a terminal shows.
 pub fn tables(b: &Benchmark) -> Vec<Table> {
     let mut all = vec![models(b), latency(b)];
+    all.extend((!b.placements.is_empty()).then(|| placements(b)));
     for p in &b.profiles {
         all.push(operators(p));
         all.push(blocks(p));
@@ -39,23 +39,38 @@ pub fn tables(b: &Benchmark) -> Vec<Table> {
     all
 }
 
+/// Where the nodes ran, if that was to be a GPU.
+fn placements(b: &Benchmark) -> Table {
+    let rows = (b.placements.iter()).map(|p| vec![p.model.clone(), p.placement.describe()]);
+    (
+        "Where the nodes ran".into(),
+        vec!["model", "nodes"],
+        rows.collect(),
+    )
+}
+
 fn models(b: &Benchmark) -> Table {
+    let on = match b.device.device.is_cpu() {
+        true => format!("{}, {} threads", b.environment.cpu, b.threads),
+        false => b.device.to_string(),
+    };
     let title = format!(
-        "{} on {}, {} threads: {:.0} GFLOP/s, {:.1} GB/s at most",
-        b.runtime, b.environment.cpu, b.threads, b.machine.gflops, b.machine.gbytes
+        "{} on {on}: {:.0} GFLOP/s, {:.1} GB/s at most",
+        b.runtime, b.machine.gflops, b.machine.gbytes
     );
+    let held = |n: Option<u64>| n.map_or("–".into(), |b| bytes(b as usize));
     let rows = b.models.iter().map(|m| {
-        let resident = m.resident.map_or("–".into(), |b| bytes(b as usize));
         vec![
             m.name.clone(),
             count(m.nodes),
             bytes(m.bytes as usize),
-            resident,
+            held(m.resident),
+            held(m.running),
         ]
     });
     (
         title,
-        vec!["model", "nodes", "size", "loaded"],
+        vec!["model", "nodes", "size", "loaded", "running"],
         rows.collect(),
     )
 }
@@ -221,143 +236,6 @@ impl Document for Page<'_> {
     }
 
     fn html(&self) -> String {
-        let b = self.0;
-        let mut facts = vec![
-            ("models", b.models.len().to_string(), None),
-            ("runtime", b.runtime.clone(), None),
-            ("processor", b.environment.cpu.clone(), None),
-            ("threads", b.threads.to_string(), None),
-        ];
-        if let Some(gate) = &b.gate {
-            let unclear = gate.points.iter().any(|p| p.verdict != Verdict::Pass);
-            facts.push(match (gate.failed(), unclear) {
-                (true, _) => ("gate", "fails".into(), Some(Tone::Bad)),
-                (false, true) => ("gate", "not clear everywhere".into(), Some(Tone::Open)),
-                (false, false) => ("gate", "passes".into(), Some(Tone::Good)),
-            });
-        }
-        let mut sections = Vec::new();
-        if let Some((title, header, rows)) = gate(b) {
-            sections.push((
-                "Gate",
-                html! { p { (title) } (page::table(&header, &rows)) },
-            ));
-        }
-        let (_, header, rows) = latency(b);
-        sections.push(("Latency", html! {
-            (page::table(&header, &rows))
-            p { "The limit is what this machine could do at most: the work in FP32 at the peak of a large product, or the weights at the "
-                "speed of its memory." }
-            @for (axis, series) in sweeps(b) {
-                h3 { "p50 by " (axis) } (page::plot(&axis, "ms", &series))
-            }
-        }));
-        sections.push((
-            "Samples",
-            html! {
-                @for p in &b.points {
-                    h3 { (sizes(&p.sizes)) }
-                    (page::plot("run", "ms", &series(&p.measured)))
-                }
-            },
-        ));
-        if !b.profiles.is_empty() {
-            sections.push((
-                "Where the time goes",
-                html! {
-                    @for p in &b.profiles {
-                        h3 { (p.model) ", by operator" }
-                        (page::bars(&parts(&operators(p))))
-                        h3 { (p.model) ", by block" }
-                        (page::bars(&parts(&blocks(p))))
-                    }
-                },
-            ));
-        }
-        let warnings: Vec<String> = (b.points.iter())
-            .flat_map(|p| {
-                p.measured
-                    .warnings
-                    .iter()
-                    .map(|w| format!("{}: {w}", sizes(&p.sizes)))
-            })
-            .collect();
-        if !warnings.is_empty() {
-            sections.push((
-                "Warnings",
-                html! { ul { @for w in &warnings { li { (w) } } } },
-            ));
-        }
-        let (title, header, rows) = models(b);
-        sections.push((
-            "Environment",
-            html! { p { (title) } (page::table(&header, &rows)) p { (b.environment.os) } },
-        ));
-        page::page("kiln bench", &page::tiles(&facts), &sections)
+        html::page(self.0)
     }
-}
-
-/// Bars of a table of parts: name, nodes, milliseconds, share.
-fn parts((_, _, rows): &Table) -> Vec<(String, f64, String)> {
-    let part = |r: &Vec<String>| {
-        let [name, _, ms, share] = &r[..] else {
-            return None;
-        };
-        Some((
-            name.clone(),
-            ms.parse().unwrap_or(0.0),
-            format!("{ms} ms, {share}"),
-        ))
-    };
-    rows.iter().filter_map(part).collect()
-}
-
-/// Latency by each dimension that has several sizes, one line for each model and each choice of the others.
-fn sweeps(b: &Benchmark) -> Vec<(String, Vec<Series>)> {
-    let mut axes: Vec<&String> = b.points.iter().flat_map(|p| p.sizes.keys()).collect();
-    axes.sort_unstable();
-    axes.dedup();
-    let mut plots = Vec::new();
-    for axis in axes {
-        let mut series: Vec<Series> = Vec::new();
-        for p in &b.points {
-            let mut others = p.sizes.clone();
-            let Some(x) = others.remove(axis) else {
-                continue;
-            };
-            for s in &p.measured.subjects {
-                let name = format!("{} {}", s.name, sizes(&others));
-                let at = (x as f64, s.stats.p50 / 1e6);
-                match series.iter_mut().find(|s| s.name == name) {
-                    Some(s) => s.points.push(at),
-                    None => series.push(Series {
-                        name,
-                        points: vec![at],
-                        line: true,
-                    }),
-                }
-            }
-        }
-        if series.iter().any(|s| s.points.len() > 1) {
-            plots.push((axis.clone(), series));
-        }
-    }
-    plots
-}
-
-/// More dots than these only make the page slow.
-const DOTS: usize = 400;
-
-/// The raw samples in the order of measurement.
-pub(super) fn series(measured: &crate::bench::BenchReport) -> Vec<Series> {
-    let one = |s: &crate::bench::SubjectReport| {
-        let step = s.samples.len().div_ceil(DOTS).max(1);
-        let points = s.samples.iter().enumerate().step_by(step);
-        Series {
-            name: s.name.clone(),
-            points: points.map(|(k, &ns)| (k as f64, ns as f64 / 1e6)).collect(),
-            line: false,
-        }
-    };
-    measured.subjects.iter().map(one).collect()
 }

@@ -1,0 +1,74 @@
+//! What is installed, what is missing, what does not fit together, and the command that mends each.
+
+mod facts;
+mod findings;
+mod version;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::nvidia::gpus::Managed;
+use crate::nvidia::{Driver, NoDevice};
+use crate::runtime::cuda::Provider;
+
+pub use facts::{Facts, Library, Ort};
+
+/// One thing that kiln can use, or two that do not fit together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    pub what: String,
+    /// What it is for.
+    pub enables: String,
+    pub found: bool,
+    /// Whether this machine is broken without it: kiln wants it everywhere, or what is installed cannot work so.
+    pub needed: bool,
+    /// Version, path, or what is wrong.
+    pub detail: String,
+    /// The command that mends it.
+    pub mend: Option<String>,
+}
+
+/// The whole examination.
+#[derive(Clone, Debug, Serialize)]
+pub struct Examination {
+    pub kiln: &'static str,
+    pub findings: Vec<Finding>,
+    /// `null` where none answers; `no_device` says why.
+    pub driver: Option<Driver>,
+    pub no_device: Option<NoDevice>,
+    /// What NVML tells of the GPUs.
+    pub gpus: Option<Managed>,
+    /// ONNX Runtime's CUDA provider, and the libraries that it needs.
+    pub cuda_provider: Option<Provider>,
+    /// The providers that ONNX Runtime was built with.
+    pub providers: Vec<String>,
+}
+
+impl Examination {
+    /// Whether everything is there that must be.
+    pub fn pass(&self) -> bool {
+        self.findings.iter().all(|f| f.found || !f.needed)
+    }
+}
+
+/// Looks at everything. Loads ONNX Runtime and TensorRT, and asks the driver, but runs no model.
+pub fn examine(ort_lib: Option<&Path>, trt_lib: Option<&Path>) -> Examination {
+    let facts = Facts::gather(ort_lib, trt_lib);
+    let (driver, no_device) = match &facts.driver {
+        Ok(driver) => (Some(driver.clone()), None),
+        Err(why) => (None, Some(why.clone())),
+    };
+    Examination {
+        kiln: env!("CARGO_PKG_VERSION"),
+        findings: findings::of(&facts),
+        driver,
+        no_device,
+        gpus: facts.managed.ok(),
+        providers: facts
+            .ort
+            .as_ref()
+            .map_or(Vec::new(), |o| o.providers.clone()),
+        cuda_provider: facts.ort.ok().and_then(|o| o.provider.ok().flatten()),
+    }
+}

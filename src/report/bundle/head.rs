@@ -1,0 +1,113 @@
+//! The verdicts and facts above a bundle's report.
+
+use crate::engine_parity::EngineParity;
+use crate::manifest::Manifest;
+use crate::report::page::{Head, Tone, Verdict};
+use crate::report::{measured, model_bytes};
+use crate::summary::{bytes, count};
+
+pub(super) fn head(m: &Manifest) -> Head {
+    let name = std::path::Path::new(&m.source.path).file_name();
+    Head {
+        kind: "compilation report",
+        title: name.map_or_else(
+            || m.source.path.clone(),
+            |n| n.to_string_lossy().into_owned(),
+        ),
+        paths: vec![("original", m.source.path.clone())],
+        verdicts: verdicts(m),
+        facts: facts(m),
+    }
+}
+
+/// What was decided, and what was not.
+fn verdicts(m: &Manifest) -> Vec<Verdict> {
+    let mut all = vec![match &m.parity {
+        None => Verdict {
+            what: "parity with the original",
+            word: "not run".into(),
+            why: "--no-check".into(),
+            tone: Tone::Open,
+        },
+        Some(report) => Verdict {
+            what: "parity with the original",
+            word: if report.pass() { "passes" } else { "fails" }.into(),
+            why: format!("tolerance {}: {}", report.tolerance.name, measured(report)),
+            tone: if report.pass() { Tone::Good } else { Tone::Bad },
+        },
+    }];
+    all.push(engine(&m.engine_parity));
+    if let Some(ratio) = m.latency.as_ref().and_then(|l| l.ratios.first()) {
+        let device = m.device.as_ref();
+        let device = device.map_or("cpu".into(), |d| d.device.to_string());
+        let (tone, why) = match ratio.interval {
+            Some(i) => (
+                match (i.low > 1.0, i.high < 1.0) {
+                    (true, _) => Tone::Good,
+                    (_, true) => Tone::Bad,
+                    _ => Tone::Open,
+                },
+                format!(
+                    "between {:.2}x and {:.2}x with 95 %, on {device}; not the engine",
+                    i.low, i.high
+                ),
+            ),
+            None => (Tone::Open, "too few runs to tell".into()),
+        };
+        all.push(Verdict {
+            what: "speed in ONNX Runtime",
+            word: format!("{:.2}x of the original's", ratio.speedup),
+            why,
+            tone,
+        });
+    }
+    all
+}
+
+/// The verdict on an engine.
+pub(in crate::report) fn engine(parity: &EngineParity) -> Verdict {
+    let (word, tone) = match (parity.proved(), parity.failed()) {
+        (true, _) => ("passes", Tone::Good),
+        (_, true) => ("fails", Tone::Bad),
+        _ => ("not run", Tone::Open),
+    };
+    Verdict {
+        what: "parity of the engine",
+        word: word.into(),
+        why: parity
+            .not_run()
+            .map_or_else(|| parity.to_string(), str::to_string),
+        tone,
+    }
+}
+
+fn facts(m: &Manifest) -> Vec<(&'static str, String)> {
+    let (before, after) = (m.source.bytes, model_bytes(m));
+    let share = 100.0 * after as f64 / before.max(1) as f64;
+    let mut facts = vec![
+        ("target", m.target.clone()),
+        ("precision", m.precision.clone()),
+        (
+            "model",
+            format!(
+                "{} → {} ({share:.0} %)",
+                bytes(before as usize),
+                bytes(after as usize)
+            ),
+        ),
+        ("nodes", format!("{} → {}", m.before.nodes, m.after.nodes)),
+        ("parameters", count(m.before.parameters)),
+    ];
+    if let Some(e) = &m.engine {
+        facts.push(("engine", bytes(e.bytes as usize)));
+    }
+    let sizes = m.sizes.iter();
+    facts.extend(match m.sizes.is_empty() {
+        true => vec![("sizes", "fixed".into())],
+        false => {
+            let sizes = sizes.map(|(name, range)| format!("{name} {range}"));
+            vec![("sizes, min:opt:max", sizes.collect::<Vec<_>>().join(", "))]
+        }
+    });
+    facts
+}
