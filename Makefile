@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln clean
+.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +24,34 @@ demo: $(KILN)
 
 test: setup
 	KILN_TESTS_COMPLETE=1 cargo test --workspace
+
+# ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.
+conformance: setup .venv-conformance/.ready
+	cargo build --release --example conformance
+	.venv-conformance/bin/python tools/conformance/run.py
+
+.venv-conformance/.ready: tools/conformance/requirements.txt
+	[ -x .venv-conformance/bin/python ] || python3 -m venv .venv-conformance
+	.venv-conformance/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+# Random graphs against ONNX Runtime; `make test` takes few of them. CASES and SEED choose others.
+CASES = 20000
+SEED = 1
+
+differential: setup
+	KILN_DIFFERENTIAL_CASES=$(CASES) KILN_DIFFERENTIAL_SEED=$(SEED) cargo test --release --test differential -- --nocapture
+
+# libFuzzer on every target for SECONDS each, with cargo-fuzz (`cargo install cargo-fuzz`). It wants features of a nightly compiler,
+# which RUSTC_BOOTSTRAP unlocks. `make test` runs the same functions for two seconds each without it.
+SECONDS = 600
+FUZZERS = onnx text external passes recipe npz
+
+fuzz: setup
+	cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir . -O -a
+	cd fuzz && for t in $(FUZZERS); do \
+	    cargo run --release --target $$(rustc -vV | sed -n 's/host: //p') --bin seeds $$t grown/$$t && \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . -O -a $$t grown/$$t -- -max_total_time=$(SECONDS) -rss_limit_mb=3000 || exit 1; done
 
 lint: setup
 	cargo fmt --all --check

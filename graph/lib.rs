@@ -8,6 +8,7 @@ mod attr;
 pub mod dtype;
 pub mod graph;
 pub mod infer;
+pub mod limits;
 mod model;
 pub mod onnx;
 mod op;

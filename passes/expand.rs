@@ -161,7 +161,8 @@ impl Scope<'_> {
     }
 }
 
-fn number(v: f64, dtype: Option<DType>) -> Option<Tensor> {
+/// A scalar of a float type.
+pub(crate) fn number(v: f64, dtype: Option<DType>) -> Option<Tensor> {
     match dtype? {
         DType::F64 => Some(Tensor::scalar(v)),
         DType::F32 => Some(Tensor::scalar(v as f32)),

@@ -25,7 +25,7 @@ pub mod view;
 
 pub use driver::{PassError, PassReport, Step, run};
 pub use pass::{
-    Application, Context, Evaluator, EvaluatorError, Exactness, FOLD_BUDGET, INT4_BLOCK, Miss,
-    MissReport, Options, Pass, PassFailure, Remark, kept_by,
+    Application, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK, Miss, MissReport,
+    Options, Pass, PassFailure, Remark, kept_by,
 };
 pub use target::{Dialect, Target};

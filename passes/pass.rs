@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kiln_graph::infer::Facts;
-use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId};
+use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, limits};
 use rustc_hash::FxBuildHasher;
 
 use crate::Target;
@@ -94,8 +94,10 @@ pub struct Options<'a> {
     pub wide: &'a [String],
     /// Graph inputs and outputs change their precision too.
     pub convert_io: bool,
-    /// Bytes that folding may add to the model before it leaves a node alone.
+    /// Bytes that folding a node may add to the model.
     pub fold_budget: usize,
+    /// Bytes that folding all nodes may add.
+    pub fold_total: usize,
     /// Elements of a weight in INT4 that share a scale: a power of two of at least 16.
     pub int4_block: usize,
     /// Activations of INT8 layers are quantized by the range of each run.
@@ -145,9 +147,6 @@ pub fn kept_by(op: Op) -> String {
 /// Why a node keeps its precision that a search chose.
 pub(crate) const OUT_OF_TOLERANCE: &str = "the result is out of tolerance without it";
 
-/// Folding a shape computation never needs more; folding a mask of 1024 × 1024 floats just fits.
-pub const FOLD_BUDGET: usize = 4 << 20;
-
 /// 4.5 bits for a weight with FP16 scales, where blocks of 128 take 4.1; the error of a product with normal weights is
 /// 0.085 against 0.099 (`tests/int4.rs`).
 pub const INT4_BLOCK: usize = 32;
@@ -163,7 +162,8 @@ impl Default for Options<'_> {
             spared: &[],
             wide: &[],
             convert_io: false,
-            fold_budget: FOLD_BUDGET,
+            fold_budget: limits::FOLDED_NODE,
+            fold_total: limits::FOLDED_TOTAL,
             int4_block: INT4_BLOCK,
             dynamic: false,
             stats: &NO_STATS,

@@ -17,6 +17,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::unflatten_gemm::UnflattenGemm,
     &clean::deduplicate::Deduplicate,
     &fold::fold_shapes::FoldShapes,
+    &fold::fold_branches::FoldBranches,
     &fold::fold_constants::FoldConstants,
     &clean::simplify_masks::SimplifyMasks,
     &clean::normalize_axes::NormalizeAxes,
@@ -40,6 +41,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::expand_qoperators::ExpandQoperators,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
+    &lower::lower_axes::LowerAxes,
     &lower::lower_int4::LowerInt4,
     &lower::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
@@ -58,10 +60,13 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&lower::lower_nbits::LowerNbits),
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&fold::fold_shapes::FoldShapes),
+    // Conditions on sizes are constants now. Before anything is folded that only the other branch reads.
+    Step::Run(&fold::fold_branches::FoldBranches),
     // Writes the new weights as arithmetic on constants, which the next pass folds.
     Step::Run(&fuse::fuse_conv_batch_norm::FuseConvBatchNorm),
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
     Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&fold::fold_branches::FoldBranches),
     // Constants that were quantized in the graph are integers by now.
     Step::Run(&lower::symmetrize_qdq::SymmetrizeQdq),
     Step::Run(&lower::absorb_offsets::AbsorbOffsets),
@@ -145,6 +150,7 @@ pub static LOWER: &[Step] = &[
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
+    Step::Run(&lower::lower_axes::LowerAxes),
     // The layouts that operators of the target want meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
     // Each layer squeezed or expanded the same tables.

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 
 use super::read::ReadErrorKind;
-use super::source::{SourceFile, map};
+use super::source::{self, SourceFile};
 use super::tensor::ExternalRef;
 
 /// The external files of one model.
@@ -81,21 +81,22 @@ impl External {
             );
         }
         let path = folder.join(relative);
-        let real = (path.canonicalize()).map_err(|e| {
+        let file = source::open(&path).map_err(|e| {
             format!(
                 "cannot open {}: {e}; it belongs beside the model",
                 path.display()
             )
         })?;
         let root = folder.canonicalize().map_err(|e| e.to_string())?;
+        let real = source::place(&file, &path).map_err(|e| e.to_string())?;
         if !real.starts_with(&root) {
             return Err(format!(
                 "it is a link to {}, outside the model's folder",
                 real.display()
             ));
         }
-        let (data, source) =
-            map(&real).map_err(|e| format!("cannot map {}: {e}", real.display()))?;
+        let (data, source) = source::map_file(&file, &real)
+            .map_err(|e| format!("cannot map {}: {e}", real.display()))?;
         self.sources.push(source);
         Ok(data)
     }

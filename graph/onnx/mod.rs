@@ -9,6 +9,7 @@ mod external;
 mod import;
 pub mod proto;
 mod read;
+mod scan;
 mod source;
 mod tensor;
 mod write;

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::external::External;
 use super::source::map;
-use super::{import, proto};
+use super::{import, proto, scan};
 use crate::Model;
 use crate::text;
 
@@ -38,6 +38,8 @@ pub enum ReadErrorKind {
     Empty,
     #[error("this is no ONNX model: {0}")]
     NotOnnx(String),
+    #[error("it has more than {most} {what}, which is a limit of kiln")]
+    Limit { what: &'static str, most: usize },
     #[error("{0}")]
     Text(#[from] text::ParseError),
     #[error("tensor '{name}': {why}")]
@@ -132,13 +134,18 @@ fn decode(data: Bytes, folder: Option<PathBuf>) -> Result<Model, ReadErrorKind> 
     let looks_like_text = data[..data.len().min(256)]
         .iter()
         .all(|b| (32..127).contains(b) || b"\t\r\n".contains(b));
-    let message = proto::ModelProto::decode(data).map_err(|e| {
+    let damaged = |e: &dyn std::fmt::Display| {
         ReadErrorKind::NotOnnx(if looks_like_text {
             "it looks like a text file (ONNX text must be named .onnxtxt)".into()
         } else {
             format!("the file is damaged or truncated ({e})")
         })
+    };
+    scan::check(&data).map_err(|fault| match fault {
+        scan::Fault::Limit { what, most } => ReadErrorKind::Limit { what, most },
+        scan::Fault::Malformed(why) => damaged(&why),
     })?;
+    let message = proto::ModelProto::decode(data).map_err(|e| damaged(&e))?;
     if message.graph.is_none() {
         let why = "it decodes, but holds no graph";
         return Err(ReadErrorKind::NotOnnx(why.into()));

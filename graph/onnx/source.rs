@@ -49,11 +49,25 @@ impl SourceFile {
 
 /// Maps a file for reading; an empty file is empty bytes.
 pub(super) fn map(path: &Path) -> io::Result<(Bytes, SourceFile)> {
+    map_file(&open(path)?, path)
+}
+
+/// Opens a regular file. A pipe would block until somebody writes, so what a path leads to is looked at before it is opened, and
+/// again afterwards, as it may have been replaced.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let regular = |meta: Metadata| match meta.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not a regular file")),
+    };
+    regular(std::fs::metadata(path)?)?;
     let file = File::open(path)?;
+    regular(file.metadata()?)?;
+    Ok(file)
+}
+
+/// Maps an open file, whose path is `path`.
+pub(super) fn map_file(file: &File, path: &Path) -> io::Result<(Bytes, SourceFile)> {
     let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     let source = SourceFile {
         path: path.to_path_buf(),
         stamp: Stamp::of(&meta),
@@ -63,6 +77,21 @@ pub(super) fn map(path: &Path) -> io::Result<(Bytes, SourceFile)> {
     }
     // SAFETY: the mapping is private and read-only. If another program makes the file shorter, reading what is gone raises
     // SIGBUS, which `kiln`'s command line answers; if it writes to the file, `SourceFile::is_unchanged` tells.
-    let map = unsafe { memmap2::Mmap::map(&file)? };
+    let map = unsafe { memmap2::Mmap::map(file)? };
     Ok((Bytes::from_owner(map), source))
+}
+
+/// Where an open file really is. Asking the descriptor leaves nobody the time to put a link in the path's place.
+pub(super) fn place(file: &File, path: &Path) -> io::Result<PathBuf> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let _ = path;
+        std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        path.canonicalize()
+    }
 }

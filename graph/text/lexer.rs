@@ -1,13 +1,10 @@
 //! Tokens: the grammar has few, so they are read where the parser wants them.
 
 use super::error::ParseError;
+use crate::limits::TEXT_NESTING;
 use std::borrow::Cow;
 
 pub(super) type Result<T> = std::result::Result<T, ParseError>;
-
-/// Graphs and types nest no deeper than this in a text. A protobuf decoder stops at 100 messages, and a graph inside a
-/// graph is three of them, so a deeper model could not be read back from a file either.
-const MAX_DEPTH: usize = 24;
 
 pub(super) struct Parser<'a> {
     text: &'a str,
@@ -307,8 +304,8 @@ impl<'a> Parser<'a> {
 
     /// Runs `inner` one level deeper, or fails where the text nests too deep.
     pub fn nested<T>(&mut self, inner: impl FnOnce(&mut Parser<'a>) -> Result<T>) -> Result<T> {
-        if self.depth >= MAX_DEPTH {
-            let message = format!("nested deeper than {MAX_DEPTH} levels");
+        if self.depth >= TEXT_NESTING {
+            let message = format!("nested deeper than {TEXT_NESTING} levels");
             return Err(self.fail_at(self.pos, message));
         }
         self.depth += 1;

@@ -1,9 +1,11 @@
 //! Every spelling of scaled dot-product attention becomes `internal::Attention`.
 
+use kiln_graph::infer::Expr;
 use kiln_graph::{Attr, Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::attention::scores::{self, Bias, Scores};
 use crate::attention::weights::weighted;
+use crate::expand::number;
 use crate::mask::{self, Mask, Term};
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
@@ -71,6 +73,8 @@ impl Rule for FuseAttention {
             ));
         }
 
+        fits(cx, [before.q, before.kt, after.v, x], rank, before.depth)?;
+
         let mut heads = Heads {
             g,
             cx,
@@ -110,6 +114,41 @@ impl Rule for FuseAttention {
         let mut patch = heads.patch;
         patch.replace(after.output, made);
         Ok(patch)
+    }
+}
+
+/// Whether queries, turned keys and values are of the scores' rank, and of batches and heads that no broadcast has to make
+/// alike: the operator knows none.
+fn fits(
+    cx: &Context<'_>,
+    [q, kt, v, scores]: [ValueId; 4],
+    rank: usize,
+    depth: usize,
+) -> Result<(), Miss> {
+    if !(3..=4).contains(&rank) {
+        let why = format!("the scores are of rank {rank}, not 3 or 4");
+        return Err(Miss::at(scores, depth, why));
+    }
+    let dims = |v: ValueId| {
+        let known = cx.facts.dims(v).filter(|d| d.len() == rank);
+        known.ok_or_else(|| Miss::at(v, depth, "it is not known to be of the scores' rank"))
+    };
+    let (queries, keys, all) = (dims(q)?, dims(kt)?, dims(scores)?);
+    let differ =
+        |a: &Expr, b: &Expr| matches!((a.as_i64(), b.as_i64()), (Some(a), Some(b)) if a != b);
+    for (v, others, mut axes) in [
+        (kt, keys, 0..rank - 2),
+        (v, dims(v)?, 0..rank - 2),
+        (scores, all, 0..rank - 1),
+    ] {
+        if axes.any(|k| differ(&queries[k], &others[k])) {
+            let why = "it broadcasts against the queries";
+            return Err(Miss::at(v, depth, why));
+        }
+    }
+    match differ(&keys[rank - 1], &all[rank - 1]) {
+        true => Err(Miss::at(scores, depth, "a bias makes it larger")),
+        false => Ok(()),
     }
 }
 
@@ -301,10 +340,8 @@ impl Heads<'_, '_> {
                 fill,
             } => {
                 let condition = lifted(&mut self.patch, condition)?;
-                let number = |v: f64| {
-                    let t = Tensor::scalar(v as f32);
-                    t.narrowed(dtype).unwrap_or(t)
-                };
+                let number =
+                    |v: f64| number(v, Some(dtype)).unwrap_or_else(|| Tensor::scalar(v as f32));
                 let zero = self.patch.constant(number(0.0));
                 let fill = self.patch.constant(number(fill));
                 let branches = if keeps_where {

@@ -4,6 +4,7 @@ use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId};
 
 use super::packed_projections::Packed;
+use crate::expand::number;
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
 use crate::rule::Rule;
@@ -127,8 +128,9 @@ struct Lower<'a, 'c> {
 
 impl Lower<'_, '_> {
     fn number(&mut self, value: f64) -> Ref {
-        let t = Tensor::scalar(value as f32);
-        self.patch.constant(t.narrowed(self.dtype).unwrap_or(t))
+        let t = number(value, Some(self.dtype));
+        self.patch
+            .constant(t.unwrap_or_else(|| Tensor::scalar(value as f32)))
     }
 
     fn size(&self, v: ValueId, axis: usize) -> Option<i64> {

@@ -4,6 +4,7 @@ pub mod absorb_offsets;
 pub mod expand_qoperators;
 pub mod lower_activations;
 pub mod lower_attention;
+pub mod lower_axes;
 pub mod lower_int4;
 pub mod lower_nbits;
 pub mod lower_norms;

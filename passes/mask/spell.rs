@@ -10,10 +10,9 @@
 //! Nodes that the graph has already are used again.
 
 use kiln_graph::infer::{Expr, Facts};
-use kiln_graph::{Attrs, DType, Graph, Op, Tensor, ValueId};
+use kiln_graph::{Attrs, DType, Graph, Op, Tensor, ValueId, limits};
 
 use super::{Mask, Term};
-use crate::pass::FOLD_BUDGET;
 use crate::patch::{Patch, Ref};
 
 /// A condition in the canonical spelling.
@@ -103,7 +102,7 @@ fn constant_band(dims: &[Expr], left: Option<i64>, right: Option<i64>) -> Option
     let [.., queries, keys] = sizes.as_slice() else {
         return None;
     };
-    if queries.checked_mul(*keys)? > FOLD_BUDGET {
+    if queries.checked_mul(*keys)? > limits::FOLDED_NODE {
         return None;
     }
     let (queries, keys) = (i64::try_from(*queries).ok()?, i64::try_from(*keys).ok()?);

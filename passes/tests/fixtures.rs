@@ -63,6 +63,7 @@ fn every_pass_has_a_positive_and_every_rule_a_negative_case() {
         "eliminate-dead",
         "deduplicate",
         "fold-shapes",
+        "fold-branches",
         "fold-constants",
         "raise-opset",
         "lower-attention",

@@ -1,11 +1,11 @@
 //! Lines of text as token ids, masks, segments and positions.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use kiln_graph::{DType, Tensor};
+use kiln_graph::{DType, Tensor, limits};
 use tokenizers::{Encoding, Tokenizer, TruncationParams};
 
 use super::data::{Batch, DataError, Port, SourceOptions};
@@ -68,6 +68,11 @@ impl Text {
             path: tokenizer_path.clone(),
             reason: e.to_string(),
         };
+        let size = fs::metadata(&tokenizer_path).map_or(0, |m| m.len());
+        if size > limits::TOKENIZER as u64 {
+            let why = format!("it has {size} bytes, more than any tokenizer");
+            return Err(refuse(why.into()));
+        }
         let mut tokenizer = Tokenizer::from_file(&tokenizer_path).map_err(refuse)?;
         let padding = tokenizer.get_padding().map(|p| p.pad_id);
         let pad = padding

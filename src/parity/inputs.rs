@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use kiln_graph::{DType, Tensor};
+use kiln_graph::{DType, Tensor, limits};
 
 use super::npz::{Npz, NpzError};
 use super::number::{Number, Rounding, convert, from_numbers};
@@ -153,7 +153,11 @@ pub fn make(specs: &[InputSpec], seed: u64) -> Result<Vec<(String, Tensor)>, Inp
 fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
     let InputSpec { dtype, shape, .. } = spec;
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let count = count.ok_or("it has too many elements")?;
+    let within = count.filter(|&n| n <= limits::MADE_ELEMENTS);
+    let count = within.ok_or_else(|| {
+        let most = limits::MADE_ELEMENTS;
+        format!("it would have more than {most} elements, which is a limit of kiln")
+    })?;
     let last = shape.last().copied().unwrap_or(1).max(1);
     let mut random = Random::new(seed, &spec.name);
     let value: &mut dyn FnMut(usize) -> Number = match spec.kind {
@@ -186,12 +190,20 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
             &mut move |_| Number::Float(random.normal() * f64::from(std))
         }
     };
-    let values: Vec<Number> = (0..count).map(value).collect();
     let rounding = match spec.kind {
         InputKind::Normal { .. } => Rounding::Nearest,
         _ => Rounding::Refuse,
     };
-    from_numbers(*dtype, shape, &values, rounding)
+    // A piece at a time, as a number is larger than the element that becomes of it. Pieces are whole bytes of any element.
+    const PIECE: usize = 1 << 16;
+    let mut data = Vec::new();
+    for start in (0..count).step_by(PIECE) {
+        let piece = start..count.min(start + PIECE);
+        let values: Vec<Number> = piece.map(&mut *value).collect();
+        let made = from_numbers(*dtype, &[values.len()], &values, rounding)?;
+        data.extend_from_slice(&made.bytes());
+    }
+    Tensor::from_raw(*dtype, shape.clone(), data.into()).map_err(|e| e.to_string())
 }
 
 fn zeros(dtype: DType, shape: &[usize], count: usize) -> Result<Tensor, String> {

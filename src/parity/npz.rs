@@ -8,15 +8,11 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{DType, Tensor};
+use kiln_graph::{DType, Tensor, limits};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::npy::{self, header};
-
-/// The most data that one file may unpack to, in bytes.
-const MAX_TOTAL: usize = 16 << 30;
-const MAX_ARRAYS: usize = 1 << 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NpzError {
@@ -66,8 +62,9 @@ impl Npz {
             path: path.to_owned(),
             reason,
         };
+        let length = file.metadata().map_or(0, |m| m.len());
         let archive = ZipArchive::new(BufReader::new(file)).map_err(|e| not_npz(e.to_string()))?;
-        if archive.len() > MAX_ARRAYS {
+        if archive.len() > limits::ARRAYS {
             return Err(not_npz(format!("it has {} entries", archive.len())));
         }
         let names = (0..archive.len())
@@ -80,7 +77,7 @@ impl Npz {
             path: path.to_owned(),
             archive,
             names,
-            left: MAX_TOTAL,
+            left: may_unpack_to(length),
         })
     }
 
@@ -98,7 +95,8 @@ impl Npz {
     ///
     /// # Errors
     /// When the array is malformed, of a type that a tensor cannot have, longer or shorter than its header says, or
-    /// when the file unpacks to more than 16 GiB.
+    /// when the file unpacks to more than
+    /// [`limits::UNPACKED`] and its neighbours allow.
     pub fn read(&mut self, name: &str, wanted: Option<DType>) -> Result<Option<Tensor>, NpzError> {
         let Some(&(index, _)) = self.names.iter().find(|(_, n)| n == name) else {
             return Ok(None);
@@ -117,6 +115,13 @@ impl Npz {
     }
 }
 
+/// The most bytes that a file of this length is unpacked to.
+fn may_unpack_to(length: u64) -> usize {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let grown = length.saturating_mul(limits::UNPACKED_RATIO);
+    grown.clamp(limits::UNPACKED_FREE, limits::UNPACKED)
+}
+
 /// Reads one array in the `.npy` format; `left` are the bytes that it may still have.
 fn read_array(
     mut entry: impl Read,
@@ -131,7 +136,9 @@ fn read_array(
     let parsed = header::parse(text.ok_or("it ends within its header")?)?;
     let size = parsed.data_len().ok_or("its shape is too large")?;
     if size > *left {
-        return Err(format!("the file unpacks to more than {MAX_TOTAL} bytes"));
+        return Err(format!(
+            "it has {size} bytes, and no more than {left} are read of a file of this size"
+        ));
     }
     // A short header can reach into the data: what was read beyond it belongs there.
     let mut data = start.split_off(offset + len);
@@ -161,7 +168,7 @@ pub fn read_npy(path: &Path, array: &str, wanted: Option<DType>) -> Result<Tenso
         path: path.to_owned(),
         source,
     })?;
-    let mut left = MAX_TOTAL;
+    let mut left = limits::UNPACKED;
     read_array(BufReader::new(file), wanted, &mut left).map_err(|reason| NpzError::Read {
         path: path.to_owned(),
         array: array.to_owned(),

@@ -110,14 +110,12 @@ fn small_float(dtype: DType, bits: u8) -> f64 {
     if negative { -value } else { value }
 }
 
-/// The element of at most 8 bits at `index`; those that share a byte start at its lowest bit.
+/// The element of at most 8 bits at `index`. Elements follow each other from the lowest bit of the first byte on.
 fn bits_at(bytes: &[u8], bits: u32, index: usize) -> u8 {
-    let per_byte = 8 / bits as usize;
-    let shift = (index % per_byte) as u32 * bits;
-    let mask = 0xffu8 >> (8 - bits);
-    bytes
-        .get(index / per_byte)
-        .map_or(0, |b| (b >> shift) & mask)
+    let at = index * bits as usize;
+    let byte = |k: usize| u16::from(bytes.get(k).copied().unwrap_or(0));
+    let pair = byte(at / 8) | byte(at / 8 + 1) << 8;
+    (pair >> (at % 8)) as u8 & (0xff >> (8 - bits))
 }
 
 /// One byte per element: the data itself, and for elements that share bytes one byte each, sign extended.
@@ -142,19 +140,19 @@ pub(super) fn unpacked(tensor: &Tensor) -> Bytes {
 
 /// A tensor whose elements share bytes, from one byte per element, of which the low bits count.
 pub(super) fn pack(dtype: DType, dims: &[usize], elements: &[u8]) -> Result<Tensor, String> {
-    let bits = dtype.bits();
+    let bits = dtype.bits() as usize;
     let mask = 0xffu8 >> (8 - bits);
-    let packed: Bytes = elements
-        .chunks(8 / bits as usize)
-        .map(|chunk| {
-            let shifted = chunk
-                .iter()
-                .enumerate()
-                .map(|(i, v)| (v & mask) << (i as u32 * bits));
-            shifted.fold(0, |byte, v| byte | v)
-        })
-        .collect();
-    Tensor::from_raw(dtype, dims.to_vec(), packed).map_err(|e| e.to_string())
+    let mut packed = vec![0u8; (elements.len() * bits).div_ceil(8)];
+    for (index, element) in elements.iter().enumerate() {
+        let at = index * bits;
+        let pair = u16::from(element & mask) << (at % 8);
+        packed[at / 8] |= pair as u8;
+        // An element that crosses a byte ends in the next, so there is one.
+        if let (Some(next), true) = (packed.get_mut(at / 8 + 1), pair > 0xff) {
+            *next |= (pair >> 8) as u8;
+        }
+    }
+    Tensor::from_raw(dtype, dims.to_vec(), packed.into()).map_err(|e| e.to_string())
 }
 
 /// The values of a tensor of numbers or bools.

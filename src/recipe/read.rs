@@ -1,7 +1,10 @@
 //! Reading recipes: YAML, JSON, or the manifest of a bundle.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use kiln_graph::limits;
 use serde_json::Value;
 
 use super::Recipe;
@@ -31,9 +34,6 @@ pub enum RecipeError {
     NoModel,
 }
 
-/// Larger files are no recipes. A manifest of a model with a hundred thousand nodes has some 30 MB.
-const LARGEST: u64 = 256 << 20;
-
 /// Reads a recipe, with its paths made absolute. Of a manifest it is the recipe that made the bundle, without the bundle's
 /// place.
 ///
@@ -48,10 +48,14 @@ pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
         path: path.to_path_buf(),
         reason,
     };
-    if std::fs::metadata(path).map_err(io)?.len() > LARGEST {
+    let mut text = String::new();
+    // A device has no length and may have no end.
+    let file = File::open(path).map_err(io)?;
+    let most = limits::RECIPE as u64 + 1;
+    let read = file.take(most).read_to_string(&mut text).map_err(io)?;
+    if read > limits::RECIPE {
         return Err(syntax("it is too large for a recipe".into()));
     }
-    let text = std::fs::read_to_string(path).map_err(io)?;
     let json = path.extension().is_some_and(|e| e == "json");
     let value: Value = match json {
         true => serde_json::from_str(&text).map_err(|e| syntax(e.to_string()))?,

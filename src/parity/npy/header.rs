@@ -1,14 +1,10 @@
 //! The header of a `.npy` file.
 
-use kiln_graph::DType;
+use kiln_graph::{DType, limits};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Bytes before the header's text in the longest version of the format.
 pub(in crate::parity) const PREAMBLE: usize = 12;
-/// NumPy itself refuses headers beyond 10 000 bytes unless it is told to trust the file.
-const MAX_HEADER: usize = 64 * 1024;
-/// Strings of no length take no bytes in a file but some in memory.
-const MAX_EMPTY_STRINGS: usize = 1 << 20;
 
 /// What a `.npy` header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +38,7 @@ impl Header {
     /// Bytes of the array's data.
     pub fn data_len(&self) -> Option<usize> {
         let count = count(&self.shape)?;
-        if self.element.size == 0 && count > MAX_EMPTY_STRINGS {
+        if self.element.size == 0 && count > limits::EMPTY_STRINGS {
             return None;
         }
         count.checked_mul(self.element.size)
@@ -65,7 +61,7 @@ pub(in crate::parity) fn extent(start: &[u8]) -> Result<(usize, usize), String> 
         (1..=3, _) => return Err("it ends within its header".to_owned()),
         (other, _) => return Err(format!("its format version {other} is unknown")),
     };
-    if extent.1 > MAX_HEADER {
+    if extent.1 > limits::ARRAY_HEADER {
         return Err(format!("its header has {} bytes", extent.1));
     }
     Ok(extent)
