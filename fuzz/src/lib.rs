@@ -14,8 +14,11 @@ use kiln_graph::{Model, infer, text};
 use kiln_passes::{Context, Options, PassError, Target, registry};
 use prost::Message;
 
+/// A fuzzer: it takes any bytes.
+pub type Fuzzer = fn(&[u8]);
+
 /// Every fuzzer by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Fuzzer)] = &[
     ("onnx", onnx),
     ("text", text),
     ("external", external),

@@ -64,7 +64,7 @@ pub struct BuildRequest<'a> {
 pub struct Form {
     /// Its weights can be replaced.
     pub refittable: bool,
-    /// It has no weights: they come from the model when it is opened.
+    /// It has no weights: whoever opens it puts in those of the model, which kiln itself does not do.
     pub weight_stripped: bool,
     /// It runs in newer versions of TensorRT, too.
     pub version_compatible: bool,
