@@ -179,7 +179,7 @@ fn plans(case: &Case, model: &Model, options: &Options<'_>) -> Plans {
     kiln_graph::infer::annotate(&mut model.graph);
     let plan = |v: kiln_graph::ValueId| {
         let shape = model.graph.value(v).ty().shape()?;
-        let channels = usize::try_from(shape.last()?.known()?).ok()?;
+        let channels = shape.last()?.known()?;
         let mut gram = Gram::new(channels);
         let product = &product;
         gram.add((0..channels).map(|i| (0..channels).map(move |j| product(i, j))));
