@@ -11,6 +11,8 @@ mod compare;
 #[path = "differential/graphs.rs"]
 mod graphs;
 
+use std::cell::Cell;
+
 use kiln::runtime::Runtime;
 use kiln_graph::{Model, onnx, text};
 use kiln_passes::{Context, Options, Target, registry};
@@ -114,8 +116,10 @@ fn random_graphs_keep_their_function() {
     let bytes: Vec<u8> = seed.to_le_bytes().repeat(8);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
+    let ran = Cell::new(0);
     let failed = runner.run(&graphs::programs(), |program| {
         let source = graphs::text(&program);
+        ran.set(ran.get() + 1);
         match wrong(runtime, &source) {
             Ok(why) if why.is_empty() => Ok(()),
             Ok(why) | Err(why) => Err(TestCaseError::fail(why)),
@@ -123,7 +127,13 @@ fn random_graphs_keep_their_function() {
     });
     match failed {
         Ok(()) => println!("{cases} graphs from seed {seed}"),
-        Err(TestError::Fail(why, program)) => panic!("{why}\n{}", graphs::text(&program)),
+        Err(TestError::Fail(why, program)) => {
+            let graph = graphs::text(&program);
+            panic!(
+                "{why}\n{graph}\nafter {} graphs from seed {seed}, shrunk ones included",
+                ran.get()
+            )
+        }
         Err(e) => panic!("{e}"),
     }
 }

@@ -288,3 +288,26 @@ fn too_many_nodes_are_refused_before_they_are_decoded() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("more than 2097152 nodes"), "{said}");
 }
+
+#[test]
+fn operators_of_the_compiler_are_in_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = model(
+        "float[2, 3] x",
+        "float[3] w = {1.0, 2.0, 3.0}",
+        "y = internal.RMSNormalization<axis = -1, epsilon = 1e-6>(x, w)",
+    );
+    let path = file(folder.path(), "m.onnx", &encode(&source));
+    let out = folder.path().join("out.kiln");
+    let output = kiln(&[
+        "compile",
+        path.to_str().unwrap(),
+        "--target",
+        "cpu",
+        "-o",
+        out.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the compiler's own"), "{said}");
+}

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use kiln_graph::onnx::{self, proto::ModelProto};
 use kiln_graph::verify::{Phase, verify_model};
-use kiln_graph::{Model, infer, text};
+use kiln_graph::{INTERNAL_DOMAIN, Model, infer, text};
 use kiln_passes::{Context, Options, PassError, Target, registry};
 use prost::Message;
 
@@ -223,6 +223,14 @@ pub fn passes(data: &[u8]) {
     let Ok(original) = onnx::read_bytes(Bytes::copy_from_slice(data), None) else {
         return;
     };
+    // Cases of lowerings have operators that no file may have.
+    let mut internal = false;
+    original.graph.for_each_graph(&mut |g| {
+        internal |= g.nodes().any(|(_, n)| n.op().domain() == INTERNAL_DOMAIN);
+    });
+    if internal {
+        return;
+    }
     let steps = [registry::DEFAULT, registry::FP16, registry::LOWER].concat();
     for target in [Target::cpu(), Target::standard(), Target::tensorrt("sm_89")] {
         let mut model = original.clone();

@@ -81,6 +81,7 @@ impl Rule for FuseAttention {
             patch: Patch::new(),
             rank,
             depth: before.depth + 1,
+            apart: None,
         };
         let q = heads.queries(before.q)?;
         let k = heads.keys(before.kt, true)?;
@@ -144,6 +145,13 @@ fn fits(
         if axes.any(|k| differ(&queries[k], &others[k])) {
             let why = "it broadcasts against the queries";
             return Err(Miss::at(v, depth, why));
+        }
+    }
+    // A lowering that has to repeat keys or values wants to know how often.
+    let unknown = |a: &Expr, b: &Expr| a != b && a.as_i64().is_some() != b.as_i64().is_some();
+    for (v, others) in [(kt, keys), (v, dims(v)?)] {
+        if rank == 4 && unknown(&queries[1], &others[1]) {
+            return Err(Miss::at(v, depth, "its number of heads is unknown"));
         }
     }
     match differ(&keys[rank - 1], &all[rank - 1]) {
@@ -234,6 +242,8 @@ struct Heads<'a, 'c> {
     /// Of the scores: 4, or 3 for [batch · heads, queries, keys].
     rank: usize,
     depth: usize,
+    /// Whether batch and heads were told apart where the scores have one dimension for both.
+    apart: Option<bool>,
 }
 
 impl Heads<'_, '_> {
@@ -243,14 +253,23 @@ impl Heads<'_, '_> {
     }
 
     /// [batch · heads, …] as [batch, heads, …] where the view tells them apart, else as [batch · heads, 1, …].
-    fn lift(&self, view: &mut View) {
+    ///
+    /// # Errors
+    /// When the operands before were told apart and this is not, or the other way round.
+    fn lift(&mut self, view: &mut View, v: ValueId) -> Result<(), Miss> {
         if self.rank == 3 && view.dims.len() == 3 {
-            let second = match view.dims[0].len() {
-                2 => view.dims[0].split_off(1),
-                _ => Vec::new(),
+            let apart = view.dims[0].len() == 2;
+            if *self.apart.get_or_insert(apart) != apart {
+                let why = "its heads are not told apart as those of the queries are";
+                return Err(Miss::at(v, self.depth, why));
+            }
+            let second = match apart {
+                true => view.dims[0].split_off(1),
+                false => Vec::new(),
             };
             view.dims.insert(1, second);
         }
+        Ok(())
     }
 
     fn emit(&mut self, view: &View, v: ValueId) -> Result<Ref, Miss> {
@@ -264,7 +283,7 @@ impl Heads<'_, '_> {
             return Ok(q.into());
         }
         let mut view = self.view(q)?;
-        self.lift(&mut view);
+        self.lift(&mut view, q)?;
         self.emit(&view, q)
     }
 
@@ -278,7 +297,7 @@ impl Heads<'_, '_> {
                 _ => Err(Miss::at(v, self.depth, "its shape is unknown")),
             };
         };
-        self.lift(&mut view);
+        self.lift(&mut view, v)?;
         if turned {
             view = view.with_last_two_swapped().ok_or_else(Miss::none)?;
         }

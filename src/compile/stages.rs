@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
-use kiln_graph::{Attr, DType, Model, Op, Tensor, text};
+use kiln_graph::{Attr, DType, INTERNAL_DOMAIN, Model, Op, Tensor, text};
 use kiln_passes::census::census;
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::precision::{HalfFormat, Plans};
@@ -90,7 +90,23 @@ pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileErr
 }
 
 pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
-    Ok(onnx::read(bundle::model_path(&options.model))?)
+    let model = onnx::read(bundle::model_path(&options.model))?;
+    let mut internal = None;
+    model.graph.for_each_graph(&mut |g| {
+        let mut nodes = g.nodes();
+        let found = nodes.find(|(_, n)| n.op().domain() == INTERNAL_DOMAIN);
+        internal = internal.take().or(found.map(|(id, _)| g.label(id)));
+    });
+    match internal {
+        None => Ok(model),
+        Some(node) => Err(CompileError::Read(onnx::ReadError {
+            path: model.path,
+            kind: onnx::ReadErrorKind::Node {
+                node,
+                why: format!("operators of the domain '{INTERNAL_DOMAIN}' are the compiler's own"),
+            },
+        })),
+    }
 }
 
 pub(crate) fn shapes(options: &Options, original: &Model) -> Result<Shapes, CompileError> {

@@ -1,7 +1,6 @@
 //! Judging what a compiled graph computes.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 use kiln::parity::{self, InputKind};
 use kiln::runtime::{Optimization, Runtime};
@@ -123,25 +122,29 @@ fn run(runtime: &'static Runtime, model: &Model, inputs: &Named) -> Result<Named
     session.run(inputs).map_err(|e| e.to_string())
 }
 
+const COMMUTATIVE: &[&str] = &["Add", "Mul", "Max", "Min", "Sum", "Equal", "And", "Or"];
+
 /// A graph as lines, one for each node, in an order that depends on what they compute only.
 pub fn meaning(g: &Graph) -> String {
     let mut names = HashMap::new();
     let mut lines = Vec::new();
     for id in g.topo_order().unwrap() {
         let node = g.node(id);
-        let mut line = format!("{}(", node.op());
-        for v in node.inputs() {
-            let part = match v {
+        let mut parts: Vec<String> = (node.inputs().iter())
+            .map(|v| match v {
                 None => "_".to_string(),
                 Some(v) => match g.value(*v).def() {
                     Def::Input(_) => g.value(*v).name().to_string(),
                     Def::Constant(t) => constant(t),
                     _ => names.get(v).cloned().unwrap_or_else(|| "?".to_string()),
                 },
-            };
-            let _ = write!(line, "{part}, ");
+            })
+            .collect();
+        // Of equal nodes whose operands are exchanged, either may stay.
+        if node.op().is_any(COMMUTATIVE) {
+            parts.sort();
         }
-        let _ = write!(line, ") {:?}", node.attrs());
+        let line = format!("{}({}) {:?}", node.op(), parts.join(", "), node.attrs());
         let hash = hash(line.as_bytes());
         for (k, v) in node.outputs().iter().enumerate() {
             names.extend(v.map(|v| (v, format!("{hash:08x}.{k}"))));
