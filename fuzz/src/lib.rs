@@ -14,8 +14,11 @@ use kiln_graph::{INTERNAL_DOMAIN, Model, infer, text};
 use kiln_passes::{Context, Options, PassError, Target, registry};
 use prost::Message;
 
+/// What runs one input.
+pub type Run = fn(&[u8]);
+
 /// Every fuzzer by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Run)] = &[
     ("onnx", onnx),
     ("text", text),
     ("external", external),
