@@ -87,6 +87,11 @@ pub fn run(
     }
     cx.facts = infer::annotate(&mut model.graph);
     cx.current = true;
+    // Operands that contradict each other may show only now that their types are known.
+    let found = verify_model(model, phase);
+    if !found.is_empty() {
+        return Err(PassError::Malformed { findings: found });
+    }
     let mut reports = Vec::new();
     for step in steps {
         let pass = match step {

@@ -14,11 +14,11 @@ use kiln_graph::{INTERNAL_DOMAIN, Model, infer, text};
 use kiln_passes::{Context, Options, PassError, Target, registry};
 use prost::Message;
 
-/// A fuzzer: it takes any bytes.
-pub type Fuzzer = fn(&[u8]);
+/// What runs one input.
+pub type Run = fn(&[u8]);
 
 /// Every fuzzer by its name.
-pub const TARGETS: &[(&str, Fuzzer)] = &[
+pub const TARGETS: &[(&str, Run)] = &[
     ("onnx", onnx),
     ("text", text),
     ("external", external),

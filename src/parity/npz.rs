@@ -95,8 +95,7 @@ impl Npz {
     ///
     /// # Errors
     /// When the array is malformed, of a type that a tensor cannot have, longer or shorter than its header says, or
-    /// when the file unpacks to more than
-    /// [`limits::UNPACKED`] and its neighbours allow.
+    /// when the file unpacks to more than [`limits::UNPACKED`] and its neighbours allow.
     pub fn read(&mut self, name: &str, wanted: Option<DType>) -> Result<Option<Tensor>, NpzError> {
         let Some(&(index, _)) = self.names.iter().find(|(_, n)| n == name) else {
             return Ok(None);
@@ -362,10 +361,10 @@ mod tests {
             let (_folder, path) = with_entry(&content, CompressionMethod::Stored);
             read(&path).unwrap_err().to_string()
         };
-        let err = refusal(2_000_000_000);
+        let err = refusal(2_000_000);
         assert!(err.contains("there is less (0)"), "{err}");
-        let err = refusal(9_000_000_000);
-        assert!(err.contains("unpacks to more than"), "{err}");
+        let err = refusal(2_000_000_000);
+        assert!(err.contains("no more than"), "{err}");
         let err = refusal(u64::MAX);
         assert!(err.contains("its shape is too large"), "{err}");
     }

@@ -100,7 +100,8 @@ impl Judge {
             for (k, (a, b)) in a.iter().zip(&b).enumerate() {
                 let same = a == b || a.is_nan() && b.is_nan() || moves[k].is_infinite();
                 let allowed = ROUNDING * largest + MOVES * most;
-                if !same && !((a - b).abs() <= allowed) {
+                let near = (a - b).abs() <= allowed;
+                if !same && !near {
                     return Ok(format!(
                         "{name}[{k}] is {b} instead of {a}, where {allowed:e} is allowed"
                     ));

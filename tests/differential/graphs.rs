@@ -1,6 +1,9 @@
 //! Random graphs: a program is a list of small numbers, each step of which makes a few nodes out of the values there are, or none.
 //! So any part of a program is one too, and can be shrunk to.
 
+#![allow(clippy::manual_is_multiple_of)]
+
+use std::f64::consts::SQRT_2;
 use std::fmt::Write as _;
 
 use kiln_graph::text::{self, PrintOptions};
@@ -283,7 +286,7 @@ impl Builder {
                     _ => [vec![1; rank.saturating_sub(1)], vec![last]].concat(),
                 };
                 let c = match (op, r % 4) {
-                    ("Div", _) => self.scalar(dtype, [0.5, 2.0, 3.0, 1.4142135][r % 4]),
+                    ("Div", _) => self.scalar(dtype, [0.5, 2.0, 3.0, SQRT_2][r % 4]),
                     ("Mul", 0) => self.scalar(dtype, 1.0),
                     ("Add" | "Sub", 0) => self.scalar(dtype, 0.0),
                     _ => self.constant(dtype, &shape),
@@ -576,7 +579,7 @@ impl Builder {
             }
             27 if dtype == "float" => {
                 // Gelu, exact or not.
-                let divisor = self.scalar(dtype, [1.4142135, 1.4142135, 1.5][p % 3]);
+                let divisor = self.scalar(dtype, [SQRT_2, SQRT_2, 1.5][p % 3]);
                 let d = self.emit("Div", &[name, &divisor], dtype, x.shape.clone());
                 let e = self.emit("Erf", &[&d], dtype, x.shape.clone());
                 let one = self.scalar(dtype, [1.0, 1.0, 1.01][q % 3]);
