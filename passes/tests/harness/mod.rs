@@ -171,7 +171,7 @@ fn plans(case: &Case, model: &Model, options: &Options<'_>) -> Plans {
         let size = |k: usize| 2f32.powi(k as i32 % 3);
         match products.as_str() {
             "silent" => 0.0,
-            "mixed" => size(i) * size(j) * 0.9f32.powi(i.abs_diff(j) as i32),
+            "mixed" => size(i) * size(j) * 0.5f32.powi(i.abs_diff(j) as i32),
             other => panic!("{}: unknown products {other}", case.path.display()),
         }
     };
