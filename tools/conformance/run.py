@@ -173,7 +173,8 @@ def main():
         versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
         about = {"date": datetime.date.today().isoformat(), "versions": versions, "modes": MODES}
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        rest = ",\n".join(json.dumps(r) for r in table)
+        # Messages name files: by their place in the project, not on this machine.
+        rest = ",\n".join(json.dumps(r) for r in table).replace(f"{ROOT}/", "")
         RESULTS.write_text(f'{{"about": {json.dumps(about)},\n"cases": [\n{rest}\n]}}\n')
         text = PAGE.read_text() if PAGE.exists() else ""
         section = page(table, versions)
