@@ -1,4 +1,5 @@
-//! What cards can do at most, by their makers' datasheets: the roof of the roofline.
+//! What cards can do at most, the roof of the roofline. The figures have not been checked against the datasheets that they
+//! name.
 
 use serde::Serialize;
 
@@ -18,7 +19,7 @@ pub struct Card {
     pub fp8: Option<f64>,
     /// 10⁹ bytes a second of the card's memory.
     pub gbytes: f64,
-    /// The datasheet that the figures are from. Where it gives them with sparsity, they are halved here.
+    /// The datasheet that the figures are to be checked against. Where it gives them with sparsity, they are halved here.
     pub source: &'static str,
 }
 
