@@ -119,9 +119,21 @@ impl Writer<'_> {
         wide
     }
 
-    pub fn dynamic(&mut self) -> Quantized {
-        let x = self.layer.input;
+    /// Quantize the layer's input by the range of each run, in which these channels have no part: they become zero.
+    pub fn dynamic(&mut self, outliers: &[usize]) -> Quantized {
+        let mut x = self.layer.input;
         let name = self.g.value(x).name().to_string();
+        if !outliers.is_empty() {
+            let channel = |k: usize| f32::from(u8::from(!outliers.contains(&k)));
+            let mask: Vec<f32> = (0..self.layer.rows).map(channel).collect();
+            let mask = self
+                .g
+                .add_constant(&format!("{name}_mask"), Tensor::vector(&mask));
+            let rest = [Some(x), Some(mask)];
+            let rest = self.node("Mul", &rest, &format!("{name}_rest"), Attrs::new());
+            self.typed(rest, x, DType::F32);
+            x = rest.unwrap_or(x);
+        }
         let names = ["quantized", "scale", "zero_point"].map(|s| format!("{name}_{s}"));
         let names = [&names[0][..], &names[1][..], &names[2][..]];
         let [values, scale, zero] =

@@ -63,6 +63,8 @@ pub(super) enum Form {
     Dynamic,
 }
 
+/// What chooses the range of an activation that is quantized dynamically.
+const EACH_RUN: &str = "each run";
 const NOT_FP32: &str = "only products in FP32 are quantized";
 const NO_RANGES: &str = "its input has no ranges";
 
@@ -317,9 +319,12 @@ impl Quantizer {
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
         let (mut choice, mut moments, mut smoothing) = (None, None, None);
-        if let (Form::Static(scheme), Some(stats)) =
-            (self.activation, cx.options.stats.get(&group.input))
-        {
+        // Channels apart and factors help ranges of each run as well.
+        let scheme = match self.activation {
+            Form::Static(scheme) => scheme,
+            Form::Dynamic => Scheme::UINT8,
+        };
+        if let Some(stats) = cx.options.stats.get(&group.input) {
             let gains = gains(&group.layers, &matrices, stats.channel_absmax.len());
             choice = ranges::choose(stats, scheme, &gains);
             moments = stats.channel_moments();
@@ -373,8 +378,8 @@ impl Quantizer {
                     let x = *activation.get_or_insert_with(|| write.activation(choice, scheme));
                     write.product(x, weight)
                 }
-                (None, Form::Dynamic) => {
-                    let x = *activation.get_or_insert_with(|| write.dynamic());
+                (_, Form::Dynamic) => {
+                    let x = *activation.get_or_insert_with(|| write.dynamic(outliers));
                     write.integer_product(x, weight)
                 }
                 _ => continue,
@@ -383,7 +388,10 @@ impl Quantizer {
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
-            let read = ranges_remark(g, layer, choice.as_ref(), smoothing);
+            let mut read = ranges_remark(g, layer, choice.as_ref(), smoothing);
+            if let (Form::Dynamic, Some(Remark::Ranged(range))) = (self.activation, &mut read) {
+                range.method = EACH_RUN;
+            }
             cx.remarks.extend(read);
             g.remove_node(layer.node);
             g.remove_unused_value(layer.weight);

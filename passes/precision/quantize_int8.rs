@@ -33,7 +33,8 @@ impl Pass for QuantizeInt8 {
          A Conv (for TensorRT also ConvTranspose) has INT8 weights with one scale for each output channel, where one scale leaves its \
          input, and for ONNX Runtime its result, an error 33 dB below them; ONNX Runtime convolves integers only if the result is \
          quantized too, so there it stays bytes through Reshape, Slice and their like. With \
-         `--int8=dynamic` x is quantized by the range of each run, without calibration (ONNX Runtime only). Products of two \
+         `--int8=dynamic` x is quantized by the range of each run (ONNX Runtime only); calibration, if there is any, finds channels to leave apart and \
+         factors. Products of two \
          activations, residual sums, convolutions with groups, weights below 16 rows or columns and nodes that --keep names stay, and the manifest \
          says why."
             .into()
