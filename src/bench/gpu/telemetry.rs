@@ -226,10 +226,7 @@ mod tests {
     fn without_a_driver_it_says_so() {
         match Probe::new(None) {
             Ok(probe) => assert!(probe.sample().is_ok()),
-            Err(why) => {
-                assert!(!why.is_empty());
-                println!("skipped: no CUDA device");
-            }
+            Err(why) => assert!(!why.is_empty()),
         }
     }
 }
