@@ -145,10 +145,11 @@ fn engine_report(
         source,
     };
     let plan = std::fs::read(&plan_path).map_err(failed)?;
-    let model = onnx::read(bundle::model_path(folder))?;
+    let model_path = bundle::model_path(folder);
+    let model = onnx::read(&model_path)?;
     talk.stage(&format!("open {name}"));
     let before = memory_before(request.run.device);
-    let mut session = Session::open(&plan, &request.run)?;
+    let mut session = Session::open(&plan, Some(&model_path), &request.run)?;
     let facts = session.facts().clone();
     let card = card::find(&facts.device);
     let format = format(&model);
