@@ -14,11 +14,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use kiln::bench::gpu::telemetry::Probe;
 use kiln::bundle;
 use kiln::engine;
 use kiln::engine::run::{EngineRunError, RunOptions, Session};
 use kiln::nvidia::driver;
+use kiln::nvidia::gpus::Probe;
 use kiln::runtime::{DeviceChoice, DeviceRequest, Runtime};
 use kiln::targets::Targets;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -207,11 +207,9 @@ fn doctor(_: &Path) -> Result<(), Failed> {
 }
 
 fn state(_: &Path) -> Result<(), Failed> {
-    let sample = Probe::new(None)?.sample()?;
-    let clock = sample.clock.unwrap_or_default();
-    check(clock > 0.0 && sample.used.unwrap_or_default() > 0.0, || {
-        format!("{sample:?}")
-    })
+    let state = Probe::new(None)?.state()?;
+    let told = state.clock.is_some_and(|mhz| mhz > 0) && state.used.is_some_and(|bytes| bytes > 0);
+    check(told, || format!("{state:?}"))
 }
 
 fn provider(device: &str) -> Result<(), Failed> {

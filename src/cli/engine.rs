@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::progress::Terminal;
 use super::{Failure, Globals, print, print_json, table::table};
-use crate::bench::gpu::telemetry::{Probe, Sample, Sampler};
+use crate::bench::gpu::telemetry::Sampler;
 use crate::bench::gpu::{self, Request};
 use crate::bench::{Axis, BenchOptions};
 use crate::compile::CompileError;
 use crate::engine::CudaError;
 use crate::engine::run::{EngineRunError, RunOptions, unavailable};
+use crate::nvidia::gpus::{Probe, State};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
@@ -111,7 +112,7 @@ impl EngineArgs {
     pub(super) fn beside(&self) -> Result<Beside, Failure> {
         let (probe, start, every) = (probe()?, Instant::now(), self.every()?);
         Ok(Beside(Some(Sampler::start(every, move || {
-            let sample = probe.sample().ok()?;
+            let sample = probe.state().ok()?;
             eprintln!("{}", line(start.elapsed(), &sample));
             Some(sample)
         }))))
@@ -122,7 +123,7 @@ impl EngineArgs {
         let (probe, start, every) = (probe()?, Instant::now(), self.every()?);
         let gone = |e: String| Failure::usage(anyhow::anyhow!("the GPU cannot be watched: {e}"));
         loop {
-            let sample = probe.sample().map_err(gone)?;
+            let sample = probe.state().map_err(gone)?;
             let mut out = io::stdout().lock();
             // Whoever reads has seen enough.
             if writeln!(out, "{}", line(start.elapsed(), &sample)).is_err() {
@@ -157,7 +158,7 @@ fn probe() -> Result<Probe, Failure> {
     })
 }
 
-fn line(since: Duration, s: &Sample) -> String {
+fn line(since: Duration, s: &State) -> String {
     let figure = |value: Option<f64>, unit: &str| match value {
         Some(v) => format!("{v:.0} {unit}"),
         None => format!("? {unit}"),
@@ -170,9 +171,9 @@ fn line(since: Duration, s: &Sample) -> String {
         "{:>7.1} s  {:>6}  {:>9}  {:>5}  {:>10}  busy {:>5}{held}",
         since.as_secs_f64(),
         figure(s.power, "W"),
-        figure(s.clock, "MHz"),
-        figure(s.temperature, "°C"),
-        figure(s.used.map(|b| b / (1 << 20) as f64), "MiB"),
+        figure(s.clock.map(f64::from), "MHz"),
+        figure(s.temperature.map(f64::from), "°C"),
+        figure(s.used.map(|b| b as f64 / (1 << 20) as f64), "MiB"),
         figure(s.busy.map(|b| b * 100.0), "%"),
     )
 }
@@ -183,12 +184,12 @@ mod tests {
 
     #[test]
     fn a_line_says_what_is_known() {
-        let sample = Sample {
+        let sample = State {
             power: Some(312.4),
-            clock: Some(1980.0),
-            used: Some((3u64 << 30) as f64),
+            clock: Some(1980),
+            used: Some(3 << 30),
             held: vec!["power limit"],
-            ..Sample::default()
+            ..State::default()
         };
         let text = line(Duration::from_millis(1500), &sample);
         for part in [
