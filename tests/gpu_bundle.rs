@@ -107,17 +107,18 @@ fn libraries_lie_as_in_the_environment_and_what_is_missing_is_told() {
 }
 
 #[test]
-fn the_check_takes_the_bundles_models_unless_told_others() {
+fn the_check_takes_the_bundles_folders_unless_told_others() {
     let bundle = Bundle::pack(&[]);
     let called = |args: &[&str]| {
         let output = bundle.run("gpu-check.sh", args);
         assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
         text(&output.stdout).trim().to_string()
     };
-    let models = bundle.path().join("models").display().to_string();
+    let at = |name| bundle.path().join(name).display().to_string();
+    let (models, results) = (at("models"), at("results"));
     assert_eq!(
         called(&[]),
-        format!("gpu-check --results results --models {models}")
+        format!("gpu-check --results {results} --models {models}")
     );
     assert_eq!(
         called(&["--models=others", "--results", "there", "--dry-run"]),

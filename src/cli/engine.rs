@@ -12,6 +12,7 @@ use crate::bench::{Axis, BenchOptions};
 use crate::compile::CompileError;
 use crate::engine::CudaError;
 use crate::engine::run::{EngineRunError, RunOptions, unavailable};
+use crate::nvidia::driver;
 use crate::nvidia::gpus::{Probe, State};
 use crate::report;
 
@@ -70,7 +71,9 @@ pub(super) struct Common {
 }
 
 pub(super) fn run(globals: &Globals, args: &EngineArgs, common: Common) -> Result<u8, Failure> {
-    let _watch = args.watch.then(|| args.beside()).transpose()?;
+    let _watch = (args.watch)
+        .then(|| args.beside(common.device))
+        .transpose()?;
     let request = Request {
         bundles: common.bundles,
         axes: common.axes,
@@ -109,8 +112,8 @@ impl EngineArgs {
     }
 
     /// Watches in a thread of its own, on stderr, until it is dropped.
-    pub(super) fn beside(&self) -> Result<Beside, Failure> {
-        let (probe, start, every) = (probe()?, Instant::now(), self.every()?);
+    pub(super) fn beside(&self, device: u32) -> Result<Beside, Failure> {
+        let (probe, start, every) = (probe(device)?, Instant::now(), self.every()?);
         Ok(Beside(Some(Sampler::start(every, move || {
             let sample = probe.state().ok()?;
             eprintln!("{}", line(start.elapsed(), &sample));
@@ -119,8 +122,8 @@ impl EngineArgs {
     }
 
     /// Watches until the process is stopped, or the GPU is gone.
-    pub(super) fn watch(&self) -> Result<u8, Failure> {
-        let (probe, start, every) = (probe()?, Instant::now(), self.every()?);
+    pub(super) fn watch(&self, device: u32) -> Result<u8, Failure> {
+        let (probe, start, every) = (probe(device)?, Instant::now(), self.every()?);
         let gone = |e: String| Failure::usage(anyhow::anyhow!("the GPU cannot be watched: {e}"));
         loop {
             let sample = probe.state().map_err(gone)?;
@@ -145,12 +148,17 @@ impl Drop for Beside {
     }
 }
 
-fn probe() -> Result<Probe, Failure> {
+/// Looks at a CUDA device, without taking memory of it.
+fn probe(device: u32) -> Result<Probe, Failure> {
     let missing = |e: CudaError| Failure::from(CompileError::from(EngineRunError::Cuda(e)));
     if let Some(why) = unavailable() {
         return Err(missing(why));
     }
-    Probe::new(None).map_err(|reason| {
+    let gpus = driver::probe().map_err(|e| missing(e.into()))?.gpus;
+    let (asked, count) = (device as usize, gpus.len());
+    let gpu = gpus.get(asked);
+    let gpu = gpu.ok_or_else(|| missing(CudaError::NoSuchDevice { asked, count }))?;
+    Probe::new(gpu.uuid.as_deref()).map_err(|reason| {
         missing(CudaError::Call {
             what: "be watched by NVML (libnvidia-ml.so.1)",
             reason,

@@ -49,12 +49,12 @@ pub(super) fn gpus(facts: &Facts) -> Vec<Finding> {
     };
     let status = facts.managed.as_ref().map_or(&[][..], |m| &m.gpus);
     let one = |(k, gpu): (usize, &driver::Gpu)| {
-        // NVML's order is that of PCI addresses, CUDA's need not be; names tell where they differ.
+        // NVML's order is that of PCI addresses, CUDA's need not be. Drivers that tell no UUID have names, at least.
         let same =
             |s: &&Status| s.name == gpu.name && s.capability.is_none_or(|c| c == gpu.capability);
-        let at = status
-            .get(k)
-            .filter(same)
+        let known = |s: &&Status| s.uuid.is_some() && s.uuid == gpu.uuid;
+        let at = (status.iter().find(known))
+            .or_else(|| status.get(k).filter(same))
             .or_else(|| status.iter().find(same));
         let mut detail = format!(
             "{}, {}, {}",

@@ -14,6 +14,7 @@ use crate::runtime::cuda::Provider;
 
 fn gpu(capability: (u32, u32)) -> driver::Gpu {
     driver::Gpu {
+        uuid: None,
         name: "NVIDIA Test".into(),
         capability,
         memory: 80 << 30,
