@@ -3,15 +3,17 @@
 # from one made by debootstrap or from the stage that it names. Ends in the image's health check and a compilation, as the
 # image's user.
 #
-# The stage `build` wants an image with Rust. Its result, the binary, is given instead.
+# The stage `build` wants an image with Rust. Its result, the binary, is given instead; or `-`, and the stage is run in a Debian
+# folder with this machine's Rust, which takes minutes.
 #
-# usage: container-check.sh TARGET BINARY MODEL.onnx [FOLDER]     (as root; TARGET is cpu or cuda)
+# usage: container-check.sh TARGET BINARY|- MODEL.onnx [FOLDER]     (as root; TARGET is cpu or cuda)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=$1 binary=$(realpath "$2") model=$(realpath "$3") folder=${4:-$(mktemp -d)}
+target=$1 binary=$2 model=$(realpath "$3") folder=${4:-$(mktemp -d)}
 mirror=$(sed -n 's/^URIs: *\(.*\/debian\)$/\1/p; s/^deb \([^ ]*\/debian\) .*/\1/p' \
     /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1 || true)
 suite=bookworm
+[ "$binary" = - ] || binary=$(realpath "$binary")
 [ "$(id -u)" -eq 0 ] || { echo "container-check: a chroot takes root" >&2; exit 2; }
 command -v debootstrap >/dev/null || { echo "container-check: apt-get install debootstrap" >&2; exit 2; }
 
@@ -43,6 +45,11 @@ enter_stage() { # STAGE IMAGE
     if [[ $2 == '$'* ]]; then
         fresh
         cp -a "$base" "$root"
+        if [ "$2" = '${RUST}' ]; then
+            local rust
+            rust=$(rustc --print sysroot)
+            cp -a "$rust/bin" "$rust/lib" "$root/usr/local/"
+        fi
     else
         # shellcheck disable=SC1090
         source "$folder/$2.state"
@@ -69,6 +76,16 @@ run() { # as the stage's user, in its folder
     chroot "${arguments[@]}" /usr/bin/env -i "${env[@]}" /bin/sh -ec 'cd "$1" && shift && exec "$@"' sh "$directory" "$@"
 }
 
+# Files of the checkout; all of it without what .dockerignore names.
+copy() { # FROM TO
+    if [ "$1" = . ]; then
+        tar "${ignored[@]}" -cf - . | tar -xf - --no-same-owner -C "$root$directory"
+    else
+        cp -a "$1" "$root$2"
+    fi
+}
+mapfile -t ignored < <(sed 's|^|--exclude=./|' .dockerignore)
+
 # One instruction of a stage.
 step() {
     local word=$1 rest=$2
@@ -85,7 +102,7 @@ step() {
             if [[ ${words[0]} == --from=* ]]; then from=${words[0]#--from=}; words=("${words[@]:1}"); fi
             mkdir -p "$root$(dirname "${words[1]}")"
             case $from in
-                '') cp -a "${words[0]}" "$root${words[1]}" ;;
+                '') copy "${words[@]}" ;;
                 build) cp "$binary" "$root${words[1]}" ;;
                 *) cp -aT "$folder/$from${words[0]}" "$root${words[1]}" ;;
             esac ;;
@@ -109,7 +126,12 @@ make_stage() { # STAGE, after those that it takes something from
     [ -n "$image" ] || { echo "container-check: the Dockerfile has no stage $stage" >&2; exit 2; }
     [[ $image == '$'* ]] || make_stage "$image"
     for from in $(instructions "$stage" | sed -n 's/^COPY --from=\([^ ]*\) .*/\1/p'); do
-        [ "$from" = build ] || make_stage "$from"
+        if [ "$from" != build ]; then
+            make_stage "$from"
+        elif [ "$binary" = - ]; then
+            make_stage build
+            binary=$folder/build/src/target/release/kiln
+        fi
     done
     echo "container-check: stage $stage, from $image"
     enter_stage "$stage" "$image"

@@ -7,7 +7,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [ -x "$here/kiln" ]; then
     kiln=("$here/kiln")
-    results=results
+    results=$here/results
     models=$here/models
     # A Python on this machine may have the CUDA provider that the bundle lacks.
     if ! compgen -G "$here/.venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so" >/dev/null; then
