@@ -86,12 +86,13 @@ fn main() -> ExitCode {
             Trial::test(name, run).with_ignored_flag(reason.is_some())
         });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    summarize(&reasons);
+    // A list has the names already.
+    summarize(&reasons, !arguments.list);
     conclusion.exit_code()
 }
 
 /// The count and the names of what did not run, by the reason.
-fn summarize(reasons: &[Option<String>]) {
+fn summarize(reasons: &[Option<String>], with_names: bool) {
     let mut skipped: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for ((name, ..), reason) in TESTS.iter().zip(reasons) {
         if let Some(why) = reason {
@@ -104,7 +105,7 @@ fn summarize(reasons: &[Option<String>]) {
             "skipped: {} of {all} tests that take a GPU: {why}",
             names.len()
         );
-        for name in names {
+        for name in names.iter().filter(|_| with_names) {
             println!("    {name}");
         }
     }
