@@ -47,7 +47,7 @@ differential: setup
 # libFuzzer on every target for SECONDS each, with cargo-fuzz (`cargo install cargo-fuzz`). It wants features of a nightly compiler,
 # which RUSTC_BOOTSTRAP unlocks. `make test` runs the same functions for two seconds each without it.
 SECONDS = 600
-FUZZERS = onnx text external passes recipe npz
+FUZZERS = onnx text external passes recipe npz cache
 
 fuzz: setup
 	cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir . -O -a

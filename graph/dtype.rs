@@ -160,6 +160,9 @@ mod tests {
     fn sub_byte_elements_share_bytes() {
         assert_eq!(DType::I4.packed_len(3), Some(2));
         assert_eq!(DType::U2.packed_len(5), Some(2));
+        assert_eq!(DType::F6E2M3.packed_len(4), Some(3));
+        assert_eq!(DType::F6E3M2.packed_len(5), Some(4));
+        assert_eq!(DType::F6E3M2.packed_len(usize::MAX), None);
         assert_eq!(DType::F64.packed_len(usize::MAX), None);
         assert_eq!(DType::String.packed_len(1), None);
     }

@@ -20,6 +20,46 @@ pub const TENSORS: usize = 1 << 21;
 /// memory.
 pub const DECODED: usize = 6 << 30;
 
+/// What a model has, counted while it is read.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    nodes: usize,
+    tensors: usize,
+    bytes: usize,
+}
+
+/// A model has more of something than kiln reads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it has more than {most} {what}, which is a limit of kiln")]
+pub struct Crossed {
+    pub what: &'static str,
+    pub most: usize,
+}
+
+impl Counts {
+    /// Adds nodes, tensors, and the bytes that messages take in memory.
+    ///
+    /// # Errors
+    /// When there are too many now.
+    pub fn add(&mut self, nodes: usize, tensors: usize, bytes: usize) -> Result<(), Crossed> {
+        self.nodes += nodes;
+        self.tensors += tensors;
+        self.bytes = self.bytes.saturating_add(bytes);
+        within(self.nodes, "nodes", NODES)?;
+        within(self.tensors, "tensors", TENSORS)?;
+        within(self.bytes, "bytes of decoded messages", DECODED)
+    }
+}
+
+/// # Errors
+/// When there are more than `most`.
+pub(crate) fn within(count: usize, what: &'static str, most: usize) -> Result<(), Crossed> {
+    match count > most {
+        true => Err(Crossed { what, most }),
+        false => Ok(()),
+    }
+}
+
 /// Bytes by which one folded node may exceed the constants that it replaces. Folding a shape computation never needs more;
 /// folding a mask of 1024 × 1024 floats just fits.
 pub const FOLDED_NODE: usize = 4 << 20;
@@ -50,6 +90,9 @@ pub const EMPTY_STRINGS: usize = 1 << 20;
 
 /// Bytes of a recipe or manifest. That of a model with a hundred thousand nodes has some 30 MB.
 pub const RECIPE: usize = 256 << 20;
+
+/// Bytes of a calibration cache: a value has some 50 KB, and 20 bytes for each channel.
+pub const CACHE: usize = 256 << 20;
 
 /// Bytes of a `tokenizer.json`; the largest in use have some 35 MB.
 pub const TOKENIZER: usize = 512 << 20;

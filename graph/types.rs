@@ -135,7 +135,14 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Type::Unknown => f.write_str("?"),
-            Type::Opaque(_) => f.write_str("opaque"),
+            // The first field of the message; the numbers are those of `proto.rs`.
+            Type::Opaque(message) => f.write_str(match message.first().map(|key| key >> 3) {
+                Some(4) => "a sequence",
+                Some(5) => "a map",
+                Some(8) => "a sparse tensor",
+                Some(9) => "an optional",
+                _ => "opaque",
+            }),
             Type::Tensor { dtype, shape } => {
                 match dtype {
                     Some(dtype) => write!(f, "{dtype}")?,

@@ -316,6 +316,27 @@ impl fmt::Debug for Context<'_> {
     }
 }
 
+/// Rewrites the model's graph and those nested in it, one after another, up to the first that fails. Gives the number of
+/// applications.
+///
+/// # Errors
+/// Those of `rewrite`.
+pub(crate) fn in_each_graph<E>(
+    model: &mut Model,
+    rewrite: &mut dyn FnMut(&mut Graph) -> Result<usize, E>,
+) -> Result<usize, E> {
+    let mut done = Ok(0);
+    model.graph.for_each_graph_mut(&mut |g| {
+        if let Ok(applied) = &mut done {
+            match rewrite(g) {
+                Ok(n) => *applied += n,
+                Err(e) => done = Err(e),
+            }
+        }
+    });
+    done
+}
+
 impl<'a> Context<'a> {
     pub fn new(target: &'a Target, options: &'a Options<'a>) -> Context<'a> {
         Context {

@@ -2,7 +2,7 @@
 
 use kiln_graph::{Graph, Model, NodeId};
 
-use crate::pass::{Context, Exactness, Miss, Pass, PassFailure};
+use crate::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
 use crate::patch::Patch;
 use crate::target::Target;
 
@@ -59,31 +59,19 @@ impl<R: Rule> Pass for R {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        let mut applied = 0;
-        let mut failure = None;
         // What an earlier run of the same rule missed may have changed since.
         cx.misses.retain(|m| m.pass != Rule::name(self));
         let mut outermost = true;
-        model.graph.for_each_graph_mut(&mut |g| {
+        let applied = in_each_graph(model, &mut |g| {
             // The outermost graph comes first; facts of it are none of the others'.
             cx.current &= outermost || !self.needs_facts();
             outermost = false;
-            if failure.is_none() {
-                match settle(self, g, cx) {
-                    Ok(n) => applied += n,
-                    Err(e) => failure = Some(e),
-                }
-            }
-        });
-        match failure {
-            Some(e) => Err(e),
-            None => {
-                if applied > 0 {
-                    import(model, self.imports(cx.target));
-                }
-                Ok(applied)
-            }
+            settle(self, g, cx)
+        })?;
+        if applied > 0 {
+            import(model, self.imports(cx.target));
         }
+        Ok(applied)
     }
 }
 

@@ -327,14 +327,77 @@ fn twin_session(
     twin: &Model,
     options: &SessionOptions,
 ) -> Result<Session, runtime::Error> {
-    if let Ok(bytes) = onnx::to_bytes(twin) {
-        return Session::from_bytes(runtime, name, &bytes, options);
+    match onnx::to_bytes(twin) {
+        Ok(bytes) => Session::from_bytes(runtime, name, &bytes, options),
+        Err(_) => mapped_session(runtime, name, twin, options),
     }
-    let parts = onnx::to_parts(twin).map_err(|e| runtime::Error::Model {
+}
+
+/// A model in ONNX Runtime, with its weights where they are.
+fn mapped_session(
+    runtime: &'static Runtime,
+    name: &str,
+    model: &Model,
+    options: &SessionOptions,
+) -> Result<Session, runtime::Error> {
+    let parts = onnx::to_parts(model).map_err(|e| runtime::Error::Model {
         model: name.to_string(),
         reason: e.to_string(),
     })?;
     Session::from_parts(runtime, name, parts, options)
+}
+
+/// ONNX Runtime for models that are in no file, such as pieces of one.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    runtime: &'static Runtime,
+    pub device: Chosen,
+    /// Candidates are judged as ONNX Runtime optimizes them.
+    optimized: bool,
+}
+
+impl Alone {
+    /// # Errors
+    /// When the runtime or the device is missing.
+    pub fn new(
+        device: DeviceRequest,
+        ort_lib: Option<&Path>,
+        optimized: bool,
+    ) -> Result<Alone, CompileError> {
+        let runtime = Runtime::load(ort_lib)?;
+        Ok(Alone {
+            runtime,
+            device: runtime.device(device)?,
+            optimized,
+        })
+    }
+
+    /// A model as it computes, with what it rounds. Unless it is optimized, its weights stay where they are mapped.
+    ///
+    /// # Errors
+    /// When the model does not load.
+    pub fn open(&self, name: &str, model: &Model, side: Side) -> Result<Session, CompileError> {
+        let device = self.device.device;
+        let twin = stand_in(model, device);
+        let optimized = self.optimized && side == Side::Candidate && twin.is_none();
+        let options = SessionOptions {
+            watched: false,
+            ..match optimized {
+                true => seated(device),
+                false => plain(device),
+            }
+        };
+        let model = twin.as_ref().unwrap_or(model);
+        Ok(match optimized {
+            true => twin_session(self.runtime, name, model, &options)?,
+            false => mapped_session(self.runtime, name, model, &options)?,
+        })
+    }
+
+    /// The runtime's name and version.
+    pub fn runtime_version(&self) -> String {
+        version(self.runtime)
+    }
 }
 
 /// What to make for each input at a point of the sizes.

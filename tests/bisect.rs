@@ -373,6 +373,7 @@ fn check_names_the_pass_that_broke_a_bundle() {
         limits: Vec::new(),
         require: None,
         layers: false,
+        pieces: false,
         bisect: Some(check::Suspects::Steps(steps)),
         dims: Vec::new(),
         seed: 1,

@@ -325,6 +325,109 @@ fn saved_numbers_are_judged_again() {
     assert!(ran.err.contains("odd.json"), "{}", ran.err);
 }
 
+/// Pieces of a check, from its JSON: of each the weight, and whether all its outputs passed.
+fn pieces(json: &str) -> Vec<(String, bool)> {
+    let json: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let pieces = json["pieces"].as_array().unwrap();
+    let cases = json["parity"]["cases"].as_array().unwrap();
+    let last = &cases[cases.len() - 1]["name"];
+    let of = |k: usize| format!(", piece {} of {}", k + 1, pieces.len());
+    assert!(last.as_str().unwrap().ends_with(&of(pieces.len() - 1)));
+    let passed = |k: usize| {
+        let mut cases = cases
+            .iter()
+            .filter(|c| c["name"].as_str().unwrap().ends_with(&of(k)));
+        cases.all(|c| {
+            let outputs = c["outputs"].as_array().unwrap();
+            outputs
+                .iter()
+                .all(|o| o["comparison"]["verdict"]["pass"] == true)
+        })
+    };
+    let weight = |p: &Value| p["weight"].as_str().unwrap().to_string();
+    pieces
+        .iter()
+        .enumerate()
+        .map(|(k, p)| (weight(p), passed(k)))
+        .collect()
+}
+
+#[test]
+fn pieces_stand_for_a_model_that_is_too_large() {
+    // Decoders and encoders, normed before and after, and one that reads an encoder's output in each layer.
+    let fixtures = [
+        ("llama.dynamo.eager.onnx", "seq=1:8:32"),
+        ("gpt2.ts.sdpa.onnx", "seq=1:8:32"),
+        (BERT, "seq=1:8:32"),
+        ("t5-dec.ts.eager.onnx", "dec_seq=1:8:32"),
+        ("vit.ts.eager.onnx", "batch=1:2:3"),
+    ];
+    for (fixture, sizes) in fixtures {
+        let Some(setup) = Setup::new(fixture) else {
+            return;
+        };
+        let (bundle, json) = (setup.path("half.kiln"), setup.path("pieces.json"));
+        let half = ["--fp16", "--target", "sm_89", "--no-engine", "--no-check"];
+        let compile = [&["compile", setup.original(), "-o", &bundle], &half[..]].concat();
+        assert_eq!(kiln(&compile).code, 0);
+        let report = ["--pieces", "--report", &json, "--dim", sizes];
+        let (ran, _) = setup.check(&bundle, &report, 0);
+        let found = pieces(&json);
+        assert!(found.len() > 2, "{fixture}: {found:?}");
+        assert!(
+            ran.out.contains(&format!("{} pieces", found.len())),
+            "{}",
+            ran.out
+        );
+        // Each gets what the one before it gives, and all weights are in them.
+        let value: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+        let pieces = value["pieces"].as_array().unwrap();
+        let bytes: u64 = pieces.iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
+        let original = onnx::read(&setup.original).unwrap();
+        let tensors = original.graph.values().filter(|(_, v)| !v.is_unused());
+        let all: usize = tensors
+            .filter_map(|(_, v)| Some(v.constant()?.byte_len()))
+            .sum();
+        assert_eq!(bytes, all as u64, "{fixture}");
+        for pair in pieces.windows(2) {
+            let known = |name: &Value| {
+                let of = |list: &str, p: &Value| p[list].as_array().unwrap().contains(name);
+                of("gives", &pair[0]) || of("given", &pair[0])
+            };
+            assert!(
+                pair[1]["given"].as_array().unwrap().iter().all(known),
+                "{pair:?}"
+            );
+        }
+        // An error is of the piece that has it alone.
+        let broken = setup.changed("perturbed.onnx", perturb);
+        setup.check(&broken, &report, 1);
+        let failed = self::pieces(&json).iter().filter(|(_, pass)| !pass).count();
+        assert_eq!(failed, 1, "{fixture}");
+    }
+}
+
+#[test]
+fn sizes_at_which_pieces_do_not_run_are_named() {
+    // Its table of positions ends at 128.
+    let Some(setup) = Setup::new("gpt2.ts.sdpa.onnx") else {
+        return;
+    };
+    let pieces = ["--pieces", "--dim", "seq=1:8:256"];
+    let args = [
+        &["check", setup.original(), "--reference", setup.original()],
+        &pieces[..],
+    ]
+    .concat();
+    let ran = kiln(&args);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(
+        ran.err.contains("--dim") && ran.err.contains("largest, piece 1 of"),
+        "{}",
+        ran.err
+    );
+}
+
 #[test]
 fn layers_find_the_perturbed_node() {
     for fixture in [BERT, "gpt2.ts.sdpa.onnx", "vit.ts.eager.onnx"] {

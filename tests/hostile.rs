@@ -290,6 +290,32 @@ fn too_many_nodes_are_refused_before_they_are_decoded() {
 }
 
 #[test]
+fn too_many_nodes_of_text_are_refused_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = "=A()".repeat(limits::NODES + 1);
+    let text = format!("g () => () {{{nodes}}}");
+    let path = file(folder.path(), "m.onnxtxt", text.as_bytes());
+    let output = kiln(&["inspect", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("more than 2097152 nodes"), "{said}");
+}
+
+#[test]
+fn a_recipe_without_an_end_is_refused() {
+    for device in ["/dev/zero", "/dev/urandom"] {
+        let output = kiln(&["compile", "-c", device]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(device), "{said}");
+    }
+    let output = kiln(&["compile", "-c", "/dev/null"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no model"), "{said}");
+}
+
+#[test]
 fn operators_of_the_compiler_are_in_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let source = model(

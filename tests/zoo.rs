@@ -146,6 +146,7 @@ fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
         record: None,
         require: None,
         layers: false,
+        pieces: false,
         bisect: None,
         inputs: Some(io_path(name)),
         tolerance: None,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kiln_graph::onnx::{self, proto::ModelProto};
 use kiln_graph::verify::{Phase, verify_model};
 use kiln_graph::{INTERNAL_DOMAIN, Model, infer, text};
-use kiln_passes::{Context, Options, PassError, Target, registry};
+use kiln_passes::{Context, Options, PassError, Step, Target, registry};
 use prost::Message;
 
 /// What runs one input.
@@ -27,6 +27,8 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("recipe", driver::recipe),
     #[cfg(not(feature = "graph-only"))]
     ("npz", driver::npz),
+    #[cfg(not(feature = "graph-only"))]
+    ("cache", driver::cache),
 ];
 
 /// Inputs to start from: kiln's fixtures in the form that the target takes, and `fuzz/corpus/TARGET`, which holds what once
@@ -59,6 +61,8 @@ pub fn seeds(root: &Path, target: &str) -> Vec<Vec<u8>> {
             let files = fixtures.iter().filter(small).filter(wanted);
             seeds.extend(files.filter_map(|p| fs::read(p).ok()));
         }
+        #[cfg(not(feature = "graph-only"))]
+        "cache" => seeds.extend(driver::cache_seed()),
         _ => {}
     }
     seeds
@@ -218,7 +222,20 @@ pub fn external(data: &[u8]) {
     });
 }
 
-/// An encoded model through all passes, without a runtime.
+/// All passes, without a runtime, for three targets.
+fn rewrite(original: &Model, steps: &[Step], options: &Options<'_>) {
+    for target in [Target::cpu(), Target::standard(), Target::tensorrt("sm_89")] {
+        let mut model = original.clone();
+        let mut cx = Context::new(&target, options);
+        match kiln_passes::run(&mut model, steps, &mut cx, &mut |_, _| {}) {
+            Ok(_) => round_trip(&model),
+            Err(e @ PassError::Broken { .. }) => panic!("{e}"),
+            Err(_) => {}
+        }
+    }
+}
+
+/// An encoded model through all passes.
 pub fn passes(data: &[u8]) {
     let Ok(original) = onnx::read_bytes(Bytes::copy_from_slice(data), None) else {
         return;
@@ -232,23 +249,19 @@ pub fn passes(data: &[u8]) {
         return;
     }
     let steps = [registry::DEFAULT, registry::FP16, registry::LOWER].concat();
-    for target in [Target::cpu(), Target::standard(), Target::tensorrt("sm_89")] {
-        let mut model = original.clone();
-        let options = Options::default();
-        let mut cx = Context::new(&target, &options);
-        match kiln_passes::run(&mut model, &steps, &mut cx, &mut |_, _| {}) {
-            Ok(_) => round_trip(&model),
-            Err(e @ PassError::Broken { .. }) => panic!("{e}"),
-            Err(_) => {}
-        }
-    }
+    rewrite(&original, &steps, &Options::default());
 }
 
 #[cfg(not(feature = "graph-only"))]
 pub mod driver {
+    use std::fs;
+
+    use kiln::calibrate::{Key, cache};
     use kiln::parity::{self, Npz};
     use kiln::runtime::{Dim, TensorInfo};
-    use kiln_graph::DType;
+    use kiln_graph::{DType, Model, ValueId, infer, onnx};
+    use kiln_passes::precision::stats::Collector;
+    use kiln_passes::{Options, precision, registry};
 
     /// A recipe, as YAML or as JSON.
     pub fn recipe(data: &[u8]) {
@@ -277,6 +290,67 @@ pub mod driver {
                 };
                 let _ = parity::from_npy(path, &info);
             }
+        });
+    }
+
+    /// Two linear layers, a norm before the first, and the values that a calibration is asked for.
+    fn layers() -> (Model, Vec<ValueId>) {
+        let numbers = |n: usize| (0..n).map(|k| format!("{}.5", k % 7)).collect::<Vec<_>>();
+        let text = format!(
+            "<ir_version: 10, opset_import: [\"\" : 20]>
+             g (float[n, 16] x) => (float[n, 16] y) <float[16] s = {{{s}}}, float[16, 16] a = {{{w}}}, float[16, 16] b = {{{w}}}> {{
+               norm = LayerNormalization<axis = -1>(x, s)
+               h = MatMul(norm, a)
+               r = Relu(h)
+               y = MatMul(r, b)
+             }}",
+            s = numbers(16).join(","),
+            w = numbers(256).join(","),
+        );
+        let mut model = onnx::read_text(&text).expect("a model");
+        infer::annotate(&mut model.graph);
+        let values = precision::wanted(&model);
+        (model, values)
+    }
+
+    fn key() -> Key {
+        Key {
+            model: "model".into(),
+            data: "data".into(),
+        }
+    }
+
+    /// A calibration cache as kiln writes it.
+    pub fn cache_seed() -> Option<Vec<u8>> {
+        let (model, values) = layers();
+        let measured = values.into_iter().map(|v| {
+            let mut collector = Collector::new();
+            let row = |k: u16| f32::from(k % 23) - 11.0;
+            collector.add(Some(16), &(0..64).map(row).collect::<Vec<_>>());
+            (v, collector.finish())
+        });
+        let stats = measured.collect();
+        let mut bytes = None;
+        super::with_file("cache.json", &[], |path| {
+            cache::write(path, &key(), &model.graph, &stats).expect("a file in that folder");
+            bytes = fs::read(path).ok();
+        });
+        bytes
+    }
+
+    /// A calibration cache: what is read of it is good for INT8.
+    pub fn cache(data: &[u8]) {
+        super::with_file("cache.json", data, |path| {
+            let (model, values) = layers();
+            let Ok(Some(stats)) = cache::read(path, &key(), &model.graph, &values) else {
+                return;
+            };
+            let steps = [registry::INT8, registry::FP16, registry::LOWER].concat();
+            let options = Options {
+                stats: &stats,
+                ..Options::default()
+            };
+            super::rewrite(&model, &steps, &options);
         });
     }
 }

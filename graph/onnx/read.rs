@@ -9,6 +9,7 @@ use super::external::External;
 use super::source::map;
 use super::{import, proto, scan};
 use crate::Model;
+use crate::limits;
 use crate::text;
 
 /// A model cannot be read.
@@ -38,8 +39,8 @@ pub enum ReadErrorKind {
     Empty,
     #[error("this is no ONNX model: {0}")]
     NotOnnx(String),
-    #[error("it has more than {most} {what}, which is a limit of kiln")]
-    Limit { what: &'static str, most: usize },
+    #[error(transparent)]
+    Limit(#[from] limits::Crossed),
     #[error("{0}")]
     Text(#[from] text::ParseError),
     #[error("tensor '{name}': {why}")]
@@ -142,7 +143,7 @@ fn decode(data: Bytes, folder: Option<PathBuf>) -> Result<Model, ReadErrorKind> 
         })
     };
     scan::check(&data).map_err(|fault| match fault {
-        scan::Fault::Limit { what, most } => ReadErrorKind::Limit { what, most },
+        scan::Fault::Limit(crossed) => crossed.into(),
         scan::Fault::Malformed(why) => damaged(&why),
     })?;
     let message = proto::ModelProto::decode(data).map_err(|e| damaged(&e))?;

@@ -8,7 +8,7 @@ use super::proto::{
     StringStringEntryProto, TensorProto, TrainingInfoProto, TypeProto, ValueInfoProto,
     tensor_shape_proto,
 };
-use crate::limits;
+use crate::limits::{self, Counts, Crossed, within};
 
 /// A message whose parts are walked, or something that is only counted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,13 +86,6 @@ impl Kind {
     }
 }
 
-#[derive(Default)]
-struct Counts {
-    nodes: usize,
-    tensors: usize,
-    bytes: usize,
-}
-
 /// Bytes in memory that a byte of a file becomes at most, in messages that are not walked.
 const RARE_GROWTH: usize = 64;
 
@@ -107,15 +100,17 @@ pub(super) fn check(data: &[u8]) -> Result<(), Fault> {
 /// Why a file is not decoded.
 #[derive(Debug, PartialEq)]
 pub(super) enum Fault {
-    Limit { what: &'static str, most: usize },
+    Limit(Crossed),
     Malformed(&'static str),
 }
 
+impl From<Crossed> for Fault {
+    fn from(crossed: Crossed) -> Fault {
+        Fault::Limit(crossed)
+    }
+}
+
 fn walk(mut data: &[u8], kind: Kind, depth: usize, counts: &mut Counts) -> Result<(), Fault> {
-    let within = |count, what, most| match count > most {
-        true => Err(Fault::Limit { what, most }),
-        false => Ok(()),
-    };
     let most = limits::MESSAGE_NESTING;
     within(depth, "levels of messages within each other", most)?;
     while !data.is_empty() {
@@ -124,17 +119,13 @@ fn walk(mut data: &[u8], kind: Kind, depth: usize, counts: &mut Counts) -> Resul
             continue;
         };
         let payload = payload.unwrap_or_default();
-        counts.nodes += usize::from(inner == Kind::Node);
-        counts.tensors += usize::from(inner == Kind::Tensor);
         let size = match inner {
             Kind::Rare => payload.len().saturating_mul(RARE_GROWTH),
             // A list that grows has room for twice as many.
             _ => 2 * inner.size(),
         };
-        counts.bytes = counts.bytes.saturating_add(size);
-        within(counts.nodes, "nodes", limits::NODES)?;
-        within(counts.tensors, "tensors", limits::TENSORS)?;
-        within(counts.bytes, "bytes of decoded messages", limits::DECODED)?;
+        let is = |kind| usize::from(inner == kind);
+        counts.add(is(Kind::Node), is(Kind::Tensor), size)?;
         if !matches!(inner, Kind::Leaf | Kind::Rare) {
             walk(payload, inner, depth + 1, counts)?;
         }
@@ -233,7 +224,7 @@ mod tests {
     fn what(data: &[u8]) -> &'static str {
         match check(data) {
             Ok(()) => "nothing",
-            Err(Fault::Limit { what, .. }) => what,
+            Err(Fault::Limit(crossed)) => crossed.what,
             Err(Fault::Malformed(_)) => "malformed",
         }
     }

@@ -142,3 +142,61 @@ pub(super) fn export(name: &str, tensor: &Tensor) -> TensorProto {
         ..export_header(name, tensor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(dtype: DType, count: i64, data: TensorProto) -> Result<Tensor, String> {
+        let proto = TensorProto {
+            name: Some("w".into()),
+            dims: vec![count],
+            data_type: Some(dtype.to_onnx()),
+            ..data
+        };
+        let none: &mut Fetch<'_> = &mut |_, _, _| Err(bad("w", "no external data is here"));
+        import(proto, none).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn six_bits_are_packed_four_to_three_bytes() {
+        // onnx.proto, `raw_data`: x0 | (x1 & 3) << 6, x1 >> 2 | (x2 & 15) << 4, x2 >> 4 | x3 << 2.
+        let x = [0x21u8, 0x3e, 0x15, 0x2a, 0x33];
+        let packed = [
+            x[0] | (x[1] & 3) << 6,
+            x[1] >> 2 | (x[2] & 15) << 4,
+            x[2] >> 4 | x[3] << 2,
+            x[4],
+        ];
+        for dtype in [DType::F6E2M3, DType::F6E3M2] {
+            for (count, bytes) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 3), (5, 4)] {
+                // One element an entry; bits beyond the sixth are none of it.
+                let listed = x[..count].iter().map(|&v| i32::from(v) | 0x40);
+                let listed = TensorProto {
+                    int32_data: listed.collect(),
+                    ..TensorProto::default()
+                };
+                let tensor = read(dtype, count as i64, listed).unwrap();
+                // The last byte is filled with zeros.
+                let mut want = packed[..bytes].to_vec();
+                if let (Some(last), 1..=3) = (want.last_mut(), count) {
+                    *last &= (1 << ((6 * count - 1) % 8 + 1)) - 1;
+                }
+                assert_eq!(tensor.bytes()[..], want, "{count} of {dtype}");
+                let written = export("w", &tensor);
+                let back = read(dtype, count as i64, written).unwrap();
+                assert!(back.same_bits(&tensor));
+            }
+            let raw = |bytes: &'static [u8]| TensorProto {
+                raw_data: Some(Bytes::from_static(bytes)),
+                ..TensorProto::default()
+            };
+            assert!(read(dtype, 4, raw(&[1, 2, 3])).is_ok());
+            // Neither an element a byte nor the next multiple of four.
+            for wrong in [&[1, 2, 3, 4][..], &[1, 2], &[1, 2, 3, 4, 5, 6]] {
+                let err = read(dtype, 4, raw(wrong)).unwrap_err();
+                assert!(err.contains("needs 3 bytes"), "{err}");
+            }
+        }
+    }
+}

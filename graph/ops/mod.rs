@@ -38,7 +38,7 @@ pub use norm::{
     LpNormalization, RmsNormalization, Softmax,
 };
 pub use quant::{DequantizeLinear, QuantizeLinear};
-pub use reduce::{ArgReduce, Axes, Reduce, ReduceKind, TopK};
+pub use reduce::{ArgReduce, Axes, REDUCTIONS, REDUCTIONS_OF_18, Reduce, ReduceKind, TopK};
 pub use resize::Resize;
 pub use shape::{
     Concat, ConstantOfShape, Expand, Flatten, Gather, GatherND, Reshape, Shape, Squeeze, Transpose,
@@ -167,7 +167,13 @@ macro_rules! view {
     ($(#[$doc:meta])* $name:ident: $($op:literal)|+ { $($attr:literal: $kind:ident),* $(,)? }) => {
         $crate::ops::view! { in "", $(#[$doc])* $name: $($op)|+ { $($attr: $kind),* } }
     };
+    ($(#[$doc:meta])* $name:ident: $ops:ident { $($attr:literal: $kind:ident),* $(,)? }) => {
+        $crate::ops::view! { @ "", $ops, $(#[$doc])* $name { $($attr: $kind),* } }
+    };
     (in $domain:expr, $(#[$doc:meta])* $name:ident: $($op:literal)|+ { $($attr:literal: $kind:ident),* $(,)? }) => {
+        $crate::ops::view! { @ $domain, &[$($op),+], $(#[$doc])* $name { $($attr: $kind),* } }
+    };
+    (@ $domain:expr, $ops:expr, $(#[$doc:meta])* $name:ident { $($attr:literal: $kind:ident),* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $name<'g>($crate::ops::View<'g>);
@@ -176,7 +182,7 @@ macro_rules! view {
             /// The node as this operator; `None` if it is another one or malformed.
             pub fn of(graph: &'g $crate::Graph, node: $crate::NodeId) -> Option<$name<'g>> {
                 let attrs = &[$(($attr, $crate::ops::Kind::$kind)),*];
-                $crate::ops::View::of(graph, node, $domain, &[$($op),+], attrs).map($name)
+                $crate::ops::View::of(graph, node, $domain, $ops, attrs).map($name)
             }
         }
 

@@ -50,10 +50,26 @@ pub enum ReduceKind {
     SumSquare,
 }
 
+/// The operators that a [`Reduce`] can be. ReduceSum is the last: its axes became an input before those of the others.
+pub const REDUCTIONS: &[&str] = &[
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
+    "ReduceSum",
+];
+
+/// Those whose axes became an input in version 18.
+pub const REDUCTIONS_OF_18: &[&str] = REDUCTIONS.split_at(REDUCTIONS.len() - 1).0;
+
 view! {
     /// The `Reduce…` operators.
-    Reduce: "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean"
-        | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare"
+    Reduce: REDUCTIONS
     { "axes": Ints, "keepdims": Int, "noop_with_empty_axes": Int }
 }
 

@@ -187,16 +187,6 @@ const DETERMINISTIC: &[&str] = &[
     "RMSNormalization",
     "RNN",
     "Range",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
     "RegexFullMatch",
     "Reshape",
     "Resize",
@@ -276,7 +266,8 @@ pub fn is_control_flow(op: Op) -> bool {
 /// Whether the same operands always give the same results, as far as the operator says; internal operators do. See
 /// [`node_is_deterministic`].
 pub fn is_deterministic(op: Op) -> bool {
-    is_elementwise(op) || op.is_any(DETERMINISTIC) || op.domain() == INTERNAL_DOMAIN
+    let known = op.is_any(DETERMINISTIC) || op.is_any(super::REDUCTIONS);
+    is_elementwise(op) || known || op.domain() == INTERNAL_DOMAIN
 }
 
 /// Whether the node gives the same results for the same operands: no operator that draws random numbers, no dropout in

@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use super::cx::{Cx, Outcome};
 use super::{below7, inputs, meaning, resize};
 use crate::NodeId;
+use crate::ops::REDUCTIONS_OF_18;
 
 /// Carries a node to its version; says whether it changed anything.
 pub(super) type Adapter = fn(&mut Cx<'_>, NodeId) -> Outcome;
@@ -60,21 +61,7 @@ const STEPS: &[(&[&str], i64, Adapter)] = &[
     (&["Unsqueeze"], 13, inputs::unsqueeze_13),
     (&["BatchNormalization"], 14, meaning::batch_normalization_14),
     (&["RoiAlign"], 16, meaning::roi_align_16),
-    (
-        &[
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSumSquare",
-        ],
-        18,
-        inputs::reduce_axes,
-    ),
+    (REDUCTIONS_OF_18, 18, inputs::reduce_axes),
     (&["Split"], 18, inputs::split_18),
     (&["DFT"], 20, inputs::dft_20),
     (&["GridSample"], 20, meaning::grid_sample_20),

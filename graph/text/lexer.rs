@@ -1,7 +1,8 @@
 //! Tokens: the grammar has few, so they are read where the parser wants them.
 
 use super::error::ParseError;
-use crate::limits::TEXT_NESTING;
+use crate::limits::{Counts, TEXT_NESTING};
+use crate::onnx::proto::{NodeProto, TensorProto};
 use std::borrow::Cow;
 
 pub(super) type Result<T> = std::result::Result<T, ParseError>;
@@ -10,6 +11,7 @@ pub(super) struct Parser<'a> {
     text: &'a str,
     pos: usize,
     depth: usize,
+    counts: Counts,
     /// Start of every generated name, chosen when the first is needed.
     fresh_prefix: Option<String>,
     fresh_count: usize,
@@ -29,6 +31,7 @@ impl<'a> Parser<'a> {
             text,
             pos: 0,
             depth: 0,
+            counts: Counts::default(),
             fresh_prefix: None,
             fresh_count: 0,
         }
@@ -147,8 +150,30 @@ impl<'a> Parser<'a> {
         Ok(word)
     }
 
+    /// Counts what was read as a `T`, before it is kept: a few letters become hundreds of bytes.
+    pub fn made<T>(&mut self) -> Result<()> {
+        self.count(0, 0, size_of::<T>())
+    }
+
+    /// Counts a node.
+    pub fn made_node(&mut self) -> Result<()> {
+        self.count(1, 0, size_of::<NodeProto>())
+    }
+
+    /// Counts a tensor, without its elements.
+    pub fn made_tensor(&mut self) -> Result<()> {
+        self.count(0, 1, size_of::<TensorProto>())
+    }
+
+    pub fn count(&mut self, nodes: usize, tensors: usize, bytes: usize) -> Result<()> {
+        // A list that grows has room for twice as many.
+        let crossed = self.counts.add(nodes, tensors, 2 * bytes);
+        crossed.map_err(|e| self.fail_at(self.pos, e.to_string()))
+    }
+
     /// Reads a name: a plain identifier or a quoted string.
     pub fn name(&mut self, what: &str) -> Result<Cow<'a, str>> {
+        self.made::<String>()?;
         match self.peek() {
             Some(b'"') => self.string(what),
             _ => self.word(what).map(Cow::Borrowed),

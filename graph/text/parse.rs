@@ -103,6 +103,7 @@ fn opset_imports(p: &mut Parser) -> Result<Vec<OperatorSetIdProto>> {
     let mut opsets = Vec::new();
     p.expect("[", "")?;
     p.list("]", |p| {
+        p.made::<OperatorSetIdProto>()?;
         let domain = text_value(p)?;
         p.expect(":", "")?;
         let version = Some(p.integer("a version")?);
@@ -117,6 +118,7 @@ pub(super) fn entries(p: &mut Parser) -> Result<Vec<StringStringEntryProto>> {
     let mut entries = Vec::new();
     p.expect("[", "")?;
     p.list("]", |p| {
+        p.made::<StringStringEntryProto>()?;
         let key = text_value(p)?;
         p.expect(":", "")?;
         let value = text_value(p)?;
@@ -127,7 +129,7 @@ pub(super) fn entries(p: &mut Parser) -> Result<Vec<StringStringEntryProto>> {
 }
 
 /// A graph that is not inside another.
-fn graph(p: &mut Parser) -> Result<GraphProto> {
+pub(super) fn graph(p: &mut Parser) -> Result<GraphProto> {
     p.restart_fresh_names();
     let name = p.name("a graph's name")?.into_owned();
     graph_named(p, name)
@@ -136,6 +138,7 @@ fn graph(p: &mut Parser) -> Result<GraphProto> {
 /// The graph after its name.
 pub(super) fn graph_named(p: &mut Parser, name: String) -> Result<GraphProto> {
     p.nested(|p| {
+        p.made::<GraphProto>()?;
         let mut graph = GraphProto {
             name: Some(name),
             ..GraphProto::default()
@@ -199,6 +202,7 @@ fn declaration(p: &mut Parser, graph: &mut GraphProto, place: Place) -> Result<(
 
 /// `name` or `type name`
 fn value_info(p: &mut Parser) -> Result<ValueInfoProto> {
+    p.made::<ValueInfoProto>()?;
     let proto = match next_is_type(p) {
         true => Some(type_proto(p)?),
         false => None,
@@ -225,6 +229,7 @@ fn functions(p: &mut Parser) -> Result<Vec<FunctionProto>> {
 
 fn function(p: &mut Parser) -> Result<FunctionProto> {
     p.restart_fresh_names();
+    p.made::<FunctionProto>()?;
     let mut function = FunctionProto::default();
     header(p, |p, key, offset| {
         match key {
@@ -297,6 +302,7 @@ fn nodes(p: &mut Parser) -> Result<Vec<NodeProto>> {
 
 /// One node; literals among its inputs become Constant nodes at the end of `before`.
 fn node(p: &mut Parser, before: &mut Vec<NodeProto>) -> Result<NodeProto> {
+    p.made_node()?;
     let mut node = NodeProto::default();
     if p.eat("[") {
         if p.peek() != Some(b']') {
@@ -364,7 +370,7 @@ fn names(p: &mut Parser, mut item: impl FnMut(&mut Parser) -> Result<()>) -> Res
 
 fn operand(p: &mut Parser) -> Result<String> {
     match p.peek() {
-        Some(b',') => Ok(String::new()),
+        Some(b',') => p.made::<String>().map(|()| String::new()),
         _ => Ok(p.name("a value's name")?.into_owned()),
     }
 }

@@ -37,6 +37,7 @@ impl Single {
 
 /// The attribute after its name: `= value`, `: type = value`, `= @other`.
 pub(super) fn attribute(p: &mut Parser, name: String) -> Result<AttributeProto> {
+    p.made::<AttributeProto>()?;
     let mut attribute = AttributeProto {
         name: Some(name),
         ..AttributeProto::default()
@@ -72,6 +73,7 @@ pub(super) fn attribute(p: &mut Parser, name: String) -> Result<AttributeProto> 
     let mut of = declared.map(|kind| kind.of);
     if is_list {
         p.list("]", |p| {
+            p.made::<Bytes>()?;
             let value = single(p, of)?;
             of = Some(value.kind());
             push_value(&mut attribute, value);

@@ -52,6 +52,7 @@ pub(super) fn initializer(p: &mut Parser, proto: &TypeProto, offset: usize) -> R
     };
     let (elem, dims) = concrete(p, tensor.elem_type, tensor.shape.as_ref(), offset)?;
     if p.peek() == Some(b'[') {
+        p.made_tensor()?;
         return Ok(TensorProto {
             dims,
             data_type: Some(elem.data_type as i32),
@@ -94,12 +95,14 @@ fn refuse_elided(p: &mut Parser) -> Result<()> {
 fn elements(p: &mut Parser, elem: &'static Elem) -> Result<(TensorProto, usize)> {
     let start = p.offset();
     refuse_elided(p)?;
+    p.made_tensor()?;
     let mut tensor = TensorProto {
         data_type: Some(elem.data_type as i32),
         ..TensorProto::default()
     };
     if elem.kind == Kind::String {
         p.list("}", |p| {
+            p.made::<Bytes>()?;
             tensor.string_data.push(Bytes::from(p.bytes()?));
             Ok(())
         })?;
@@ -196,6 +199,8 @@ pub(super) fn literal_ahead(p: &mut Parser) -> bool {
 
 /// The Constant node that a literal input stands for.
 pub(super) fn literal_node(p: &mut Parser) -> Result<NodeProto> {
+    p.made_node()?;
+    p.made::<AttributeProto>()?;
     let attribute = if next_is_type(p) {
         tensor_attribute(tensor(p)?)
     } else {

@@ -40,6 +40,7 @@ fn shape(p: &mut Parser) -> Result<Option<TensorShapeProto>> {
                 )),
                 _ => Some(dimension::Value::DimValue(p.integer("a dimension or `]`")?)),
             };
+            p.made::<Dimension>()?;
             dim.push(Dimension {
                 value,
                 denotation: None,
@@ -51,6 +52,7 @@ fn shape(p: &mut Parser) -> Result<Option<TensorShapeProto>> {
 }
 
 pub(super) fn type_proto(p: &mut Parser) -> Result<TypeProto> {
+    p.made::<TypeProto>()?;
     let value = p.nested(|p| match p.peek_word() {
         "seq" => {
             let elem_type = Some(Box::new(wrapped(p, type_proto)?));

@@ -4,6 +4,7 @@
 //! `docs/Changelog.md`); positions that a version does not have are no claim on it.
 
 use crate::DType;
+use crate::ops::REDUCTIONS;
 
 /// A place at a node.
 #[derive(Clone, Copy, Debug)]
@@ -232,21 +233,7 @@ pub(super) const TABLE: &[(&[&str], &[Rule])] = &[
         &["TopK"],
         &[Same(&[In(0), Out(0)]), Is(In(1), I64), Is(Out(1), I64)],
     ),
-    (
-        &[
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSum",
-            "ReduceSumSquare",
-        ],
-        &[Same(&[In(0), Out(0)]), Is(In(1), I64)],
-    ),
+    (REDUCTIONS, &[Same(&[In(0), Out(0)]), Is(In(1), I64)]),
     (
         &["ArgMax", "ArgMin", "NonZero", "Shape", "Size"],
         &[Is(Out(0), I64)],

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use kiln_graph::{Attr, Graph, Model, Node, NodeId, ValueId, ops};
 use rustc_hash::{FxHashMap, FxHasher};
 
-use crate::pass::{Context, Exactness, Pass, PassFailure};
+use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 use crate::patch::remove_dead;
 
 #[derive(Debug)]
@@ -31,19 +31,7 @@ impl Pass for Deduplicate {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        let mut merged = 0;
-        let mut failure = None;
-        model.graph.for_each_graph_mut(&mut |g| {
-            merged += constants(g, cx);
-            match nodes(g, cx) {
-                Ok(n) => merged += n,
-                Err(cycle) => failure = Some(cycle),
-            }
-        });
-        match failure {
-            Some(cycle) => Err(cycle.into()),
-            None => Ok(merged),
-        }
+        in_each_graph(model, &mut |g| Ok(constants(g, cx) + nodes(g, cx)?))
     }
 }
 

@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::broadcast::Shapes;
 use crate::mask::spell::{Spelling, spell};
 use crate::mask::{self, Mask, Term};
-use crate::pass::{Context, Exactness, Miss, Pass, PassFailure};
+use crate::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
 use crate::patch::Patch;
 
 /// A mask that is made of another one waits for the next round.
@@ -53,21 +53,11 @@ impl Pass for SimplifyMasks {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        let mut applied = 0;
-        let mut failure = None;
-        model.graph.for_each_graph_mut(&mut |g| {
+        in_each_graph(model, &mut |g| match g.opset() {
             // The canonical spelling is written in operators as of version 13.
-            if failure.is_none() && g.opset() >= 13 {
-                match simplify(g, cx) {
-                    Ok(n) => applied += n,
-                    Err(e) => failure = Some(e),
-                }
-            }
-        });
-        match failure {
-            Some(e) => Err(e),
-            None => Ok(applied),
-        }
+            ..13 => Ok(0),
+            _ => simplify(g, cx),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use kiln_graph::graph::Inputs;
 use kiln_graph::{Attr, Attrs, Def, Graph, Model, NodeId, Op, ValueId};
 use rustc_hash::FxHashMap;
 
-use crate::pass::{Context, Exactness, Pass, PassFailure};
+use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 use crate::patch::remove_dead;
 
 #[derive(Debug)]
@@ -32,24 +32,18 @@ impl Pass for FoldBranches {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        let mut folded = 0;
-        let mut failure = None;
-        model.graph.for_each_graph_mut(&mut |g| {
+        in_each_graph(model, &mut |g| {
+            let mut folded = 0;
             // A branch may hold another If.
-            while let (None, Some(id)) = (&failure, next(g)) {
+            while let Some(id) = next(g) {
                 if !cx.admit(NAME, || g.label(id)) {
                     break;
                 }
-                match inline(g, id) {
-                    Ok(()) => folded += 1,
-                    Err(e) => failure = Some(e),
-                }
+                inline(g, id)?;
+                folded += 1;
             }
-        });
-        match failure {
-            Some(e) => Err(e),
-            None => Ok(folded),
-        }
+            Ok(folded)
+        })
     }
 }
 

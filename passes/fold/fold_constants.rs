@@ -4,7 +4,9 @@ use kiln_graph::graph::Inputs;
 use kiln_graph::{Graph, Model, NodeId, Type, ValueId, infer, ops};
 use rustc_hash::FxHashMap;
 
-use crate::pass::{Context, Evaluator, EvaluatorError, Exactness, Pass, PassFailure, Remark};
+use crate::pass::{
+    Context, Evaluator, EvaluatorError, Exactness, Pass, PassFailure, Remark, in_each_graph,
+};
 
 #[derive(Debug)]
 pub struct FoldConstants;
@@ -31,20 +33,7 @@ impl Pass for FoldConstants {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        let mut folded = 0;
-        let mut failure = None;
-        model.graph.for_each_graph_mut(&mut |g| {
-            if failure.is_none() {
-                match fold(g, cx) {
-                    Ok(n) => folded += n,
-                    Err(e) => failure = Some(e),
-                }
-            }
-        });
-        match failure {
-            Some(e) => Err(e),
-            None => Ok(folded),
-        }
+        in_each_graph(model, &mut |g| fold(g, cx))
     }
 }
 

@@ -3,7 +3,7 @@
 use kiln_graph::infer::{self, Facts};
 use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
 
-use crate::pass::{Context, Exactness, Pass, PassFailure};
+use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 use crate::patch::Patch;
 use crate::view;
 
@@ -32,19 +32,10 @@ impl Pass for FoldShapes {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        let mut folded = 0;
-        let mut failure = None;
-        model.graph.for_each_graph_mut(&mut |g| {
+        in_each_graph(model, &mut |g| {
             let facts = infer::infer(g);
-            match fold(g, &facts, cx) {
-                Ok(n) => folded += n,
-                Err(e) => failure = Some(e),
-            }
-        });
-        match failure {
-            Some(e) => Err(e),
-            None => Ok(folded),
-        }
+            fold(g, &facts, cx)
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Axes of reductions from the front again.
 
-use kiln_graph::{Graph, NodeId, Tensor};
+use kiln_graph::{Graph, NodeId, Tensor, ops};
 
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
@@ -29,18 +29,7 @@ impl Rule for LowerAxes {
     }
 
     fn roots(&self) -> &[&'static str] {
-        &[
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSum",
-            "ReduceSumSquare",
-        ]
+        ops::REDUCTIONS
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, _: &Context<'_>) -> Result<Patch, Miss> {

@@ -1,12 +1,12 @@
 //! Statistics in a file, for when the same model is compiled again on the same data.
 
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use kiln_graph::onnx::{self, WriteError};
-use kiln_graph::{Graph, Model, ValueId};
-use kiln_passes::precision::stats::{Histogram, TensorStats};
+use kiln_graph::{Graph, Model, ValueId, limits};
+use kiln_passes::precision::stats::{Histogram, MAX_CHANNELS, TensorStats};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -102,7 +102,20 @@ impl Entry {
         }
     }
 
+    /// `None` if no tensor has such statistics.
     fn stats(self) -> Option<TensorStats> {
+        let elements = [self.nan, self.infinite, self.zeros];
+        let elements = elements.iter().chain(&self.bins);
+        let counted = elements.copied().try_fold(0u64, u64::checked_add)?;
+        let narrow = |v: f64| Some(v as f32).filter(|v| v.is_finite());
+        let channels: Option<Vec<f32>> = (self.channel_absmax.iter().map(|v| narrow(*v))).collect();
+        let channels = channels?;
+        let lengths = channels.len() == self.channel_sumsq.len() && channels.len() <= MAX_CHANNELS;
+        let squares = [self.sumsq];
+        let mut squares = squares.iter().chain(&self.channel_sumsq);
+        let positive = squares.all(|s| *s >= 0.0) && channels.iter().all(|c| *c >= 0.0);
+        let ordered = self.min <= self.max && self.absmax == self.max.max(-self.min);
+        (counted == self.count && lengths && positive && ordered).then_some(())?;
         let blank = Histogram::default();
         let mut counts = blank.counts().to_vec();
         let end = self.first_bin.checked_add(self.bins.len())?;
@@ -113,14 +126,14 @@ impl Entry {
             count: self.count,
             nan: self.nan,
             infinite: self.infinite,
-            min: self.min as f32,
-            max: self.max as f32,
-            absmax: self.absmax as f32,
+            min: narrow(self.min)?,
+            max: narrow(self.max)?,
+            absmax: narrow(self.absmax)?,
             sum: self.sum,
             sumsq: self.sumsq,
             histogram: Histogram::from_parts(self.range_exponent, self.zeros, counts)?,
             rows: self.rows,
-            channel_absmax: self.channel_absmax.iter().map(|v| *v as f32).collect(),
+            channel_absmax: channels,
             channel_sumsq: self.channel_sumsq,
         })
     }
@@ -153,14 +166,21 @@ pub(super) fn model_key(model: &Model) -> Result<String, CacheError> {
 }
 
 /// The statistics of `values`, or `None` if there is no file, or it is for another key, version or set of values.
-pub(super) fn read(
+///
+/// # Errors
+/// When the file cannot be read, or is none that [`write`] wrote.
+pub fn read(
     path: &Path,
     key: &Key,
     graph: &Graph,
     values: &[ValueId],
 ) -> Result<Option<Stats>, CacheError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
+    // A device has no length and may have no end.
+    let most = limits::CACHE as u64 + 1;
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path);
+    match file.and_then(|f| f.take(most).read_to_end(&mut bytes)) {
+        Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
             return Err(CacheError::Io {
@@ -173,6 +193,9 @@ pub(super) fn read(
         path: path.to_path_buf(),
         reason,
     };
+    if bytes.len() > limits::CACHE {
+        return Err(foreign("it is too large for one".into()));
+    }
     let head: Head = serde_json::from_slice(&bytes).map_err(|e| foreign(e.to_string()))?;
     if head.format != FORMAT {
         return Err(foreign(format!("its format is \"{}\"", head.format)));
@@ -189,7 +212,11 @@ pub(super) fn read(
             return Ok(None);
         };
         let Some(read) = entry.stats() else {
-            return Err(foreign("a histogram is malformed".into()));
+            let what = format!(
+                "the statistics of the value \"{}\" are malformed",
+                name(graph, v)
+            );
+            return Err(foreign(what));
         };
         stats.insert(v, read);
     }
@@ -205,12 +232,10 @@ fn name(graph: &Graph, v: ValueId) -> &str {
 }
 
 /// Writes a temporary file beside `path` and renames it.
-pub(super) fn write(
-    path: &Path,
-    key: &Key,
-    graph: &Graph,
-    stats: &Stats,
-) -> Result<(), CacheError> {
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, key: &Key, graph: &Graph, stats: &Stats) -> Result<(), CacheError> {
     let fail = |source| CacheError::Io {
         path: path.to_path_buf(),
         source,

@@ -4,7 +4,7 @@
 //! [`TensorStats`] batch by batch. Values that together are too large for the memory allowed are taken in groups, each with
 //! all data. Statistics do not depend on the size of batches; what ONNX Runtime computes may, in the last bits.
 
-mod cache;
+pub mod cache;
 mod data;
 mod files;
 mod run;

@@ -542,4 +542,37 @@ fn the_cache_serves_the_same_question_only() {
     }
     let left = std::fs::read_dir(setup.folder.path()).unwrap().count();
     assert_eq!(left, 2, "no temporary file stays");
+
+    // What no tensor has is refused, as passes count on it.
+    std::fs::remove_file(&path).unwrap();
+    ask(&setup.model, &values, 1).unwrap();
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let spoiled = |key: &str, value: serde_json::Value| {
+        let mut json: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        json["values"][0][key] = value;
+        std::fs::write(&path, json.to_string()).unwrap();
+        ask(&setup.model, &values, 1)
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    };
+    let most = u64::MAX.into();
+    for (key, value) in [
+        ("zeros", most),
+        ("nan", 1.into()),
+        ("min", 1e300.into()),
+        ("absmax", (-1.0).into()),
+        ("sumsq", (-1.0).into()),
+        ("range_exponent", i32::MAX.into()),
+        ("first_bin", usize::MAX.into()),
+        ("channel_sumsq", vec![1.0].into()),
+    ] {
+        let refused = spoiled(key, value).unwrap_err();
+        assert!(refused.contains("are malformed"), "{key}: {refused}");
+    }
+    let key = Key {
+        model: String::new(),
+        data: String::new(),
+    };
+    let endless = cache::read(Path::new("/dev/zero"), &key, &setup.model.graph, &values);
+    assert!(endless.unwrap_err().to_string().contains("too large"));
 }

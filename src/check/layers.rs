@@ -140,14 +140,14 @@ pub(super) fn find(
     })
 }
 
-struct Pair {
-    name: String,
-    original: ValueId,
-    candidate: ValueId,
+pub(super) struct Pair {
+    pub name: String,
+    pub original: ValueId,
+    pub candidate: ValueId,
 }
 
 /// Float values that nodes of both outermost graphs compute under one name, in the order of the original.
-fn common(original: &Graph, candidate: &Graph) -> Vec<Pair> {
+pub(super) fn common(original: &Graph, candidate: &Graph) -> Vec<Pair> {
     let float = |g: &Graph, v: ValueId| {
         let dtype = g.value(v).ty().dtype();
         g.producer(v).is_some() && dtype.is_none_or(|d| d.is_float())
@@ -182,7 +182,7 @@ fn exposed(model: &Model, values: &[ValueId], names: &[&str]) -> Model {
 }
 
 /// Halves as FP32, so that a value of one type in one graph and of another in the other compares.
-fn wide(tensor: &Tensor) -> Option<Tensor> {
+pub(super) fn wide(tensor: &Tensor) -> Option<Tensor> {
     match tensor.dtype() {
         DType::F32 => Some(tensor.clone()),
         DType::F16 | DType::BF16 | DType::F64 => {

@@ -2,13 +2,14 @@
 
 mod golden;
 mod layers;
+mod pieces;
 mod precision;
 mod saved;
 mod suspects;
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{DType, Graph, Model, onnx};
+use kiln_graph::{DType, Graph, Model, infer, onnx};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -17,14 +18,15 @@ use crate::bundle;
 use crate::compile::CompileError;
 use crate::engine_parity::{self, EngineParity, NotRun, Runner};
 use crate::manifest::{Environment, environment};
-use crate::parity::{Preset, Report, Tolerance};
-use crate::prove::{self, Placed, Reference, Request};
+use crate::parity::{self, Case, Preset, Report, Tolerance};
+use crate::prove::{self, Alone, Placed, Reference, Request};
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{DimSpec, Shapes};
 use crate::talk::Talk;
 
 pub use golden::GoldenError;
 pub use layers::{Divergence, Layer, Layers, Operand};
+pub use pieces::Piece;
 pub use precision::{Precision, PrecisionReport};
 pub use saved::{SavedError, judge_again};
 pub use suspects::Suspects;
@@ -46,6 +48,8 @@ pub struct Options {
     pub require: Option<Precision>,
     /// Look for the first tensor that diverges.
     pub layers: bool,
+    /// Run models that are too large to be run whole piece by piece. Takes a reference.
+    pub pieces: bool,
     /// If outputs differ, look for the application of a pass that did it. Takes a bundle and a reference.
     pub bisect: Option<Suspects>,
     pub dims: Vec<DimSpec>,
@@ -75,6 +79,8 @@ pub struct Checked {
     pub parity: Report,
     pub precision: Option<PrecisionReport>,
     pub layers: Option<Layers>,
+    /// What was run instead of the whole models; `null` if those were.
+    pub pieces: Option<Vec<Piece>>,
     /// `null` where it was not asked for, or nothing differs.
     pub bisection: Option<Bisection>,
     /// Whether the bundle's engine gives the same; `null` if it has none and none is required.
@@ -136,6 +142,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     }
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
     let engine = engine(options);
+    let mut pieces = None;
     let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
@@ -145,6 +152,16 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
             });
             let proved = (golden.runtime, golden.device, golden.placements, engine);
             (golden.report, None, None, file, proved)
+        }
+        Against::Reference(given) if options.pieces => {
+            let original = onnx::read(bundle::model_path(given))?;
+            let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
+            pieces = Some(found);
+            let engine = engine.map(|_| EngineParity::NotRun {
+                why: "the models were run in pieces, which an engine cannot be".into(),
+            });
+            let proved = (alone.runtime_version(), alone.device, Vec::new(), engine);
+            (report, None, None, given, proved)
         }
         Against::Reference(given) => {
             let reference = bundle::model_path(given);
@@ -189,6 +206,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         parity: broken_first(parity),
         precision,
         layers,
+        pieces,
         bisection,
         engine_parity,
         engine_parity_required: options.require_engine_parity,
@@ -197,6 +215,31 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         placements,
         environment: environment(),
     })
+}
+
+/// Compares piece by piece, at the smallest, typical and largest sizes.
+fn in_pieces(
+    options: &Options,
+    mut original: Model,
+    mut candidate: Model,
+    tolerance: &Tolerance,
+    talk: &dyn Talk,
+) -> Result<(Report, Vec<Piece>, Alone), CompileError> {
+    let optimized = multiplies_bytes(&candidate.graph);
+    let alone = Alone::new(options.device, options.ort_lib.as_deref(), optimized)?;
+    infer::annotate(&mut original.graph);
+    infer::annotate(&mut candidate.graph);
+    let shapes = Shapes::new(&original.graph, &options.dims, &[])?;
+    let cases = shapes.points().into_iter().map(|(name, point)| {
+        let specs = prove::specs(&original.graph, &shapes, &point);
+        Ok(Case {
+            name: name.to_string(),
+            inputs: parity::make(&specs, options.seed)?,
+        })
+    });
+    let cases = cases.collect::<Result<Vec<_>, CompileError>>()?;
+    let (report, pieces) = pieces::compare(&alone, &original, &candidate, &cases, tolerance, talk)?;
+    Ok((report, pieces, alone))
 }
 
 /// What has activations of bytes was compiled for ONNX Runtime's integer kernels on the CPU, and is proved there unless

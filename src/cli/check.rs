@@ -47,6 +47,10 @@ pub(super) struct Args {
     /// Find the first tensor that diverges, with its node and the ranges of what the node reads.
     #[arg(long)]
     layers: bool,
+    /// Run both models piece by piece, each alone in memory, where they are too large to be run whole. A piece, such as a
+    /// layer of a decoder, is given the original's numbers.
+    #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect"])]
+    pieces: bool,
     /// If a bundle's outputs differ, find the application of a pass that did it, by making the bundle again.
     #[arg(long)]
     bisect: bool,
@@ -107,6 +111,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         device: args.device.request(),
         trt_lib: globals.trt_lib.clone(),
         layers: args.layers,
+        pieces: args.pieces,
         bisect: args.bisect.then_some(Suspects::Recipe),
         dims: args.dim,
         seed: args.seed,

@@ -129,6 +129,7 @@ impl CompileError {
             CompileError::Target(TargetError::NoGpu { .. }) => 5,
             CompileError::Target(_) => 2,
             CompileError::Recipe(_) => 2,
+            CompileError::Spec(SpecError::NotTensor { .. } | SpecError::NoType { .. }) => 3,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
             | CompileError::Unsupported { .. }

@@ -290,6 +290,15 @@ fn errors(found: &Layers) -> Plot {
 /// Where both sides ran, what fell back, and what became of the engine.
 pub fn facts(c: &Checked) -> Vec<String> {
     let mut lines = vec![format!("device: {}", c.device)];
+    lines.extend(c.pieces.iter().map(|found| {
+        let largest = found.iter().map(|p| p.bytes).max().unwrap_or(0);
+        format!(
+            "run in {} pieces, the largest with {:.1} MB of constants: each was given the original's numbers, so that no error is of \
+             more than one",
+            found.len(),
+            largest as f64 / 1e6
+        )
+    }));
     lines.extend(
         c.placements
             .iter()

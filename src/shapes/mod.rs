@@ -7,7 +7,7 @@ mod spec;
 
 use std::collections::BTreeMap;
 
-use kiln_graph::{DType, Dim, Graph};
+use kiln_graph::{DType, Dim, Graph, Type};
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
@@ -108,10 +108,12 @@ impl Shapes {
                         });
                         continue;
                     }
-                    _ => {
-                        return Err(SpecError::NoShape {
-                            input: value.name().to_string(),
-                            ty: value.ty().to_string(),
+                    (_, dtype) => {
+                        let (input, ty) = (value.name().to_string(), value.ty().to_string());
+                        return Err(match (value.ty(), dtype) {
+                            (Type::Opaque(_), _) => SpecError::NotTensor { input, ty },
+                            (_, None) => SpecError::NoType { input },
+                            (_, Some(_)) => SpecError::NoShape { input, ty },
                         });
                     }
                 }
@@ -209,7 +211,7 @@ impl Shapes {
                 .collect();
             if new[..] != *shape {
                 any = true;
-                graph.set_type(v, kiln_graph::Type::tensor(dtype, Some(new)));
+                graph.set_type(v, Type::tensor(dtype, Some(new)));
             }
         }
         any

@@ -41,6 +41,10 @@ pub enum SpecError {
     },
     #[error("input '{input}' is {ty}: kiln needs its shape; give it with --shape {input}=1x128")]
     NoShape { input: String, ty: String },
+    #[error("input '{input}' is {ty}: kiln compiles models whose inputs are tensors")]
+    NotTensor { input: String, ty: String },
+    #[error("input '{input}' has no element type in the file: export the model with one")]
+    NoType { input: String },
 }
 
 /// `NAME=MIN:OPT:MAX`, or `NAME=N` for a fixed size.
@@ -234,5 +238,28 @@ mod tests {
         for text in ["ids", "ids=1y2", "ids=1x2:3", "ids=2x2:1x1"] {
             assert!(text.parse::<ShapeSpec>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn only_a_missing_shape_can_be_given() {
+        let refusal = |input: &str| {
+            let text = format!(
+                "<ir_version: 10, opset_import: [\"\" : 20]> g ({input} x) => (float[2] y) {{ y = Op(x) }}"
+            );
+            let model = kiln_graph::onnx::read_text(&text).unwrap();
+            Shapes::new(&model.graph, &[], &[]).unwrap_err().to_string()
+        };
+        let cases = [
+            ("seq(float[2])", "is a sequence"),
+            ("optional(seq(float[2]))", "is an optional"),
+            ("map(int64, float[2])", "is a map"),
+            ("sparse_tensor(float[8])", "is a sparse tensor"),
+        ];
+        for (input, says) in cases {
+            let said = refusal(input);
+            assert!(said.contains(says) && !said.contains("--shape"), "{said}");
+        }
+        assert!(refusal("float[]").contains("--shape x=1x128"));
+        assert!(refusal("").contains("no element type"));
     }
 }

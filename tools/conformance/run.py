@@ -126,28 +126,46 @@ def counts(table, mode):
     return collections.Counter(r[mode]["status"] for r in table)
 
 
-def page(table, versions):
-    alone = sum("equal" in (r["alone"]["status"], r["alone_optimized"]["status"]) for r in table)
-    lines = [BEGIN, "",
-             f"{len(table)} cases of the wheel onnx {versions['onnx']}; ONNX Runtime {versions['onnxruntime']} gives the expected outputs "
-             f"for the originals of {alone}, and these are judged. The others are compiled only.", "",
-             "| compiled as | run | equal | compiled, not judged | unsupported | wrong | crashed |", "|---|---|---|---|---|---|---|"]
-    for mode in RUN:
-        c = counts(table, mode)
-        lines.append(f"| `{MODES[mode]}` | {len(table)} | {c['equal']} | {c['not judged']} | {c['unsupported']} | {c['wrong']} | {c['crashed']} |")
-    c = counts(table, "proved")
-    lines += ["", f"`kiln compile --target cpu` with its own proof, on inputs that it makes: {c['compiled']} compiled and proved, "
-              f"{c['refused by the proof']} refused by the proof, {c['unsupported']} not compiled, {c['crashed']} crashed.", ""]
-    for mode in MODES:
-        why = collections.defaultdict(list)
+def summary(table, versions):
+    """Counts, and what did not come out, by its reason: cases that are equal have nothing to tell."""
+    modes = {}
+    for mode, flags in MODES.items():
+        left = collections.defaultdict(list)
         for r in table:
             if r[mode]["status"] in ("unsupported", "wrong", "crashed", "refused by the proof"):
-                why[f"{r[mode]['status']}: {reason(r[mode]['why'])}"].append(r["name"])
-        if not why:
+                # Messages name files: by their place in the project, not on this machine.
+                why = reason(r[mode]["why"]).replace(f"{ROOT}/", "")
+                left[f"{r[mode]['status']}: {why}"].append(r["name"])
+        left = sorted(left.items(), key=lambda w: (-len(w[1]), w[0]))
+        modes[mode] = {"flags": flags, "counts": counts(table, mode), "left": [{"why": why, "cases": names} for why, names in left]}
+    judged = [r["name"] for r in table if "equal" in (r["alone"]["status"], r["alone_optimized"]["status"])]
+    return {
+        "about": {"date": datetime.date.today().isoformat(), "versions": versions},
+        "cases": len(table), "judged": len(judged), "modes": modes,
+        # What ONNX Runtime does not give as expected for the original.
+        "not_judged": sorted({r["name"] for r in table} - set(judged)),
+    }  # fmt: skip
+
+
+def page(found):
+    cases, versions = found["cases"], found["about"]["versions"]
+    lines = [BEGIN, "",
+             f"{cases} cases of the wheel onnx {versions['onnx']}; ONNX Runtime {versions['onnxruntime']} gives the expected outputs "
+             f"for the originals of {found['judged']}, and these are judged. The others are compiled only.", "",
+             "| compiled as | run | equal | compiled, not judged | unsupported | wrong | crashed |", "|---|---|---|---|---|---|---|"]
+    number = lambda mode, status: found["modes"][mode]["counts"].get(status, 0)
+    for mode in RUN:
+        numbers = [number(mode, s) for s in ("equal", "not judged", "unsupported", "wrong", "crashed")]
+        lines.append(f"| `{found['modes'][mode]['flags']}` | {cases} | {' | '.join(map(str, numbers))} |")
+    lines += ["", f"`kiln compile --target cpu` with its own proof, on inputs that it makes: {number('proved', 'compiled')} compiled and proved, "
+              f"{number('proved', 'refused by the proof')} refused by the proof, {number('proved', 'unsupported')} not compiled, "
+              f"{number('proved', 'crashed')} crashed.", ""]
+    for mode in found["modes"].values():
+        if not mode["left"]:
             continue
-        lines += [f"<details><summary>{MODES[mode]}: what did not come out, and why</summary>", ""]
-        for text, names in sorted(why.items(), key=lambda w: (-len(w[1]), w[0])):
-            lines.append(f"- {text} ({len(names)}): {', '.join(f'`{n}`' for n in names)}")
+        lines += [f"<details><summary>{mode['flags']}: what did not come out, and why</summary>", ""]
+        for row in mode["left"]:
+            lines.append(f"- {row['why']} ({len(row['cases'])}): {', '.join(f'`{n}`' for n in row['cases'])}")
         lines += ["", "</details>", ""]
     return "\n".join([*lines, END])
 
@@ -171,13 +189,11 @@ def main():
         import onnx
         import onnxruntime
         versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-        about = {"date": datetime.date.today().isoformat(), "versions": versions, "modes": MODES}
+        found = summary(table, versions)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        # Messages name files: by their place in the project, not on this machine.
-        rest = ",\n".join(json.dumps(r) for r in table).replace(f"{ROOT}/", "")
-        RESULTS.write_text(f'{{"about": {json.dumps(about)},\n"cases": [\n{rest}\n]}}\n')
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
         text = PAGE.read_text() if PAGE.exists() else ""
-        section = page(table, versions)
+        section = page(found)
         if BEGIN in text:
             text = text[: text.index(BEGIN)] + section + text[text.index(END) + len(END):]
         else:

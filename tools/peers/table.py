@@ -92,7 +92,7 @@ def proof_row(name, cost):
     error = parity.get("relative_l2")
     return [
         name, seconds(cost["wall_s"]), seconds(cost["cpu_s"]), megabytes(cost["anonymous_mb"]), megabytes(cost["peak_mb"]),
-        size(cost["bytes"]), f"{error:.1e}" if error is not None else "not run",
+        size(cost["bytes"]) if "bytes" in cost else "", f"{error:.1e}" if error is not None else "not run",
     ]  # fmt: skip
 
 
@@ -105,9 +105,21 @@ def scale(results):
             f"{size(entry['bytes'])} of external data in FP32 ({size(entry['on_disk'])} on the disk, the rest holes). "
             f"Layer {entry['dense']} and the head have random weights throughout; of the others the first page is random."
         )
-        kinds = {"convert": "converted to FP16 and written", "proof": "the same, proved in ONNX Runtime at 16 tokens"}
+        kinds = {
+            "convert": "converted to FP16 and written",
+            "pieces": "the result held against the original in pieces, at 16 tokens",
+            "proof": "converted, and proved whole at 16 tokens",
+        }
         rows = [proof_row(name, entry.get(key)) for key, name in kinds.items()]
         out.append(table(["", "wall s", "CPU s", "memory of its own", "peak with mapped files", "written", "relative L2"], rows))
+        layer = entry.get("pieces", {}).get("layer")
+        if layer:
+            found = entry["pieces"]
+            out.append(
+                f"`kiln check --pieces` ran {found['pieces']} pieces, the largest with {size(found['largest_bytes'])} of FP32 weights. "
+                f"The one with layer {entry['dense']} ({size(layer['bytes'])}), on the hidden states that the original gives there: relative L2 "
+                f"{layer['relative_l2']:.1e}, cosine {layer['cosine']:.7f}."
+            )
     if "weights" in results:
         entry = results["weights"]
         out.append(

@@ -1,6 +1,7 @@
 """How kiln's cost grows: python tools/scale/bench.py [--layers 32] [--only llama,nodes,weights]
 
-`llama`: a decoder of Llama 2 7B's shape (tools/scale/llama.py), compiled to FP16 without and with the proof. `nodes`: graphs of 1,000
+`llama`: a decoder of Llama 2 7B's shape (tools/scale/llama.py), compiled to FP16 without the proof, held against the original piece by
+piece, and compiled with the proof of the whole. `nodes`: graphs of 1,000
 to 100,000 nodes. `weights`: 2,000 initializers of 4 MB. Results go to benches/results/scale.json; tools/peers/table.py writes
 docs/performance.md from them. The models are mostly holes, and those of the results are made while they are written, so that 4 GB of
 disk do."""
@@ -23,6 +24,7 @@ WORK = ROOT / "target" / "scale"
 RESULTS = ROOT / "benches" / "results" / "scale.json"
 KILN = Path(os.environ.get("KILN", ROOT / "target" / "release" / "kiln"))
 PYTHON = Path(sys.executable)
+OUT = WORK / "out.kiln"
 LIMIT = 3000
 # Parameters of a decoder layer, and of the embedding with the head.
 LAYER, REST = 4 * 4096**2 + 3 * 4096 * 11008, 2 * 32000 * 4096
@@ -51,7 +53,7 @@ class Digger(threading.Thread):
                     done[file] = end
 
 
-def compile(model, *flags):
+def compile(model, *flags, keep=False):
     digger = Digger()
     digger.start()
     try:
@@ -59,10 +61,13 @@ def compile(model, *flags):
     finally:
         digger.over.set()
         digger.join()
+        if not keep:
+            shutil.rmtree(OUT, ignore_errors=True)
 
 
 def measured(model, *flags):
-    out = WORK / "out.kiln"
+    out = OUT
+    shutil.rmtree(out, ignore_errors=True)
     command = [KILN, "compile", model, "--fp16", "--target", "sm_89", "--no-engine", "--quiet", "-o", out, *flags]
     cost = run(command, LIMIT, WORK / "log", anonymous=True)
     manifest = out / "manifest.json"
@@ -72,7 +77,23 @@ def measured(model, *flags):
         cost["nodes"] = [facts["before"]["nodes"], facts["after"]["nodes"]]
         cost["parity"] = facts["parity"]
         cost["bytes"] = sum(f.stat().st_size for f in out.glob("model.onnx*"))
-    shutil.rmtree(out, ignore_errors=True)
+    return cost
+
+
+def pieces(model, dense, *sizes):
+    """Holds the result against the original piece by piece. Of the numbers, the worst, and those of the piece with the dense layer."""
+    report = WORK / "pieces.json"
+    command = [KILN, "check", OUT, "--reference", model, "--pieces", "--quiet", "--report", report, *sizes]
+    cost = run(command, LIMIT, WORK / "log", anonymous=True)
+    if not cost["error"]:
+        facts = json.loads(report.read_text())
+        found = facts["pieces"]
+        cost["pieces"] = len(found)
+        cost["largest_bytes"] = max(p["bytes"] for p in found)
+        cost["parity"] = worst(facts["parity"])
+        at = next(k for k, p in enumerate(found) if p["weight"].startswith(f"layers.{dense}."))
+        layer = {"cases": [c for c in facts["parity"]["cases"] if f"piece {at + 1} of" in c["name"]]}
+        cost["layer"] = {**found[at], **worst(layer)}
     return cost
 
 
@@ -88,8 +109,7 @@ def worst(proof):
     found = []
     for case in proof["cases"]:
         for output in case["outputs"]:
-            metrics = output.get("metrics") or output
-            floats = metrics.get("float") or {}
+            floats = (output["comparison"].get("metrics") or {}).get("float") or {}
             found.append({"case": case["name"], "relative_l2": floats.get("relative_l2"), "cosine": floats.get("cosine")})
     return max(found, key=lambda f: f["relative_l2"] or 0, default=None)
 
@@ -105,10 +125,12 @@ def llama(layers, results):
         "on_disk": data.stat().st_blocks * 512,
     }  # fmt: skip
     results["llama"] = entry
-    entry["convert"] = small(compile(folder / "model.onnx", "--no-check"))
+    entry["convert"] = small(compile(folder / "model.onnx", "--no-check", keep=True))
     print(json.dumps(entry), flush=True)
     # One short text: a proof at more sizes shows no more of the weights.
     sizes = ["--dim", "batch=1", "--dim", "seq=16"]
+    entry["pieces"] = pieces(folder / "model.onnx", sampled, *sizes)
+    print(json.dumps(entry["pieces"]), flush=True)
     entry["proof"] = small(compile(folder / "model.onnx", "--no-latency", *sizes))
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,7 +1,9 @@
 //! Text that means harm, or nothing.
 
 use super::*;
-use crate::onnx::proto::ModelProto;
+use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::text::lexer::Parser;
+use crate::text::parse::graph;
 use prost::Message;
 
 const SEEDS: &[&str] = &[
@@ -152,6 +154,60 @@ fn nesting_is_limited() {
         ModelProto::decode(&deepest.encode_to_vec()[..]),
         Ok(deepest)
     );
+}
+
+#[test]
+fn numbers_of_things_are_limited() {
+    use crate::limits::{DECODED, NODES, TENSORS};
+    let read = |text: &str, nodes: usize, tensors: usize, bytes: usize| {
+        let mut p = Parser::new(text);
+        // What a much longer text would have before this one.
+        p.count(nodes, tensors, bytes / 2).unwrap();
+        graph(&mut p).map_err(|e| e.message)
+    };
+    let crossed = |most: usize, what: &str| {
+        Err(format!(
+            "it has more than {most} {what}, which is a limit of kiln"
+        ))
+    };
+    let two = "g () => () { = A() = A() }";
+    assert!(read(two, NODES - 2, 0, 0).is_ok());
+    assert_eq!(read(two, NODES - 1, 0, 0), crossed(NODES, "nodes"));
+    // Nested graphs count, and literals are nodes with a tensor each.
+    let inner = "g () => () { = If() <b = h () => () { = A() = A() }> }";
+    assert_eq!(read(inner, NODES - 2, 0, 0), crossed(NODES, "nodes"));
+    let literals = "g () => () { = A({1}, {2}) }";
+    assert_eq!(read(literals, NODES - 2, 0, 0), crossed(NODES, "nodes"));
+    assert_eq!(
+        read(literals, 0, TENSORS - 1, 0),
+        crossed(TENSORS, "tensors")
+    );
+    for kept in [
+        "g () => () <float[2] w = [\"location\": \"f\"]> {}",
+        "g () => () { = A<t = [float {1}]>() }",
+        "g () => () <sparse_tensor(float[8]) s = {float[1] {1.0}, int64[1] {3}}> {}",
+    ] {
+        assert_eq!(
+            read(kept, 0, TENSORS, 0),
+            crossed(TENSORS, "tensors"),
+            "{kept}"
+        );
+    }
+    // A few letters are hundreds of bytes: what is kept of names, types and attributes counts, too.
+    for kept in [
+        "g (a, b) => () {}",
+        "g () => () <float[a, b] w> {}",
+        "g () => () { = A(,,,,,,,) }",
+        "g () => () { = A<s = [\"\", \"\", \"\"]>() }",
+        "g () => () <string[3] s = {\"\", \"\", \"\"}> {}",
+    ] {
+        let bytes = DECODED - 2 * size_of::<GraphProto>() - 2;
+        assert_eq!(
+            read(kept, 0, 0, bytes),
+            crossed(DECODED, "bytes of decoded messages"),
+            "{kept}"
+        );
+    }
 }
 
 #[test]

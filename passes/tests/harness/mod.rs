@@ -5,7 +5,7 @@
 //! `# measured: x=-1e5..20` says it of the values that it names, one or several with commas.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
-//! apply and a miss with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
+//! apply and a miss or remark with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
 //! `# half-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves.
 
 #![allow(dead_code, clippy::unwrap_used)]
@@ -18,7 +18,7 @@ use kiln_passes::precision::{
     self, Gram, Plans,
     stats::{Collector, Stats},
 };
-use kiln_passes::{Application, Context, Evaluator, INT4_BLOCK, Options, Target, registry};
+use kiln_passes::{Application, Context, Evaluator, INT4_BLOCK, Options, Remark, Target, registry};
 
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -241,6 +241,10 @@ pub fn apply_up_to(
         Err(e) => (0, vec![e.to_string()]),
     };
     misses.extend(cx.misses.iter().map(|m| m.why.clone()));
+    misses.extend(cx.remarks.iter().filter_map(|r| match r {
+        Remark::Skipped { why } => Some(why.clone()),
+        _ => None,
+    }));
     Applied {
         before,
         after,
