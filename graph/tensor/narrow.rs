@@ -13,15 +13,13 @@ use crate::DType;
 pub struct NarrowingLoss {
     /// Finite values beyond the target's largest finite value (they are clamped to it).
     pub clamped: usize,
-    /// Nonzero values that become zero.
-    pub flushed: usize,
     /// The largest finite magnitude seen.
     pub abs_max: f32,
     /// The smallest and the largest of the values that are clamped; equal if all of them are one number.
     pub beyond: Option<(f32, f32)>,
     /// The sum of squares of the finite values.
     pub power: f64,
-    /// The sum of squares of their errors.
+    /// The sum of squares of their errors. Where [`NarrowingLoss::relative`] is below 1/128 this is an upper bound.
     pub error: f64,
 }
 
@@ -34,42 +32,8 @@ impl NarrowingLoss {
         }
     }
 
-    /// Adds a block of numbers; `format` is F16 or BF16.
+    /// Adds numbers one by one; `format` is F16 or BF16.
     fn add(&mut self, wide: &[f32], format: DType) {
-        let most = largest(wide);
-        let squares_fit = most == 0.0 || (1e-15..=1e15).contains(&most);
-        match squares_fit && most <= end(format) {
-            true if format == DType::BF16 => self.add_in_range(wide, most, to_bf16),
-            true => self.add_in_range(wide, most, to_f16),
-            false => self.add_any(wide, format),
-        }
-    }
-
-    /// Numbers of which none is clamped, in a form that compilers vectorize; `round` gives the nearest of the format.
-    fn add_in_range(&mut self, wide: &[f32], most: f32, round: impl Fn(f32) -> f32) {
-        const LANES: usize = 8;
-        self.abs_max = self.abs_max.max(most);
-        let (mut power, mut error, mut flushed) = ([0f32; LANES], [0f32; LANES], [0u32; LANES]);
-        let mut add = |k: usize, v: f32| {
-            let near = round(v);
-            let e = v - near;
-            power[k] += v * v;
-            error[k] += e * e;
-            flushed[k] += u32::from(near == 0.0) & u32::from(v != 0.0);
-        };
-        let (whole, rest) = wide.as_chunks::<LANES>();
-        for lanes in whole {
-            for (k, &v) in lanes.iter().enumerate() {
-                add(k, v);
-            }
-        }
-        rest.iter().for_each(|&v| add(0, v));
-        self.power += power.iter().map(|&p| f64::from(p)).sum::<f64>();
-        self.error += error.iter().map(|&e| f64::from(e)).sum::<f64>();
-        self.flushed += flushed.iter().sum::<u32>() as usize;
-    }
-
-    fn add_any(&mut self, wide: &[f32], format: DType) {
         let end = end(format);
         for &v in wide.iter().filter(|v| v.is_finite()) {
             let magnitude = v.abs();
@@ -84,13 +48,68 @@ impl NarrowingLoss {
                 DType::BF16 => bf16::from_f32(near).to_f64(),
                 _ => f16::from_f32(near).to_f64(),
             };
-            self.flushed += usize::from(near == 0.0 && v != 0.0);
             let (v, error) = (f64::from(v), f64::from(v) - near);
             self.power += v * v;
             self.error += error * error;
         }
     }
 }
+
+/// What bounds the loss of numbers of which none is clamped, in loops without branches that become vectors.
+#[derive(Default)]
+struct Bound {
+    most: f32,
+    /// Not finite if a number is NaN.
+    power: f64,
+    /// Numbers below the format's smallest normal number, zeros among them.
+    small: u64,
+}
+
+/// Numbers that compilers take together in vectors.
+const LANES: usize = 8;
+
+impl Bound {
+    fn add(&mut self, block: &[f32], normal: f32) {
+        let (mut power, mut small) = ([0f32; LANES], [0u32; LANES]);
+        let mut add = |lanes: &[f32; LANES]| {
+            for k in 0..LANES {
+                power[k] += lanes[k] * lanes[k];
+                small[k] += u32::from(lanes[k].abs() < normal);
+            }
+        };
+        let (whole, rest) = block.as_chunks::<LANES>();
+        whole.iter().for_each(&mut add);
+        let mut last = [0f32; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        add(&last);
+        self.most = self.most.max(largest(block));
+        self.power += power.iter().map(|&p| f64::from(p)).sum::<f64>();
+        self.small += u64::from(small.iter().sum::<u32>());
+    }
+
+    /// The loss, if it surely is small: normal numbers move by half of the last place, others by half of the smallest
+    /// number.
+    fn loss(&self, format: DType) -> Option<NarrowingLoss> {
+        let (digits, smallest) = match format {
+            DType::BF16 => (
+                f64::from(bf16::MANTISSA_DIGITS),
+                bf16::from_bits(1).to_f64(),
+            ),
+            _ => (f64::from(f16::MANTISSA_DIGITS), f16::from_bits(1).to_f64()),
+        };
+        let loss = NarrowingLoss {
+            abs_max: self.most,
+            power: self.power,
+            error: self.power * 4f64.powf(-digits) + self.small as f64 * (smallest / 2.0).powi(2),
+            ..NarrowingLoss::default()
+        };
+        let sure = self.most <= end(format) && self.power.is_finite() && self.power > 0.0;
+        (sure && loss.relative() < FINE).then_some(loss)
+    }
+}
+
+/// Below this relative error a bound of it is enough.
+const FINE: f64 = 1.0 / 128.0;
 
 /// Elements whose conversion stays in the first cache.
 const BLOCK: usize = 512;
@@ -103,32 +122,16 @@ fn end(format: DType) -> f32 {
     }
 }
 
-/// The largest magnitude; infinite or NaN if one is: the largest magnitude has the largest bits.
+/// The largest magnitude, NaN aside.
 fn largest(block: &[f32]) -> f32 {
-    let bits = |v: &f32| v.to_bits() & !(1 << 31);
-    f32::from_bits(block.iter().map(bits).fold(0, u32::max))
-}
-
-/// The nearest number with so many bits of mantissa less, ties to even.
-fn without_bits(v: f32, bits: u32) -> f32 {
-    let word = v.to_bits();
-    let half = (1 << (bits - 1)) - 1 + (word >> bits & 1);
-    f32::from_bits((word + half) >> bits << bits)
-}
-
-/// The nearest BF16 of a finite number in its range.
-fn to_bf16(v: f32) -> f32 {
-    without_bits(v, 16)
-}
-
-/// The nearest F16 of a number in its range. Below 2⁻¹⁴ its numbers are multiples of 2⁻²⁴, the last place of FP32 from ½ to 1.
-fn to_f16(v: f32) -> f32 {
-    const NORMAL: f32 = 6.103_515_6e-5;
-    const SHIFT: f32 = 0.75;
-    match v.abs() < NORMAL {
-        true => (v + SHIFT) - SHIFT,
-        false => without_bits(v, 13),
+    let mut most = [0f32; LANES];
+    let (whole, rest) = block.as_chunks::<LANES>();
+    for lanes in whole {
+        for (most, v) in most.iter_mut().zip(lanes) {
+            *most = if v.abs() > *most { v.abs() } else { *most };
+        }
     }
+    most.iter().chain(rest).fold(0.0, |m, v| m.max(v.abs()))
 }
 
 /// The blocks of little-endian numbers, which need not be aligned: protobuf does not align `raw_data`.
@@ -157,7 +160,7 @@ impl Tensor {
             blocks(chunk, |block| {
                 clamp(block, end(self.dtype));
                 match self.dtype {
-                    DType::BF16 => push(block, bf16::from_f32, &mut buffer),
+                    DType::BF16 => push_bf16(block, &mut buffer),
                     _ => push_f16(block, &mut buffer),
                 }
                 Ok(())
@@ -194,41 +197,66 @@ impl Tensor {
         let Data::Lazy(lazy) = &narrowed.data else {
             return None;
         };
-        let mut loss = NarrowingLoss::default();
-        let each = lazy.chunks(&mut |chunk| {
-            blocks(chunk, |block| {
-                loss.add(block, to);
-                Ok::<(), Infallible>(())
-            })
-        });
-        each.unwrap_or_else(|never| match never {});
-        Some(loss)
+        let normal = match to {
+            DType::BF16 => bf16::MIN_POSITIVE.to_f32(),
+            _ => f16::MIN_POSITIVE.to_f32(),
+        };
+        let mut bound = Bound::default();
+        each(lazy, |block| bound.add(block, normal));
+        bound.loss(to).or_else(|| {
+            let mut loss = NarrowingLoss::default();
+            each(lazy, |block| loss.add(block, to));
+            Some(loss)
+        })
     }
+}
+
+fn each(lazy: &Lazy, mut take: impl FnMut(&[f32])) {
+    let read = lazy.chunks(&mut |chunk| {
+        blocks(chunk, |block| {
+            take(block);
+            Ok::<(), Infallible>(())
+        })
+    });
+    read.unwrap_or_else(|never| match never {});
 }
 
 /// Finite numbers beyond ±`end` become it.
 fn clamp(block: &mut [f32], end: f32) {
-    if largest(block) > end || largest(block).is_nan() {
+    if largest(block) > end {
         for v in block.iter_mut().filter(|v| v.is_finite()) {
             *v = v.clamp(-end, end);
         }
     }
 }
 
-fn push<T: Element>(block: &[f32], narrow: impl Fn(f32) -> T, out: &mut Vec<u8>) {
-    block.iter().for_each(|&v| narrow(v).push_le(out));
+/// To nearest even: the upper half of the words, which are vectors' work if none is NaN.
+fn push_bf16(block: &[f32], out: &mut Vec<u8>) {
+    if block.iter().any(|v| v.is_nan()) {
+        block.iter().for_each(|&v| bf16::from_f32(v).push_le(out));
+        return;
+    }
+    put(block, out, |v| {
+        let word = v.to_bits();
+        let half = 0x7fff + (word >> 16 & 1);
+        (word.wrapping_add(half) >> 16) as u16
+    });
 }
 
-/// As [`push`], with the processor's instructions.
+fn put<T: Copy>(block: &[T], out: &mut Vec<u8>, bits: impl Fn(T) -> u16) {
+    let start = out.len();
+    out.resize(start + 2 * block.len(), 0);
+    for (dst, &v) in out[start..].chunks_exact_mut(2).zip(block) {
+        dst.copy_from_slice(&bits(v).to_le_bytes());
+    }
+}
+
+/// To nearest even, with the processor's instructions.
 fn push_f16(block: &[f32], out: &mut Vec<u8>) {
     let mut halves = [f16::ZERO; BLOCK];
     let halves = &mut halves[..block.len()];
     halves.convert_from_f32_slice(block);
-    let start = out.len();
-    out.resize(start + 2 * halves.len(), 0);
-    for (dst, h) in out[start..].chunks_exact_mut(2).zip(halves.iter()) {
-        dst.copy_from_slice(&h.to_le_bytes());
-    }
+    put(halves, out, f16::to_bits);
 }
 
 #[cfg(test)]
@@ -260,6 +288,20 @@ mod tests {
         let aligned = Tensor::vector(&values);
         for data in [unaligned, aligned.bytes()] {
             let tensor = Tensor::from_raw(DType::F32, [values.len()].as_slice(), data).unwrap();
+            let brain = tensor
+                .narrowed(DType::BF16)
+                .unwrap()
+                .values::<bf16>()
+                .unwrap();
+            let near = |v: f32| {
+                bf16::from_f32(if v.is_finite() {
+                    v.clamp(-bf16::MAX.to_f32(), bf16::MAX.to_f32())
+                } else {
+                    v
+                })
+            };
+            let near = values.iter().map(|&v| near(v).to_bits());
+            assert!(brain.iter().map(|b| b.to_bits()).eq(near));
             let half = tensor.narrowed(DType::F16).unwrap();
             assert_eq!(half.byte_len(), values.len() * 2);
             let got: Vec<u16> = half
@@ -276,38 +318,34 @@ mod tests {
             let beyond: Vec<f32> = (values.iter().copied())
                 .filter(|v| v.is_finite() && v.abs() > 65504.0)
                 .collect();
-            assert_eq!((loss.clamped, loss.flushed), (beyond.len(), 1));
+            assert_eq!(loss.clamped, beyond.len());
             assert_eq!(loss.abs_max, 3.4e38);
             let most = beyond.iter().copied().fold(0.0, f32::max);
             assert_eq!(loss.beyond, Some((-3.4e38, most)));
         }
     }
 
+    /// The sum of squared errors, number by number.
+    fn error(values: &[f32], to: DType) -> f64 {
+        let mut loss = NarrowingLoss::default();
+        loss.add(values, to);
+        loss.error
+    }
+
     #[test]
-    fn rounding_in_fp32_gives_the_numbers_of_the_formats() {
-        // Every number of the formats, its neighbours, and the middle to the next.
-        for bits in 0..=u16::MAX {
-            let around = |v: f32, next: f32| {
-                let middle = v + (next - v) / 2.0;
-                [
-                    v,
-                    middle,
-                    middle.next_up(),
-                    middle.next_down(),
-                    v.next_up(),
-                    v.next_down(),
-                ]
-            };
-            let (v, next) = (f16::from_bits(bits), f16::from_bits(bits.wrapping_add(1)));
-            for v in around(v.to_f32(), next.to_f32()) {
-                if v.abs() <= f16::MAX.to_f32() {
-                    assert_eq!(to_f16(v), f16::from_f32(v).to_f32(), "{v:e}");
-                }
-            }
-            let (v, next) = (bf16::from_bits(bits), bf16::from_bits(bits.wrapping_add(1)));
-            for v in around(v.to_f32(), next.to_f32()) {
-                if v.abs() <= bf16::MAX.to_f32() {
-                    assert_eq!(to_bf16(v), bf16::from_f32(v).to_f32(), "{v:e}");
+    fn small_losses_are_bounded_and_others_exact() {
+        let values: Vec<f32> = (0..1003).map(|k| (k as f32 * 0.7311).sin()).collect();
+        for to in [DType::F16, DType::BF16] {
+            for scale in [1e-12f32, 3e-8, 2e-6, 1e-4, 0.02, 1.0, 6e4] {
+                let scaled: Vec<f32> = values.iter().map(|v| v * scale).collect();
+                let loss = Tensor::vector(&scaled).narrowing_loss(to).unwrap();
+                let exact = error(&scaled, to);
+                match loss.relative() < FINE {
+                    true => assert!(
+                        (exact..8.0 * exact).contains(&loss.error),
+                        "{to} {scale:e} {loss:?} {exact}"
+                    ),
+                    false => assert_eq!(loss.error, exact, "{to} {scale:e}"),
                 }
             }
         }
@@ -317,12 +355,12 @@ mod tests {
     fn losses_are_those_of_the_format() {
         let loss = |values: &[f32], to| Tensor::vector(values).narrowing_loss(to).unwrap();
         let tiny = loss(&[3e-8, 1e-9, 0.0, f32::INFINITY], DType::F16);
-        assert_eq!((tiny.flushed, tiny.clamped), (1, 0));
+        assert_eq!(tiny.clamped, 0);
         assert!((tiny.power - 9.01e-16).abs() < 1e-19 && tiny.relative() > 0.9);
         // 2⁻⁸ is half of a unit in BF16's last place.
         let bf16 = loss(&[1.0 + 1.0 / 256.0, 1e-9], DType::BF16);
-        assert_eq!((bf16.flushed, bf16.clamped), (0, 0));
-        assert!((bf16.relative() - 1.0 / 257.0).abs() < 1e-6);
+        assert_eq!(bf16.clamped, 0);
+        assert!((bf16.relative() - 1.0 / 256.0).abs() < 1e-6);
         // FP32 ends beyond BF16.
         let mask = loss(&[f32::MIN, 0.0], DType::BF16);
         assert_eq!(mask.beyond, Some((f32::MIN, f32::MIN)));
