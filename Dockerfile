@@ -17,53 +17,38 @@ RUN cargo build --release --locked --bin kiln \
     && strip target/release/kiln
 
 # --- The libraries, out of the wheels that they come in.
-FROM ${BASE} AS libraries-cpu
+FROM ${BASE} AS wheels
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-pip ca-certificates
-COPY docker/cpu.txt /tmp/requirements.txt
-RUN pip3 install --no-cache-dir --no-deps --require-hashes --only-binary :all: --target /wheels -r /tmp/requirements.txt
-# kiln looks for Python's packages in a .venv above its executable; the libraries alone are enough.
-RUN site=/opt/kiln/.venv/lib/python3.11/site-packages \
-    && mkdir -p "$site" \
-    && cd /wheels \
-    && find . -name '*.so*' -not -name '*_pybind11_*' -exec cp --parents -t "$site" {} +
+COPY docker/libraries.sh /tmp/libraries.sh
 
-FROM ${BASE} AS libraries-cuda
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3-pip ca-certificates
+FROM wheels AS libraries-cpu
+COPY docker/cpu.txt /tmp/requirements.txt
+RUN /tmp/libraries.sh /tmp/requirements.txt /opt/kiln
+
+FROM wheels AS libraries-cuda
 COPY docker/cuda.txt /tmp/requirements.txt
-RUN pip3 install --no-cache-dir --no-deps --require-hashes --only-binary :all: --target /wheels -r /tmp/requirements.txt
-RUN site=/opt/kiln/.venv/lib/python3.11/site-packages \
-    && mkdir -p "$site" \
-    && cd /wheels \
-    && find . -name '*.so*' -not -name '*_pybind11_*' -exec cp --parents -t "$site" {} +
+RUN /tmp/libraries.sh /tmp/requirements.txt /opt/kiln
+
+# --- What both images are.
+FROM ${BASE} AS kiln
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libstdc++6 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 kiln
+COPY --from=build /src/target/release/kiln /opt/kiln/bin/kiln
+ENV PATH=/opt/kiln/bin:/usr/local/bin:/usr/bin:/bin
+USER kiln
+WORKDIR /work
+HEALTHCHECK --interval=5m --timeout=30s CMD ["kiln", "doctor"]
+ENTRYPOINT ["kiln"]
 
 # --- Compiles and gates, without a GPU.
-FROM ${BASE} AS cpu
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends libstdc++6 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 10001 kiln
-COPY --from=libraries-cpu /opt/kiln /opt/kiln
-COPY --from=build /src/target/release/kiln /opt/kiln/bin/kiln
-ENV PATH=/opt/kiln/bin:/usr/local/bin:/usr/bin:/bin
-USER kiln
-WORKDIR /work
-HEALTHCHECK --interval=5m --timeout=30s CMD ["kiln", "doctor"]
-ENTRYPOINT ["kiln"]
+FROM kiln AS cpu
+COPY --from=libraries-cpu /opt/kiln/.venv /opt/kiln/.venv
 
 # --- Runs on GPUs. The driver's libraries come from the host, by nvidia-container-toolkit.
-FROM ${BASE} AS cuda
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends libstdc++6 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 10001 kiln
-COPY --from=libraries-cuda /opt/kiln /opt/kiln
-COPY --from=build /src/target/release/kiln /opt/kiln/bin/kiln
-ENV PATH=/opt/kiln/bin:/usr/local/bin:/usr/bin:/bin
+FROM kiln AS cuda
+COPY --from=libraries-cuda /opt/kiln/.venv /opt/kiln/.venv
 ENV NVIDIA_VISIBLE_DEVICES=all
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
-USER kiln
-WORKDIR /work
-HEALTHCHECK --interval=5m --timeout=30s CMD ["kiln", "doctor"]
-ENTRYPOINT ["kiln"]

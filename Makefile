@@ -22,8 +22,10 @@ demo: $(KILN)
 	$(KILN) compile "$(DEMO_MODEL)" --fp16 --target sm_89 -o target/demo.kiln
 	@echo; cat target/demo.kiln/report.md
 
+# The last lines name the tests that want a GPU and did not run.
 test: setup
 	KILN_TESTS_COMPLETE=1 cargo test --workspace
+	@cargo test -q --test gpu -- --list --ignored
 
 # ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.
 conformance: setup .venv-conformance/.ready

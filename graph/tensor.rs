@@ -250,7 +250,7 @@ impl Tensor {
         match &self.data {
             Data::Raw(data) => out(data),
             Data::Strings(_) => Ok(()),
-            Data::Lazy(lazy) if lazy.narrows => self.narrow(lazy, |_, narrow| out(narrow)),
+            Data::Lazy(lazy) if lazy.narrows => self.narrow(lazy, out),
             Data::Lazy(lazy) => lazy.chunks(out),
         }
     }

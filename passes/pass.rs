@@ -273,7 +273,8 @@ pub struct Activation {
     pub value: String,
     pub lo: f32,
     pub hi: f32,
-    /// What chose the range: `min-max`, `percentile`, `entropy` or `mse`.
+    /// What chose the range: `min-max`, `percentile`, `entropy` or `mse`; `each run` where calibration found it, and each run
+    /// has its own.
     pub method: &'static str,
     /// Channels that are multiplied apart.
     pub outliers: usize,

@@ -47,6 +47,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
     &lower::split_skip_norm::SplitSkipNorm,
+    &lower::split_transposed_conv::SplitTransposedConv,
     &lower::symmetrize_qdq::SymmetrizeQdq,
 ];
 
@@ -105,6 +106,8 @@ pub static DEFAULT: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--int8`, and before [`FP16`], which narrows what is left.
 pub static INT8: &[Step] = &[
+    // Calibration measures what it leaves.
+    Step::Run(&lower::split_transposed_conv::SplitTransposedConv),
     Step::Run(&precision::quantize_int8::QuantizeInt8),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Typed),

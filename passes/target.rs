@@ -78,6 +78,16 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether it has kernels for transposed convolutions of integers. ONNX Runtime has none.
+    pub fn quantizes_transposed_conv(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether a convolution is one of integers only if its result is quantized too (ONNX Runtime's QLinearConv).
+    pub fn quantizes_results_of_conv(&self) -> bool {
+        self.dialect != Dialect::TensorRt
+    }
+
     /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT for RTX 1.7 stores an odd
     /// number of columns as floats (measured: size of engines). It builds a shorter last block too, but what that
     /// computes has not been run.

@@ -7,19 +7,20 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [ -x "$here/kiln" ]; then
     kiln=("$here/kiln")
-    results=results
-    # What a Python on this machine brings is newer, and has the CUDA provider.
-    if ! [ -e "$here/lib/libonnxruntime_providers_cuda.so" ] && python3 -c 'import onnxruntime' 2>/dev/null; then
-        :
-    else
-        kiln+=(--ort-lib "$here/lib")
-    fi
-    compgen -G "$here/lib/libtensorrt_rtx.so*" >/dev/null && kiln+=(--trt-lib "$here/lib")
+    results=$here/results
     models=$here/models
+    # A Python on this machine may have the CUDA provider that the bundle lacks.
+    if ! compgen -G "$here/.venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so" >/dev/null; then
+        capi=$(python3 -c 'import onnxruntime, os; print(os.path.join(os.path.dirname(onnxruntime.__file__), "capi"))' 2>/dev/null || true)
+        [ ! -e "$capi/libonnxruntime_providers_cuda.so" ] || kiln+=(--ort-lib "$capi")
+    fi
 else
     kiln=("$here/../target/release/kiln")
     results=$here/../benches/results
     models=$here/../target/gpu-models
 fi
-[ -d "$models" ] && set -- --models "$models" "$@"
-exec "${kiln[@]}" gpu-check --results "$results" "$@"
+# What the user gives stands instead.
+given=" $* "
+[ ! -d "$models" ] || [[ $given == *" --models"* ]] || set -- --models "$models" "$@"
+[[ $given == *" --results"* ]] || set -- --results "$results" "$@"
+exec "${kiln[@]}" gpu-check "$@"

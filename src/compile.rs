@@ -1,13 +1,14 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
+mod build;
 pub(crate) mod calibration;
 mod error;
 mod gates;
 pub(crate) mod stages;
 
+use std::cell::LazyCell;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Instant;
 
 use kiln_graph::{DType, Op};
@@ -259,22 +260,22 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         limit: None,
         finish: &[],
     };
-    // The passes do not read weights: another core hashes them meanwhile.
-    let (mut fused, source) = thread::scope(|scope| {
-        let hash = scope.spawn(|| stages::fingerprint(options, &original));
-        let fused = clock.time("passes", || {
-            stages::rewrite(options, &targets, &fusing, original.clone(), talk)
-        })?;
-        let source = clock.time("hash", || {
-            Ok(hash.join().unwrap_or_else(|panic| resume_unwind(panic)))
-        })?;
-        Ok::<_, CompileError>((fused, source))
+    let builder = match targets {
+        Targets::Engines(_) if options.engine => Some(build::builder(options, &partial)?),
+        _ => None,
+    };
+    let hash = stages::fingerprint(options, &original);
+    let source = LazyCell::new(|| hash.join().unwrap_or_else(|panic| resume_unwind(panic)));
+    if options.sha256.is_some() {
+        stages::is_asked_for(options, &source)?;
+    }
+    let mut fused = clock.time("passes", || {
+        stages::rewrite(options, &targets, &fusing, original.clone(), talk)
     })?;
-    stages::is_asked_for(options, &source)?;
     let mut reference = match options.check {
         true => Some(clock.time("sizes", || {
             let request = prove::Request {
-                reference: &source.path,
+                reference: &bundle::model_path(&options.model),
                 original: &original,
                 folded: &fused.model.graph,
                 inputs: options.inputs.as_deref(),
@@ -357,10 +358,11 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         Some(reference) => Some(reference.against(&partial.file(bundle::MODEL), &rewritten.model)?),
         None => None,
     };
-    let engine = match &targets {
-        Targets::Engines(capabilities) if options.engine => Some(clock.time("engine", || {
-            stages::build(
+    let engine = match (&targets, builder) {
+        (Targets::Engines(capabilities), Some(builder)) => Some(clock.time("engine", || {
+            build::build(
                 options,
+                builder.as_ref(),
                 capabilities,
                 &rewritten.model,
                 &shapes,
@@ -396,6 +398,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         }
     }
 
+    clock.time("hash", || {
+        LazyCell::force(&source);
+        Ok(())
+    })?;
     let mut manifest = Manifest {
         sizes: shapes.ranges.clone(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),

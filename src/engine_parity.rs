@@ -7,6 +7,7 @@ use kiln_graph::Tensor;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::bundle;
 use crate::engine::run::{EngineRunError, RunOptions, Session};
 use crate::nvidia::driver;
 use crate::parity::Report;
@@ -100,7 +101,7 @@ impl fmt::Display for EngineParity {
     }
 }
 
-/// What runs the engine in this file on a GPU of this machine, counted as CUDA counts them.
+/// What runs the engine of a bundle, which is this file, on a GPU of this machine, counted as CUDA counts them.
 ///
 /// # Errors
 /// Why nothing does. An engine that ought to run here and cannot be opened is opened all the same, and fails when it is run:
@@ -115,11 +116,19 @@ pub fn open(plan: &Path, device: usize, trt_lib: Option<&Path>) -> Result<Box<dy
     };
     let not_read = |e: std::io::Error| NotRun(format!("the engine cannot be read: {e}"));
     let bytes = std::fs::read(plan).map_err(not_read)?;
-    match Session::open(&bytes, &options) {
+    // A bundle's engine and model are one folder.
+    let model = plan.with_file_name(bundle::MODEL);
+    match Session::open(
+        &bytes,
+        Some(&model).filter(|m| m.is_file()).map(|m| m.as_path()),
+        &options,
+    ) {
         Ok(session) => Ok(Box::new(session)),
-        Err(error @ (EngineRunError::Deserialize { .. } | EngineRunError::Refused { .. })) => {
-            Ok(Box::new(Broken(error.to_string())))
-        }
+        Err(
+            error @ (EngineRunError::Deserialize { .. }
+            | EngineRunError::Refit { .. }
+            | EngineRunError::Refused { .. }),
+        ) => Ok(Box::new(Broken(error.to_string()))),
         Err(error) => Err(NotRun(error.to_string())),
     }
 }

@@ -495,7 +495,7 @@ fn a_child_builds_and_refuses_what_this_process_does() {
     };
     let folder = tempfile::tempdir().unwrap();
     let here = engine::RtxBuilder::new(&libraries).unwrap();
-    let child = ChildBuilder::new(Path::new(KILN), &libraries, folder.path());
+    let child = ChildBuilder::new(Path::new(KILN), &libraries, folder.path()).warm();
     let good = common::encode(
         r#"<ir_version: 10, opset_import: ["" : 20]>
         g (float16[2, 4] x) => (float16[2, 4] y) { y = Relu(x) }"#,

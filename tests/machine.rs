@@ -6,8 +6,9 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use kiln::nvidia::driver;
 use kiln::runtime::{Optimization, Placement, Session, SessionOptions};
@@ -28,7 +29,26 @@ int cuDeviceGet(int *d, int k) { *d = k; return 0; }
 int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "NVIDIA Stub", n); return 0; }
 int cuDeviceTotalMem_v2(size_t *n, int d) { *n = (size_t)24 << 30; return 0; }
 int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? number("STUB_MAJOR", 8) : 9; return 0; }
+int cuDeviceGetUuid(unsigned char *u, int d) { memset(u, d, 16); return 0; }
 int cuGetErrorName(int code, const char **s) { *s = "CUDA_ERROR_STUB"; return 0; }
+"#;
+
+/// NVML, with two GPUs in the other order than CUDA's. What is CUDA's device 1 draws 200 W.
+const LIBNVML: &str = r#"
+#include <string.h>
+static char gpus[2];
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned k, void **gpu) { *gpu = gpus + 1 - k; return 0; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **gpu) { *gpu = gpus + (uuid[5] == '1'); return 0; }
+int nvmlDeviceGetName(void *gpu, char *s, unsigned n) { strncpy(s, "NVIDIA Stub", n); return 0; }
+int nvmlDeviceGetUUID(void *gpu, char *s, unsigned n) {
+    strncpy(s, gpu == gpus ? "GPU-00000000-0000-0000-0000-000000000000" : "GPU-01010101-0101-0101-0101-010101010101", n);
+    return 0;
+}
+int nvmlDeviceGetPowerUsage(void *gpu, unsigned *mw) { *mw = gpu == gpus ? 100000 : 200000; return 0; }
+int nvmlDeviceGetEnforcedPowerLimit(void *gpu, unsigned *mw) { *mw = 300000; return 0; }
 "#;
 
 /// A CUDA runtime that tells its version.
@@ -227,6 +247,41 @@ fn an_old_driver_and_an_old_gpu_are_told() {
     assert!(old["mend"].as_str().unwrap().contains("580"), "{old}");
     let gpu = finding(&json, "GPU older than the CUDA provider");
     assert!(gpu["detail"].as_str().unwrap().contains("sm_69"), "{gpu}");
+}
+
+#[test]
+fn gpus_are_told_apart_by_their_uuids() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.driver();
+    assert!(machine.library("driver/libnvidia-ml.so.1", LIBNVML, &[]));
+    let (_, json) = machine.doctor(&[("STUB_COUNT", "2")]);
+    for (gpu, power) in [("GPU 0", "100 of 300 W"), ("GPU 1", "200 of 300 W")] {
+        let detail = finding(&json, gpu)["detail"].as_str().unwrap();
+        assert!(detail.ends_with(power), "{detail}");
+    }
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args([
+            "bench",
+            "--watch",
+            "--interval",
+            "0.01",
+            "--device",
+            "cuda:1",
+        ])
+        .env("LD_LIBRARY_PATH", machine.folder.path().join("driver"))
+        .env("STUB_COUNT", "2")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(watch.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    // Whoever has read enough closes the pipe, which ends it.
+    drop(out);
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
+    assert!(line.contains("200 W"), "{line}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln::compile::{Options, Outcome, compile};
+use kiln::nvidia::driver;
 use kiln::parity::{self, Comparison, FloatMetrics, Npz};
 use kiln::runtime::{Optimization, Runtime};
 use kiln::talk::Silent;
@@ -240,8 +241,9 @@ fn builds_an_engine(name: &str, target: &str) {
     assert_eq!(engine.capabilities, [target]);
     assert!(engine.layers > 0 && engine.bytes == plan.len());
     assert!(outcome.manifest.parity.unwrap().pass());
-    // No GPU runs the engine here, and the manifest must not say otherwise.
-    assert!(outcome.manifest.engine_parity.not_run().is_some());
+    // Where no GPU runs the engine, the manifest must not say otherwise.
+    let not_run = outcome.manifest.engine_parity.not_run().is_some();
+    assert!(not_run || driver::probe().is_ok());
     for file in [bundle::MANIFEST, bundle::REPORT, bundle::PROOF] {
         assert!(outcome.bundle.join(file).is_file(), "{file}");
     }

@@ -1,6 +1,6 @@
 //! FP32 as FP16 or BF16: converted in chunks when it is read or written, and what that loses.
 
-use std::borrow::Cow;
+use std::convert::Infallible;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -34,62 +34,58 @@ impl NarrowingLoss {
         }
     }
 
-    /// `largest` and `smallest` are the target's largest finite and smallest nonzero magnitude.
-    fn add(&mut self, wide: &[f32], narrow: &[u8], to: DType, largest: f32, smallest: f32) {
-        let mut buffer = [0f32; BLOCK];
-        for (wide, narrow) in wide.chunks(BLOCK).zip(narrow.chunks(BLOCK * 2)) {
-            let back = &mut buffer[..wide.len()];
-            widen(narrow, to, back);
-            // Of finite numbers, the largest magnitude has the largest bits.
-            let bits = |v: &f32| v.to_bits() & !(1 << 31);
-            let most = f32::from_bits(wide.iter().map(bits).fold(0, u32::max));
-            match most <= largest {
-                true => self.add_in_range(wide, back, most, smallest / 2.0),
-                false => self.add_any(wide, back, largest, smallest / 2.0),
-            }
+    /// Adds a block of numbers; `format` is F16 or BF16.
+    fn add(&mut self, wide: &[f32], format: DType) {
+        let most = largest(wide);
+        let squares_fit = most == 0.0 || (1e-15..=1e15).contains(&most);
+        match squares_fit && most <= end(format) {
+            true if format == DType::BF16 => self.add_in_range(wide, most, to_bf16),
+            true => self.add_in_range(wide, most, to_f16),
+            false => self.add_any(wide, format),
         }
     }
 
-    /// Numbers of which none is clamped, in a form that compilers vectorize.
-    fn add_in_range(&mut self, wide: &[f32], back: &[f32], most: f32, flushed: f32) {
+    /// Numbers of which none is clamped, in a form that compilers vectorize; `round` gives the nearest of the format.
+    fn add_in_range(&mut self, wide: &[f32], most: f32, round: impl Fn(f32) -> f32) {
         const LANES: usize = 8;
         self.abs_max = self.abs_max.max(most);
-        let tiny = |v: &f32| u32::from(v.abs() <= flushed) & u32::from(*v != 0.0);
-        self.flushed += wide.iter().map(tiny).sum::<u32>() as usize;
-        let (mut power, mut error) = ([0f64; LANES], [0f64; LANES]);
-        let (wide, wide_rest) = wide.as_chunks::<LANES>();
-        let (back, back_rest) = back.as_chunks::<LANES>();
-        for (wide, back) in wide.iter().zip(back) {
-            for k in 0..LANES {
-                let (v, e) = (f64::from(wide[k]), f64::from(wide[k] - back[k]));
-                power[k] += v * v;
-                error[k] += e * e;
+        let (mut power, mut error, mut flushed) = ([0f32; LANES], [0f32; LANES], [0u32; LANES]);
+        let mut add = |k: usize, v: f32| {
+            let near = round(v);
+            let e = v - near;
+            power[k] += v * v;
+            error[k] += e * e;
+            flushed[k] += u32::from(near == 0.0) & u32::from(v != 0.0);
+        };
+        let (whole, rest) = wide.as_chunks::<LANES>();
+        for lanes in whole {
+            for (k, &v) in lanes.iter().enumerate() {
+                add(k, v);
             }
         }
-        for (v, back) in wide_rest.iter().zip(back_rest) {
-            let (v, e) = (f64::from(*v), f64::from(v - back));
-            power[0] += v * v;
-            error[0] += e * e;
-        }
-        self.power += power.iter().sum::<f64>();
-        self.error += error.iter().sum::<f64>();
+        rest.iter().for_each(|&v| add(0, v));
+        self.power += power.iter().map(|&p| f64::from(p)).sum::<f64>();
+        self.error += error.iter().map(|&e| f64::from(e)).sum::<f64>();
+        self.flushed += flushed.iter().sum::<u32>() as usize;
     }
 
-    fn add_any(&mut self, wide: &[f32], back: &[f32], largest: f32, flushed: f32) {
-        for (&v, &back) in wide.iter().zip(back) {
-            if !v.is_finite() {
-                continue;
-            }
+    fn add_any(&mut self, wide: &[f32], format: DType) {
+        let end = end(format);
+        for &v in wide.iter().filter(|v| v.is_finite()) {
             let magnitude = v.abs();
             self.abs_max = self.abs_max.max(magnitude);
-            if magnitude > largest {
+            if magnitude > end {
                 self.clamped += 1;
                 let (least, most) = self.beyond.unwrap_or((v, v));
                 self.beyond = Some((least.min(v), most.max(v)));
             }
-            // Half of the smallest subnormal ties to even, which is zero.
-            self.flushed += usize::from(magnitude > 0.0 && magnitude <= flushed);
-            let (v, error) = (f64::from(v), f64::from(v) - f64::from(back));
+            let near = v.clamp(-end, end);
+            let near = match format {
+                DType::BF16 => bf16::from_f32(near).to_f64(),
+                _ => f16::from_f32(near).to_f64(),
+            };
+            self.flushed += usize::from(near == 0.0 && v != 0.0);
+            let (v, error) = (f64::from(v), f64::from(v) - near);
             self.power += v * v;
             self.error += error * error;
         }
@@ -99,40 +95,74 @@ impl NarrowingLoss {
 /// Elements whose conversion stays in the first cache.
 const BLOCK: usize = 512;
 
-/// F16 or BF16 numbers, at most [`BLOCK`], as FP32.
-fn widen(narrow: &[u8], from: DType, out: &mut [f32]) {
-    let halves = narrow.chunks_exact(2);
-    if from == DType::BF16 {
-        for (out, half) in out.iter_mut().zip(halves) {
-            *out = bf16::from_le(half).to_f32();
+/// The largest finite number of F16 or BF16.
+fn end(format: DType) -> f32 {
+    match format {
+        DType::BF16 => bf16::MAX.to_f32(),
+        _ => f16::MAX.to_f32(),
+    }
+}
+
+/// The largest magnitude; infinite or NaN if one is: the largest magnitude has the largest bits.
+fn largest(block: &[f32]) -> f32 {
+    let bits = |v: &f32| v.to_bits() & !(1 << 31);
+    f32::from_bits(block.iter().map(bits).fold(0, u32::max))
+}
+
+/// The nearest number with so many bits of mantissa less, ties to even.
+fn without_bits(v: f32, bits: u32) -> f32 {
+    let word = v.to_bits();
+    let half = (1 << (bits - 1)) - 1 + (word >> bits & 1);
+    f32::from_bits((word + half) >> bits << bits)
+}
+
+/// The nearest BF16 of a finite number in its range.
+fn to_bf16(v: f32) -> f32 {
+    without_bits(v, 16)
+}
+
+/// The nearest F16 of a number in its range. Below 2⁻¹⁴ its numbers are multiples of 2⁻²⁴, the last place of FP32 from ½ to 1.
+fn to_f16(v: f32) -> f32 {
+    const NORMAL: f32 = 6.103_515_6e-5;
+    const SHIFT: f32 = 0.75;
+    match v.abs() < NORMAL {
+        true => (v + SHIFT) - SHIFT,
+        false => without_bits(v, 13),
+    }
+}
+
+/// The blocks of little-endian numbers, which need not be aligned: protobuf does not align `raw_data`.
+fn blocks<E>(bytes: &[u8], mut take: impl FnMut(&mut [f32]) -> Result<(), E>) -> Result<(), E> {
+    let mut block = [0f32; BLOCK];
+    for bytes in bytes.chunks(4 * BLOCK) {
+        let block = &mut block[..bytes.len() / 4];
+        for (v, bytes) in block.iter_mut().zip(bytes.chunks_exact(4)) {
+            *v = f32::from_le(bytes);
         }
-        return;
+        take(block)?;
     }
-    let mut buffer = [f16::ZERO; BLOCK];
-    for (slot, half) in buffer.iter_mut().zip(halves) {
-        *slot = f16::from_le(half);
-    }
-    buffer[..out.len()].convert_to_f32_slice(out);
+    Ok(())
 }
 
 impl Tensor {
-    /// The numbers before and after they are narrowed, in chunks.
+    /// The narrowed numbers in chunks.
     pub(super) fn narrow<E>(
         &self,
         lazy: &Lazy,
-        mut out: impl FnMut(&[f32], &[u8]) -> Result<(), E>,
+        out: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut buffer = Vec::new();
         lazy.chunks(&mut |chunk| {
-            let wide = aligned_f32(chunk);
-            buffer.resize(chunk.len() / 2, 0u8);
-            match self.dtype {
-                DType::BF16 => narrow_chunk(&wide, &mut buffer, bf16::MAX.to_f32(), |v, dst| {
-                    dst.copy_from_slice(&bf16::from_f32(v).to_le_bytes())
-                }),
-                _ => narrow_to_f16(&wide, &mut buffer),
-            }
-            out(&wide, &buffer)
+            buffer.clear();
+            blocks(chunk, |block| {
+                clamp(block, end(self.dtype));
+                match self.dtype {
+                    DType::BF16 => push(block, bf16::from_f32, &mut buffer),
+                    _ => push_f16(block, &mut buffer),
+                }
+                Ok(())
+            })?;
+            out(&buffer)
         })
     }
 
@@ -164,62 +194,40 @@ impl Tensor {
         let Data::Lazy(lazy) = &narrowed.data else {
             return None;
         };
-        let (largest, smallest) = match to {
-            DType::BF16 => (bf16::MAX.to_f32(), bf16::from_bits(1).to_f32()),
-            _ => (f16::MAX.to_f32(), f16::from_bits(1).to_f32()),
-        };
         let mut loss = NarrowingLoss::default();
-        let add = |wide: &[f32], narrow: &[u8]| {
-            loss.add(wide, narrow, to, largest, smallest);
-            Ok::<(), std::convert::Infallible>(())
-        };
-        narrowed
-            .narrow(lazy, add)
-            .unwrap_or_else(|never| match never {});
+        let each = lazy.chunks(&mut |chunk| {
+            blocks(chunk, |block| {
+                loss.add(block, to);
+                Ok::<(), Infallible>(())
+            })
+        });
+        each.unwrap_or_else(|never| match never {});
         Some(loss)
     }
 }
 
-/// Protobuf does not align `raw_data`, so a slice of a mapped file may have to be copied to be read as floats.
-fn aligned_f32(bytes: &[u8]) -> Cow<'_, [f32]> {
-    if let (true, Ok(numbers)) = (
-        cfg!(target_endian = "little"),
-        bytemuck::try_cast_slice(bytes),
-    ) {
-        return Cow::Borrowed(numbers);
-    }
-    if cfg!(target_endian = "big") {
-        return Cow::Owned(bytes.chunks_exact(4).map(f32::from_le).collect());
-    }
-    let mut copy = vec![0f32; bytes.len() / 4];
-    let whole = copy.len() * 4;
-    bytemuck::cast_slice_mut(&mut copy).copy_from_slice(&bytes[..whole]);
-    Cow::Owned(copy)
-}
-
-fn narrow_chunk(wide: &[f32], out: &mut [u8], max: f32, put: impl Fn(f32, &mut [u8])) {
-    for (v, dst) in wide.iter().zip(out.chunks_exact_mut(2)) {
-        put(clamp_finite(*v, max), dst);
+/// Finite numbers beyond ±`end` become it.
+fn clamp(block: &mut [f32], end: f32) {
+    if largest(block) > end || largest(block).is_nan() {
+        for v in block.iter_mut().filter(|v| v.is_finite()) {
+            *v = v.clamp(-end, end);
+        }
     }
 }
 
-fn clamp_finite(v: f32, max: f32) -> f32 {
-    if v.is_finite() { v.clamp(-max, max) } else { v }
+fn push<T: Element>(block: &[f32], narrow: impl Fn(f32) -> T, out: &mut Vec<u8>) {
+    block.iter().for_each(|&v| narrow(v).push_le(out));
 }
 
-fn narrow_to_f16(wide: &[f32], out: &mut [u8]) {
-    let max = f16::MAX.to_f32();
-    let mut clamped = [0f32; BLOCK];
+/// As [`push`], with the processor's instructions.
+fn push_f16(block: &[f32], out: &mut Vec<u8>) {
     let mut halves = [f16::ZERO; BLOCK];
-    for (wide, out) in wide.chunks(BLOCK).zip(out.chunks_mut(BLOCK * 2)) {
-        for (dst, v) in clamped.iter_mut().zip(wide) {
-            *dst = clamp_finite(*v, max);
-        }
-        let halves = &mut halves[..wide.len()];
-        halves.convert_from_f32_slice(&clamped[..wide.len()]);
-        for (dst, h) in out.chunks_exact_mut(2).zip(halves.iter()) {
-            dst.copy_from_slice(&h.to_le_bytes());
-        }
+    let halves = &mut halves[..block.len()];
+    halves.convert_from_f32_slice(block);
+    let start = out.len();
+    out.resize(start + 2 * halves.len(), 0);
+    for (dst, h) in out[start..].chunks_exact_mut(2).zip(halves.iter()) {
+        dst.copy_from_slice(&h.to_le_bytes());
     }
 }
 
@@ -237,7 +245,14 @@ mod tests {
             .collect();
         let want: Vec<u16> = values
             .iter()
-            .map(|&v| f16::from_f32(clamp_finite(v, 65504.0)).to_bits())
+            .map(|&v| {
+                f16::from_f32(if v.is_finite() {
+                    v.clamp(-65504.0, 65504.0)
+                } else {
+                    v
+                })
+                .to_bits()
+            })
             .collect();
         let mut raw = vec![0u8];
         values.iter().for_each(|v| v.push_le(&mut raw));
@@ -265,6 +280,36 @@ mod tests {
             assert_eq!(loss.abs_max, 3.4e38);
             let most = beyond.iter().copied().fold(0.0, f32::max);
             assert_eq!(loss.beyond, Some((-3.4e38, most)));
+        }
+    }
+
+    #[test]
+    fn rounding_in_fp32_gives_the_numbers_of_the_formats() {
+        // Every number of the formats, its neighbours, and the middle to the next.
+        for bits in 0..=u16::MAX {
+            let around = |v: f32, next: f32| {
+                let middle = v + (next - v) / 2.0;
+                [
+                    v,
+                    middle,
+                    middle.next_up(),
+                    middle.next_down(),
+                    v.next_up(),
+                    v.next_down(),
+                ]
+            };
+            let (v, next) = (f16::from_bits(bits), f16::from_bits(bits.wrapping_add(1)));
+            for v in around(v.to_f32(), next.to_f32()) {
+                if v.abs() <= f16::MAX.to_f32() {
+                    assert_eq!(to_f16(v), f16::from_f32(v).to_f32(), "{v:e}");
+                }
+            }
+            let (v, next) = (bf16::from_bits(bits), bf16::from_bits(bits.wrapping_add(1)));
+            for v in around(v.to_f32(), next.to_f32()) {
+                if v.abs() <= bf16::MAX.to_f32() {
+                    assert_eq!(to_bf16(v), bf16::from_f32(v).to_f32(), "{v:e}");
+                }
+            }
         }
     }
 

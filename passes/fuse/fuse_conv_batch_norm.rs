@@ -15,12 +15,12 @@ impl Rule for FuseConvBatchNorm {
     }
 
     fn about(&self) -> &'static str {
-        "Conv and the BatchNormalization behind it become one Conv with other weights"
+        "a convolution and the BatchNormalization behind it become one with other weights"
     }
 
     fn details(&self) -> String {
         "In inference, BatchNormalization multiplies each channel by scale / √(variance + ε) and adds a number; both can \
-         be done to the weights and the bias of the Conv. The new weights are written as arithmetic on constants, which \
+         be done to the weights and the bias of the Conv or ConvTranspose. The new weights are written as arithmetic on constants, which \
          `fold-constants` computes, so a runtime is needed. Weights that something else reads too are left alone."
             .into()
     }
@@ -38,7 +38,8 @@ impl Rule for FuseConvBatchNorm {
         let (Some(middle), Some(y)) = (norm.input(0), norm.output(0)) else {
             return Err(Miss::none());
         };
-        let conv = g.producer_if(middle, "Conv").ok_or_else(Miss::none)?;
+        let conv = g.producer(middle).ok_or_else(Miss::none)?;
+        let view = ops::Conv::of(g, conv).ok_or_else(Miss::none)?;
         if norm.is_training() || norm.node().outputs().iter().skip(1).any(Option::is_some) {
             return Err(Miss::because("it computes the batch's own statistics"));
         }
@@ -50,6 +51,12 @@ impl Rule for FuseConvBatchNorm {
             return Err(Miss::none());
         };
         let rank = constant(g, weight)?.rank();
+        // The axis of the weight that counts output channels.
+        let axis = match (node.op().is("ConvTranspose"), view.group()) {
+            (false, _) => 0,
+            (true, 1) => 1,
+            (true, _) => return Err(Miss::because("it is transposed and has groups")),
+        };
         let mut numbers = [weight; 4];
         for (k, slot) in numbers.iter_mut().enumerate() {
             *slot = norm.input(k + 1).ok_or_else(Miss::none)?;
@@ -74,7 +81,7 @@ impl Rule for FuseConvBatchNorm {
         let spread = made.two("Add", variance, epsilon);
         let spread = made.0.node(Op::onnx("Sqrt"), [spread], Attrs::new());
         let factor = made.two("Div", scale, spread);
-        let axes: Vec<i64> = (1..rank as i64).collect();
+        let axes: Vec<i64> = (axis + 1..rank as i64).map(|k| k - axis).collect();
         let axes = made.0.constant(Tensor::vector(&axes));
         let columns = made.two("Unsqueeze", factor, axes);
         let weight = made.two("Mul", weight.into(), columns);

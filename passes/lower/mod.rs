@@ -12,6 +12,7 @@ pub mod lower_rotary;
 mod packed_projections;
 pub mod raise_opset;
 pub mod split_skip_norm;
+pub mod split_transposed_conv;
 pub mod symmetrize_qdq;
 
 use kiln_graph::{DType, Graph, Op, ValueId};

@@ -61,7 +61,9 @@ pub fn wanted(model: &Model) -> (Vec<ValueId>, Vec<ValueId>) {
         let rows = layers.filter_map(|u| Some(Linear::of(g, u.node)?.ok()?.rows));
         rows.max().is_some_and(|rows| rows <= Gram::MAX_SIZE)
     };
-    super::wanted(model).into_iter().partition(short)
+    super::quantize::wanted_by_linear(model)
+        .into_iter()
+        .partition(short)
 }
 
 /// The plan of `x`, of which `gram` is what calibration found; `None` if no layer that reads it can become INT4. Nothing that

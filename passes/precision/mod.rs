@@ -1,6 +1,7 @@
 //! Number formats.
 
 mod awq;
+mod conv;
 pub mod convert_bf16;
 pub mod convert_fp16;
 mod convert_half;

@@ -8,7 +8,7 @@ use super::stats::Scheme;
 
 /// A quantized weight.
 pub(super) struct Weight {
-    /// [K, N].
+    /// [K, N], or a convolution's.
     pub values: Tensor,
     /// [N].
     pub scales: Tensor,
@@ -19,10 +19,20 @@ pub(super) struct Weight {
 /// A quantized activation: its numbers, scale and zero point, and the dequantized value where there is one.
 #[derive(Clone, Copy)]
 pub(super) struct Quantized {
-    values: Option<ValueId>,
+    pub values: Option<ValueId>,
     scale: Option<ValueId>,
     zero: Option<ValueId>,
-    wide: Option<ValueId>,
+    pub wide: Option<ValueId>,
+}
+
+impl Quantized {
+    /// The same numbers in another place.
+    pub fn moved(self, to: ValueId) -> Quantized {
+        Quantized {
+            values: Some(to),
+            ..self
+        }
+    }
 }
 
 pub(super) struct Writer<'g> {
@@ -65,40 +75,65 @@ impl Writer<'_> {
         }
     }
 
-    /// Quantize and dequantize the layer's input. Zero points are written out: ONNX takes a missing one for UINT8, TensorRT
-    /// for INT8.
+    /// Quantize and dequantize the layer's input.
     pub fn activation(&mut self, choice: &Choice, scheme: Scheme) -> Quantized {
-        let x = self.layer.input;
-        let name = self.g.value(x).name().to_string();
-        let (scale, zero, dtype) = parameters(choice, scheme);
-        let scale = self.g.add_constant(&format!("{name}_scale"), scale);
-        let zero = self.g.add_constant(&format!("{name}_zero_point"), zero);
-        let parameters = [Some(scale), Some(zero)];
-        let q = self.node(
-            "QuantizeLinear",
-            &[Some(x), parameters[0], parameters[1]],
-            &format!("{name}_quantized"),
-            Attrs::new(),
-        );
-        self.typed(q, x, dtype);
-        let wide = self.node(
-            "DequantizeLinear",
-            &[q, parameters[0], parameters[1]],
-            &format!("{name}_dequantized"),
-            Attrs::new(),
-        );
-        self.typed(wide, x, DType::F32);
+        let q = self.quantize(choice, scheme);
         Quantized {
-            values: q,
-            scale: parameters[0],
-            zero: parameters[1],
-            wide,
+            wide: self.widened(q, self.layer.input),
+            ..q
         }
     }
 
-    pub fn dynamic(&mut self) -> Quantized {
+    /// Quantize the layer's input. Zero points are written out: ONNX takes a missing one for UINT8, TensorRT for INT8.
+    pub fn quantize(&mut self, choice: &Choice, scheme: Scheme) -> Quantized {
         let x = self.layer.input;
         let name = self.g.value(x).name().to_string();
+        let (scale, zero, dtype) = parameters(choice, scheme);
+        let scale = Some(self.g.add_constant(&format!("{name}_scale"), scale));
+        let zero = Some(self.g.add_constant(&format!("{name}_zero_point"), zero));
+        let values = self.node(
+            "QuantizeLinear",
+            &[Some(x), scale, zero],
+            &format!("{name}_quantized"),
+            Attrs::new(),
+        );
+        self.typed(values, x, dtype);
+        Quantized {
+            values,
+            scale,
+            zero,
+            wide: None,
+        }
+    }
+
+    /// Quantized numbers as floats again, named after the value that they stand for.
+    pub fn widened(&mut self, q: Quantized, like: ValueId) -> Option<ValueId> {
+        let name = self.g.value(like).name().to_string();
+        let wide = self.node(
+            "DequantizeLinear",
+            &[q.values, q.scale, q.zero],
+            &format!("{name}_dequantized"),
+            Attrs::new(),
+        );
+        self.typed(wide, like, DType::F32);
+        wide
+    }
+
+    /// Quantize the layer's input by the range of each run, in which these channels have no part: they become zero.
+    pub fn dynamic(&mut self, outliers: &[usize]) -> Quantized {
+        let mut x = self.layer.input;
+        let name = self.g.value(x).name().to_string();
+        if !outliers.is_empty() {
+            let channel = |k: usize| f32::from(u8::from(!outliers.contains(&k)));
+            let mask: Vec<f32> = (0..self.layer.rows).map(channel).collect();
+            let mask = self
+                .g
+                .add_constant(&format!("{name}_mask"), Tensor::vector(&mask));
+            let rest = [Some(x), Some(mask)];
+            let rest = self.node("Mul", &rest, &format!("{name}_rest"), Attrs::new());
+            self.typed(rest, x, DType::F32);
+            x = rest.unwrap_or(x);
+        }
         let names = ["quantized", "scale", "zero_point"].map(|s| format!("{name}_{s}"));
         let names = [&names[0][..], &names[1][..], &names[2][..]];
         let [values, scale, zero] =
@@ -130,22 +165,54 @@ impl Writer<'_> {
         ]
     }
 
-    /// Floats, of numbers that were quantized: what TensorRT and ONNX Runtime take for a product of integers.
-    pub fn product(&mut self, x: Quantized, weight: Weight) -> Option<ValueId> {
-        let parts = self.weight(&weight);
+    /// A weight as floats again, with a scale for each place of an axis.
+    pub fn dequantized(&mut self, weight: &Weight, axis: i64) -> Option<ValueId> {
+        let parts = self.weight(weight);
         let name = self.g.value(self.layer.weight).name().to_string();
-        let axis = Attrs::new().with("axis", 1i64);
+        let axis = Attrs::new().with("axis", axis);
         let w = self.node(
             "DequantizeLinear",
             &parts,
             &format!("{name}_dequantized"),
             axis,
         );
-        let dims = [self.layer.rows, self.layer.columns].map(Dim::Known);
+        let dims: Vec<Dim> = weight
+            .values
+            .dims()
+            .iter()
+            .map(|&d| Dim::Known(d))
+            .collect();
         if let Some(w) = w {
             self.g
-                .set_type(w, Type::tensor(DType::F32, Some(dims.to_vec().into())));
+                .set_type(w, Type::tensor(DType::F32, Some(dims.into())));
         }
+        w
+    }
+
+    /// A bias in INT32 with a step for each channel, as floats again.
+    pub fn bias(&mut self, values: Tensor, steps: Tensor) -> Option<ValueId> {
+        let name = format!("{}_bias", self.output_name());
+        let dims = values.dims().to_vec();
+        let zeros = Tensor::from_values(&dims[..], &vec![0i32; values.len()]).ok();
+        let mut add = |suffix: &str, t: Tensor| self.g.add_constant(&format!("{name}_{suffix}"), t);
+        let parts = [
+            Some(add("quantized", values)),
+            Some(add("scale", steps)),
+            zeros.map(|z| add("zero_point", z)),
+        ];
+        let axis = Attrs::new().with("axis", 0i64);
+        let wide = self.node("DequantizeLinear", &parts, &name, axis);
+        if let Some(wide) = wide {
+            let dims: Vec<Dim> = dims.into_iter().map(Dim::Known).collect();
+            self.g
+                .set_type(wide, Type::tensor(DType::F32, Some(dims.into())));
+        }
+        wide
+    }
+
+    /// Floats, of numbers that were quantized: what TensorRT and ONNX Runtime take for a product of integers.
+    pub fn product(&mut self, x: Quantized, weight: Weight) -> Option<ValueId> {
+        let w = self.dequantized(&weight, 1);
         let output = self.output_name();
         let product = self.matmul(&[x.wide, w], &format!("{output}_product"));
         self.with_outliers(product, weight.apart)
@@ -244,7 +311,7 @@ impl Writer<'_> {
 }
 
 /// Scale, zero point and dtype of an activation.
-fn parameters(choice: &Choice, scheme: Scheme) -> (Tensor, Tensor, DType) {
+pub(super) fn parameters(choice: &Choice, scheme: Scheme) -> (Tensor, Tensor, DType) {
     let (lo, hi) = (f64::from(choice.lo.min(0.0)), f64::from(choice.hi.max(0.0)));
     let most = hi.max(-lo);
     let usable = |s: f64| {

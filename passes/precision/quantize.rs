@@ -3,6 +3,7 @@
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
 use rustc_hash::FxHashMap;
 
+use super::conv::{self, Conv};
 use super::linear::Linear;
 use super::qdq::{Weight, Writer};
 use super::ranges::{self, Choice};
@@ -14,16 +15,30 @@ use crate::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
 /// Fewer rows or columns save nothing that would show (ModelOpt leaves the same).
 const MIN_SIZE: usize = 16;
 
-/// The inputs of all linear layers that 8 bits could be for: the values of the outermost graph that a calibration is
-/// asked for.
+/// The inputs of all linear layers, and what convolutions read and give, that 8 bits could be for: the values of the
+/// outermost graph that a calibration is asked for.
 pub fn wanted(model: &Model) -> Vec<ValueId> {
     let g = &model.graph;
     let layers = g.nodes().filter_map(|(id, _)| Linear::of(g, id)?.ok());
+    let convs = g.nodes().filter_map(|(id, _)| Conv::of(g, id)?.ok());
+    let all = (layers.map(|l| l.input)).chain(convs.flat_map(|c| [c.layer.input, c.end]));
+    floats(g, all)
+}
+
+/// The same of linear layers alone.
+pub(super) fn wanted_by_linear(model: &Model) -> Vec<ValueId> {
+    let g = &model.graph;
+    let layers = g.nodes().filter_map(|(id, _)| Linear::of(g, id)?.ok());
+    floats(g, layers.map(|l| l.input))
+}
+
+/// Those that are computed in FP32 or FP16, in ascending order.
+fn floats(g: &Graph, values: impl Iterator<Item = ValueId>) -> Vec<ValueId> {
     let float = |v: &ValueId| {
         matches!(g.value(*v).ty().dtype(), Some(DType::F32 | DType::F16))
             && g.constant(*v).is_none()
     };
-    let mut all: Vec<ValueId> = layers.map(|l| l.input).filter(float).collect();
+    let mut all: Vec<ValueId> = values.filter(float).collect();
     all.sort_unstable();
     all.dedup();
     all
@@ -48,6 +63,61 @@ pub(super) enum Form {
     Dynamic,
 }
 
+/// What chooses the range of an activation that is quantized dynamically.
+const EACH_RUN: &str = "each run";
+const NOT_FP32: &str = "only products in FP32 are quantized";
+const NO_RANGES: &str = "its input has no ranges";
+
+/// Whether a user, a search or the size speaks against quantizing a layer.
+fn fits(g: &Graph, layer: &Linear, cx: &Context<'_>) -> Result<(), String> {
+    let Linear { rows, columns, .. } = *layer;
+    if let Some(why) = cx.options.keeps(g, layer.node) {
+        return Err(why);
+    }
+    if cx.options.spared.contains(&g.label(layer.node)) {
+        return Err(OUT_OF_TOLERANCE.into());
+    }
+    match rows < MIN_SIZE || columns < MIN_SIZE {
+        true => Err(format!(
+            "its weight [{rows}, {columns}] is too small to gain"
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A convolution and how its numbers are rounded.
+struct Rounded {
+    conv: Conv,
+    /// `None` if the input is rounded already.
+    input: Option<Choice>,
+    /// Where the target wants the result rounded too.
+    result: Option<Choice>,
+    scheme: Scheme,
+}
+
+impl Rounded {
+    /// The weight and the bias in integers.
+    fn prepared(&self, g: &Graph) -> Result<(Weight, Option<(Tensor, Tensor)>), String> {
+        let weight = self.conv.quantized(g).map_err(|why| why.to_string())?;
+        let bias = match self.result {
+            Some(_) => (self.conv).bias(g, &weight, self.input.as_ref(), self.scheme)?,
+            None => None,
+        };
+        Ok((weight, bias))
+    }
+
+    fn write(
+        &self,
+        g: &mut Graph,
+        pass: &'static str,
+        (weight, bias): (Weight, Option<(Tensor, Tensor)>),
+    ) {
+        let (input, result) = (self.input.as_ref(), self.result.as_ref());
+        self.conv
+            .write(g, pass, (&weight, bias), input, result, self.scheme);
+    }
+}
+
 /// Layers that read the same value.
 struct Group {
     input: ValueId,
@@ -61,8 +131,11 @@ impl Quantizer {
                 "there are no ranges of activations: static quantization takes calibration".into(),
             ));
         }
-        let any = (model.graph.nodes())
-            .any(|(id, _)| matches!(self.layer(&model.graph, id, cx), Some(Ok(_))));
+        let g = &model.graph;
+        let any = g.nodes().any(|(id, _)| {
+            matches!(self.layer(g, id, cx), Some(Ok(_)))
+                || matches!(self.conv(g, id, cx), Some(Ok(_)))
+        });
         let from = model.graph.opset();
         if any && from < self.since {
             let since = self.since;
@@ -77,10 +150,12 @@ impl Quantizer {
         for group in &groups {
             quantized += self.group(g, group, cx);
         }
+        // After linear layers, whose ranges are those of values that this replaces.
+        let refused = !self.convolutions(g, &mut quantized, cx)? || refused;
         nested(g, cx);
         if quantized == 0 && !refused {
             return Err(PassFailure::Nothing(format!(
-                "no layer was quantized to {}: the model has no linear layer that is large enough, or all must keep \
+                "no layer was quantized to {}: the model has no linear layer or convolution that is large enough, or all must keep \
                  their precision",
                 self.weight.dtype()
             )));
@@ -121,22 +196,12 @@ impl Quantizer {
     /// The layer of a node, or why it keeps its precision; `None` if it is none.
     fn layer(&self, g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Linear, String>> {
         let fit = |layer: Linear| {
-            let Linear { rows, columns, .. } = layer;
-            if let Some(why) = cx.options.keeps(g, id) {
-                return Err(why);
-            }
-            if cx.options.spared.contains(&g.label(id)) {
-                return Err(OUT_OF_TOLERANCE.into());
-            }
-            if rows < MIN_SIZE || columns < MIN_SIZE {
-                return Err(format!(
-                    "its weight [{rows}, {columns}] is too small to gain"
-                ));
-            }
+            let Linear { rows, .. } = layer;
+            fits(g, &layer, cx)?;
             let weight = g.constant(layer.weight).map(Tensor::dtype);
             let input = g.value(layer.input).ty();
             if weight != Some(DType::F32) || input.dtype() != Some(DType::F32) {
-                return Err("only products in FP32 are quantized".into());
+                return Err(NOT_FP32.into());
             }
             if input.rank().is_none_or(|rank| rank < 2) {
                 return Err("its input is no matrix".into());
@@ -148,7 +213,7 @@ impl Quantizer {
                 return Ok(layer);
             };
             match cx.options.stats.get(&layer.input) {
-                None => Err("its input has no ranges".into()),
+                None => Err(NO_RANGES.into()),
                 Some(s) if s.finite() < s.count => Err("its input is not always finite".into()),
                 Some(s) if s.rows == 0 || s.channel_absmax.len() != rows => {
                     Err("its input has no ranges for each channel".into())
@@ -160,15 +225,106 @@ impl Quantizer {
         Some(Linear::of(g, id)?.and_then(fit))
     }
 
+    /// The convolution of a node, or why it keeps its precision; `None` if it is none.
+    fn conv(&self, g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Rounded, String>> {
+        let fit = |conv: Conv| {
+            let layer = &conv.layer;
+            fits(g, layer, cx)?;
+            let scheme = match (self.activation, self.weight) {
+                (Form::Static(scheme), Format::Int8) => scheme,
+                (Form::Dynamic, _) => {
+                    return Err(
+                        "integer convolutions of dynamic ranges are slower than float ones".into(),
+                    );
+                }
+                _ => return Err("convolutions are quantized to INT8 only".into()),
+            };
+            let weight = g.constant(layer.weight).map(Tensor::dtype);
+            let all = [layer.input, conv.end].map(|v| g.value(v).ty().dtype());
+            if weight != Some(DType::F32) || all != [Some(DType::F32); 2] {
+                return Err(NOT_FP32.into());
+            }
+            let range = |v: ValueId, what: &str| {
+                let stats = cx.options.stats.get(&v).ok_or(NO_RANGES)?;
+                let choice = ranges::whole(stats, scheme);
+                let choice = choice.ok_or(format!("its {what} is not always finite, or zero"))?;
+                match choice.noise <= ranges::ENOUGH {
+                    true => Ok(choice),
+                    false => Err(format!(
+                        "few steps of one scale would be left for most of its {what}"
+                    )),
+                }
+            };
+            let input = match conv::dequantized(g, layer.input) {
+                Some(_) => None,
+                None => Some(range(layer.input, "input")?),
+            };
+            let rounds = cx.target.quantizes_results_of_conv();
+            if rounds && g.value(conv.end).is_output() {
+                return Err("its result is the model's, which is not rounded".into());
+            }
+            let result = match rounds {
+                true => Some(range(conv.end, "result")?),
+                false => None,
+            };
+            Ok(Rounded {
+                conv,
+                input,
+                result,
+                scheme,
+            })
+        };
+        Some(Conv::of(g, id)?.and_then(fit))
+    }
+
+    /// Quantizes convolutions in the graph's order; false where a limit stopped before the last.
+    fn convolutions(
+        &self,
+        g: &mut Graph,
+        quantized: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, PassFailure> {
+        for id in g.topo_order()? {
+            let found = match self.conv(g, id, cx) {
+                None => continue,
+                Some(Ok(found)) => found,
+                Some(Err(why)) => {
+                    cx.kept(g, id, why);
+                    continue;
+                }
+            };
+            let prepared = match found.prepared(g) {
+                Ok(prepared) => prepared,
+                Err(why) => {
+                    cx.kept(g, id, why);
+                    continue;
+                }
+            };
+            let label = g.label(id);
+            if !cx.admit(self.pass, || label.clone()) {
+                return Ok(false);
+            }
+            let read = ranges_remark(g, &found.conv.layer, found.input.as_ref(), None);
+            found.write(g, self.pass, prepared);
+            *quantized += 1;
+            cx.remarks.push(Remark::Quantized { layer: label });
+            cx.remarks.extend(read);
+        }
+        Ok(true)
+    }
+
     fn group(&self, g: &mut Graph, group: &Group, cx: &mut Context<'_>) -> usize {
         let mut layers = group.layers.clone();
         let mut matrices: Vec<Option<Vec<f32>>> = (group.layers.iter())
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
         let (mut choice, mut moments, mut smoothing) = (None, None, None);
-        if let (Form::Static(scheme), Some(stats)) =
-            (self.activation, cx.options.stats.get(&group.input))
-        {
+        // Channels apart and factors help ranges of each run as well.
+        let scheme = match self.activation {
+            Form::Static(scheme) => scheme,
+            Form::Dynamic => Scheme::UINT8,
+        };
+        if let Some(stats) = cx.options.stats.get(&group.input) {
             let gains = gains(&group.layers, &matrices, stats.channel_absmax.len());
             choice = ranges::choose(stats, scheme, &gains);
             moments = stats.channel_moments();
@@ -222,8 +378,8 @@ impl Quantizer {
                     let x = *activation.get_or_insert_with(|| write.activation(choice, scheme));
                     write.product(x, weight)
                 }
-                (None, Form::Dynamic) => {
-                    let x = *activation.get_or_insert_with(|| write.dynamic());
+                (_, Form::Dynamic) => {
+                    let x = *activation.get_or_insert_with(|| write.dynamic(outliers));
                     write.integer_product(x, weight)
                 }
                 _ => continue,
@@ -232,7 +388,10 @@ impl Quantizer {
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
-            let read = ranges_remark(g, layer, choice.as_ref(), smoothing);
+            let mut read = ranges_remark(g, layer, choice.as_ref(), smoothing);
+            if let (Form::Dynamic, Some(Remark::Ranged(range))) = (self.activation, &mut read) {
+                range.method = EACH_RUN;
+            }
             cx.remarks.extend(read);
             g.remove_node(layer.node);
             g.remove_unused_value(layer.weight);

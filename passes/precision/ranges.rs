@@ -98,6 +98,22 @@ pub fn choose(stats: &TensorStats, scheme: Scheme, gains: &[f64]) -> Option<Choi
         .find(|c| c.noise <= ENOUGH || c.noise <= 2.0 * least)
 }
 
+/// The choice for a tensor of which no channel is multiplied apart; its noise is the error's power over the tensor's own.
+pub fn whole(stats: &TensorStats, scheme: Scheme) -> Option<Choice> {
+    let power = stats.mean_square();
+    if power == 0.0 || stats.finite() < stats.count {
+        return None;
+    }
+    let (by, (lo, hi), error) = range(stats, scheme);
+    Some(Choice {
+        lo,
+        hi,
+        by,
+        outliers: Vec::new(),
+        noise: error / power,
+    })
+}
+
 /// Channels, the largest first.
 fn by_magnitude(stats: &TensorStats) -> Vec<usize> {
     let mut order: Vec<usize> = (0..stats.channel_absmax.len()).collect();

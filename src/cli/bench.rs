@@ -94,22 +94,23 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         min_duration: duration,
         batch: 1,
     };
+    let device = args.device.request().choice.gpu();
     if args.models.is_empty() {
-        return args.engine.watch();
+        return args.engine.watch(device);
     }
     if args.engine.engine {
         let common = engine::Common {
             bundles: args.models,
             axes: args.grid,
             timing,
-            device: args.device.request().choice.gpu(),
+            device,
             seed: args.seed,
             json: args.json,
         };
         return engine::run(globals, &args.engine, common);
     }
     let _watch = (args.engine.watch)
-        .then(|| args.engine.beside())
+        .then(|| args.engine.beside(device))
         .transpose()?;
     let request = Request {
         models: args.models,

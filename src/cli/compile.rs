@@ -208,7 +208,7 @@ fn render(outcome: &Outcome) -> String {
     if !m.activations.is_empty() || m.options.int8.is_some() {
         let outliers: usize = m.activations.iter().map(|a| a.outliers).sum();
         out += &format!(
-            "  {:<8} {} linear layers, {} ranges, {outliers} channels apart\n",
+            "  {:<8} {} layers, {} ranges, {outliers} channels apart\n",
             m.precision.split('+').next().unwrap_or_default(),
             m.quantized,
             m.activations.len()

@@ -34,8 +34,8 @@ pub(super) struct Conversion {
     /// Convert to BF16, with FP32 kept where it must be (sm_80 and newer).
     #[arg(long, conflicts_with = "fp16")]
     bf16: bool,
-    /// Multiply in 8-bit integers in linear layers, with ranges of activations from calibration (static), or of each run
-    /// (dynamic, ONNX Runtime only).
+    /// Multiply in 8-bit integers in linear layers and convolutions, with ranges of activations from calibration
+    /// (static), or of each run (dynamic, linear layers only, ONNX Runtime only).
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "static",
           value_parser = ["static", "dynamic"], conflicts_with_all = ["int4", "fp8"])]
     int8: Option<String>,

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::progress::Terminal;
 use super::{Failure, Globals, print, print_json, table::table};
-use crate::bench::gpu::telemetry::{Probe, Sample, Sampler};
+use crate::bench::gpu::telemetry::Sampler;
 use crate::bench::gpu::{self, Request};
 use crate::bench::{Axis, BenchOptions};
 use crate::compile::CompileError;
 use crate::engine::CudaError;
 use crate::engine::run::{EngineRunError, RunOptions, unavailable};
+use crate::nvidia::driver;
+use crate::nvidia::gpus::{Probe, State};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
@@ -69,7 +71,9 @@ pub(super) struct Common {
 }
 
 pub(super) fn run(globals: &Globals, args: &EngineArgs, common: Common) -> Result<u8, Failure> {
-    let _watch = args.watch.then(|| args.beside()).transpose()?;
+    let _watch = (args.watch)
+        .then(|| args.beside(common.device))
+        .transpose()?;
     let request = Request {
         bundles: common.bundles,
         axes: common.axes,
@@ -108,21 +112,21 @@ impl EngineArgs {
     }
 
     /// Watches in a thread of its own, on stderr, until it is dropped.
-    pub(super) fn beside(&self) -> Result<Beside, Failure> {
-        let (probe, start, every) = (probe()?, Instant::now(), self.every()?);
+    pub(super) fn beside(&self, device: u32) -> Result<Beside, Failure> {
+        let (probe, start, every) = (probe(device)?, Instant::now(), self.every()?);
         Ok(Beside(Some(Sampler::start(every, move || {
-            let sample = probe.sample().ok()?;
+            let sample = probe.state().ok()?;
             eprintln!("{}", line(start.elapsed(), &sample));
             Some(sample)
         }))))
     }
 
     /// Watches until the process is stopped, or the GPU is gone.
-    pub(super) fn watch(&self) -> Result<u8, Failure> {
-        let (probe, start, every) = (probe()?, Instant::now(), self.every()?);
+    pub(super) fn watch(&self, device: u32) -> Result<u8, Failure> {
+        let (probe, start, every) = (probe(device)?, Instant::now(), self.every()?);
         let gone = |e: String| Failure::usage(anyhow::anyhow!("the GPU cannot be watched: {e}"));
         loop {
-            let sample = probe.sample().map_err(gone)?;
+            let sample = probe.state().map_err(gone)?;
             let mut out = io::stdout().lock();
             // Whoever reads has seen enough.
             if writeln!(out, "{}", line(start.elapsed(), &sample)).is_err() {
@@ -144,12 +148,17 @@ impl Drop for Beside {
     }
 }
 
-fn probe() -> Result<Probe, Failure> {
+/// Looks at a CUDA device, without taking memory of it.
+fn probe(device: u32) -> Result<Probe, Failure> {
     let missing = |e: CudaError| Failure::from(CompileError::from(EngineRunError::Cuda(e)));
     if let Some(why) = unavailable() {
         return Err(missing(why));
     }
-    Probe::new(None).map_err(|reason| {
+    let gpus = driver::probe().map_err(|e| missing(e.into()))?.gpus;
+    let (asked, count) = (device as usize, gpus.len());
+    let gpu = gpus.get(asked);
+    let gpu = gpu.ok_or_else(|| missing(CudaError::NoSuchDevice { asked, count }))?;
+    Probe::new(gpu.uuid.as_deref()).map_err(|reason| {
         missing(CudaError::Call {
             what: "be watched by NVML (libnvidia-ml.so.1)",
             reason,
@@ -157,7 +166,7 @@ fn probe() -> Result<Probe, Failure> {
     })
 }
 
-fn line(since: Duration, s: &Sample) -> String {
+fn line(since: Duration, s: &State) -> String {
     let figure = |value: Option<f64>, unit: &str| match value {
         Some(v) => format!("{v:.0} {unit}"),
         None => format!("? {unit}"),
@@ -170,9 +179,9 @@ fn line(since: Duration, s: &Sample) -> String {
         "{:>7.1} s  {:>6}  {:>9}  {:>5}  {:>10}  busy {:>5}{held}",
         since.as_secs_f64(),
         figure(s.power, "W"),
-        figure(s.clock, "MHz"),
-        figure(s.temperature, "°C"),
-        figure(s.used.map(|b| b / (1 << 20) as f64), "MiB"),
+        figure(s.clock.map(f64::from), "MHz"),
+        figure(s.temperature.map(f64::from), "°C"),
+        figure(s.used.map(|b| b as f64 / (1 << 20) as f64), "MiB"),
         figure(s.busy.map(|b| b * 100.0), "%"),
     )
 }
@@ -183,12 +192,12 @@ mod tests {
 
     #[test]
     fn a_line_says_what_is_known() {
-        let sample = Sample {
+        let sample = State {
             power: Some(312.4),
-            clock: Some(1980.0),
-            used: Some((3u64 << 30) as f64),
+            clock: Some(1980),
+            used: Some(3 << 30),
             held: vec!["power limit"],
-            ..Sample::default()
+            ..State::default()
         };
         let text = line(Duration::from_millis(1500), &sample);
         for part in [

@@ -72,7 +72,9 @@ pub(super) const MADE_UP: &str = "the ranges of activations come from made-up in
      real data with --calibrate before this model is used";
 
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
-    let ranges = options.int8 == Some(super::Int8::Static) || options.fp8;
+    // Made-up inputs say nothing of the channels that dynamic quantization leaves apart.
+    let dynamic = options.int8.is_some() && options.calibration.data.is_some();
+    let ranges = options.int8 == Some(super::Int8::Static) || dynamic || options.fp8;
     let mut values = match (ranges, planned(options)) {
         (true, _) => precision::wanted(model),
         (_, true) => precision::wanted_by_int4(model).1,

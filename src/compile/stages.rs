@@ -1,12 +1,13 @@
 //! The stages that touch files, passes and TensorRT.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
-use kiln_graph::{Attr, DType, INTERNAL_DOMAIN, Model, Op, Tensor, text};
+use kiln_graph::{DType, INTERNAL_DOMAIN, Model, Op, Tensor, text};
 use kiln_passes::census::census;
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::precision::{HalfFormat, Plans};
@@ -19,13 +20,8 @@ use sha2::{Digest, Sha256};
 
 use super::{CompileError, Int8, Options, Quantization};
 use crate::bundle::{self, Partial};
-use crate::engine::{
-    self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
-    RtxBuilder,
-};
+use crate::engine::ComputeCapability;
 use crate::engine_parity::{self, EngineParity};
-use crate::manifest::EngineFacts;
-use crate::mapped;
 use crate::parity::{self, Preset, Tolerance};
 use crate::prove::{self, Proof};
 use crate::report;
@@ -33,7 +29,7 @@ use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime};
 use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
 use crate::talk::Talk;
-use crate::targets::{self, Targets};
+use crate::targets::Targets;
 use crate::twin;
 
 pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, CompileError> {
@@ -422,117 +418,19 @@ pub struct Source {
     pub sha256: String,
 }
 
-/// Hashes the mapping that was decoded already: a second one would count twice in memory.
-pub(super) fn fingerprint(options: &Options, original: &Model) -> Source {
+/// Hashes the mapping that was decoded already: a second one would count twice in memory. Another core does it, while
+/// passes run that read no weights.
+pub(super) fn fingerprint(options: &Options, original: &Model) -> JoinHandle<Source> {
     let bytes = original.bytes.clone().unwrap_or_default();
-    let digest = Sha256::digest(&bytes);
-    Source {
-        path: bundle::model_path(&options.model),
-        bytes: bytes.len() as u64,
-        sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
-    }
-}
-
-pub(super) fn build(
-    options: &Options,
-    capabilities: &[ComputeCapability],
-    model: &Model,
-    shapes: &Shapes,
-    partial: &Partial,
-    talk: &dyn Talk,
-) -> Result<EngineFacts, CompileError> {
-    let refusals = engine::refusals(model);
-    if !refusals.is_empty() {
-        return Err(EngineError::Dialect(refusals).into());
-    }
-    let libraries = engine::locate(options.trt_lib.as_deref())?;
-    let path = partial.file(bundle::MODEL);
-    let builder: Box<dyn EngineBuilder> = match &options.builder {
-        Some(program) => Box::new(ChildBuilder::new(program, &libraries, &partial.file(""))),
-        None => Box::new(RtxBuilder::new(&libraries)?),
-    };
-    let broken = |source| CompileError::Io {
-        path: partial.file(bundle::MODEL),
-        why: "cannot be mapped",
-        source,
-    };
-    let map = mapped::own(&path).map_err(broken)?;
-    let specialized = specialize(model, shapes);
-    let onnx: &[u8] = specialized.as_deref().unwrap_or(&map);
-    let in_file = specialized.is_none().then_some(path.as_path());
-    let request = |onnx, onnx_path| BuildRequest {
-        onnx_path,
-        data_dir: path.parent(),
-        capabilities: capabilities.to_vec(),
-        profiles: shapes.profile().into_iter().collect(),
-        // A model that keeps its FP32 keeps all of its mantissa.
-        tf32: options.tf32.unwrap_or(options.precision() != "fp32"),
-        form: options.form.clone(),
-        ..BuildRequest::new(onnx, capabilities[0])
-    };
-    let mut decomposed = false;
-    let built = match builder.build(&request(onnx, in_file), talk.engine()) {
-        Err(EngineError::Build { failures, log }) => {
-            // Attention without a dedicated kernel builds when the node allows TensorRT to take it apart.
-            let wants = failures
-                .iter()
-                .any(|f| f.reason.contains("dedicated kernel"));
-            let marked = wants.then(|| decomposable(model, shapes)).flatten();
-            match marked {
-                None => return Err(EngineError::Build { failures, log }.into()),
-                Some(bytes) => {
-                    decomposed = true;
-                    builder.build(&request(&bytes, None), talk.engine())?
-                }
-            }
+    let path = bundle::model_path(&options.model);
+    thread::spawn(move || {
+        let digest = Sha256::digest(&bytes);
+        Source {
+            path,
+            bytes: bytes.len() as u64,
+            sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
         }
-        other => other?,
-    };
-    let absent = built.network.lacks(asked(options, model));
-    if !absent.is_empty() {
-        let model = options.model.clone();
-        return Err(CompileError::Precision { model, absent });
-    }
-    let engine = partial.file(bundle::ENGINE);
-    (built.plan.save(&engine)).map_err(|source| CompileError::Io {
-        path: engine.clone(),
-        why: "cannot be written",
-        source,
-    })?;
-    Ok(EngineFacts {
-        runtime: format!("{} {}", engine::LIBRARY, built.version),
-        capabilities: capabilities.iter().map(named).collect(),
-        bytes: built.plan.len() as u64,
-        parse_seconds: built.parse_time.as_secs_f64(),
-        build_seconds: built.build_time.as_secs_f64(),
-        layers: built.network.len(),
-        network: built.network,
-        attention_decomposed: decomposed,
-        inputs: built.inputs,
-        outputs: built.outputs,
-        warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
     })
-}
-
-/// The name of a capability; of the GPU's own where the engine was built for that.
-fn named(capability: &ComputeCapability) -> String {
-    let local = (*capability == ComputeCapability::Current).then(targets::local_name);
-    local.flatten().unwrap_or(capability.name().into())
-}
-
-/// The precisions that the engine must have: those of the options, and those that the model is written in.
-fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
-    let mut asked = engine::precisions(model);
-    asked.extend(options.half().map(|half| match half {
-        HalfFormat::Fp16 => DataType::Float16,
-        HalfFormat::Bf16 => DataType::Bfloat16,
-    }));
-    asked.extend(options.quantization().map(|q| match q {
-        Quantization::Int8(_) => DataType::Int8,
-        Quantization::Fp8 => DataType::Float8,
-        Quantization::Int4(_) => DataType::Int4,
-    }));
-    asked
 }
 
 /// Whether the model is the one that the recipe names.
@@ -658,37 +556,5 @@ pub(super) fn prove_engine(
             failed: format!("the engine on {runner}: {}", report::failures(report)),
         }),
         _ => Ok(parity),
-    }
-}
-
-/// The model's bytes with input dimensions of one size written as numbers, so that TensorRT can compare them with other
-/// sizes while it reads; `None` if there are none, or if the model is too large for one message.
-fn specialize(model: &Model, shapes: &Shapes) -> Option<Vec<u8>> {
-    let mut model = model.clone();
-    shapes
-        .fix_inputs(&mut model.graph)
-        .then(|| onnx::to_bytes(&model).ok())
-        .flatten()
-}
-
-/// The model's bytes with every Attention marked as decomposable; `None` if it has none. ONNX Runtime does not know the
-/// attribute, so it is in what TensorRT reads only.
-fn decomposable(model: &Model, shapes: &Shapes) -> Option<Vec<u8>> {
-    let mut model = model.clone();
-    shapes.fix_inputs(&mut model.graph);
-    let attention = Op::onnx("Attention");
-    let nodes: Vec<_> = (model.graph.nodes())
-        .filter(|(_, n)| n.op() == attention)
-        .map(|(id, _)| id)
-        .collect();
-    for &id in &nodes {
-        model
-            .graph
-            .attrs_mut(id)
-            .set("TRT_decomposable", Attr::Int(1));
-    }
-    match nodes.is_empty() {
-        true => None,
-        false => onnx::to_bytes(&model).ok(),
     }
 }

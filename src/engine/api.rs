@@ -1,4 +1,4 @@
-//! The shared libraries, loaded, and the four doors into them.
+//! The shared libraries, loaded, and the doors into them.
 
 #![allow(unsafe_code)]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libloading::{Library, Symbol};
-use trtx_sys::nvinfer1::{IBuilder, INetworkDefinition, IRuntime};
+use trtx_sys::nvinfer1::{IBuilder, ICudaEngine, INetworkDefinition, IRefitter, IRuntime};
 use trtx_sys::nvonnxparser::IParser;
 
 use super::{EngineError, Libraries, Version};
@@ -17,6 +17,8 @@ type CreateBuilder = unsafe extern "C" fn(*mut c_void, i32) -> *mut IBuilder;
 type CreateRuntime = unsafe extern "C" fn(*mut c_void, i32) -> *mut IRuntime;
 type CreateParser =
     unsafe extern "C" fn(*mut INetworkDefinition, *mut c_void, c_int) -> *mut IParser;
+type CreateRefitter = unsafe extern "C" fn(*mut ICudaEngine, *mut c_void, i32) -> *mut IRefitter;
+type CreateParserRefitter = unsafe extern "C" fn(*mut IRefitter, *mut c_void, i32) -> *mut c_void;
 type GetVersion = unsafe extern "C" fn() -> i32;
 
 /// The two shared libraries, loaded. They stay loaded until the process ends: TensorRT leaves threads and
@@ -26,6 +28,8 @@ pub(super) struct Api {
     pub(super) create_builder: CreateBuilder,
     pub(super) create_runtime: CreateRuntime,
     pub(super) create_parser: CreateParser,
+    pub(super) create_refitter: CreateRefitter,
+    pub(super) create_parser_refitter: CreateParserRefitter,
     pub(super) version: Version,
     _libraries: Arc<[ManuallyDrop<Library>; 2]>,
 }
@@ -52,6 +56,12 @@ impl Api {
                 create_builder: symbol(&core, &libraries.core, "createInferBuilder_INTERNAL")?,
                 create_runtime: symbol(&core, &libraries.core, "createInferRuntime_INTERNAL")?,
                 create_parser: symbol(&parser, &libraries.parser, "createNvOnnxParser_INTERNAL")?,
+                create_refitter: symbol(&core, &libraries.core, "createInferRefitter_INTERNAL")?,
+                create_parser_refitter: symbol(
+                    &parser,
+                    &libraries.parser,
+                    "createNvOnnxParserRefitter_INTERNAL",
+                )?,
                 _libraries: Arc::new([ManuallyDrop::new(core), ManuallyDrop::new(parser)]),
             }
         };

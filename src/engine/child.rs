@@ -7,11 +7,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -25,34 +26,33 @@ use super::{
 use crate::mapped;
 
 /// Builds engines in processes of their own.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ChildBuilder {
     program: PathBuf,
     libraries: Libraries,
     folder: PathBuf,
+    /// A child that has no order yet.
+    idle: Mutex<Option<Child>>,
 }
 
 /// The subcommand that a child is.
 pub const SUBCOMMAND: &str = "build-engine";
 
-/// What a child is told by its arguments: paths, which need not be Unicode.
+/// What a child is told by its arguments.
 #[derive(Debug, clap::Args)]
 pub struct ChildArgs {
     #[arg(long)]
     core: PathBuf,
     #[arg(long)]
     parser: PathBuf,
-    #[arg(long)]
-    onnx: PathBuf,
-    #[arg(long)]
-    data_dir: Option<PathBuf>,
-    #[arg(long)]
-    plan: PathBuf,
 }
 
 /// What a child is told by its first line of input. It keeps the pipe open to notice the parent's end.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
+    onnx: RawPath,
+    data_dir: Option<RawPath>,
+    plan: RawPath,
     capabilities: Vec<ComputeCapability>,
     profiles: Vec<Profile>,
     workspace: Option<usize>,
@@ -60,6 +60,22 @@ struct Order {
     detailed: bool,
     tf32: bool,
     form: Form,
+}
+
+/// A path as bytes, which need not be Unicode.
+#[derive(Debug, Serialize, Deserialize)]
+struct RawPath(Vec<u8>);
+
+impl From<&Path> for RawPath {
+    fn from(path: &Path) -> RawPath {
+        RawPath(path.as_os_str().as_bytes().to_vec())
+    }
+}
+
+impl From<RawPath> for PathBuf {
+    fn from(RawPath(bytes): RawPath) -> PathBuf {
+        OsString::from_vec(bytes).into()
+    }
 }
 
 /// What a child says.
@@ -107,21 +123,28 @@ impl ChildBuilder {
             program: program.to_path_buf(),
             libraries: libraries.clone(),
             folder: folder.to_path_buf(),
+            idle: Mutex::new(None),
         }
     }
 
-    fn start(&self, request: &BuildRequest<'_>, onnx: &Path, plan: &Path) -> io::Result<Child> {
-        let mut args: Vec<OsString> = vec![SUBCOMMAND.into()];
-        let mut path = |flag: &str, path: &Path| args.extend([flag.into(), path.into()]);
-        path("--core", &self.libraries.core);
-        path("--parser", &self.libraries.parser);
-        path("--onnx", onnx);
-        path("--plan", plan);
-        if let Some(folder) = request.data_dir {
-            path("--data-dir", folder);
-        }
+    /// Starts the process of the next build, which loads TensorRT meanwhile. Where that fails, the build says why.
+    pub fn warm(self) -> ChildBuilder {
+        let child = self.start().ok();
+        ChildBuilder::put(&self.idle, child);
+        self
+    }
+
+    fn put(place: &Mutex<Option<Child>>, child: Option<Child>) -> Option<Child> {
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut place, child)
+    }
+
+    fn start(&self) -> io::Result<Child> {
+        let path = |flag: &str, path: &Path| [flag.into(), path.as_os_str().to_owned()];
         Command::new(&self.program)
-            .args(args)
+            .arg(SUBCOMMAND)
+            .args(path("--core", &self.libraries.core))
+            .args(path("--parser", &self.libraries.parser))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // A Ctrl-C is the parent's to answer.
@@ -133,6 +156,16 @@ impl ChildBuilder {
         EngineError::Child {
             program: self.program.clone(),
             reason: source.to_string(),
+        }
+    }
+}
+
+impl Drop for ChildBuilder {
+    fn drop(&mut self) {
+        if let Some(mut child) = ChildBuilder::put(&self.idle, None) {
+            // An error means that it has ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
@@ -164,9 +197,14 @@ impl EngineBuilder for ChildBuilder {
                 &copy
             }
         };
-        let child = self.start(request, onnx, &plan);
-        let child = child.map_err(|e| self.cannot_start(&e))?;
+        let child = match ChildBuilder::put(&self.idle, None) {
+            Some(child) => child,
+            None => self.start().map_err(|e| self.cannot_start(&e))?,
+        };
         let order = Order {
+            onnx: onnx.into(),
+            data_dir: request.data_dir.map(RawPath::from),
+            plan: plan.as_path().into(),
             capabilities: request.capabilities.clone(),
             profiles: request.profiles.clone(),
             workspace: request.workspace,
@@ -331,14 +369,20 @@ impl Progress for Relay {
     }
 }
 
-/// What the child does: `kiln build-engine`.
+/// What the child does: `kiln build-engine`. It ends without a word if no order comes.
 ///
 /// # Errors
 /// None that TensorRT causes: those are told to the parent. An order that cannot be read.
 pub fn serve(args: &ChildArgs) -> io::Result<()> {
+    let builder = RtxBuilder::new(&Libraries {
+        core: args.core.clone(),
+        parser: args.parser.clone(),
+    });
     let mut input = BufReader::new(io::stdin());
     let mut line = String::new();
-    input.read_line(&mut line)?;
+    if input.read_line(&mut line)? == 0 {
+        return Ok(());
+    }
     let order: Order = serde_json::from_str(&line)?;
     thread::spawn(move || {
         // Ends when the parent does.
@@ -346,27 +390,24 @@ pub fn serve(args: &ChildArgs) -> io::Result<()> {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
     });
-    tell(&match build(args, order) {
+    tell(&match builder.and_then(|builder| build(&builder, order)) {
         Ok(facts) => Event::Done(Box::new(facts)),
         Err(error) => Event::Failed(error),
     });
     Ok(())
 }
 
-fn build(args: &ChildArgs, order: Order) -> Result<Facts, EngineError> {
-    let libraries = Libraries {
-        core: args.core.clone(),
-        parser: args.parser.clone(),
-    };
-    let builder = RtxBuilder::new(&libraries)?;
+fn build(builder: &RtxBuilder, order: Order) -> Result<Facts, EngineError> {
+    let [onnx, plan] = [order.onnx, order.plan].map(PathBuf::from);
+    let data_dir = order.data_dir.map(PathBuf::from);
     Log::get()?.listen(|line| tell(&Event::Log(line.clone())));
-    let map = mapped::own(&args.onnx).map_err(|e| EngineError::Child {
-        program: args.onnx.clone(),
+    let map = mapped::own(&onnx).map_err(|e| EngineError::Child {
+        program: onnx.clone(),
         reason: e.to_string(),
     })?;
     let first = order.capabilities.first().copied();
     let request = BuildRequest {
-        data_dir: args.data_dir.as_deref(),
+        data_dir: data_dir.as_deref(),
         profiles: order.profiles,
         workspace: order.workspace,
         optimization_level: order.optimization_level,
@@ -377,13 +418,10 @@ fn build(args: &ChildArgs, order: Order) -> Result<Facts, EngineError> {
         ..BuildRequest::new(&map, first.unwrap_or(ComputeCapability::Current))
     };
     let built = builder.build(&request, &Relay)?;
-    built
-        .plan
-        .save(&args.plan)
-        .map_err(|e| EngineError::Write {
-            path: args.plan.clone(),
-            reason: e.to_string(),
-        })?;
+    built.plan.save(&plan).map_err(|e| EngineError::Write {
+        path: plan.clone(),
+        reason: e.to_string(),
+    })?;
     Ok(Facts {
         parse_time: built.parse_time,
         build_time: built.build_time,

@@ -135,11 +135,7 @@ impl Device {
     /// As the driver's tools write it: `GPU-4a6c…`.
     pub fn uuid(&self) -> Option<String> {
         let bytes = self.context.uuid().ok()?.bytes;
-        let hex: String = (bytes.iter())
-            .map(|b| format!("{:02x}", b.cast_unsigned()))
-            .collect();
-        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|r| &hex[r]);
-        Some(format!("GPU-{}", parts.join("-")))
+        Some(driver::spell(bytes.map(i8::cast_unsigned)))
     }
 
     /// Bytes of the GPU's memory that are free, and all.

@@ -64,7 +64,7 @@ pub struct BuildRequest<'a> {
 pub struct Form {
     /// Its weights can be replaced.
     pub refittable: bool,
-    /// It has no weights: whoever opens it puts in those of the model, which kiln itself does not do.
+    /// It has no weights: whoever opens it puts in those of the model that it was built from.
     pub weight_stripped: bool,
     /// It runs in newer versions of TensorRT, too.
     pub version_compatible: bool,

@@ -110,6 +110,7 @@ fn rows_of(steps: &Recorded) -> (Record, tempfile::TempDir) {
         sizes: Some(DRY),
     };
     let gpu = driver::Gpu {
+        uuid: None,
         name: "NVIDIA H100 80GB HBM3".into(),
         capability: (9, 0),
         memory: 80 << 30,

@@ -55,6 +55,8 @@ pub struct Gpu {
     pub capability: (u32, u32),
     /// Bytes.
     pub memory: u64,
+    /// As the driver's tools write it: `GPU-4a6c…`.
+    pub uuid: Option<String>,
 }
 
 impl Gpu {
@@ -250,14 +252,30 @@ impl Libcuda<'_> {
                 },
             )?;
         }
+        // The GPU's own, for an instance of a partitioned one too.
+        let mut uuid = [0u8; 16];
+        let known = self.call(
+            "cuDeviceGetUuid",
+            |f: unsafe extern "C" fn(*mut u8, c_int) -> c_int| unsafe {
+                f(uuid.as_mut_ptr(), device)
+            },
+        );
         // SAFETY: the driver wrote at most 127 bytes into the 128, which were zero.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) };
         Ok(Gpu {
             name: name.to_string_lossy().into_owned(),
             capability: (capability[0].unsigned_abs(), capability[1].unsigned_abs()),
             memory: memory as u64,
+            uuid: known.is_ok().then(|| spell(uuid)),
         })
     }
+}
+
+/// A UUID as NVIDIA's tools write it.
+pub(crate) fn spell(uuid: [u8; 16]) -> String {
+    let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|r| &hex[r]);
+    format!("GPU-{}", parts.join("-"))
 }
 
 /// The release of NVIDIA's kernel module: the first number with a point in the line that names it.

@@ -93,8 +93,11 @@ fn notes_of(e: &EngineReport) -> Vec<String> {
         Some(true) => ", its kernels from the cache",
         _ => "",
     };
+    let weights = f.refit_ms.map_or(String::new(), |ms| {
+        format!(", given the model's weights in {ms:.0} ms")
+    });
     let mut notes = vec![format!(
-        "{}: read in {:.0} ms, ready in {:.0} ms{cached}",
+        "{}: read in {:.0} ms{weights}, ready in {:.0} ms{cached}",
         e.name, f.load_ms, f.prepare_ms
     )];
     match &e.card {
@@ -162,6 +165,7 @@ mod tests {
             profiles: 1,
             activation_bytes: 1 << 20,
             load_ms: 40.0,
+            refit_ms: None,
             prepare_ms: 900.0,
             cached: Some(true),
             validity: None,

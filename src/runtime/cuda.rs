@@ -323,6 +323,7 @@ mod tests {
             cuda: CudaVersion(cuda),
             release: Some(release.into()),
             gpus: vec![driver::Gpu {
+                uuid: None,
                 name: "NVIDIA Test".into(),
                 capability: (7, 0),
                 memory: 1 << 34,

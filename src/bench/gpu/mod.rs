@@ -17,6 +17,7 @@ use crate::compile::CompileError;
 use crate::engine::run::{EngineRunError, Facts, LayerTime, RunOptions, Session};
 use crate::engine::{self, DataType};
 use crate::manifest::{Environment, environment};
+use crate::nvidia::gpus::Probe;
 use crate::parity;
 use crate::prove;
 use crate::shapes::{Point, Shapes};
@@ -24,7 +25,7 @@ use crate::talk::Talk;
 
 use card::{Card, Format};
 use load::Load;
-use telemetry::{Probe, Sampler, Telemetry};
+use telemetry::{Sampler, Telemetry};
 
 /// What to time.
 #[derive(Clone, Debug)]
@@ -145,10 +146,11 @@ fn engine_report(
         source,
     };
     let plan = std::fs::read(&plan_path).map_err(failed)?;
-    let model = onnx::read(bundle::model_path(folder))?;
+    let model_path = bundle::model_path(folder);
+    let model = onnx::read(&model_path)?;
     talk.stage(&format!("open {name}"));
     let before = memory_before(request.run.device);
-    let mut session = Session::open(&plan, &request.run)?;
+    let mut session = Session::open(&plan, Some(&model_path), &request.run)?;
     let facts = session.facts().clone();
     let card = card::find(&facts.device);
     let format = format(&model);
@@ -232,9 +234,9 @@ fn measure(
     }
     let free = session.memory()?.0;
     let memory = before.map(|b| b.saturating_sub(free) as u64);
-    let uuid = session.facts().uuid.clone();
-    let probe = Probe::new(uuid.as_deref()).or_else(|_| Probe::new(None));
-    let sampler = (probe.ok()).map(|p| Sampler::start(INTERVAL, move || p.sample().ok()));
+    // No telemetry rather than that of another GPU.
+    let probe = Probe::new(session.facts().uuid.as_deref());
+    let sampler = (probe.ok()).map(|p| Sampler::start(INTERVAL, move || p.state().ok()));
     let samples = latencies(timing, &mut || session.run_bound())?;
     let mut loads = Vec::new();
     let mut counts = vec![1];

@@ -1,35 +1,13 @@
-//! What a GPU draws, how fast it is clocked and how warm it is while something runs, by NVIDIA's management library.
+//! What a GPU draws, how fast it is clocked and how warm it is while something runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nvml_wrapper::bitmasks::device::ThrottleReasons;
-use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
-use nvml_wrapper::{Device, Nvml};
 use serde::Serialize;
 
-use crate::nvidia::gpus::LIBNVML;
-
-/// One look at a GPU. What it does not tell is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Sample {
-    /// Watts.
-    pub power: Option<f64>,
-    /// Megahertz of the multiprocessors.
-    pub clock: Option<f64>,
-    /// Megahertz of the memory.
-    pub memory_clock: Option<f64>,
-    /// Degrees Celsius.
-    pub temperature: Option<f64>,
-    /// Bytes of the GPU's memory that are taken, by whichever process.
-    pub used: Option<f64>,
-    /// Part of the time in which a kernel ran, from 0 to 1.
-    pub busy: Option<f64>,
-    /// What holds its clocks down.
-    pub held: Vec<&'static str>,
-}
+use crate::nvidia::gpus::State;
 
 /// The least, the mean and the most of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -54,8 +32,8 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    pub fn of(samples: &[Sample]) -> Telemetry {
-        let spread = |field: fn(&Sample) -> Option<f64>| {
+    pub fn of(samples: &[State]) -> Telemetry {
+        let spread = |field: fn(&State) -> Option<f64>| {
             let values: Vec<f64> = samples.iter().filter_map(field).collect();
             let first = *values.first()?;
             Some(Spread {
@@ -70,89 +48,28 @@ impl Telemetry {
         Telemetry {
             samples: samples.len(),
             power: spread(|s| s.power),
-            clock: spread(|s| s.clock),
-            memory_clock: spread(|s| s.memory_clock),
-            temperature: spread(|s| s.temperature),
-            used: spread(|s| s.used),
+            clock: spread(|s| s.clock.map(f64::from)),
+            memory_clock: spread(|s| s.memory_clock.map(f64::from)),
+            temperature: spread(|s| s.temperature.map(f64::from)),
+            used: spread(|s| s.used.map(|bytes| bytes as f64)),
             busy: spread(|s| s.busy),
             held,
         }
     }
 }
 
-/// Looks at one GPU.
-#[derive(Debug)]
-pub struct Probe {
-    nvml: Nvml,
-    uuid: Option<String>,
-}
-
-impl Probe {
-    /// For the GPU of this UUID (`GPU-…`), or the first one.
-    ///
-    /// # Errors
-    /// NVML's words, where it is missing or does not know the GPU.
-    pub fn new(uuid: Option<&str>) -> Result<Probe, String> {
-        let nvml = Nvml::builder().lib_path(LIBNVML.as_ref()).init();
-        let probe = Probe {
-            nvml: nvml.map_err(|e| e.to_string())?,
-            uuid: uuid.map(str::to_owned),
-        };
-        probe.device()?;
-        Ok(probe)
-    }
-
-    fn device(&self) -> Result<Device<'_>, String> {
-        let found = match &self.uuid {
-            Some(uuid) => self.nvml.device_by_uuid(uuid.as_str()),
-            None => self.nvml.device_by_index(0),
-        };
-        found.map_err(|e| e.to_string())
-    }
-
-    /// # Errors
-    /// NVML's words, if the GPU is gone.
-    pub fn sample(&self) -> Result<Sample, String> {
-        let gpu = self.device()?;
-        let mhz = |clock| gpu.clock_info(clock).ok().map(f64::from);
-        let held = gpu.current_throttle_reasons();
-        Ok(Sample {
-            power: gpu.power_usage().ok().map(|mw| f64::from(mw) / 1e3),
-            clock: mhz(Clock::SM),
-            memory_clock: mhz(Clock::Memory),
-            temperature: (gpu.temperature(TemperatureSensor::Gpu).ok()).map(f64::from),
-            used: gpu.memory_info().ok().map(|m| m.used as f64),
-            busy: (gpu.utilization_rates().ok()).map(|u| f64::from(u.gpu) / 1e2),
-            held: held.map_or(Vec::new(), reasons),
-        })
-    }
-}
-
-/// Those of NVML's reasons that make a measurement doubtful; idling and clocks that the user set are none.
-fn reasons(bits: ThrottleReasons) -> Vec<&'static str> {
-    let names = [
-        (ThrottleReasons::SW_POWER_CAP, "power limit"),
-        (ThrottleReasons::HW_SLOWDOWN, "hardware slowdown"),
-        (ThrottleReasons::HW_THERMAL_SLOWDOWN, "heat (hardware)"),
-        (ThrottleReasons::SW_THERMAL_SLOWDOWN, "heat"),
-        (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "power brake"),
-    ];
-    let held = names.iter().filter(|(bit, _)| bits.contains(*bit));
-    held.map(|(_, name)| *name).collect()
-}
-
 /// Samples in a thread of its own, until it is stopped.
 #[derive(Debug)]
 pub struct Sampler {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Sample>>,
+    thread: JoinHandle<Vec<State>>,
 }
 
 impl Sampler {
     /// Takes a sample with each call of `look`, so often, until it gives none.
     pub fn start(
         interval: Duration,
-        mut look: impl FnMut() -> Option<Sample> + Send + 'static,
+        mut look: impl FnMut() -> Option<State> + Send + 'static,
     ) -> Sampler {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
@@ -183,10 +100,10 @@ mod tests {
 
     #[test]
     fn samples_are_summed_up() {
-        let sample = |power, held: &[&'static str]| Sample {
+        let sample = |power, held: &[&'static str]| State {
             power,
             held: held.to_vec(),
-            ..Sample::default()
+            ..State::default()
         };
         let sum = Telemetry::of(&[
             sample(Some(100.0), &["heat"]),
@@ -205,31 +122,13 @@ mod tests {
         let mut left = 3;
         let sampler = Sampler::start(Duration::from_millis(1), move || {
             left -= 1;
-            (left >= 0).then(Sample::default)
+            (left >= 0).then(State::default)
         });
         while !sampler.thread.is_finished() {
             std::thread::yield_now();
         }
         assert_eq!(sampler.stop().samples, 3);
-        let endless = Sampler::start(Duration::from_millis(1), || Some(Sample::default()));
+        let endless = Sampler::start(Duration::from_millis(1), || Some(State::default()));
         assert!(endless.stop().samples >= 1);
-    }
-
-    #[test]
-    fn idling_is_no_reason_for_doubt() {
-        assert!(reasons(ThrottleReasons::GPU_IDLE).is_empty());
-        let hot = ThrottleReasons::SW_THERMAL_SLOWDOWN | ThrottleReasons::SW_POWER_CAP;
-        assert_eq!(reasons(hot), ["power limit", "heat"]);
-    }
-
-    #[test]
-    fn without_a_driver_it_says_so() {
-        match Probe::new(None) {
-            Ok(probe) => assert!(probe.sample().is_ok()),
-            Err(why) => {
-                assert!(!why.is_empty());
-                println!("skipped: no CUDA device");
-            }
-        }
     }
 }

@@ -1,8 +1,10 @@
 //! What can go wrong when an engine is run.
 
+use std::path::PathBuf;
+
 use super::{Misfit, Validity};
 use crate::engine::explain;
-use crate::engine::{CudaError, EngineError, LIBRARY, LogLine, Severity};
+use crate::engine::{CudaError, EngineError, LIBRARY, LogLine, ParseFailure, Severity};
 
 /// Why an engine was not run.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,18 @@ pub enum EngineRunError {
     /// The plan was refused when it was read.
     #[error("{LIBRARY} cannot read the engine{}", because(.log))]
     Deserialize { log: Vec<LogLine> },
+    /// The plan was built without weights, and there is no model to take them from.
+    #[error(
+        "the engine was built without its {bytes} bytes of weights, and there is no model to take them from"
+    )]
+    WithoutWeights { bytes: u64 },
+    /// The plan was built without weights, and the model has others than it wants.
+    #[error("the weights of {} cannot be put into the engine{}", .model.display(), first(.failures, .log))]
+    Refit {
+        model: PathBuf,
+        failures: Vec<ParseFailure>,
+        log: Vec<LogLine>,
+    },
     /// TensorRT refused a step of a run.
     #[error("{LIBRARY} could not {what}{}", because(.log))]
     Refused { what: String, log: Vec<LogLine> },
@@ -44,6 +58,13 @@ impl EngineRunError {
             EngineRunError::Cuda(e) => e.hint(),
             EngineRunError::Library(e) => e.hint(),
             EngineRunError::Invalid { validity, .. } => validity.hint(),
+            EngineRunError::WithoutWeights { .. } => Some(
+                "keep the bundle's model.onnx beside its engine, or compile without --weight-stripped"
+                    .into(),
+            ),
+            EngineRunError::Refit { .. } => {
+                Some("the model must be the one that the engine was built from: compile it again".into())
+            }
             EngineRunError::Sizes(_) => {
                 Some("compile with --dim NAME=MIN:OPT:MAX that holds these sizes".into())
             }
@@ -55,6 +76,13 @@ impl EngineRunError {
     pub fn is_without_device(&self) -> bool {
         matches!(self, EngineRunError::Cuda(CudaError::NoDevice(_)))
     }
+}
+
+/// What the parser says first, or else the log.
+fn first(failures: &[ParseFailure], log: &[LogLine]) -> String {
+    failures
+        .first()
+        .map_or_else(|| because(log), |f| format!(": {f}"))
 }
 
 /// What the log says, where the header's bits say nothing.

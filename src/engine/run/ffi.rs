@@ -6,16 +6,18 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_void};
+use std::path::Path;
 use std::rc::Rc;
 
 use cxx::UniquePtr;
-use trtx_sys::nvinfer1::{ICudaEngine, IExecutionContext, IRuntime, IRuntimeConfig};
+use trtx_sys::nvinfer1::{EngineStat, ICudaEngine, IExecutionContext, IRuntime, IRuntimeConfig};
 use trtx_sys::{
     Dims64, ExecutionContextAllocationStrategy, OptProfileSelector, TensorIOMode, TensorLocation,
 };
 
 use super::profiler::Profiler;
 use super::validity::Validity;
+use super::{EngineRunError, refit};
 use crate::engine::api::Api;
 use crate::engine::ffi::{HostMemory, own, text};
 use crate::engine::log::Log;
@@ -110,6 +112,33 @@ pub(super) struct Engine {
 }
 
 impl Engine {
+    /// Bytes of the weights that the plan was built without.
+    pub(super) fn stripped_bytes(&self) -> u64 {
+        let engine = self.engine.borrow();
+        // A plan with weights that nobody can replace answers with an error in the log.
+        match engine.isRefittable() {
+            true => {
+                u64::try_from(engine.getEngineStat(EngineStat::kSTRIPPED_WEIGHTS_SIZE)).unwrap_or(0)
+            }
+            false => 0,
+        }
+    }
+
+    /// Puts in the weights of the model that the plan was built from.
+    ///
+    /// # Errors
+    /// As [`refit`](refit::refit).
+    pub(super) fn refit(
+        &self,
+        api: &Api,
+        log: &'static Log,
+        model: &Path,
+    ) -> Result<(), EngineRunError> {
+        let engine = self.engine.borrow_mut();
+        // SAFETY: the engine lives, and has no context yet that could queue anything.
+        unsafe { refit::refit(api, log, engine.as_mut_ptr(), model) }
+    }
+
     pub(super) fn layers(&self) -> usize {
         usize::try_from(self.engine.borrow().getNbLayers()).unwrap_or(0)
     }

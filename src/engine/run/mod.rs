@@ -1,6 +1,7 @@
 //! Engines run: a plan is opened on a GPU, fed with tensors, and timed.
 //!
-//! [`Session::open`] checks whether the plan fits the GPU and the library, and says why where it does not. A session is one
+//! [`Session::open`] checks whether the plan fits the GPU and the library, and says why where it does not. A plan that was built
+//! without weights is given those of the ONNX model that it was built from. A session is one
 //! execution context on one CUDA stream; [`Session::fork`] makes another one of the same engine, to run beside it.
 //! For a comparison it is a [`Runner`](crate::engine_parity::Runner): named inputs to named outputs, with TensorRT for RTX and
 //! TensorRT proper alike.
@@ -13,6 +14,7 @@ mod choose;
 mod error;
 mod ffi;
 mod profiler;
+mod refit;
 mod session;
 mod validity;
 
@@ -79,6 +81,8 @@ pub struct Facts {
     pub activation_bytes: u64,
     /// Milliseconds to read the plan and to copy its weights.
     pub load_ms: f64,
+    /// Milliseconds to put in the weights; `None` for a plan that has its own.
+    pub refit_ms: Option<f64>,
     /// Milliseconds to make the first context: for TensorRT for RTX, to compile its kernels.
     pub prepare_ms: f64,
     /// Whether the kernels came from the cache; `None` without a cache.

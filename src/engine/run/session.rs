@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -52,13 +53,18 @@ struct BoundTensor {
 }
 
 impl Session {
-    /// Opens a plan. The first context is made, so that it can run.
+    /// Opens a plan. The first context is made, so that it can run. `model` is the ONNX model that the plan was built from: a
+    /// plan without weights takes them from there.
     ///
     /// # Errors
     /// [`EngineRunError::Cuda`] without a GPU, [`EngineRunError::Library`] without TensorRT,
     /// [`EngineRunError::Invalid`] where the plan does not fit this machine, [`EngineRunError::Deserialize`] where it cannot
-    /// be read.
-    pub fn open(plan: &[u8], options: &RunOptions) -> Result<Session, EngineRunError> {
+    /// be read, [`EngineRunError::WithoutWeights`] and [`EngineRunError::Refit`] where it wants weights and is given none or others.
+    pub fn open(
+        plan: &[u8],
+        model: Option<&Path>,
+        options: &RunOptions,
+    ) -> Result<Session, EngineRunError> {
         let device = Device::open(options.device)?;
         let libraries = engine::locate(options.libraries.as_deref())?;
         let api = Api::load(&libraries)?;
@@ -78,6 +84,16 @@ impl Session {
         let engine =
             Rc::new(engine.ok_or_else(|| EngineRunError::Deserialize { log: log.lines() })?);
         let load_ms = milliseconds(start);
+        let refit_ms = match (engine.stripped_bytes(), model) {
+            (0, _) => None,
+            (bytes, None) => return Err(EngineRunError::WithoutWeights { bytes }),
+            (_, Some(model)) => {
+                let start = Instant::now();
+                log.clear();
+                engine.refit(&api, log, model)?;
+                Some(milliseconds(start))
+            }
+        };
         let io = engine.io();
         let profiles = engine.profiles(&io);
         let kept = options.cache.as_deref().map(kept::read);
@@ -93,6 +109,7 @@ impl Session {
             profiles: profiles.len(),
             activation_bytes: engine.activation_bytes(),
             load_ms,
+            refit_ms,
             prepare_ms: milliseconds(start),
             cached,
             validity,

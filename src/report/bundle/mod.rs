@@ -259,7 +259,7 @@ fn precision(m: &Manifest) -> Vec<Part> {
     if m.options.int8.is_some() || m.options.fp8 {
         let format = if m.options.fp8 { "FP8" } else { "INT8" };
         parts.push(Part::Text(format!(
-            "{} linear layers multiply in {format}.",
+            "{} linear layers and convolutions multiply in {format}.",
             m.quantized
         )));
     }

@@ -1,0 +1,163 @@
+//! The stage that hands the model to TensorRT.
+
+use std::collections::BTreeSet;
+
+use kiln_graph::{Attr, Model, Op, onnx};
+use kiln_passes::precision::HalfFormat;
+
+use super::{CompileError, Options, Quantization};
+use crate::bundle::{self, Partial};
+use crate::engine::{
+    self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
+    RtxBuilder,
+};
+use crate::manifest::EngineFacts;
+use crate::mapped;
+use crate::shapes::Shapes;
+use crate::talk::Talk;
+use crate::targets;
+
+/// What builds engines. It gets ready while the passes run.
+///
+/// # Errors
+/// When TensorRT is not there.
+pub(super) fn builder(
+    options: &Options,
+    partial: &Partial,
+) -> Result<Box<dyn EngineBuilder>, CompileError> {
+    let libraries = engine::locate(options.trt_lib.as_deref())?;
+    Ok(match &options.builder {
+        Some(program) => Box::new(ChildBuilder::new(program, &libraries, &partial.file("")).warm()),
+        None => Box::new(RtxBuilder::new(&libraries)?),
+    })
+}
+
+pub(super) fn build(
+    options: &Options,
+    builder: &dyn EngineBuilder,
+    capabilities: &[ComputeCapability],
+    model: &Model,
+    shapes: &Shapes,
+    partial: &Partial,
+    talk: &dyn Talk,
+) -> Result<EngineFacts, CompileError> {
+    let refusals = engine::refusals(model);
+    if !refusals.is_empty() {
+        return Err(EngineError::Dialect(refusals).into());
+    }
+    let path = partial.file(bundle::MODEL);
+    let broken = |source| CompileError::Io {
+        path: partial.file(bundle::MODEL),
+        why: "cannot be mapped",
+        source,
+    };
+    let map = mapped::own(&path).map_err(broken)?;
+    let specialized = specialize(model, shapes);
+    let onnx: &[u8] = specialized.as_deref().unwrap_or(&map);
+    let in_file = specialized.is_none().then_some(path.as_path());
+    let request = |onnx, onnx_path| BuildRequest {
+        onnx_path,
+        data_dir: path.parent(),
+        capabilities: capabilities.to_vec(),
+        profiles: shapes.profile().into_iter().collect(),
+        // A model that keeps its FP32 keeps all of its mantissa.
+        tf32: options.tf32.unwrap_or(options.precision() != "fp32"),
+        form: options.form.clone(),
+        ..BuildRequest::new(onnx, capabilities[0])
+    };
+    let mut decomposed = false;
+    let built = match builder.build(&request(onnx, in_file), talk.engine()) {
+        Err(EngineError::Build { failures, log }) => {
+            // Attention without a dedicated kernel builds when the node allows TensorRT to take it apart.
+            let wants = failures
+                .iter()
+                .any(|f| f.reason.contains("dedicated kernel"));
+            let marked = wants.then(|| decomposable(model, shapes)).flatten();
+            match marked {
+                None => return Err(EngineError::Build { failures, log }.into()),
+                Some(bytes) => {
+                    decomposed = true;
+                    builder.build(&request(&bytes, None), talk.engine())?
+                }
+            }
+        }
+        other => other?,
+    };
+    let absent = built.network.lacks(asked(options, model));
+    if !absent.is_empty() {
+        let model = options.model.clone();
+        return Err(CompileError::Precision { model, absent });
+    }
+    let engine = partial.file(bundle::ENGINE);
+    (built.plan.save(&engine)).map_err(|source| CompileError::Io {
+        path: engine.clone(),
+        why: "cannot be written",
+        source,
+    })?;
+    Ok(EngineFacts {
+        runtime: format!("{} {}", engine::LIBRARY, built.version),
+        capabilities: capabilities.iter().map(named).collect(),
+        bytes: built.plan.len() as u64,
+        parse_seconds: built.parse_time.as_secs_f64(),
+        build_seconds: built.build_time.as_secs_f64(),
+        layers: built.network.len(),
+        network: built.network,
+        attention_decomposed: decomposed,
+        inputs: built.inputs,
+        outputs: built.outputs,
+        warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
+    })
+}
+
+/// The name of a capability; of the GPU's own where the engine was built for that.
+fn named(capability: &ComputeCapability) -> String {
+    let local = (*capability == ComputeCapability::Current).then(targets::local_name);
+    local.flatten().unwrap_or(capability.name().into())
+}
+
+/// The precisions that the engine must have: those of the options, and those that the model is written in.
+fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
+    let mut asked = engine::precisions(model);
+    asked.extend(options.half().map(|half| match half {
+        HalfFormat::Fp16 => DataType::Float16,
+        HalfFormat::Bf16 => DataType::Bfloat16,
+    }));
+    asked.extend(options.quantization().map(|q| match q {
+        Quantization::Int8(_) => DataType::Int8,
+        Quantization::Fp8 => DataType::Float8,
+        Quantization::Int4(_) => DataType::Int4,
+    }));
+    asked
+}
+
+/// The model's bytes with input dimensions of one size written as numbers, so that TensorRT can compare them with other
+/// sizes while it reads; `None` if there are none, or if the model is too large for one message.
+fn specialize(model: &Model, shapes: &Shapes) -> Option<Vec<u8>> {
+    let mut model = model.clone();
+    shapes
+        .fix_inputs(&mut model.graph)
+        .then(|| onnx::to_bytes(&model).ok())
+        .flatten()
+}
+
+/// The model's bytes with every Attention marked as decomposable; `None` if it has none. ONNX Runtime does not know the
+/// attribute, so it is in what TensorRT reads only.
+fn decomposable(model: &Model, shapes: &Shapes) -> Option<Vec<u8>> {
+    let mut model = model.clone();
+    shapes.fix_inputs(&mut model.graph);
+    let attention = Op::onnx("Attention");
+    let nodes: Vec<_> = (model.graph.nodes())
+        .filter(|(_, n)| n.op() == attention)
+        .map(|(id, _)| id)
+        .collect();
+    for &id in &nodes {
+        model
+            .graph
+            .attrs_mut(id)
+            .set("TRT_decomposable", Attr::Int(1));
+    }
+    match nodes.is_empty() {
+        true => None,
+        false => onnx::to_bytes(&model).ok(),
+    }
+}
