@@ -24,6 +24,12 @@ use super::{
 /// fail, each with the other's GPU in its error. They would share one log, too.
 static BUILDING: Mutex<()> = Mutex::new(());
 
+/// Keeps builds of this process waiting, so that a test's lines in the log are in no build's.
+#[cfg(test)]
+pub(super) fn no_builds() -> std::sync::MutexGuard<'static, ()> {
+    BUILDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Builds engines with TensorRT for RTX, on machines without a GPU too.
 ///
 /// It is cheap to clone and may be shared between threads, but a process builds one engine at a time: a second build

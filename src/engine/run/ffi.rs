@@ -413,6 +413,7 @@ mod tests {
             println!("skipped: TensorRT for RTX not found");
             return;
         };
+        let _alone = crate::engine::rtx::no_builds();
         let api = Api::load(&libraries).unwrap();
         let runtime = Runtime::new(&api, Log::get().unwrap()).unwrap();
         for garbage in [&b""[..], b"nonsense", &[0; 4096]] {

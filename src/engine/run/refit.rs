@@ -140,6 +140,7 @@ mod tests {
             println!("skipped: TensorRT not found");
             return;
         };
+        let _alone = crate::engine::rtx::no_builds();
         let api = Api::load(&libraries).unwrap();
         let log = Log::get().unwrap();
         let folder = tempfile::tempdir().unwrap();
