@@ -52,7 +52,7 @@ FUZZERS = onnx text external passes recipe npz cache
 fuzz: setup
 	cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir . -O -a
 	cd fuzz && for t in $(FUZZERS); do \
-	    cargo run --release --target $$(rustc -vV | sed -n 's/host: //p') --bin seeds $$t grown/$$t && \
+	    target/$$(rustc -vV | sed -n 's/host: //p')/release/seeds $$t grown/$$t && \
 	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . -O -a $$t grown/$$t -- -max_total_time=$(SECONDS) -rss_limit_mb=3000 || exit 1; done
 
 lint: setup

@@ -91,6 +91,9 @@ pub const EMPTY_STRINGS: usize = 1 << 20;
 /// Bytes of a recipe or manifest. That of a model with a hundred thousand nodes has some 30 MB.
 pub const RECIPE: usize = 256 << 20;
 
+/// Parts of a recipe in YAML that aliases repeat.
+pub const REPLAYED: usize = 10_000;
+
 /// Bytes of a calibration cache: a value has some 50 KB, and 20 bytes for each channel.
 pub const CACHE: usize = 256 << 20;
 

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
@@ -51,41 +52,51 @@ pub(super) fn compare(
     };
     let sides = Sides::new(&original.graph, &candidate.graph);
     let pieces = pieces(&original.graph, &sides.original);
+    let public = |name: &str| original.graph.outputs().iter().any(|o| &*o.name == name);
+    let comparable = |side: &Named| -> Named {
+        let tensors = side.iter().map(|(name, tensor)| match public(name) {
+            true => (name.clone(), tensor.clone()),
+            // In one graph a value may have half precision that has not in the other.
+            false => (name.clone(), wide(tensor).unwrap_or_else(|| tensor.clone())),
+        });
+        tensors.collect()
+    };
     // Of each case, the model's inputs and what the pieces so far gave.
     let mut known: Vec<Named> = cases.iter().map(|c| c.inputs.clone()).collect();
     let mut reports = Vec::new();
     for (k, piece) in pieces.iter().enumerate() {
         let number = format!("piece {} of {}", k + 1, pieces.len());
         talk.stage(&number);
+        // One after the other, so that what one session holds is free when the other is opened.
+        let mut expected = Vec::new();
         let mut reference = open(original, piece, &sides.original, Side::Reference)?;
-        let mut result = open(candidate, piece, &sides.candidate, Side::Candidate)?;
-        for (case, known) in cases.iter().zip(&mut known) {
-            let name = format!("{}, {number}", case.name);
-            let run = |session: &mut Session, side| {
-                let case = Case {
-                    name: name.clone(),
-                    inputs: fed(session, known),
-                };
-                parity::outputs(session, &case, side).map(|outputs| (case.inputs, outputs))
+        for (case, known) in cases.iter().zip(&known) {
+            let case = Case {
+                name: format!("{}, {number}", case.name),
+                inputs: fed(&reference, known),
             };
-            let ran = run(&mut reference, Side::Reference);
-            let (inputs, expected) = ran.map_err(|e| CompileError::Sizes {
+            let outputs = parity::outputs(&mut reference, &case, Side::Reference);
+            let outputs = outputs.map_err(|e| CompileError::Sizes {
                 model: original.path.clone().unwrap_or_default(),
                 why: e.to_string(),
             })?;
-            let (_, found) = run(&mut result, Side::Candidate)?;
-            let public = |name: &str| original.graph.outputs().iter().any(|o| &*o.name == name);
-            let comparable = |side: &Named| -> Named {
-                let tensors = side.iter().map(|(name, tensor)| match public(name) {
-                    true => (name.clone(), tensor.clone()),
-                    // In one graph a value may have half precision that has not in the other.
-                    false => (name.clone(), wide(tensor).unwrap_or_else(|| tensor.clone())),
-                });
-                tensors.collect()
+            expected.push((case, owned(outputs)));
+        }
+        drop(reference);
+        let mut result = open(candidate, piece, &sides.candidate, Side::Candidate)?;
+        for ((case, expected), known) in expected.into_iter().zip(&mut known) {
+            let given = Case {
+                name: case.name.clone(),
+                inputs: fed(&result, known),
             };
+            let found = parity::outputs(&mut result, &given, Side::Candidate)?;
             let (left, right) = (comparable(&expected), comparable(&found));
             reports.push(parity::compare_outputs(
-                &name, &inputs, &left, &right, tolerance,
+                &case.name,
+                &case.inputs,
+                &left,
+                &right,
+                tolerance,
             ));
             known.extend(expected);
         }
@@ -105,6 +116,21 @@ pub(super) fn compare(
 type Named = Vec<(String, Tensor)>;
 
 type Values = FxHashMap<String, ValueId>;
+
+/// Copies: what ONNX Runtime gives keeps all memory of its session.
+fn owned(outputs: Named) -> Named {
+    let copy = |t: Tensor| match t.strings() {
+        Some(_) => t,
+        None => {
+            let bytes = Bytes::copy_from_slice(&t.bytes());
+            Tensor::from_raw(t.dtype(), t.dims(), bytes).unwrap_or(t)
+        }
+    };
+    outputs
+        .into_iter()
+        .map(|(name, t)| (name, copy(t)))
+        .collect()
+}
 
 /// What is known of a session's inputs, in their types.
 fn fed(session: &Session, known: &Named) -> Named {
@@ -167,6 +193,11 @@ fn cut(whole: &Model, piece: &Piece, values: &Values) -> Model {
     for id in g.topo_order().unwrap_or_default().into_iter().rev() {
         // Nodes that are read stay.
         g.remove_node(id);
+    }
+    // Those of the other pieces would be widened with this one's.
+    let values: Vec<ValueId> = g.values().map(|(v, _)| v).collect();
+    for v in values {
+        g.remove_unused_value(v);
     }
     model
 }

@@ -59,7 +59,10 @@ pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
     let json = path.extension().is_some_and(|e| e == "json");
     let value: Value = match json {
         true => serde_json::from_str(&text).map_err(|e| syntax(e.to_string()))?,
-        false => serde_saphyr::from_str(&text).map_err(|e| syntax(e.to_string()))?,
+        false => {
+            let parsed = serde_saphyr::from_str_with_options(&text, yaml());
+            parsed.map_err(|e| syntax(e.to_string()))?
+        }
     };
     // A manifest names the kiln that wrote it; a recipe has no such key.
     let (value, made) = match value.get("kiln") {
@@ -81,6 +84,15 @@ pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     Ok(recipe.placed(folder))
+}
+
+/// A recipe is written by people, who refer to little: the parser's own limit lets some hundred bytes take seconds.
+fn yaml() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: limits::REPLAYED,
+        },
+    }
 }
 
 /// Refuses keys that the schema does not have. Serde would, too, but without a word on which was meant.
