@@ -134,6 +134,7 @@ PRECISION_MODELS = all
 PRECISION = .venv-precision/bin/python tools/precision
 
 precision: precision-peers precision-kiln
+	$(PRECISION)/large.py
 	$(PRECISION)/measure.py $(PRECISION_MODELS)
 	$(PRECISION)/table.py
 

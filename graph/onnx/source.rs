@@ -5,14 +5,27 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use memmap2::Mmap;
 
 /// A file that is mapped, as it was then.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
     pub path: PathBuf,
     stamp: Stamp,
+    /// `None` of an empty file.
+    map: Option<Arc<Mmap>>,
+}
+
+/// The bytes of a mapping that is shared.
+struct Mapped(Arc<Mmap>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// What tells one state of a file from another: a program that writes to it changes one of these.
@@ -45,6 +58,17 @@ impl SourceFile {
     pub fn is_unchanged(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|meta| Stamp::of(&meta) == self.stamp)
     }
+
+    /// Gives the memory of pages that were read back to the system. They stay in its cache of the file, from where the next
+    /// reader of them has them again.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // SAFETY: nobody writes to the mapping, so that its pages are those of the file whenever they are read. Where the
+            // system refuses, the pages stay.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 /// Maps a file for reading; an empty file is empty bytes.
@@ -68,17 +92,18 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 /// Maps an open file, whose path is `path`.
 pub(super) fn map_file(file: &File, path: &Path) -> io::Result<(Bytes, SourceFile)> {
     let meta = file.metadata()?;
-    let source = SourceFile {
+    let source = |map| SourceFile {
         path: path.to_path_buf(),
         stamp: Stamp::of(&meta),
+        map,
     };
     if meta.len() == 0 {
-        return Ok((Bytes::new(), source));
+        return Ok((Bytes::new(), source(None)));
     }
     // SAFETY: the mapping is private and read-only. If another program makes the file shorter, reading what is gone raises
     // SIGBUS, which `kiln`'s command line answers; if it writes to the file, `SourceFile::is_unchanged` tells.
-    let map = unsafe { memmap2::Mmap::map(file)? };
-    Ok((Bytes::from_owner(map), source))
+    let map = Arc::new(unsafe { Mmap::map(file)? });
+    Ok((Bytes::from_owner(Mapped(map.clone())), source(Some(map))))
 }
 
 /// Where an open file really is. Asking the descriptor leaves nobody the time to put a link in the path's place.
@@ -93,5 +118,25 @@ pub(super) fn place(file: &File, path: &Path) -> io::Result<PathBuf> {
     {
         let _ = file;
         path.canonicalize()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_pages_are_read_again() {
+        let file = std::env::temp_dir().join(format!("kiln-source-{}", std::process::id()));
+        let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(&file, &content).unwrap();
+        let (bytes, source) = map(&file).unwrap();
+        assert!(bytes == content);
+        source.release();
+        assert!(bytes == content && source.is_unchanged());
+        std::fs::remove_file(&file).unwrap();
+        assert!(bytes == content && !source.is_unchanged());
+        source.release();
+        assert!(bytes == content);
     }
 }

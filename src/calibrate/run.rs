@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use half::f16;
-use kiln_graph::{Attrs, DType, Element, Graph, Model, Op, Tensor, Type, ValueId, onnx};
+use kiln_graph::{
+    Attrs, DType, Element, Graph, Model, Op, Tensor, Type, ValueId, onnx, onnx::SourceFile,
+};
 use kiln_passes::precision::Gram;
 use kiln_passes::precision::stats::Collector;
 use kiln_passes::{Context, Target, registry};
@@ -186,7 +188,10 @@ impl Runner<'_> {
             device: self.device,
             ..SessionOptions::default()
         };
-        Ok(Session::from_parts(self.runtime, name, parts, &options)?)
+        let session = Session::from_parts(self.runtime, name, parts, &options)?;
+        // Weights that are not aligned in the file were copied.
+        self.model.sources.iter().for_each(SourceFile::release);
+        Ok(session)
     }
 }
 

@@ -103,15 +103,16 @@ def engine(original, candidate, out):
     sizes = {"min": (1, 1), "opt": (1, 128), "max": (8, 512)}
     fill = lambda shape, free: [next(free) if d < 0 else d for d in shape]
     profile = [{"name": n, **{k: fill(s, iter(v)) for k, v in sizes.items()}} for n, s in shapes if -1 in s]
+    raw = lambda path: list(os.fsencode(path))
     order = {
-        "capabilities": [TARGET], "profiles": [{"inputs": profile}] if profile else [],
+        "onnx": raw(candidate), "data_dir": raw(candidate.parent), "plan": raw(out / "plan"), "capabilities": [TARGET],
+        "profiles": [{"inputs": profile}] if profile else [],
         "workspace": None, "optimization_level": None, "detailed": False, "tf32": True,
         "form": {
             "refittable": False, "weight_stripped": False, "version_compatible": False, "hardware": None, "timing_cache": None,
         },
     }  # fmt: skip
-    command = [KILN, "build-engine", "--core", found[0], "--parser", found[1], "--onnx", candidate]
-    command += ["--data-dir", candidate.parent, "--plan", out / "plan"]
+    command = [KILN, "build-engine", "--core", found[0], "--parser", found[1]]
     pipe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     # The pipe stays open until the builder has ended: it stops when its parent closes it.
     pipe.stdin.write(json.dumps(order).encode() + b"\n")

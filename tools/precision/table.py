@@ -109,6 +109,26 @@ def line(name, row):
     return "| " + " | ".join(cells) + " |"
 
 
+def large():
+    """Time and memory at BERT-base's size."""
+    path = RESULTS / "large.json"
+    if not path.exists():
+        return ""
+    facts = json.loads(path.read_text())
+    size, when = facts["model_mb"], facts["environment"]
+    out = [
+        "## BERT-base, time and memory\n",
+        f"Random weights, {size:.0f} MB, 128 paragraphs calibrate; {when['date']}, {when['cores']} cores"
+        + (f"; {when['note']}" if when["note"] else "") + ". Memory is the largest resident set, mapped files included.\n",
+        "| method | time | memory | memory ÷ model |\n|---|---|---|---|",
+    ]  # fmt: skip
+    for row in facts["rows"]:
+        memory = row["peak_mb"] * 1024 * 1024 / 1e6
+        cells = [row["method"], number(row["seconds"], 1, " s"), number(memory, 0, " MB"), number(memory / size, 2)]
+        out.append("| " + " | ".join([row["method"], f"failed: {row['error']}", "–", "–"] if row["error"] else cells) + " |")
+    return "\n".join(out) + "\n"
+
+
 def main():
     rows = {}
     for source in ("peers", "kiln"):
@@ -137,6 +157,7 @@ def main():
             out.append(f"### {title}\n")
             out.append("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
             out.append("\n".join(lines) + "\n")
+    out.append(large())
     out.append("## Methods\n")
     out.append("\n".join(f"- `{m}`: {NOTES[m]}" for m in PEER_METHODS))
     out.append("\n".join(f"- `{m}`: `kiln compile {' '.join(o)}`" for m, (o, _) in KILN_METHODS.items()) + "\n")
