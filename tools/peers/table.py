@@ -123,7 +123,7 @@ def scale(results):
     if "weights" in results:
         entry = results["weights"]
         out.append(
-            f"**{entry['count']} weights of 4 MB** ({size(entry['bytes'])}): {seconds(entry['wall_s'])} s, {seconds(entry['cpu_s'])} s of CPU, "
+            f"**{entry['count']:,} weights of 4 MB**, {size(entry['bytes'])} written in FP16: {seconds(entry['wall_s'])} s, {seconds(entry['cpu_s'])} s of CPU, "
             f"{megabytes(entry['anonymous_mb'])} of its own memory, {megabytes(entry['peak_mb'])} with mapped files."
         )
     if "nodes" in results:
