@@ -60,6 +60,10 @@ pub(crate) fn within(count: usize, what: &'static str, most: usize) -> Result<()
     }
 }
 
+/// Elements of a constant that a pass makes as long as an axis that the file declares: the scale of ones of a norm, the bias of
+/// zeros of a projection, the pieces of a Split. Hidden sizes are below 2¹⁶.
+pub const DECLARED_AXIS: usize = 1 << 20;
+
 /// Bytes by which one folded node may exceed the constants that it replaces. Folding a shape computation never needs more;
 /// folding a mask of 1024 × 1024 floats just fits.
 pub const FOLDED_NODE: usize = 4 << 20;

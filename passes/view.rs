@@ -6,7 +6,7 @@
 //! rearrange alike have the same view, whatever their spelling, and [`View::emit`] writes the shortest.
 
 use kiln_graph::infer::{Expr, Facts};
-use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, ops};
+use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, limits, ops};
 
 use crate::patch::{Patch, Ref};
 
@@ -269,12 +269,13 @@ impl View {
         let parts = self.size(atom).as_i64()?;
         let rest = self.product(&self.from[axis][1..])?.as_i64()?;
         let rank = g.value(self.source).ty().rank()?;
-        let sizes = patch.constant(Tensor::vector(&vec![rest; usize::try_from(parts).ok()?]));
+        let parts = declared(parts)?;
+        let sizes = patch.constant(Tensor::vector(&vec![rest; parts]));
         let axis_attr = if axis + 1 == rank { -1 } else { axis as i64 };
         let outputs = patch.node_with(
             Op::onnx("Split"),
             [Some(Ref::Old(self.source)), Some(sizes)],
-            usize::try_from(parts).ok()?,
+            parts,
             Attrs::new().with("axis", axis_attr),
         );
         self.from[axis].remove(0);
@@ -355,4 +356,9 @@ pub fn reshape_target(from: &[Expr], to: &[Expr]) -> Option<Vec<i64>> {
 fn permuted(dims: &[Vec<Atom>], perm: &[usize]) -> Option<Vec<Vec<Atom>>> {
     (perm.len() == dims.len()).then_some(())?;
     perm.iter().map(|&k| dims.get(k).cloned()).collect()
+}
+/// A size that the file declares, as a number of elements that a pass may make.
+pub(crate) fn declared(size: i64) -> Option<usize> {
+    let size = usize::try_from(size).ok()?;
+    (size <= limits::DECLARED_AXIS).then_some(size)
 }

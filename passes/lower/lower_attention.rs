@@ -9,7 +9,7 @@ use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
 use crate::rule::Rule;
 use crate::target::{AttentionForm, Target};
-use crate::view::View;
+use crate::view::{View, declared};
 
 #[derive(Debug)]
 pub struct LowerAttention;
@@ -114,8 +114,8 @@ struct Projected {
     bias: Option<Tensor>,
 }
 
-fn zeros(width: i64) -> Tensor {
-    Tensor::vector(&vec![0f32; usize::try_from(width).unwrap_or(0)])
+fn zeros(width: i64) -> Option<Tensor> {
+    Some(Tensor::vector(&vec![0f32; declared(width)?]))
 }
 
 struct Lower<'a, 'c> {
@@ -195,7 +195,7 @@ impl Lower<'_, '_> {
                 }
             }));
             let offset = projected.and_then(|p| p.bias).filter(|_| view.is_some());
-            offsets.push(offset.unwrap_or_else(|| zeros(width)));
+            offsets.push(offset.or_else(|| zeros(width))?);
         }
         let mut attrs = Attrs::new()
             .with("num_heads", heads)

@@ -9,6 +9,7 @@ use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
 use crate::rule::Rule;
 use crate::target::Dialect;
+use crate::view::declared;
 
 #[derive(Debug)]
 pub struct LowerNorms;
@@ -119,6 +120,7 @@ fn sixteen_bits(g: &Graph, v: ValueId) -> Option<DType> {
 fn ones(g: &Graph, x: ValueId) -> Option<Tensor> {
     let ty = g.value(x).ty();
     let size = ty.shape()?.last().and_then(Dim::known)?;
+    let size = declared(i64::try_from(size).ok()?)?;
     let ones = Tensor::vector(&vec![1f32; size]);
     match ty.dtype()? {
         DType::F32 => Some(ones),

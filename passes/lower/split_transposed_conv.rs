@@ -61,6 +61,11 @@ impl Rule for SplitTransposedConv {
         let mut operands = vec![x.into(), patch.constant(shape.forward(kernel)?)];
         if let Some(bias) = node.input(2) {
             let bias: Vec<f32> = float(g, bias)?.values().unwrap_or_default();
+            if bias.len() != shape.channels(kernel) {
+                return Err(Miss::because(
+                    "its bias has not one number for each channel",
+                ));
+            }
             let each = bias.iter().flat_map(|&b| vec![b; shape.phases()]);
             operands.push(patch.constant(Tensor::vector(&each.collect::<Vec<f32>>())));
         }
@@ -166,6 +171,12 @@ impl Square {
     /// Images that are interleaved.
     fn phases(&self) -> usize {
         self.stride * self.stride
+    }
+
+    /// Channels of the result.
+    fn channels(&self, weight: &Tensor) -> usize {
+        let each = weight.dims().get(1).copied().unwrap_or(0);
+        each.saturating_mul(self.group)
     }
 
     /// The weight [C, M / group, kH, kW] as that of a convolution, [M · s², C / group, taps, taps].
