@@ -169,7 +169,9 @@ impl Conv {
         if let Some(b) = b {
             let old = g.node(node).input(2);
             g.set_input(node, 2, b);
-            old.map(|v| g.remove_unused_value(v));
+            if let Some(old) = old {
+                g.remove_unused_value(old);
+            }
         }
         if let Some(result) = result {
             self.round(g, pass, result, scheme);
@@ -228,7 +230,7 @@ fn only_reader(g: &Graph, v: ValueId) -> Option<(NodeId, &kiln_graph::Node)> {
     Some((id, g.node(id)))
 }
 
-/// The scale of a value that this pass dequantized.
+/// The scale of a value that was dequantized: by this pass, or in the model as it came.
 pub(super) fn dequantized(g: &Graph, v: ValueId) -> Option<f64> {
     let view = ops::DequantizeLinear::of(g, g.producer(v)?)?;
     let scale = view.constant(1).filter(|t| t.rank() == 0)?;
