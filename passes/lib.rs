@@ -12,6 +12,7 @@ pub mod expand;
 pub mod fold;
 pub mod fuse;
 pub mod fusion;
+pub mod kernels;
 pub mod lower;
 pub mod mask;
 pub mod pass;

@@ -48,6 +48,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_rotary::LowerRotary,
     &lower::split_skip_norm::SplitSkipNorm,
     &lower::split_transposed_conv::SplitTransposedConv,
+    &lower::spread_offsets::SpreadOffsets,
     &lower::symmetrize_qdq::SymmetrizeQdq,
 ];
 
@@ -154,6 +155,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
     Step::Run(&lower::lower_axes::LowerAxes),
+    Step::Run(&lower::spread_offsets::SpreadOffsets),
     // The layouts that operators of the target want meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
     // Each layer squeezed or expanded the same tables.

@@ -88,6 +88,12 @@ impl Target {
         self.dialect != Dialect::TensorRt
     }
 
+    /// Whether one number added behind a convolution along one axis is written once for each channel: TensorRT's builder
+    /// makes it the bias and stops at one of one element (measured with TensorRT for RTX 1.7.1).
+    pub fn spreads_offsets(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT for RTX 1.7 stores an odd
     /// number of columns as floats (measured: size of engines). It builds a shorter last block too, but what that
     /// computes has not been run.

@@ -13,6 +13,7 @@ mod packed_projections;
 pub mod raise_opset;
 pub mod split_skip_norm;
 pub mod split_transposed_conv;
+pub mod spread_offsets;
 pub mod symmetrize_qdq;
 
 use kiln_graph::{DType, Graph, Op, ValueId};

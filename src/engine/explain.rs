@@ -83,17 +83,17 @@ fn initializer_failure(text: &str, log: &[LogLine]) -> String {
     }
 }
 
-/// The errors in a log, as reasons for a failed build.
+/// The errors in a log, as reasons for a failed build; the warnings where there is no error. A reason is never empty.
 pub(super) fn build_failures(log: &[LogLine]) -> Vec<BuildFailure> {
     let errors = || log.iter().filter(|l| l.severity > Severity::Warning);
-    let telling: Vec<_> = errors()
-        .filter(|l| !is_noise(&l.text))
-        .map(build_failure)
-        .collect();
-    if telling.is_empty() {
-        errors().map(build_failure).collect()
-    } else {
-        telling
+    let telling = |l: &&LogLine| !is_noise(&l.text);
+    let told: Vec<_> = errors().filter(telling).map(build_failure).collect();
+    if !told.is_empty() {
+        return told;
+    }
+    match errors().next() {
+        Some(_) => errors().map(build_failure).collect(),
+        None => log.iter().map(build_failure).collect(),
     }
 }
 
@@ -169,8 +169,12 @@ pub(super) fn clean(line: &str) -> String {
     }
     // MyelinCheckException: decompose_composite_ops.cpp:59: CHECK(<condition>) failed. <text>
     if let Some((_, rest)) = text.split_once("CHECK(")
-        && let Some((_, sentence)) = rest.split_once(") failed. ")
+        && let Some((condition, sentence)) = rest.split_once(") failed.")
     {
+        // Many checks have no text; the condition is all that there is then.
+        if sentence.trim().is_empty() {
+            return format!("its check ({condition}) failed");
+        }
         text = sentence;
     }
     // <text> (See https://docs.nvidia.com/... for shapes and datatypes with dedicated kernels.) Alternatively, ...
@@ -185,7 +189,12 @@ pub(super) fn clean(line: &str) -> String {
     if let Some((_, rest)) = text.split_once(" && \"") {
         text = rest.strip_suffix('"').unwrap_or(rest);
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let sentence = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match sentence.is_empty() {
+        // Nothing but positions and conditions: all of it says more than none of it.
+        true => line.split_whitespace().collect::<Vec<_>>().join(" "),
+        false => sentence,
+    }
 }
 
 fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
@@ -249,6 +258,26 @@ mod tests {
             reason,
             "Attention operation was not supported by a dedicated kernel."
         );
+    }
+
+    #[test]
+    fn a_reason_is_never_empty() {
+        let line = "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1295: attachExceptionMsgToGraph] \
+             MyelinCheckException: convolution_common.cpp:27: CHECK(nbdims_bias == 4 || nbdims_bias == 5) failed.  In \
+             compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)";
+        assert_eq!(
+            clean(line),
+            "its check (nbdims_bias == 4 || nbdims_bias == 5) failed"
+        );
+        for bare in ["x.cpp:1: ", "CHECK() failed. ", "[x.cpp:3: f] "] {
+            assert!(!clean(bare).is_empty(), "{bare}");
+        }
+        let warning = LogLine {
+            severity: Severity::Warning,
+            text: "it is odd".into(),
+            count: 1,
+        };
+        assert_eq!(build_failures(&[warning])[0].reason, "it is odd");
     }
 
     #[test]
