@@ -294,6 +294,8 @@ pub struct Context<'a> {
     pub facts: Facts,
     /// Whether `facts` are of the outermost graph as it is now.
     pub(crate) current: bool,
+    /// The graph at hand is the body of an If, Loop or Scan.
+    pub(crate) in_body: bool,
     /// Whether misses are kept.
     pub explain: bool,
     pub misses: Vec<MissReport>,
@@ -345,6 +347,7 @@ impl<'a> Context<'a> {
             evaluator: None,
             facts: Facts::default(),
             current: false,
+            in_body: false,
             explain: false,
             misses: Vec::new(),
             remarks: Vec::new(),

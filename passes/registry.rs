@@ -38,6 +38,7 @@ pub static ALL: &[&dyn Pass] = &[
     &precision::convert_fp16::ConvertFp16,
     &precision::convert_bf16::ConvertBf16,
     &lower::absorb_offsets::AbsorbOffsets,
+    &lower::expand_attention::ExpandAttention,
     &lower::expand_qoperators::ExpandQoperators,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
@@ -95,6 +96,8 @@ pub static DEFAULT: &[Step] = &[
     // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
+    // What the model came with is then like what is fused.
+    Step::Run(&lower::expand_attention::ExpandAttention),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
     // What fusions rearrange meets the rearrangements around it.

@@ -65,9 +65,12 @@ impl<R: Rule> Pass for R {
         let applied = in_each_graph(model, &mut |g| {
             // The outermost graph comes first; facts of it are none of the others'.
             cx.current &= outermost || !self.needs_facts();
+            cx.in_body = !outermost;
             outermost = false;
             settle(self, g, cx)
-        })?;
+        });
+        cx.in_body = false;
+        let applied = applied?;
         if applied > 0 {
             import(model, self.imports(cx.target));
         }

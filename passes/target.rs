@@ -88,6 +88,12 @@ impl Target {
         self.dialect != Dialect::TensorRt
     }
 
+    /// Whether attention operators that a model came with are written anew: TensorRT's has one result, no keys of earlier
+    /// steps, no lengths, no cap and no mask beside causality, and is none in bodies; those of com.microsoft it misreads.
+    pub fn rewrites_attention(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether one number added behind a convolution along one axis is written once for each channel: TensorRT's builder
     /// makes it the bias and stops at one of one element (measured with TensorRT for RTX 1.7.1).
     pub fn spreads_offsets(&self) -> bool {

@@ -48,12 +48,7 @@ impl Rule for AdoptAttention {
         let node = g.node(root);
         let later = node.outputs().iter().skip(1).flatten();
         let read = later.into_iter().any(|&v| !g.value(v).is_unused());
-        let mut adopt = Adopt {
-            g,
-            cx,
-            patch: Patch::new(),
-            dtype: node.input(0).and_then(|v| g.value(v).ty().dtype()),
-        };
+        let mut adopt = Adopt::new(g, root, cx);
         let made = if let Some(attention) = ops::Attention::of(g, root) {
             adopt.standard(&attention, read)?
         } else if let Some(attention) = ops::MicrosoftAttention::of(g, root) {
@@ -83,19 +78,32 @@ struct How {
     causal: bool,
 }
 
-struct Adopt<'a, 'c> {
-    g: &'a Graph,
-    cx: &'a Context<'c>,
-    patch: Patch,
-    dtype: Option<DType>,
+/// Writes an operator as the internal one and what stands around it.
+pub(crate) struct Adopt<'a, 'c> {
+    pub(crate) g: &'a Graph,
+    pub(crate) cx: &'a Context<'c>,
+    pub(crate) patch: Patch,
+    pub(crate) dtype: Option<DType>,
+}
+
+impl<'a, 'c> Adopt<'a, 'c> {
+    pub(crate) fn new(g: &'a Graph, root: NodeId, cx: &'a Context<'c>) -> Adopt<'a, 'c> {
+        let first = g.node(root).input(0);
+        Adopt {
+            g,
+            cx,
+            patch: Patch::new(),
+            dtype: first.and_then(|v| g.value(v).ty().dtype()),
+        }
+    }
 }
 
 impl Adopt<'_, '_> {
-    fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
+    pub(crate) fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
         self.patch.node(Op::onnx(op), inputs.iter().copied(), attrs)
     }
 
-    fn number(&mut self, value: f32) -> Ref {
+    pub(crate) fn number(&mut self, value: f32) -> Ref {
         let t = Tensor::scalar(value);
         let narrow = self.dtype.and_then(|dtype| t.narrowed(dtype));
         self.patch.constant(narrow.unwrap_or(t))
@@ -113,30 +121,30 @@ impl Adopt<'_, '_> {
     }
 
     /// [batch, seq, heads · size] as [batch, heads, seq, size].
-    fn apart(&mut self, x: Ref, heads: i64, size: i64) -> Ref {
+    pub(crate) fn apart(&mut self, x: Ref, heads: i64, size: i64) -> Ref {
         let split = self.reshape(x, &[0, 0, heads, size]);
         self.turned(split)
     }
 
     /// [batch, heads, seq, size] as [batch, seq, heads · size].
-    fn together(&mut self, x: Ref) -> Ref {
+    pub(crate) fn together(&mut self, x: Ref) -> Ref {
         let turned = self.turned(x);
         self.reshape(turned, &[0, 0, -1])
     }
 
-    fn rank(&self, v: ValueId) -> Result<usize, Miss> {
+    pub(crate) fn rank(&self, v: ValueId) -> Result<usize, Miss> {
         let dims = self.cx.facts.dims(v);
         dims.map(|d| d.len())
             .ok_or_else(|| Miss::at(v, 1, "its rank is unknown"))
     }
 
-    fn size(&self, v: ValueId, axis: usize) -> Result<i64, Miss> {
+    pub(crate) fn size(&self, v: ValueId, axis: usize) -> Result<i64, Miss> {
         let size = (self.cx.facts.dims(v)).and_then(|d| d.get(axis)?.as_i64());
         size.ok_or_else(|| Miss::at(v, 1, format!("its size along axis {axis} is unknown")))
     }
 
     /// The size of a head, where heads lie side by side in `width`.
-    fn head(&self, width: i64, heads: i64) -> Result<i64, Miss> {
+    pub(crate) fn head(&self, width: i64, heads: i64) -> Result<i64, Miss> {
         match heads > 0 && width % heads == 0 {
             true => Ok(width / heads),
             false => Err(Miss::because(format!(

@@ -26,7 +26,8 @@ impl Rule for LowerAttention {
     fn details(&self) -> String {
         "TensorRT takes the standard Attention (opset 23) in half precision; ONNX Runtime takes MultiHeadAttention of \
          com.microsoft, whose operands are [batch, seq, heads · size]; what neither takes (a cap on the scores, grouped \
-         queries in ONNX Runtime, FP32 in TensorRT) and plain ONNX get the two products with the scale on the query. Rows \
+         queries in ONNX Runtime; in TensorRT FP32, bodies of If and Loop, causality beside a mask, one tensor as queries, \
+         keys and values) and plain ONNX get the two products with the scale on the query. Rows \
          whose keys are all hidden give zeros where the original guards them."
             .into()
     }
@@ -68,7 +69,7 @@ impl Rule for LowerAttention {
             // No operator of a target gives these.
             _ if lower.attention.probabilities().is_some() => None,
             AttentionForm::MultiHead => lower.multi_head(q, k, v),
-            AttentionForm::Standard if attention.softcap() == 0.0 => {
+            AttentionForm::Standard if lower.fits_standard(q, k, v) => {
                 lower.standard(q, k, v).map(|made| lower.guard(made))
             }
             _ => None,
@@ -144,6 +145,18 @@ impl Lower<'_, '_> {
     fn reshape(&mut self, x: Ref, shape: &[i64]) -> Ref {
         let shape = self.patch.constant(Tensor::vector(shape));
         self.node("Reshape", &[x, shape], Attrs::new())
+    }
+
+    /// Whether the target takes Attention-23 here: without a cap, with a mask or causal but not both, over more than one
+    /// tensor (TensorRT's process ends at one), outside bodies (where TensorRT's parser loses its operands), and in a model
+    /// of an operator set that has it.
+    fn fits_standard(&self, q: ValueId, k: ValueId, v: ValueId) -> bool {
+        let hides_twice = self.attention.is_causal() && self.attention.bias().is_some();
+        self.attention.softcap() == 0.0
+            && !hides_twice
+            && !(q == k && k == v)
+            && !self.cx.in_body
+            && self.g.opset() >= 23
     }
 
     /// Attention-23: [batch, heads, seq, size] throughout, grouped queries by the number of heads. Its mask broadcasts in

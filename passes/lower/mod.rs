@@ -1,6 +1,7 @@
 //! Bringing the model into the form that the target takes.
 
 pub mod absorb_offsets;
+pub mod expand_attention;
 pub mod expand_qoperators;
 pub mod lower_activations;
 pub mod lower_attention;
