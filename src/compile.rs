@@ -11,7 +11,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use kiln_graph::{DType, Op};
+use kiln_graph::{DType, Model, Op};
 use kiln_passes::precision::HalfFormat;
 use kiln_passes::registry;
 use regex::Regex;
@@ -272,6 +272,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let mut fused = clock.time("passes", || {
         stages::rewrite(options, &targets, &fusing, original.clone(), talk)
     })?;
+    if builder.is_some() {
+        build::readable(&fused.model)?;
+    }
     let mut reference = match options.check {
         true => Some(clock.time("sizes", || {
             let request = prove::Request {
@@ -343,14 +346,41 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             stages::rewrite(options, &targets, &typing, fused.model.clone(), talk)
         })?;
     }
+    let engine_for = match (&targets, &builder) {
+        (Targets::Engines(capabilities), Some(builder)) => {
+            build::has_kernels(options, capabilities, &rewritten)?;
+            Some((capabilities.as_slice(), builder.as_ref()))
+        }
+        _ => None,
+    };
+    let engine_of = |model: &Model| {
+        engine_for.map(|(capabilities, builder)| {
+            build::build(
+                options,
+                builder,
+                capabilities,
+                model,
+                &shapes,
+                &partial,
+                talk,
+            )
+        })
+    };
     let mut search = None;
     if let (Some(reference), true) = (&mut reference, !lossy.is_empty() && options.search) {
-        let sparing = |spared: &[String]| {
-            let passes = stages::Passes { spared, ..typing };
-            stages::rewrite(options, &targets, &passes, fused.model.clone(), &Silent)
+        let candidates = search::Candidates {
+            sparing: &|spared: &[String]| {
+                let passes = stages::Passes { spared, ..typing };
+                stages::rewrite(options, &targets, &passes, fused.model.clone(), &Silent)
+            },
+            bound: build::bound(
+                engine_for.map(|(capabilities, _)| capabilities),
+                &fused.model,
+            ),
+            builds: &|model| engine_of(model).transpose().map(|_| ()),
         };
         (rewritten, search) = clock.time("search", || {
-            search::run(options, reference, rewritten, &sparing, &partial, talk)
+            search::run(options, reference, rewritten, &candidates, &partial, talk)
         })?;
     }
     let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
@@ -358,19 +388,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         Some(reference) => Some(reference.against(&partial.file(bundle::MODEL), &rewritten.model)?),
         None => None,
     };
-    let engine = match (&targets, builder) {
-        (Targets::Engines(capabilities), Some(builder)) => Some(clock.time("engine", || {
-            build::build(
-                options,
-                builder.as_ref(),
-                capabilities,
-                &rewritten.model,
-                &shapes,
-                &partial,
-                talk,
-            )
-        })?),
-        _ => None,
+    let engine = match engine_for {
+        Some(_) => clock.time("engine", || engine_of(&rewritten.model).transpose())?,
+        None => None,
     };
     let (mut parity, mut latency, mut latency_not_run) = (None, None, None);
     let mut engine_parity = EngineParity::from(match &engine {

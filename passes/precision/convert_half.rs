@@ -127,7 +127,7 @@ impl Conversion {
                 Some(why) => {
                     cx.kept(g, id, why.clone());
                     state.operands(g, id, false, cx);
-                    state.nested(g, id, Boundary::Kept, cx)?;
+                    converted += state.nested(g, id, Boundary::Kept, cx)?;
                 }
                 None => {
                     let node = g.label(id);

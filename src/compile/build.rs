@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use kiln_graph::{Attr, Model, Op, onnx};
+use kiln_passes::Remark;
 use kiln_passes::precision::HalfFormat;
 
-use super::{CompileError, Options, Quantization};
+use super::{CompileError, Options, Quantization, Rewritten};
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
@@ -32,6 +33,60 @@ pub(super) fn builder(
     })
 }
 
+/// What stands in the engine's way whatever is searched or calibrated: operators that TensorRT has not or misreads. What is
+/// fused needs no lowering for that.
+///
+/// # Errors
+/// [`EngineError::Dialect`], with all of them.
+pub(super) fn readable(model: &Model) -> Result<(), CompileError> {
+    let refusals = engine::refusals(model);
+    match refusals.is_empty() {
+        true => Ok(()),
+        false => Err(EngineError::Dialect(refusals).into()),
+    }
+}
+
+/// Whether the targets have kernels for the model's products.
+///
+/// # Errors
+/// [`EngineError::Fp32Products`], with the nodes.
+pub(super) fn has_kernels(
+    options: &Options,
+    capabilities: &[ComputeCapability],
+    rewritten: &Rewritten,
+) -> Result<(), CompileError> {
+    readable(&rewritten.model)?;
+    let without = |c: &&ComputeCapability| c.has_fp32_products() == Some(false);
+    let Some(&capability) = capabilities.iter().find(without) else {
+        return Ok(());
+    };
+    let nodes = engine::fp32_products(&rewritten.model);
+    let Some(first) = nodes.first() else {
+        return Ok(());
+    };
+    let kept = rewritten.remarks.iter().find_map(|r| match r {
+        Remark::Kept { node, why } if node == first => Some(why.clone()),
+        _ => None,
+    });
+    let half = options.half().is_some();
+    Err(EngineError::Fp32Products {
+        capability,
+        nodes,
+        half,
+        kept,
+    }
+    .into())
+}
+
+/// The nodes, by their labels, that may not keep FP32 on the targets: `model` is fused, and nothing in it is half yet.
+pub(super) fn bound(capabilities: Option<&[ComputeCapability]>, model: &Model) -> Vec<String> {
+    let without = |c: &ComputeCapability| c.has_fp32_products() == Some(false);
+    match capabilities.is_some_and(|all| all.iter().any(without)) {
+        true => engine::fp32_products(model),
+        false => Vec::new(),
+    }
+}
+
 pub(super) fn build(
     options: &Options,
     builder: &dyn EngineBuilder,
@@ -41,10 +96,7 @@ pub(super) fn build(
     partial: &Partial,
     talk: &dyn Talk,
 ) -> Result<EngineFacts, CompileError> {
-    let refusals = engine::refusals(model);
-    if !refusals.is_empty() {
-        return Err(EngineError::Dialect(refusals).into());
-    }
+    readable(model)?;
     let path = partial.file(bundle::MODEL);
     let broken = |source| CompileError::Io {
         path: partial.file(bundle::MODEL),

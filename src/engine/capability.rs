@@ -63,6 +63,11 @@ impl ComputeCapability {
         (self != Self::Current).then_some(self >= Self::Sm80)
     }
 
+    /// Whether TensorRT for RTX multiplies matrices of FP32 on it: from Ampere on. `None` if the GPU is not known.
+    pub fn has_fp32_products(self) -> Option<bool> {
+        (self != Self::Current).then_some(self >= Self::Sm80)
+    }
+
     /// Whether it multiplies FP8: from Ada Lovelace on. `None` if the GPU is not known.
     pub fn has_fp8(self) -> Option<bool> {
         (self != Self::Current).then_some(self >= Self::Sm89)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kiln_graph::{DType, Graph, Model, Node, NodeId, ops};
+use kiln_graph::{DType, Graph, INTERNAL_DOMAIN, Model, Node, NodeId, ops};
 use serde::{Deserialize, Serialize};
 
 /// A node that may not be handed to TensorRT.
@@ -13,6 +13,8 @@ pub struct Refusal {
     pub why: String,
     /// It is about quantization.
     pub quantization: bool,
+    /// The operator is of another domain than ONNX's own.
+    pub foreign: bool,
 }
 
 impl fmt::Display for Refusal {
@@ -71,7 +73,85 @@ const MICROSOFT: &[&str] = &[
     "QLinearWhere",
 ];
 
-/// All nodes of a model that TensorRT's parser refuses or reads as something else.
+/// Standard operators without an importer in TensorRT for RTX 1.7.1, as its parser's `supportsOperator` tells of each.
+const MISSING: &[&str] = &[
+    "AffineGrid",
+    "Bernoulli",
+    "BitCast",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "CenterCropPad",
+    "Col2Im",
+    "Compress",
+    "ConcatFromSequence",
+    "CumProd",
+    "Det",
+    "ImageDecoder",
+    "MaxRoiPool",
+    "MaxUnpool",
+    "MelWeightMatrix",
+    "Multinomial",
+    "NegativeLogLikelihoodLoss",
+    "Optional",
+    "OptionalGetElement",
+    "OptionalHasElement",
+    "RegexFullMatch",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SequenceMap",
+    "SoftmaxCrossEntropyLoss",
+    "SplitToSequence",
+    "StringConcat",
+    "StringNormalizer",
+    "StringSplit",
+    "SwiGLU",
+    "TfIdfVectorizer",
+    "Unique",
+];
+
+/// Standard operators that its parser makes of plugins, of which TensorRT for RTX has none (each was given to it).
+const PLUGINS: &[&str] = &["DFT", "DeformConv", "NonZero", "RoiAlign"];
+
+/// Products of matrices, for which `sm_75` has no FP32 kernels (each was built for it; convolutions have them).
+const PRODUCTS: &[&str] = &[
+    "Attention",
+    "Einsum",
+    "GRU",
+    "Gemm",
+    "LSTM",
+    "MatMul",
+    "MultiHeadAttention",
+    "RNN",
+];
+
+/// Whether a node multiplies matrices, whatever they are of.
+pub fn multiplies(node: &Node) -> bool {
+    PRODUCTS.contains(&node.op().name())
+}
+
+/// The nodes that multiply matrices in FP32, in order.
+pub fn fp32_products(model: &Model) -> Vec<String> {
+    let mut found = Vec::new();
+    model.graph.for_each_graph(&mut |g| {
+        for (id, node) in g.nodes() {
+            let dtype = node.input(0).and_then(|v| g.value(v).ty().dtype());
+            if multiplies(node) && dtype == Some(DType::F32) {
+                found.push(g.label(id));
+            }
+        }
+    });
+    found
+}
+
+/// All nodes of a model that TensorRT's parser refuses or reads as something else. Operators of the compiler's own, which
+/// lowering replaces, are none of them.
 pub fn refusals(model: &Model) -> Vec<Refusal> {
     let functions: Vec<(&str, &str)> = model.functions().collect();
     let mut found = Vec::new();
@@ -79,6 +159,9 @@ pub fn refusals(model: &Model) -> Vec<Refusal> {
         for (id, node) in g.nodes() {
             let op = node.op();
             let local = functions.contains(&(op.domain(), op.name()));
+            if op.domain() == INTERNAL_DOMAIN {
+                continue;
+            }
             let quantized = quantization(g, node);
             if let Some(why) = quantized
                 .clone()
@@ -89,6 +172,7 @@ pub fn refusals(model: &Model) -> Vec<Refusal> {
                     node: g.label(id),
                     why,
                     quantization: quantized.is_some(),
+                    foreign: !op.domain().is_empty(),
                 });
             }
         }
@@ -112,6 +196,10 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
             true => format!("TensorRT goes by the name and would read it as the standard {name}"),
             false => "TensorRT has no operator of this domain and name".into(),
         });
+    }
+    let plugin = cfg!(not(feature = "tensorrt-enterprise")) && PLUGINS.contains(&name);
+    if plugin || MISSING.contains(&name) {
+        return Some("TensorRT has no such operator".into());
     }
     attention(g, id)
 }
@@ -233,6 +321,8 @@ mod tests {
                 "y = com.microsoft.FastGelu(x)",
                 "no operator of this domain and name",
             ),
+            ("y = Unique(x)", "no such operator"),
+            ("n = NonZero(x) y = Cast<to = 1>(n)", "no such operator"),
             ("y = Attention<softcap = 30.0>(x, z, z)", "caps no scores"),
             ("y = Attention(x, z, z, \"\", x, z)", "no past key"),
             ("y, k, v = Attention(x, z, z)", "one output, not 3"),

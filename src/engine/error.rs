@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ENV_DIR, LogLine, ProfileError, Refusal};
+use super::{ComputeCapability, ENV_DIR, LogLine, ProfileError, Refusal};
 use super::{explain, hints};
 
 /// The library that kiln was compiled for.
@@ -55,6 +55,15 @@ pub enum EngineError {
     /// The model holds what TensorRT would refuse or misread; it was not handed over. Never empty.
     #[error("the model is not in TensorRT's dialect: {}", some(.0))]
     Dialect(Vec<Refusal>),
+    /// The GPU multiplies no matrices of FP32, and these nodes do; the model was not handed over. Never empty.
+    #[error("{capability} has no FP32 matrix products, and {} FP32: {}{}", count(.nodes), named(.nodes), reason(.kept))]
+    Fp32Products {
+        capability: ComputeCapability,
+        nodes: Vec<String>,
+        /// Half precision was asked for; why the first of the nodes kept FP32, if that is known.
+        half: bool,
+        kept: Option<String>,
+    },
     /// TensorRT's ONNX parser refused the model. `failures` is never empty; `log` is what TensorRT wrote, unedited.
     #[error("TensorRT cannot read the model: {}", some(.failures))]
     Parse {
@@ -132,9 +141,20 @@ impl EngineError {
             Self::Dialect(refusals) if refusals.iter().any(|r| r.quantization) => Some(
                 "TensorRT takes INT8 around zero with constant scales; `--explain all` says what kept kiln from writing it so".into(),
             ),
-            Self::Dialect(_) => Some(
-                "compile the original model: kiln lowers what it fuses itself to what the target takes".into(),
+            Self::Dialect(refusals) if refusals.iter().any(|r| r.foreign) => Some(
+                "operators of other domains come from optimizers: compile the model as it was exported, which kiln \
+                 optimizes for the target itself; --no-engine makes the model without an engine"
+                    .into(),
             ),
+            Self::Dialect(_) => Some(
+                "replace it in the model by operators that TensorRT has; --no-engine makes the model without an engine, \
+                 and --target cpu one for ONNX Runtime"
+                    .into(),
+            ),
+            Self::Fp32Products { half: false, .. } => Some("give --fp16".into()),
+            Self::Fp32Products { .. } => {
+                Some("give targets from sm_80 on, or let these nodes become FP16".into())
+            }
             Self::Died { .. } => Some(
                 "nothing of this compilation is left; the same command with --no-engine makes the model without it".into(),
             ),
@@ -249,6 +269,26 @@ fn during(phase: &Option<String>) -> String {
     phase
         .as_ref()
         .map_or_else(String::new, |p| format!(" in the phase `{p}`"))
+}
+
+fn count(nodes: &[String]) -> String {
+    match nodes.len() {
+        1 => "one node multiplies in".to_owned(),
+        n => format!("{n} nodes multiply in"),
+    }
+}
+
+fn named(nodes: &[String]) -> String {
+    let shown: Vec<&str> = nodes.iter().take(3).map(String::as_str).collect();
+    match nodes.len() > shown.len() {
+        true => format!("{}, …", shown.join(", ")),
+        false => shown.join(", "),
+    }
+}
+
+fn reason(kept: &Option<String>) -> String {
+    kept.as_ref()
+        .map_or_else(String::new, |why| format!("; the first keeps it: {why}"))
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -32,7 +32,13 @@ pub(super) fn parse_failure(raw: RawFailure, log: &[LogLine]) -> ParseFailure {
         op,
         text,
     } = raw;
-    let unknown_op = op.is_some() && (text == "false" || text.contains("Plugin not found"));
+    let no_plugin = [
+        "Plugin not found",
+        "plugin was not found",
+        "was not found in plugin registry",
+    ];
+    let unknown_op =
+        op.is_some() && (text == "false" || no_plugin.iter().any(|t| text.contains(t)));
     let reason = if unknown_op {
         "TensorRT has no implementation of this op".to_owned()
     } else if text.contains("ParseFromCodedStream") {

@@ -26,8 +26,8 @@ const PARSE_HINTS: Hints = &[
     ),
 ];
 
-const ATTENTION: &str =
-    "TensorRT's Attention has one output, no past key or value and no softcap: decompose this node";
+const ATTENTION: &str = "TensorRT's Attention has one output, no past key or value, no softcap and no mask beside \
+     causality: kiln writes such nodes as products unless --passes leaves expand-attention out";
 
 const FIXED_SIZES: &str = "the model was exported with fixed sizes that the profile does not keep: give those sizes, \
      or export it with dynamic ones";
@@ -35,7 +35,12 @@ const FIXED_SIZES: &str = "the model was exported with fixed sizes that the prof
 const BUILD_HINTS: Hints = &[
     (
         "FP32 GEMM is not supported",
-        "compile with --fp16: sm_75 has no FP32 matrix products",
+        "sm_75 has no FP32 matrix products: compile with --fp16, and keep no product in FP32",
+    ),
+    (
+        "static_cast<size_t>(i) < op->input_size()",
+        "branches of an If that give different sizes are built with no other dynamic dimension beside them: fix the batch, \
+         as in --dim batch=1",
     ),
     (
         "not supported by a dedicated kernel",

@@ -53,7 +53,7 @@ mod timing_cache;
 pub use capability::{ComputeCapability, UnknownCapability};
 pub use child::{ChildArgs, ChildBuilder, SUBCOMMAND, serve};
 pub use cuda::{CudaError, Device, device_count};
-pub use dialect::{Refusal, refusals};
+pub use dialect::{Refusal, fp32_products, multiplies, refusals};
 pub use error::{BuildFailure, EngineError, INSTALL, LIBRARY, ParseFailure, Version};
 pub use locate::{ENV_DIR, Libraries, locate};
 pub use log::{LogLine, Severity};
