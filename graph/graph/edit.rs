@@ -202,6 +202,44 @@ impl Graph {
         k
     }
 
+    /// Forgets the captures of a node that nothing in its nested graphs reads.
+    pub fn drop_unused_captures(&mut self, node: NodeId) {
+        let count = self.node(node).captures.len();
+        let mut read = vec![false; count];
+        for graph in self.node(node).attrs.iter().flat_map(|(_, a)| a.graphs()) {
+            for (_, value) in graph.values() {
+                if let Def::Capture(k) = value.def
+                    && let Some(read) = read.get_mut(k as usize)
+                {
+                    *read |= !value.is_unused();
+                }
+            }
+        }
+        if read.iter().all(|r| *r) {
+            return;
+        }
+        self.order.take();
+        let old = std::mem::take(&mut self.node_mut(node).captures);
+        let mut places = vec![None; count];
+        for (k, v) in old.into_iter().enumerate() {
+            let slot = Slot::Capture(k as u32);
+            self.forget(v, Use { node, slot });
+            if read[k] {
+                places[k] = Some(self.push_capture(node, v) as u32);
+            }
+        }
+        for attr in self.node_mut(node).attrs.values_mut() {
+            for graph in attr.graphs_mut() {
+                for value in &mut graph.values {
+                    if let Def::Capture(k) = value.def {
+                        let place = places.get(k as usize).copied().flatten();
+                        value.def = place.map_or(Def::Removed, Def::Capture);
+                    }
+                }
+            }
+        }
+    }
+
     /// Adds an output to a node that may leave it out.
     pub fn push_output(&mut self, node: NodeId, name: &str) -> ValueId {
         let k = self.node(node).outputs.len() as u32;

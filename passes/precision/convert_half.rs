@@ -3,7 +3,10 @@
 use kiln_graph::{Attr, Attrs, DType, Def, Graph, Model, NodeId, Op, Tensor, Type, ValueId, infer};
 use rustc_hash::FxHashMap;
 
+use super::half_bodies::{self, Edge, Slots};
+use super::half_flow::Flow;
 use super::half_format::HalfFormat;
+use super::half_products;
 use super::half_ranges::{Ranges, fill};
 use super::half_rules::{self, is_f32, touches};
 use super::stats::Stats;
@@ -11,11 +14,13 @@ use crate::pass::{Context, PassFailure, Remark};
 
 /// What `kiln passes explain` says of the passes, behind what is true of one format.
 pub(super) const DETAILS: &str = "Nodes keep FP32 that --keep or --keep-op names, that have no form in the format, that \
-     compute angles of positions, sums and statistics, and quantization whose scales the format cannot hold; and those \
+     compute with integers that the format does not tell apart or decide by such, that compute sums and statistics, or \
+     guard a divisor by a number that would be 0, and quantization whose scales or offsets the format cannot hold; and those \
      whose weights or, with calibration, whose operands or results the format cannot hold. A mask's -1e12 or -3.4e38 \
      becomes a number that means the same, infinities stay. Graph inputs and outputs keep their types, by a Cast, unless \
      --half-io. A value is cast at most once in each direction, and a constant never: it is stored in the type it is read \
-     in. Bodies of If, Loop and Scan are converted with the values they capture.";
+     in. Bodies of If, Loop and Scan are converted with the values they capture and carry; that of a node that --keep names \
+     stays as it is.";
 
 /// Converts a model.
 ///
@@ -31,14 +36,13 @@ pub(super) fn run(
     if !cx.admit(pass, || "the whole model".into()) {
         return Ok(0);
     }
+    half_bodies::localize(&mut model.graph, cx.options);
     infer::annotate(&mut model.graph);
-    let boundary = match cx.options.convert_io {
-        true => Boundary::Half,
-        false => Boundary::Kept,
-    };
+    let edge = Edge::whole(&model.graph, cx.options.convert_io);
     let conversion = Conversion { pass, format };
     let stats = cx.options.stats;
-    let converted = conversion.graph(&mut model.graph, boundary, &[], stats, cx)?;
+    let flow = Flow::of(&model.graph, format);
+    let converted = conversion.graph(&mut model.graph, &edge, &flow, stats, cx)?;
     if converted == 0 {
         return Err(PassFailure::Nothing(format!(
             "no node was converted to {}: the model has no FP32 computation that may become half precision",
@@ -48,78 +52,41 @@ pub(super) fn run(
     Ok(converted)
 }
 
-/// A value of the graph around that a body reads.
 #[derive(Clone, Copy)]
-struct Captured {
-    /// It arrives as half.
-    half: bool,
-    /// The format can hold it.
-    fits: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Conversion {
-    pass: &'static str,
-    format: HalfFormat,
-}
-
-/// What becomes of a graph's FP32 inputs and outputs.
-#[derive(Clone, Copy, PartialEq)]
-enum Boundary {
-    Kept,
-    Half,
+pub(super) struct Conversion {
+    pub pass: &'static str,
+    pub format: HalfFormat,
 }
 
 impl Conversion {
-    /// Converts one graph, of which `stats` are. Gives the number of converted nodes.
-    fn graph(
+    /// Converts one graph, of which `flow` and `stats` are. Gives the number of converted nodes.
+    pub fn graph(
         self,
         g: &mut Graph,
-        boundary: Boundary,
-        captures: &[Captured],
+        edge: &Edge,
+        flow: &Flow,
         stats: &Stats,
         cx: &mut Context<'_>,
     ) -> Result<usize, PassFailure> {
         let order = g.topo_order()?;
-        let mut kept = half_rules::kept(g, &order, self.format, cx.options);
         let mut ranges = Ranges::new(self.format, stats);
-        let captured = |g: &Graph, v: ValueId| match g.value(v).def() {
-            Def::Capture(k) => captures.get(*k as usize).copied(),
-            _ => None,
-        };
-        ranges.keep(
-            g,
-            &order,
-            &|v| captured(g, v).is_some_and(|c| !c.fits),
-            &mut kept,
-        );
+        let kept = self.kept(g, &order, edge, flow, &mut ranges, cx);
         let mut state = State {
             conversion: self,
             half: vec![false; g.value_bound()],
-            twins: FxHashMap::default(),
+            twins: edge.twins.iter().copied().collect(),
             ranges,
         };
-        let values: Vec<ValueId> = g
-            .values()
-            .map(|(id, _)| id)
-            .filter(|&v| is_f32(g, v))
-            .collect();
-        for v in values {
-            let to_half = match g.value(v).def() {
-                Def::Capture(_) => captured(g, v).is_some_and(|c| c.half),
-                Def::Input(_) => boundary == Boundary::Half,
-                Def::Node(node, _) => kept[node.index()].is_none(),
-                _ => false,
-            };
-            if to_half {
-                state.half[v.index()] = true;
-                let shape = g.value(v).ty().shape().map(|s| s.into());
-                g.set_type(v, Type::tensor(self.format.dtype(), shape));
-            }
-        }
+        let slots = Slots::of(g, &order, flow, &kept, cx.options);
+        state.retype(g, edge, &slots, &kept);
         let mut converted = 0;
         for id in order {
             let is_half = |v: ValueId| state.half.get(v.index()) == Some(&true);
+            if g.node(id).has_subgraphs() {
+                let why = kept[id.index()].as_deref();
+                converted += state.control(g, id, (slots.node(id), why), flow, cx)?;
+                continue;
+            }
             if !touches(g, id, |v| is_f32(g, v) || is_half(v)) {
                 continue;
             }
@@ -127,28 +94,43 @@ impl Conversion {
                 Some(why) => {
                     cx.kept(g, id, why.clone());
                     state.operands(g, id, false, cx);
-                    converted += state.nested(g, id, Boundary::Kept, cx)?;
                 }
                 None => {
                     let node = g.label(id);
                     cx.remarks.push(Remark::Narrowed { node });
                     state.operands(g, id, true, cx);
                     self.attributes(g, id);
-                    converted += state.nested(g, id, Boundary::Half, cx)?;
                     converted += 1;
                 }
             }
         }
         for k in 0..g.outputs().len() {
             let v = g.outputs()[k].value;
-            let is_half = state.half.get(v.index()).copied().unwrap_or(false);
-            let want_half = boundary == Boundary::Half;
-            if is_half != want_half && (is_half || is_f32(g, v)) {
-                let cast = state.twin(g, v, want_half, cx);
+            let want_half = edge.outputs.get(k) == Some(&true);
+            if let Some(cast) = state.wanted(g, v, want_half, cx) {
                 g.set_output_value(k, cast);
             }
         }
         Ok(converted)
+    }
+
+    /// For each node: `None` if it becomes half precision, else why it keeps its type.
+    fn kept(
+        self,
+        g: &Graph,
+        order: &[NodeId],
+        edge: &Edge,
+        flow: &Flow,
+        ranges: &mut Ranges<'_>,
+        cx: &Context<'_>,
+    ) -> Vec<Option<String>> {
+        let masked = ranges.masked(g, order);
+        let mut kept = half_rules::kept(g, order, self.format, flow, &masked, cx.options);
+        let unfit = |v| edge.captured(g, v).is_some_and(|c| !c.fits);
+        ranges.keep(g, order, &unfit, &mut kept);
+        half_products::keep_offsets(g, order, self.format, &mut kept);
+        half_products::keep_together(g, order, &mut kept);
+        kept
     }
 
     /// Attributes that state a type or hold a tensor: Cast to FP32, ConstantOfShape's value.
@@ -175,17 +157,63 @@ impl Conversion {
     }
 }
 
-struct State<'a> {
-    conversion: Conversion,
+pub(super) struct State<'a> {
+    pub conversion: Conversion,
     /// Values that were FP32 and are half now.
-    half: Vec<bool>,
-    /// The other-typed copy of a value: a constant of its own, or a Cast.
-    twins: FxHashMap<ValueId, ValueId>,
-    ranges: Ranges<'a>,
+    pub half: Vec<bool>,
+    /// The other-typed copy of a value: a constant or capture of its own, or a Cast.
+    pub twins: FxHashMap<ValueId, ValueId>,
+    pub ranges: Ranges<'a>,
 }
 
 impl State<'_> {
-    fn twin(&mut self, g: &mut Graph, v: ValueId, to_half: bool, cx: &mut Context<'_>) -> ValueId {
+    /// Gives the types that they will have to values that nodes compute, and to what comes in.
+    fn retype(&mut self, g: &mut Graph, edge: &Edge, slots: &Slots, kept: &[Option<String>]) {
+        let values = g.values().map(|(id, _)| id);
+        let values: Vec<ValueId> = values.filter(|&v| is_f32(g, v)).collect();
+        for v in values {
+            let to_half = match g.value(v).def() {
+                Def::Capture(_) => edge.captured(g, v).is_some_and(|c| c.half),
+                Def::Input(k) => edge.inputs.get(*k as usize) == Some(&true),
+                Def::Node(node, k) if g.node(*node).has_subgraphs() => {
+                    slots.node(*node).results.get(*k as usize) == Some(&true)
+                }
+                Def::Node(node, _) => kept[node.index()].is_none(),
+                _ => false,
+            };
+            if to_half {
+                self.half[v.index()] = true;
+                let shape = g.value(v).ty().shape().map(|s| s.into());
+                g.set_type(v, Type::tensor(self.conversion.format.dtype(), shape));
+            }
+        }
+    }
+
+    /// Whether the value has become half.
+    pub fn is_half(&self, v: ValueId) -> bool {
+        self.half.get(v.index()) == Some(&true)
+    }
+
+    /// The copy to read instead of a value that has not the type that is wanted; `None` if it has.
+    pub fn wanted(
+        &mut self,
+        g: &mut Graph,
+        v: ValueId,
+        want_half: bool,
+        cx: &mut Context<'_>,
+    ) -> Option<ValueId> {
+        let is_half = self.is_half(v);
+        let other = is_half != want_half && (is_half || is_f32(g, v));
+        other.then(|| self.twin(g, v, want_half, cx))
+    }
+
+    pub fn twin(
+        &mut self,
+        g: &mut Graph,
+        v: ValueId,
+        to_half: bool,
+        cx: &mut Context<'_>,
+    ) -> ValueId {
         if let Some(&twin) = self.twins.get(&v) {
             return twin;
         }
@@ -243,60 +271,9 @@ impl State<'_> {
                 continue;
             };
             let want_half = want_half && !half_rules::input_stays(g.node(id).op(), k);
-            let is_half = self.half[v.index()];
-            if is_half != want_half && (is_half || is_f32(g, v)) {
-                let twin = self.twin(g, v, want_half, cx);
+            if let Some(twin) = self.wanted(g, v, want_half, cx) {
                 g.set_input(id, k, Some(twin));
             }
         }
-        // Captured constants are handed to nested graphs as half; whatever computes decides for itself.
-        for k in 0..g.node(id).captures().len() {
-            let v = g.node(id).captures()[k];
-            if want_half && is_f32(g, v) && self.ranges.fits(g, v) {
-                let twin = self.twin(g, v, true, cx);
-                let slot = kiln_graph::graph::Slot::Capture(k as u32);
-                g.set_use(kiln_graph::Use { node: id, slot }, twin);
-            }
-        }
-    }
-
-    /// Converts the bodies of a control-flow node.
-    fn nested(
-        &mut self,
-        g: &mut Graph,
-        id: NodeId,
-        boundary: Boundary,
-        cx: &mut Context<'_>,
-    ) -> Result<usize, PassFailure> {
-        if !g.node(id).has_subgraphs()
-            || boundary == Boundary::Kept && g.node(id).captures().is_empty()
-        {
-            return Ok(0);
-        }
-        let half = |v: &ValueId| {
-            g.value(*v).ty().dtype() == Some(self.conversion.format.dtype()) && {
-                // A value that was FP32 before, or the half copy of a constant.
-                self.half.get(v.index()).copied().unwrap_or(true)
-                    || self.twins.values().any(|t| t == v)
-            }
-        };
-        let halves: Vec<bool> = g.node(id).captures().iter().map(half).collect();
-        let captures = g.node(id).captures().iter().zip(halves);
-        let captures: Vec<Captured> = captures
-            .map(|(&v, half)| Captured {
-                half,
-                fits: half || self.ranges.fits(g, v),
-            })
-            .collect();
-        let none = Stats::default();
-        let mut converted = 0;
-        for attr in g.attrs_mut(id).values_mut() {
-            for body in attr.graphs_mut() {
-                converted += self
-                    .conversion
-                    .graph(body, boundary, &captures, &none, cx)?;
-            }
-        }
-        Ok(converted)
     }
 }

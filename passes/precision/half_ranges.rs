@@ -6,6 +6,7 @@ use kiln_graph::{Def, Graph, Model, NodeId, Tensor, ValueId, ops};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
+use super::half_flow::Flow;
 use super::half_format::HalfFormat;
 use super::half_rules::{self, is_f32};
 use super::stats::Stats;
@@ -27,7 +28,7 @@ const SOFTMAX_ERROR: f64 = 0.125;
 const INFINITE: f64 = 1e9;
 
 /// Operators that write the numbers of their first operand elsewhere: all of them, and no others.
-const MOVES: &[&str] = &[
+pub(super) const MOVES: &[&str] = &[
     "Flatten",
     "Identity",
     "Reshape",
@@ -113,8 +114,15 @@ impl<'a> Ranges<'a> {
         }
     }
 
+    /// Reads the constants, and gives for each value whether a mask may have put into it what stands for infinity.
+    pub fn masked(&mut self, g: &Graph, order: &[NodeId]) -> Vec<bool> {
+        self.measure(g, order);
+        self.mark_masked(g, order);
+        self.masked.clone()
+    }
+
     /// Gives reasons to nodes that have none, where numbers forbid to convert them. `unfit` says which captured values
-    /// the format cannot hold.
+    /// the format cannot hold. Behind [`Ranges::masked`].
     pub fn keep(
         &mut self,
         g: &Graph,
@@ -122,8 +130,6 @@ impl<'a> Ranges<'a> {
         unfit: &dyn Fn(ValueId) -> bool,
         why: &mut [Option<String>],
     ) {
-        self.measure(g, order, why);
-        self.mark_masked(g, order);
         for &id in order {
             if why[id.index()].is_none() {
                 let reason = self.weight(g, id).or_else(|| self.activation(g, id));
@@ -140,10 +146,11 @@ impl<'a> Ranges<'a> {
         }
     }
 
-    /// Reads the large constants of nodes that may be converted, on all cores.
-    fn measure(&mut self, g: &Graph, order: &[NodeId], why: &[Option<String>]) {
-        let free = order.iter().filter(|id| why[id.index()].is_none());
-        let operands = free.flat_map(|&id| g.node(id).inputs().iter().copied().flatten());
+    /// Reads the large constants of all nodes, on all cores.
+    fn measure(&mut self, g: &Graph, order: &[NodeId]) {
+        let operands = order
+            .iter()
+            .flat_map(|&id| g.node(id).inputs().iter().copied().flatten());
         let large = |v: &ValueId| g.constant(*v).is_some_and(|t| t.len() >= LARGE);
         let mut weights: Vec<ValueId> = operands.filter(large).collect();
         weights.sort_unstable();
@@ -186,6 +193,12 @@ impl<'a> Ranges<'a> {
                 reach.is_none_or(|reach| reach * MARGIN <= self.format.max())
             }
         }
+    }
+
+    /// Whether a constant may be half for whatever reads it, products included.
+    pub fn suits(&mut self, g: &Graph, v: ValueId) -> bool {
+        let small = self.loss(g, v).is_some_and(|l| l.relative() > WEIGHT_ERROR);
+        !small && self.fits(g, v)
     }
 
     /// Why a constant operand forbids to convert a node.
@@ -405,7 +418,8 @@ pub fn wanted(model: &Model, format: HalfFormat) -> Vec<ValueId> {
     let Ok(order) = g.topo_order() else {
         return Vec::new();
     };
-    let kept = half_rules::kept(g, &order, format, &Options::default());
+    let flow = Flow::of(g, format);
+    let kept = half_rules::kept(g, &order, format, &flow, &[], &Options::default());
     let mut all = Vec::new();
     for id in order {
         let node = g.node(id);

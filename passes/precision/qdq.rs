@@ -288,12 +288,10 @@ impl Writer<'_> {
         sum
     }
 
-    /// The product instead of the layer's result. A Gemm adds its bias.
-    pub fn finish(&mut self, product: Option<ValueId>) {
+    /// The product instead of the layer's result. A Gemm adds its bias. Gives the result that was, and what stands for it.
+    pub fn finish(&mut self, product: Option<ValueId>) -> Option<(ValueId, ValueId)> {
         let node = self.layer.node;
-        let (Some(mut product), Some(output)) = (product, self.g.node(node).output(0)) else {
-            return;
-        };
+        let (mut product, output) = (product?, self.g.node(node).output(0)?);
         let bias = ops::Gemm::of(self.g, node).and_then(|gemm| gemm.c());
         if bias.is_some() {
             let name = self.output_name();
@@ -307,6 +305,7 @@ impl Writer<'_> {
             product = sum.unwrap_or(product);
         }
         self.g.replace_uses(output, product);
+        Some((output, product))
     }
 }
 

@@ -147,8 +147,9 @@ impl Quantizer {
         let g = &mut model.graph;
         let (groups, refused) = self.groups(g, cx)?;
         let mut quantized = 0;
+        let mut written = FxHashMap::default();
         for group in &groups {
-            quantized += self.group(g, group, cx);
+            quantized += self.group(g, group, &mut written, cx);
         }
         // After linear layers, whose ranges are those of values that this replaces.
         let refused = !self.convolutions(g, &mut quantized, cx)? || refused;
@@ -313,8 +314,18 @@ impl Quantizer {
         Ok(true)
     }
 
-    fn group(&self, g: &mut Graph, group: &Group, cx: &mut Context<'_>) -> usize {
+    /// Quantizes the layers of a group. `written` has what stands for the results of layers that are quantized already, as the
+    /// group's input may be one of these.
+    fn group(
+        &self,
+        g: &mut Graph,
+        group: &Group,
+        written: &mut FxHashMap<ValueId, ValueId>,
+        cx: &mut Context<'_>,
+    ) -> usize {
+        let input = written.get(&group.input).copied().unwrap_or(group.input);
         let mut layers = group.layers.clone();
+        layers.iter_mut().for_each(|layer| layer.input = input);
         let mut matrices: Vec<Option<Vec<f32>>> = (group.layers.iter())
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
@@ -333,7 +344,7 @@ impl Quantizer {
                 matrices: &matrices,
                 gains: &gains,
             };
-            let norm = smooth::norm(g, group.input, &layers);
+            let norm = smooth::norm(g, input, &layers);
             let found = choice
                 .as_ref()
                 .and_then(|plain| smooth::choose(stats, scheme, &readers, plain, norm.is_some()));
@@ -341,7 +352,7 @@ impl Quantizer {
                 factors,
                 choice: smoothed,
             }) = found
-                && let Some(x) = smooth::apply(g, group.input, norm, &factors, self.pass)
+                && let Some(x) = smooth::apply(g, input, norm, &factors, self.pass)
             {
                 choice = Some(smoothed);
                 smoothing = Some(if norm.is_some() { "norm" } else { "mul" });
@@ -384,7 +395,7 @@ impl Quantizer {
                 }
                 _ => continue,
             };
-            write.finish(product);
+            written.extend(write.finish(product));
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
