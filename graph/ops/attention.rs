@@ -193,6 +193,13 @@ impl<'g> InternalAttention<'g> {
         self.0.flag("guarded", false)
     }
 
+    /// What becomes of a row whose keys are all hidden; `None` where none can be, or where it is guarded.
+    pub fn keyless(&self) -> Option<Keyless> {
+        Keyless::ALL
+            .into_iter()
+            .find(|k| self.0.str("keyless", "") == k.name())
+    }
+
     pub fn bias(&self) -> Option<ValueId> {
         self.0.input(3)
     }
@@ -200,6 +207,31 @@ impl<'g> InternalAttention<'g> {
     /// The probabilities, [batch, heads, queries, keys], where something wants them.
     pub fn probabilities(&self) -> Option<ValueId> {
         self.0.output(1)
+    }
+}
+
+/// What the softmax of a row makes of it whose keys are all hidden. A narrower format, or an operator that adds in a wider
+/// one, gives something else unless it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keyless {
+    /// What hides is so low that nothing of the scores is left beside it: each key counts the same.
+    Uniform,
+    /// What hides is added and leaves the scores their differences: the row is what it would be without a mask.
+    Shifted,
+    /// What hides is infinite, and the row is NaN.
+    Nan,
+}
+
+impl Keyless {
+    const ALL: [Keyless; 3] = [Keyless::Uniform, Keyless::Shifted, Keyless::Nan];
+
+    /// The attribute's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Keyless::Uniform => "uniform",
+            Keyless::Shifted => "shifted",
+            Keyless::Nan => "nan",
+        }
     }
 }
 

@@ -30,7 +30,7 @@ mod shape;
 mod slice;
 pub mod traits;
 
-pub use attention::{Attention, InternalAttention, MicrosoftAttention, RotaryEmbedding};
+pub use attention::{Attention, InternalAttention, Keyless, MicrosoftAttention, RotaryEmbedding};
 pub use math::{Cast, Clip, Dropout, Gelu, Gemm, LeakyRelu};
 pub use nn::{AutoPad, Conv, Pool};
 pub use norm::{

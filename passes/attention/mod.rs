@@ -1,4 +1,5 @@
 //! Attention, from the ways exporters spell it.
 
+pub mod keyless;
 pub mod scores;
 pub mod weights;

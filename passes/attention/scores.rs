@@ -2,6 +2,7 @@
 
 use kiln_graph::{Graph, Node, NodeId, ValueId, ops};
 
+use super::keyless::HIDES;
 use crate::pass::Miss;
 
 /// `softcap(scale · q kᵀ) + Σ biases`.
@@ -31,9 +32,6 @@ pub enum Bias {
         fill: f64,
     },
 }
-
-/// Added to a score of ordinary size, a number below this is that number in FP32.
-const ABSORBS: f64 = -1e30;
 
 const MAX_DEPTH: usize = 16;
 
@@ -80,7 +78,7 @@ pub fn scores(g: &Graph, v: ValueId, depth: usize) -> Result<Scores, Miss> {
                 (Some(fill), None) => (b, false, fill),
                 _ => return Err(Miss::at(v, depth, "neither branch of Where is a constant")),
             };
-            if fill > ABSORBS {
+            if fill > HIDES {
                 return Err(Miss::at(
                     v,
                     depth,

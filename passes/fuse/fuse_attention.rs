@@ -3,6 +3,7 @@
 use kiln_graph::infer::Expr;
 use kiln_graph::{Attr, Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
 
+use crate::attention::keyless;
 use crate::attention::scores::{self, Bias, Scores};
 use crate::attention::weights::weighted;
 use crate::expand::number;
@@ -27,11 +28,12 @@ impl Rule for FuseAttention {
 
     fn details(&self) -> String {
         "softmax(cap(scale · q kᵀ) + bias) v becomes `internal::Attention(q, k, v, bias)` with the attributes scale, \
-         softcap and guarded. Scales on the query, the keys and the product are multiplied into one. What is added to the \
+         softcap, guarded and keyless. Scales on the query, the keys and the product are multiplied into one. What is added to the \
          scores (masks, relative positions) is summed up. Keys are found behind any transposition, and behind the \
          repetition of grouped-query attention. torch's guard `Where(IsNaN(p), 0, p)` is dropped where the bias is finite, \
          so that no row can be NaN; elsewhere it is kept as the attribute `guarded`: a row whose keys are all hidden gives \
-         zeros."
+         zeros. What else becomes of such a row is the attribute `keyless`: `uniform` where a number is added that absorbs \
+         the scores, `shifted` where one is that does not, `nan` where it is infinite."
             .into()
     }
 
@@ -74,6 +76,7 @@ impl Rule for FuseAttention {
         }
 
         fits(cx, [before.q, before.kt, after.v, x], rank, before.depth)?;
+        replaces_last(g, &before)?;
 
         let mut heads = Heads {
             g,
@@ -100,6 +103,13 @@ impl Rule for FuseAttention {
         if guarded {
             attrs.set("guarded", 1i64);
         }
+        let keyless = match causal || masks.keep_a_key() {
+            true => None,
+            false => keyless::keyless(g, &before.biases, dtype.unwrap_or(DType::F32), guarded),
+        };
+        if let Some(keyless) = keyless {
+            attrs.set("keyless", Attr::Str(keyless.name().into()));
+        }
         if let Some(kind) = masks.kind() {
             attrs.set("mask", Attr::Str(kind.into_bytes().into()));
         }
@@ -117,6 +127,27 @@ impl Rule for FuseAttention {
         Ok(patch)
     }
 }
+
+/// Scores that are replaced by a number are a bias only where nothing is added to that number afterwards, and where what
+/// was added before hides nothing: a row that is hidden in parts by both would differ.
+fn replaces_last(g: &Graph, scores: &Scores) -> Result<(), Miss> {
+    let moderate = |b: &Bias| matches!(b, Bias::Selected { fill, .. } if *fill > ABSORBS);
+    if !scores.biases.iter().any(moderate) {
+        return Ok(());
+    }
+    let alone = scores.biases.split_last().is_some_and(|(last, before)| {
+        moderate(last) && before.iter().all(|b| keyless::hides_nothing(g, *b))
+    });
+    match alone {
+        true => Ok(()),
+        false => Err(Miss::because(
+            "what replaces hidden scores is not low enough for the masks beside it",
+        )),
+    }
+}
+
+/// Added to a score of ordinary size, a number below this is that number in FP32.
+const ABSORBS: f64 = -1e30;
 
 /// Whether queries, turned keys and values are of the scores' rank, and of batches and heads that no broadcast has to make
 /// alike: the operator knows none.
@@ -362,7 +393,7 @@ impl Heads<'_, '_> {
                 let number =
                     |v: f64| number(v, Some(dtype)).unwrap_or_else(|| Tensor::scalar(v as f32));
                 let zero = self.patch.constant(number(0.0));
-                let fill = self.patch.constant(number(fill));
+                let fill = self.patch.constant(number(keyless::replaced(fill, dtype)));
                 let branches = if keeps_where {
                     [zero, fill]
                 } else {

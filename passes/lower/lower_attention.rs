@@ -28,7 +28,8 @@ impl Rule for LowerAttention {
          com.microsoft, whose operands are [batch, seq, heads · size]; what neither takes (a cap on the scores, grouped \
          queries in ONNX Runtime; in TensorRT FP32, bodies of If and Loop, causality beside a mask, one tensor as queries, \
          keys and values) and plain ONNX get the two products with the scale on the query. Rows \
-         whose keys are all hidden give zeros where the original guards them."
+         whose keys are all hidden give zeros where the original guards them, and what the original gives elsewhere: in half \
+         precision the query of such a row becomes zero where its scores are lost in the mask."
             .into()
     }
 
@@ -70,7 +71,8 @@ impl Rule for LowerAttention {
             _ if lower.attention.probabilities().is_some() => None,
             AttentionForm::MultiHead => lower.multi_head(q, k, v),
             AttentionForm::Standard if lower.fits_standard(q, k, v) => {
-                lower.standard(q, k, v).map(|made| lower.guard(made))
+                let made = lower.standard(q, k, v);
+                made.map(|made| lower.guard(made))
             }
             _ => None,
         };
@@ -119,16 +121,16 @@ fn zeros(width: i64) -> Option<Tensor> {
     Some(Tensor::vector(&vec![0f32; declared(width)?]))
 }
 
-struct Lower<'a, 'c> {
+pub(super) struct Lower<'a, 'c> {
     g: &'a Graph,
     cx: &'a Context<'c>,
-    attention: InternalAttention<'a>,
-    patch: Patch,
-    dtype: DType,
+    pub(super) attention: InternalAttention<'a>,
+    pub(super) patch: Patch,
+    pub(super) dtype: DType,
 }
 
 impl Lower<'_, '_> {
-    fn number(&mut self, value: f64) -> Ref {
+    pub(super) fn number(&mut self, value: f64) -> Ref {
         let t = number(value, Some(self.dtype));
         self.patch
             .constant(t.unwrap_or_else(|| Tensor::scalar(value as f32)))
@@ -138,7 +140,7 @@ impl Lower<'_, '_> {
         self.cx.facts.dims(v)?.get(axis)?.as_i64()
     }
 
-    fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
+    pub(super) fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
         self.patch.node(Op::onnx(op), inputs.iter().copied(), attrs)
     }
 
@@ -166,11 +168,13 @@ impl Lower<'_, '_> {
         if self.attention.is_causal() {
             attrs.set("is_causal", 1i64);
         }
-        let mut inputs = vec![q.into(), k.into(), v.into()];
+        let mut inputs = vec![self.attending(q), k.into(), v.into()];
         if let Some(bias) = self.attention.bias() {
+            let bias = self.shifted(bias);
             inputs.push(self.full_bias(bias, q, k)?);
         }
-        Some(self.patch.node(Op::onnx("Attention"), inputs, attrs))
+        let made = self.patch.node(Op::onnx("Attention"), inputs, attrs);
+        Some(self.poisoned(made))
     }
 
     /// com.microsoft:MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`): one number of heads, operands [batch,
@@ -182,7 +186,7 @@ impl Lower<'_, '_> {
             return None;
         }
         let bias = match self.attention.bias() {
-            Some(bias) => Some(self.full_bias(bias, q, k)?),
+            Some(bias) => Some(self.full_bias(bias.into(), q, k)?),
             None => None,
         };
         if let Some(made) = self.projecting([q, k, v], heads, bias) {
@@ -327,9 +331,9 @@ impl Lower<'_, '_> {
     }
 
     /// The bias as [batch or 1, heads or 1, queries, keys]: MultiHeadAttention broadcasts the first two only.
-    fn full_bias(&mut self, bias: ValueId, q: ValueId, k: ValueId) -> Option<Ref> {
+    fn full_bias(&mut self, bias: Ref, q: ValueId, k: ValueId) -> Option<Ref> {
         let facts = &self.cx.facts;
-        let dims = facts.dims(bias)?;
+        let dims = facts.dims(self.attention.bias()?)?;
         let (queries, keys) = (
             facts.dims(q)?.get(2)?.clone(),
             facts.dims(k)?.get(2)?.clone(),
@@ -339,7 +343,7 @@ impl Lower<'_, '_> {
             dims.get(rank.checked_sub(2)?)?.clone(),
             dims.last()?.clone(),
         );
-        let mut at = Ref::Old(bias);
+        let mut at = bias;
         if rank < 4 {
             let axes: Vec<i64> = (0..4 - rank as i64).collect();
             let axes = self.patch.constant(Tensor::vector(&axes));
@@ -375,7 +379,7 @@ impl Lower<'_, '_> {
     fn products(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Result<(Ref, Ref), Miss> {
         let (k, v) = (self.repeated(q, k)?, self.repeated(q, v)?);
         let scale = f64::from(self.attention.scale());
-        let mut query = Ref::Old(q);
+        let mut query = self.attending(q);
         if scale != 1.0 {
             let scale = self.number(scale);
             query = self.node("Mul", &[query, scale], Attrs::new());
@@ -394,7 +398,8 @@ impl Lower<'_, '_> {
             scores = self.node("Mul", &[scores, up], Attrs::new());
         }
         if let Some(bias) = self.attention.bias() {
-            scores = self.node("Add", &[scores, bias.into()], Attrs::new());
+            let bias = self.shifted(bias);
+            scores = self.node("Add", &[scores, bias], Attrs::new());
         }
         if self.attention.is_causal() {
             let (shown, hidden) = (self.number(0.0), self.number(f64::NEG_INFINITY));
@@ -444,27 +449,5 @@ impl Lower<'_, '_> {
             .constant(Tensor::vector(&[1i64, 1, want / have, 1, 1]));
         let repeated = self.node("Expand", &[apart, shape], Attrs::new());
         Ok(self.reshape(repeated, &[0, want, -1, size]))
-    }
-
-    /// Whether a row of scores has a key that is not hidden, as [batch, heads, queries, 1]; `None` if nothing guards it.
-    fn visible(&mut self) -> Option<Ref> {
-        let bias = self
-            .attention
-            .bias()
-            .filter(|_| self.attention.is_guarded())?;
-        let axes = self.patch.constant(Tensor::vector(&[-1i64]));
-        let keep = Attrs::new().with("keepdims", 1i64);
-        let most = self.node("ReduceMax", &[bias.into(), axes], keep);
-        let hidden = self.number(f64::NEG_INFINITY);
-        Some(self.node("Greater", &[most, hidden], Attrs::new()))
-    }
-
-    /// Zeros for the rows whose keys are all hidden, as `Where(IsNaN(p), 0, p)` gives them.
-    fn guard(&mut self, made: Ref) -> Ref {
-        let Some(visible) = self.visible() else {
-            return made;
-        };
-        let zero = self.number(0.0);
-        self.node("Where", &[visible, made, zero], Attrs::new())
     }
 }

@@ -1,0 +1,83 @@
+//! Rows whose keys are all hidden, in an attention that is written out.
+//!
+//! In FP32 the arithmetic of a mask says what becomes of them. In half precision it does not: FP16's largest number leaves
+//! scores above 16 their differences, and a fused kernel adds the mask in FP32, where they keep all of them.
+
+use kiln_graph::ops::Keyless;
+use kiln_graph::{Attrs, DType, ValueId};
+
+use super::lower_attention::Lower;
+use crate::patch::Ref;
+
+/// A bias up to this one hides. FP16's number for a mask's -3.4e38 is below it, with a relative position added to it; what
+/// models are known to add in its place (-10000, -30000) is above it.
+const HIDDEN: f64 = -40_000.0;
+
+impl Lower<'_, '_> {
+    /// The bias, if what becomes of a row is `keyless` and its arithmetic does not say so.
+    fn told(&self, keyless: Keyless) -> Option<ValueId> {
+        let half = matches!(self.dtype, DType::F16 | DType::BF16);
+        let bias = self.attention.bias().filter(|_| half)?;
+        (self.attention.keyless() == Some(keyless)).then_some(bias)
+    }
+
+    /// The queries, with zeros in rows whose keys all count the same: their scores are equal, whatever is added to them.
+    pub(super) fn attending(&mut self, q: ValueId) -> Ref {
+        let Some(bias) = self.told(Keyless::Uniform) else {
+            return q.into();
+        };
+        let seen = self.above(bias, HIDDEN);
+        let zero = self.number(0.0);
+        self.node("Where", &[seen, q.into(), zero], Attrs::new())
+    }
+
+    /// The bias, without what is added to all keys of a row: no softmax sees the difference, and scores keep their digits.
+    pub(super) fn shifted(&mut self, bias: ValueId) -> Ref {
+        if self.told(Keyless::Shifted).is_none() {
+            return bias.into();
+        }
+        let most = self.most(bias);
+        self.node("Sub", &[bias.into(), most], Attrs::new())
+    }
+
+    /// NaN in rows whose keys are all hidden by an infinite bias, of which operators make something else.
+    pub(super) fn poisoned(&mut self, made: Ref) -> Ref {
+        let Some(bias) = self.told(Keyless::Nan) else {
+            return made;
+        };
+        let seen = self.above(bias, f64::NEG_INFINITY);
+        let nan = self.number(f64::NAN);
+        self.node("Where", &[seen, made, nan], Attrs::new())
+    }
+
+    /// Whether a row of scores has a key that is not hidden, as [batch, heads, queries, 1]; `None` if nothing guards it.
+    pub(super) fn visible(&mut self) -> Option<Ref> {
+        let bias = self
+            .attention
+            .bias()
+            .filter(|_| self.attention.is_guarded())?;
+        Some(self.above(bias, f64::NEG_INFINITY))
+    }
+
+    /// Zeros for the rows whose keys are all hidden, as `Where(IsNaN(p), 0, p)` gives them.
+    pub(super) fn guard(&mut self, made: Ref) -> Ref {
+        let Some(visible) = self.visible() else {
+            return made;
+        };
+        let zero = self.number(0.0);
+        self.node("Where", &[visible, made, zero], Attrs::new())
+    }
+
+    /// Whether a row has a bias above `limit`, as [batch, heads, queries, 1].
+    fn above(&mut self, bias: ValueId, limit: f64) -> Ref {
+        let most = self.most(bias);
+        let limit = self.number(limit);
+        self.node("Greater", &[most, limit], Attrs::new())
+    }
+
+    fn most(&mut self, bias: ValueId) -> Ref {
+        let axes = self.patch.constant(kiln_graph::Tensor::vector(&[-1i64]));
+        let keep = Attrs::new().with("keepdims", 1i64);
+        self.node("ReduceMax", &[bias.into(), axes], keep)
+    }
+}
