@@ -21,6 +21,7 @@ pub use error::CompileError;
 pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Partial};
+use crate::check::Precision;
 use crate::engine::Form;
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::manifest::{Manifest, Stage};
@@ -116,6 +117,8 @@ pub struct Gates {
     pub bytes_ratio: Option<f64>,
     /// The engine must have run on a GPU, and be right.
     pub engine_parity: bool,
+    /// What the engine's products must multiply in.
+    pub precision: Option<Precision>,
 }
 
 impl Options {

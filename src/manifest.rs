@@ -1,16 +1,17 @@
 //! `manifest.json`: what was done to which model, and what was proved, for machines.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use kiln_graph::Model;
 use kiln_graph::onnx::Written;
 use kiln_passes::{MissReport, PassReport, Remark};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bench;
 use crate::compile::{Calibrated, Int8, Options, Rewritten, Source};
-use crate::engine::{Network, TensorInfo};
+use crate::engine::{Kernels, Network, Otherwise, TensorInfo};
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::parity;
 use crate::prove::Placed;
@@ -240,11 +241,62 @@ pub struct EngineFacts {
     pub layers: usize,
     /// What TensorRT's parser made of the model, by kinds of layers and types of tensors.
     pub network: Network,
+    /// The engine's kernels, in the order in which they run.
+    pub kernels: Kernels,
+    /// Quantized layers that it multiplies in another type.
+    pub otherwise: Vec<Otherwise>,
     /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
     pub attention_decomposed: bool,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
     pub warnings: Vec<String>,
+}
+
+/// Why the kernels of a bundle's engine are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelsError {
+    #[error("{} is no kiln bundle: {source}", path.display())]
+    NoBundle { path: PathBuf, source: io::Error },
+    #[error("{}: the manifest is not read: {source}", path.display())]
+    Manifest {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{} has no engine: compile it with --target of a GPU", .0.display())]
+    NoEngine(PathBuf),
+    #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
+    Unlisted(PathBuf),
+}
+
+/// The kernels of a bundle's engine, and the layers that it multiplies in another type.
+///
+/// # Errors
+/// When it is no bundle, has no engine, or nothing is known of the kernels.
+pub fn kernels(bundle: &Path) -> Result<(Kernels, Vec<Otherwise>), KernelsError> {
+    #[derive(Deserialize)]
+    struct Part {
+        engine: Option<Listed>,
+    }
+    #[derive(Deserialize)]
+    struct Listed {
+        #[serde(default)]
+        kernels: Kernels,
+        #[serde(default)]
+        otherwise: Vec<Otherwise>,
+    }
+    let path = bundle.join(crate::bundle::MANIFEST);
+    let text = fs::read(&path).map_err(|source| KernelsError::NoBundle {
+        path: bundle.to_path_buf(),
+        source,
+    })?;
+    let part: Part =
+        serde_json::from_slice(&text).map_err(|source| KernelsError::Manifest { path, source })?;
+    let bundle = bundle.to_path_buf();
+    match part.engine {
+        None => Err(KernelsError::NoEngine(bundle)),
+        Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(bundle)),
+        Some(listed) => Ok((listed.kernels, listed.otherwise)),
+    }
 }
 
 /// Where it was compiled.

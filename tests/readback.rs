@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use kiln::check::Precision;
 use kiln::compile::{CompileError, Options, Outcome, compile};
 use kiln::engine::{self, DataType};
 use kiln::talk::Silent;
@@ -72,4 +73,45 @@ fn an_engine_without_the_precision_asked_for_fails() {
     });
     let error = int4.unwrap().unwrap_err();
     assert!(error.to_string().contains("without int4"), "{error}");
+}
+
+#[test]
+fn the_engines_kernels_say_what_they_multiply() {
+    let Some(both) = compiled(|o| (o.fp16, o.int4) = (true, Some(32))) else {
+        return;
+    };
+    let engine = both.unwrap().manifest.engine.unwrap();
+    // Weights as small as these are dequantized when the engine is built. The network cannot say so.
+    assert_eq!(engine.network.dequantized[&DataType::Int4], 2);
+    let types = (engine.otherwise.iter()).map(|o| (o.asked, o.multiplies.as_deref()));
+    let fp16 = (DataType::Int4, Some("fp16"));
+    assert_eq!(types.collect::<Vec<_>>(), [fp16, fp16]);
+    let error = compiled(|o| {
+        (o.fp16, o.int4) = (true, Some(32));
+        o.gates.precision = Some(Precision::Int4);
+    });
+    let error = error.unwrap().unwrap_err().to_string();
+    assert!(error.contains("multiplies `MatMul → m` in fp16"), "{error}");
+}
+
+#[test]
+fn a_precision_that_the_engine_must_multiply_in_is_a_gate() {
+    let required = |precision| {
+        compiled(|o| {
+            o.fp16 = true;
+            o.gates.precision = Some(precision);
+        })
+    };
+    let Some(fp16) = required(Precision::Fp16) else {
+        return;
+    };
+    assert!(fp16.is_ok());
+    let error = required(Precision::Int8).unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(
+        error
+            .to_string()
+            .contains("no product in it, but 2 in fp16"),
+        "{error}"
+    );
 }

@@ -241,9 +241,14 @@ impl Writer<'_> {
         self.with_outliers(product, weight.apart)
     }
 
+    /// What the layer's new values are called after: its result, or itself where that has no name.
     fn output_name(&self) -> String {
-        let output = self.g.node(self.layer.node).output(0);
-        output.map_or(String::new(), |v| self.g.value(v).name().to_string())
+        let layer = self.g.node(self.layer.node);
+        let output = layer.output(0).map(|v| self.g.value(v).name());
+        output
+            .filter(|name| !name.is_empty())
+            .unwrap_or(layer.name())
+            .to_string()
     }
 
     fn matmul(&mut self, inputs: &[Option<ValueId>], name: &str) -> Option<ValueId> {

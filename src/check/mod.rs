@@ -27,7 +27,7 @@ use crate::talk::Talk;
 pub use golden::GoldenError;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use pieces::Piece;
-pub use precision::{Precision, PrecisionReport};
+pub use precision::{Multiplication, Precision, PrecisionReport};
 pub use saved::{SavedError, judge_again};
 pub use suspects::Suspects;
 

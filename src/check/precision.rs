@@ -1,17 +1,20 @@
 //! Whether a model computes in the precision that it was asked for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use kiln_graph::{DType, Graph, Model, Node};
 use schemars::JsonSchema;
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use crate::bundle;
+use crate::engine::{Kernels, Otherwise};
+use crate::manifest;
 
 /// A precision of products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     Fp32,
@@ -27,10 +30,12 @@ pub enum Precision {
 pub struct PrecisionReport {
     pub asked: Precision,
     pub present: bool,
-    /// The network that TensorRT read, where the bundle has an engine; else the ONNX model.
+    /// The engine, where the bundle has one; else the ONNX model.
     pub of: &'static str,
-    /// Products by precision, or layers of the engine's network by type.
+    /// Products by precision.
     pub found: BTreeMap<String, usize>,
+    /// Why it is not what was asked for, where something else is wrong than that it is absent.
+    pub otherwise: Option<String>,
 }
 
 impl PrecisionReport {
@@ -42,8 +47,17 @@ impl PrecisionReport {
         match (self.present, found.is_empty()) {
             (_, true) => format!("{asked}: the {of} has no products"),
             (true, _) => format!("{asked} is in the {of}: {found}"),
-            (false, _) => format!("{asked} is absent: the {of} has {found}"),
+            (false, _) => match &self.otherwise {
+                Some(why) => format!("{asked}: {why}"),
+                None => format!("{asked} is absent: the {of} has {found}"),
+            },
         }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name(*self))
     }
 }
 
@@ -58,13 +72,75 @@ fn name(p: Precision) -> &'static str {
     }
 }
 
+/// What an engine's products multiply.
+#[derive(Debug, Default)]
+pub struct Multiplication {
+    /// Products by type, attention kernels among them.
+    pub found: BTreeMap<String, usize>,
+    otherwise: Vec<Otherwise>,
+}
+
+/// Layers that a message names.
+const NAMED: usize = 3;
+
+impl Multiplication {
+    pub fn of(kernels: &Kernels, otherwise: &[Otherwise]) -> Multiplication {
+        let mut found = BTreeMap::new();
+        for product in kernels
+            .launched()
+            .filter(|k| k.is_product() || k.is_attention())
+        {
+            *found.entry(product.multiplies().to_string()).or_default() += 1;
+        }
+        Multiplication {
+            found,
+            otherwise: otherwise.to_vec(),
+        }
+    }
+
+    /// Why the engine is not in this precision; `None` if it is: no product is wider than floats of the precision, and every
+    /// quantized layer multiplies as the model says.
+    pub fn lacks(&self, asked: Precision) -> Option<String> {
+        let name = name(asked);
+        let others: Vec<String> = (self.otherwise.iter().filter(|o| o.asked.short() == name))
+            .map(|o| match &o.multiplies {
+                Some(types) => format!("`{}` in {types}", o.layer),
+                None => format!("`{}` in no kernel that names it", o.layer),
+            })
+            .collect();
+        if !others.is_empty() {
+            let more = match others.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            let first = others[..others.len().min(NAMED)].join(", ");
+            return Some(format!("the engine multiplies {first}{more}"));
+        }
+        let is = |types: &String| types.split(" x ").any(|t| t == name);
+        match self.found.keys().any(is) {
+            true => None,
+            false => Some(match self.found.is_empty() {
+                true => "the engine has no products".into(),
+                false => {
+                    let found = self.found.iter().map(|(k, n)| format!("{n} in {k}"));
+                    let found = found.collect::<Vec<_>>().join(", ");
+                    format!("the engine has no product in it, but {found}")
+                }
+            }),
+        }
+    }
+}
+
 pub(super) fn find(asked: Precision, candidate: &Path, model: &Model) -> PrecisionReport {
-    if let Some(found) = engine(candidate) {
+    if let Ok((kernels, otherwise)) = manifest::kernels(candidate) {
+        let multiplied = Multiplication::of(&kernels, &otherwise);
+        let otherwise = multiplied.lacks(asked);
         return PrecisionReport {
             asked,
-            present: found.contains_key(name(asked)),
-            of: "engine's network",
-            found,
+            present: otherwise.is_none(),
+            of: "engine",
+            found: multiplied.found,
+            otherwise,
         };
     }
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
@@ -80,36 +156,8 @@ pub(super) fn find(asked: Precision, candidate: &Path, model: &Model) -> Precisi
         present: found.contains_key(name(asked)),
         of: "model",
         found,
+        otherwise: None,
     }
-}
-
-/// What the bundle's manifest says of the network that TensorRT read: results of layers in floats, operands of dequantizing
-/// layers in less.
-fn engine(candidate: &Path) -> Option<BTreeMap<String, usize>> {
-    let text = std::fs::read(candidate.join(bundle::MANIFEST)).ok()?;
-    let manifest: Value = serde_json::from_slice(&text).ok()?;
-    let network = &manifest["engine"]["network"];
-    let mut found = BTreeMap::new();
-    for (part, types) in [
-        ("tensors", &["fp32", "fp16", "bf16"][..]),
-        ("dequantized", &["int8", "fp8", "int4"][..]),
-    ] {
-        for (dtype, count) in network[part].as_object()? {
-            let count = usize::try_from(count.as_u64()?).ok()?;
-            let short = dtype.to_lowercase();
-            let short = match short.as_str() {
-                "float32" | "float" => "fp32",
-                "float16" | "half" => "fp16",
-                "bfloat16" => "bf16",
-                "float8" | "fp8e4m3" => "fp8",
-                other => other,
-            };
-            if types.contains(&short) {
-                found.insert(short.to_string(), count);
-            }
-        }
-    }
-    Some(found)
 }
 
 /// The precision of a product: of its weight where that is quantized, else of its operand.

@@ -68,14 +68,28 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What a candidate must have.
+/// What a result must have.
 #[derive(Clone, Copy, Debug)]
-enum Required {
+pub(super) enum Required {
     Precision(Precision),
     EngineParity,
 }
 
-fn required(text: &str) -> Result<Required, String> {
+impl Required {
+    /// The precision among what is required.
+    pub(super) fn precision(all: &[Required]) -> Option<Precision> {
+        all.iter().find_map(|r| match r {
+            Required::Precision(p) => Some(*p),
+            Required::EngineParity => None,
+        })
+    }
+
+    pub(super) fn engine_parity(all: &[Required]) -> bool {
+        all.iter().any(|r| matches!(r, Required::EngineParity))
+    }
+}
+
+pub(super) fn required(text: &str) -> Result<Required, String> {
     if text == "engine-parity" {
         return Ok(Required::EngineParity);
     }
@@ -103,11 +117,8 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         inputs: args.inputs,
         tolerance: args.tolerance,
         limits: args.limit,
-        require: args.require.iter().find_map(|r| match r {
-            Required::Precision(p) => Some(*p),
-            Required::EngineParity => None,
-        }),
-        require_engine_parity: (args.require.iter()).any(|r| matches!(r, Required::EngineParity)),
+        require: Required::precision(&args.require),
+        require_engine_parity: Required::engine_parity(&args.require),
         device: args.device.request(),
         trt_lib: globals.trt_lib.clone(),
         layers: args.layers,

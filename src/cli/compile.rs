@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::path::PathBuf;
 
 use super::build;
+use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
@@ -41,9 +42,10 @@ pub(super) struct Args {
     /// Fail if model.onnx has more bytes than this part of the original.
     #[arg(long, value_name = "RATIO")]
     max_size_ratio: Option<f64>,
-    /// Fail unless the engine runs on a GPU of this machine and gives what the original gives.
-    #[arg(long, value_name = "WHAT", value_parser = ["engine-parity"])]
-    require: Option<String>,
+    /// Fail unless the engine runs on a GPU of this machine and gives what the original gives (engine-parity), or unless its
+    /// kernels multiply in a precision (int8, fp8, int4, fp16, bf16). May be given several times.
+    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required)]
+    require: Vec<Required>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Write the model after a pass (or all) into a folder, as ONNX text.
@@ -79,7 +81,8 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             latency: Latency {
                 max_ratio: args.max_latency_ratio,
             },
-            engine_parity: args.require.map(|_| true),
+            engine_parity: Required::engine_parity(&args.require).then_some(true),
+            precision: Required::precision(&args.require),
             size: Size {
                 max_ratio: args.max_size_ratio,
                 ..Size::default()
@@ -239,6 +242,7 @@ fn render(outcome: &Outcome) -> String {
                 bytes(e.bytes as usize),
                 e.parse_seconds + e.build_seconds
             );
+            out += &report::kernel_lines(e);
         }
         None => out += "  engine   not built\n",
     }

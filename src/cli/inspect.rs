@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::{Failure, print, print_json, table::table};
 use crate::bundle;
+use crate::manifest;
+use crate::report::kernels as report;
 use crate::summary::{self, Summary};
 
 #[derive(clap::Args, Debug)]
@@ -16,9 +18,15 @@ pub(super) struct Args {
     /// Print the model as ONNX text instead; large tensors are elided.
     #[arg(long)]
     text: bool,
+    /// List the kernels of the bundle's engine instead, as its builder listed them.
+    #[arg(long, conflicts_with = "text")]
+    engine: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<u8, Failure> {
+    if args.engine {
+        return engine(&args);
+    }
     let path = bundle::model_path(&args.model);
     let model = kiln_graph::onnx::read(&path).map_err(Failure::model)?;
     if args.text {
@@ -33,6 +41,18 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     match args.json {
         true => print_json(&summary)?,
         false => print(&render(&path.display().to_string(), &summary))?,
+    }
+    Ok(0)
+}
+
+fn engine(args: &Args) -> Result<u8, Failure> {
+    let (kernels, _) = manifest::kernels(&args.model).map_err(Failure::model)?;
+    match args.json {
+        true => print_json(&kernels)?,
+        false => {
+            let listed = table(report::HEADER, &report::list(&kernels));
+            print(&format!("{listed}\n  {}\n", report::sentence(&kernels)))?;
+        }
     }
     Ok(0)
 }

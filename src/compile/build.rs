@@ -1,8 +1,9 @@
 //! The stage that hands the model to TensorRT.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use kiln_graph::{Attr, Model, Op, onnx};
+use kiln_graph::{Attr, Model, Op, infer, onnx};
 use kiln_passes::Remark;
 use kiln_passes::precision::HalfFormat;
 
@@ -10,7 +11,7 @@ use super::{CompileError, Options, Quantization, Rewritten};
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
-    RtxBuilder,
+    Kernels, Network, Otherwise, RtxBuilder,
 };
 use crate::manifest::EngineFacts;
 use crate::mapped;
@@ -115,6 +116,7 @@ pub(super) fn build(
         // A model that keeps its FP32 keeps all of its mantissa.
         tf32: options.tf32.unwrap_or(options.precision() != "fp32"),
         form: options.form.clone(),
+        detailed: true,
         ..BuildRequest::new(onnx, capabilities[0])
     };
     let mut decomposed = false;
@@ -140,12 +142,17 @@ pub(super) fn build(
         let model = options.model.clone();
         return Err(CompileError::Precision { model, absent });
     }
+    let dropped = dropped(model, &built.network);
+    if !dropped.is_empty() {
+        return Err(EngineError::Dropped(dropped).into());
+    }
     let engine = partial.file(bundle::ENGINE);
     (built.plan.save(&engine)).map_err(|source| CompileError::Io {
         path: engine.clone(),
         why: "cannot be written",
         source,
     })?;
+    let otherwise = otherwise(&path, model, &built.kernels)?;
     Ok(EngineFacts {
         runtime: format!("{} {}", engine::LIBRARY, built.version),
         capabilities: capabilities.iter().map(named).collect(),
@@ -154,11 +161,40 @@ pub(super) fn build(
         build_seconds: built.build_time.as_secs_f64(),
         layers: built.network.len(),
         network: built.network,
+        kernels: built.kernels,
+        otherwise,
         attention_decomposed: decomposed,
         inputs: built.inputs,
         outputs: built.outputs,
         warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
     })
+}
+
+/// Inputs that the model reads and TensorRT's network does not: its parser knows no such operand, and says nothing. An input that
+/// only gives its sizes is not missed where those are known.
+fn dropped(model: &Model, network: &Network) -> Vec<String> {
+    let g = &model.graph;
+    let matters = |name: &&String| {
+        let input = g.inputs().iter().find(|&&v| g.value(v).name() == **name);
+        let mut readers = input.iter().flat_map(|&&v| g.value(v).uses());
+        readers.any(|usage| !g.node(usage.node).op().is_any(&["Shape", "Size"]))
+    };
+    network.unread.iter().filter(matters).cloned().collect()
+}
+
+/// The quantized layers that the engine multiplies in another type. Kernels name nodes of the written file.
+fn otherwise(
+    path: &Path,
+    model: &Model,
+    kernels: &Kernels,
+) -> Result<Vec<Otherwise>, CompileError> {
+    let quantized = (engine::precisions(model).iter()).any(|p| p.bits().is_some_and(|b| b <= 8));
+    if kernels.is_empty() || !quantized {
+        return Ok(Vec::new());
+    }
+    let mut written = onnx::read(path)?;
+    infer::annotate(&mut written.graph);
+    Ok(engine::otherwise(&written, kernels))
 }
 
 /// The name of a capability; of the GPU's own where the engine was built for that.

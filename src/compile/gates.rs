@@ -1,6 +1,7 @@
 //! Gates on latency and size; parity has its own.
 
 use super::{CompileError, Options};
+use crate::check::{Multiplication, Precision};
 use crate::engine_parity::NotRun;
 use crate::manifest::Manifest;
 use crate::nvidia::driver;
@@ -26,6 +27,16 @@ pub(super) fn possible(options: &Options) -> Result<(), CompileError> {
     })
 }
 
+/// Why the engine does not multiply as it must, or why that is not known.
+fn lacks(asked: Precision, m: &Manifest) -> Option<String> {
+    let Some(engine) = &m.engine else {
+        return Some(format!("{asked}: no engine was built"));
+    };
+    let multiplied = Multiplication::of(&engine.kernels, &engine.otherwise);
+    let why = multiplied.lacks(asked)?;
+    Some(format!("{asked}: {why}"))
+}
+
 /// # Errors
 /// [`CompileError::Gates`] with all that failed.
 pub(super) fn pass(options: &Options, m: &Manifest) -> Result<(), CompileError> {
@@ -48,6 +59,9 @@ pub(super) fn pass(options: &Options, m: &Manifest) -> Result<(), CompileError> 
     }
     if let (true, Some(why)) = (gates.engine_parity, m.engine_parity.not_run()) {
         failed.push(format!("engine parity: not run, {why}"));
+    }
+    if let Some(asked) = gates.precision {
+        failed.extend(lacks(asked, m));
     }
     let bytes = report::model_bytes(m);
     if let Some(limit) = gates.bytes.filter(|&limit| bytes > limit) {

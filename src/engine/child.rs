@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::log::Log;
 use super::{
-    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Form, Libraries, LogLine,
-    Network, Plan, Profile, Progress, RtxBuilder, TensorInfo, Version,
+    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Form, Kernels, Libraries,
+    LogLine, Network, Plan, Profile, Progress, RtxBuilder, TensorInfo, Version,
 };
 use crate::mapped;
 
@@ -106,6 +106,7 @@ struct Facts {
     build_time: Duration,
     warnings: Vec<LogLine>,
     network: Network,
+    kernels: Kernels,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     version: Version,
@@ -226,6 +227,7 @@ impl EngineBuilder for ChildBuilder {
             build_time: facts.build_time,
             warnings: facts.warnings,
             network: facts.network,
+            kernels: facts.kernels,
             inputs: facts.inputs,
             outputs: facts.outputs,
             version: facts.version,
@@ -427,6 +429,7 @@ fn build(builder: &RtxBuilder, order: Order) -> Result<Facts, EngineError> {
         build_time: built.build_time,
         warnings: built.warnings,
         network: built.network,
+        kernels: built.kernels,
         inputs: built.inputs,
         outputs: built.outputs,
         version: built.version,

@@ -76,6 +76,9 @@ pub enum EngineError {
         failures: Vec<BuildFailure>,
         log: Vec<LogLine>,
     },
+    /// TensorRT read the model without these of its inputs. Never empty.
+    #[error("TensorRT reads the model without {}: what is put in there would change nothing in the engine", inputs(.0))]
+    Dropped(Vec<String>),
     /// The process that built the engine ended without a result. `log` is the last that TensorRT wrote.
     #[error("the process that builds the engine ended by {how}{}{}", during(.phase), because(.log))]
     Died {
@@ -118,6 +121,14 @@ pub struct BuildFailure {
     pub reason: String,
 }
 
+fn inputs(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
+    match names.len() {
+        1 => format!("its input {}", names.join("")),
+        _ => format!("its inputs {}", names.join(", ")),
+    }
+}
+
 impl EngineError {
     pub(super) fn refused(what: &'static str) -> Self {
         Self::Refused {
@@ -158,6 +169,7 @@ impl EngineError {
             Self::Died { .. } => Some(
                 "nothing of this compilation is left; the same command with --no-engine makes the model without it".into(),
             ),
+            Self::Dropped(_) => Some("its parser does not know what reads them: --explain all says which nodes kiln left as they were".into()),
             Self::Refused { .. }
             | Self::Request(_)
             | Self::Child { .. }

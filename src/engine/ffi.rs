@@ -327,8 +327,13 @@ fn read_layer(raw: *mut ILayer) -> Option<Layer> {
         Some(raw.into())
     };
     let kind: trtx_sys::LayerType = layer.getType().into();
+    // SAFETY: as above.
+    let name = |raw: *mut ITensor| unsafe { text(raw.as_ref()?.getName()) };
     Some(Layer {
         kind: format!("{kind:?}"),
+        reads: (0..layer.getNbInputs())
+            .filter_map(|i| name(layer.getInput(i)))
+            .collect(),
         operands: (0..layer.getNbInputs())
             .filter_map(|i| dtype(layer.getInput(i)))
             .collect(),

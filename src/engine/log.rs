@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use serde::{Deserialize, Serialize};
 use trtx_sys::{create_rust_logger_bridge, get_logger_interface};
 
-use super::EngineError;
+use super::{EngineError, kernels};
 
 /// How grave TensorRT holds a log line to be. Lines below a warning are not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,12 +34,18 @@ const MAX_LINES: usize = 1000;
 #[derive(Default)]
 struct Buffer {
     lines: Mutex<Vec<LogLine>>,
+    /// The lists of an engine's kernels.
+    lists: Mutex<Vec<String>>,
     listener: OnceLock<fn(&LogLine)>,
 }
 
 impl Buffer {
     fn lines(&self) -> MutexGuard<'_, Vec<LogLine>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, severity: Severity, text: &str) {
@@ -88,6 +94,7 @@ impl Log {
     fn new() -> Option<Self> {
         static BUFFER: Buffer = Buffer {
             lines: Mutex::new(Vec::new()),
+            lists: Mutex::new(Vec::new()),
             listener: OnceLock::new(),
         };
         let user_data = (&raw const BUFFER).cast_mut().cast::<c_void>();
@@ -119,17 +126,23 @@ impl Log {
         let _ = self.buffer.listener.set(hear);
     }
 
+    /// What was written of the finished engine's kernels since the last `clear`: texts of many lines.
+    pub(super) fn kernels(&self) -> Vec<String> {
+        self.buffer.lists().clone()
+    }
+
     pub(super) fn clear(&self) {
         self.buffer.lines().clear();
+        self.buffer.lists().clear();
     }
 }
 
 unsafe extern "C" fn on_log(user_data: *mut c_void, severity: i32, message: *const c_char) {
     let severity = match severity {
-        0 => Severity::InternalError,
-        1 => Severity::Error,
-        2 => Severity::Warning,
-        _ => return,
+        0 => Some(Severity::InternalError),
+        1 => Some(Severity::Error),
+        2 => Some(Severity::Warning),
+        _ => None,
     };
     if user_data.is_null() || message.is_null() {
         return;
@@ -138,7 +151,14 @@ unsafe extern "C" fn on_log(user_data: *mut c_void, severity: i32, message: *con
     let _ = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: `user_data` is the `Buffer` given in `Log::new`; TensorRT passes a C string.
         let (buffer, text) = unsafe { (&*user_data.cast::<Buffer>(), CStr::from_ptr(message)) };
-        buffer.push(severity, text.to_string_lossy().trim_end());
+        match severity {
+            Some(severity) => buffer.push(severity, text.to_string_lossy().trim_end()),
+            // Of all that it tells in detail, this alone is asked for.
+            None if kernels::is_list(text.to_bytes()) => {
+                buffer.lists().push(text.to_string_lossy().into_owned());
+            }
+            None => {}
+        }
     }));
 }
 

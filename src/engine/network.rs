@@ -1,7 +1,7 @@
 //! What TensorRT's parser made of a model, read back from the network that an engine is built from.
 //!
-//! The network is strongly typed, so its types are those that the engine computes in. What the builder fused and which
-//! kernels it took is in the engine alone, and an engine is opened on a GPU only.
+//! The network is strongly typed, so its types are those that the engine computes in, but for products that the builder
+//! dequantizes first: what it fused and which kernels it took, [`Kernels`](super::Kernels) tells.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,9 @@ pub struct Network {
     pub tensors: BTreeMap<DataType, usize>,
     /// Operands of dequantizing layers by type.
     pub dequantized: BTreeMap<DataType, usize>,
+    /// Inputs that no layer reads.
+    #[serde(default)]
+    pub unread: Vec<String>,
 }
 
 /// One layer of a network.
@@ -26,14 +29,22 @@ pub struct Network {
 pub(super) struct Layer {
     /// TensorRT's name of its kind, such as `kMATRIX_MULTIPLY`.
     pub(super) kind: String,
+    /// Names of the operands.
+    pub(super) reads: Vec<String>,
     pub(super) operands: Vec<DataType>,
     pub(super) results: Vec<DataType>,
 }
 
 impl Network {
-    pub(super) fn of(layers: impl IntoIterator<Item = Layer>) -> Network {
+    /// `inputs` are the names of the network's inputs.
+    pub(super) fn of<'a>(
+        layers: impl IntoIterator<Item = Layer>,
+        inputs: impl IntoIterator<Item = &'a str>,
+    ) -> Network {
         let mut network = Network::default();
+        let mut read = BTreeSet::new();
         for layer in layers {
+            read.extend(layer.reads);
             let kind = layer.kind.trim_start_matches('k').to_lowercase();
             if !matches!(kind.as_str(), "constant" | "cast") {
                 for dtype in layer.results {
@@ -45,6 +56,8 @@ impl Network {
             }
             *network.layers.entry(kind).or_default() += 1;
         }
+        let inputs = inputs.into_iter().filter(|&name| !read.contains(name));
+        network.unread = inputs.map(str::to_string).collect();
         network
     }
 
@@ -112,10 +125,11 @@ mod tests {
     fn casts_and_constants_compute_nothing() {
         let layer = |kind: &str, operands: &[DataType], results: &[DataType]| Layer {
             kind: kind.into(),
+            reads: vec![kind.into()],
             operands: operands.to_vec(),
             results: results.to_vec(),
         };
-        let network = Network::of([
+        let layers = [
             layer("kCONSTANT", &[], &[DataType::Int8]),
             layer("kCAST", &[DataType::Float32], &[DataType::Float16]),
             layer(
@@ -128,7 +142,9 @@ mod tests {
                 &[DataType::Float32; 2],
                 &[DataType::Float32],
             ),
-        ]);
+        ];
+        let network = Network::of(layers, ["kCAST", "x"]);
+        assert_eq!(network.unread, ["x"]);
         assert_eq!(network.len(), 4);
         assert_eq!(network.tensors, BTreeMap::from([(DataType::Float32, 2)]));
         assert_eq!(network.dequantized, BTreeMap::from([(DataType::Int8, 1)]));

@@ -12,7 +12,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ffi::HostMemory;
-use super::{ComputeCapability, EngineError, LogLine, Network, Profile, Progress, Version};
+use super::{
+    ComputeCapability, EngineError, Kernels, LogLine, Network, Profile, Progress, Version,
+};
 
 /// Makes engines out of ONNX models.
 pub trait EngineBuilder {
@@ -50,8 +52,7 @@ pub struct BuildRequest<'a> {
     pub workspace: Option<usize>,
     /// How hard TensorRT tries, from 0 to 5; without it, TensorRT's default.
     pub optimization_level: Option<u8>,
-    /// Write the parameters of each layer into the plan, for TensorRT's engine inspector. The inspector itself needs a
-    /// deserialized engine, and deserializing needs a GPU, so a build returns no layer information.
+    /// List the engine's kernels, in what comes back and for TensorRT's engine inspector.
     pub detailed: bool,
     /// FP32 products round their factors to 10 bits of mantissa, where the GPU has TF32.
     pub tf32: bool,
@@ -116,6 +117,8 @@ pub struct Built {
     pub warnings: Vec<LogLine>,
     /// What the parser made of the model. The engine has fewer, fused layers.
     pub network: Network,
+    /// What the builder made; empty unless `detailed` was asked for.
+    pub kernels: Kernels,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
     pub version: Version,
@@ -150,6 +153,48 @@ pub enum DataType {
     Bool,
     /// A type of a TensorRT newer than kiln.
     Other,
+}
+
+impl DataType {
+    /// Bits of an element, if it is a type of numbers that a model computes in.
+    pub fn bits(self) -> Option<u8> {
+        match self {
+            Self::Float32 => Some(32),
+            Self::Float16 | Self::Bfloat16 => Some(16),
+            Self::Float8 | Self::Int8 | Self::Uint8 => Some(8),
+            Self::Float4 | Self::Int4 => Some(4),
+            Self::Int64 | Self::Int32 | Self::Bool | Self::Other => None,
+        }
+    }
+
+    /// Bits that an element takes.
+    pub(super) fn storage_bits(self) -> Option<u64> {
+        match self {
+            Self::Int64 => Some(64),
+            Self::Int32 => Some(32),
+            Self::Bool => Some(8),
+            Self::Other => None,
+            numbers => numbers.bits().map(u64::from),
+        }
+    }
+
+    /// Its name in options and reports: `fp16`.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Float32 => "fp32",
+            Self::Float16 => "fp16",
+            Self::Bfloat16 => "bf16",
+            Self::Float8 => "fp8",
+            Self::Float4 => "fp4",
+            Self::Int64 => "int64",
+            Self::Int32 => "int32",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+            Self::Uint8 => "uint8",
+            Self::Bool => "bool",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl fmt::Display for DataType {

@@ -16,8 +16,8 @@ use super::network::Network;
 use super::profile::{self, Input, Profile, ProfileError};
 use super::progress::{Monitor, PHASE_BUILD, PHASE_PARSE};
 use super::{
-    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Libraries, Plan, Progress,
-    TensorInfo, Version,
+    BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Kernels, Libraries, Plan,
+    Progress, TensorInfo, Version,
 };
 
 /// TensorRT's kernel compiler keeps the GPUs to build for in a global variable: two builds at a time for different ones
@@ -122,7 +122,8 @@ impl EngineBuilder for RtxBuilder {
             parse_time,
             build_time,
             warnings: explain::warnings(&lines),
-            network: Network::of(session.layers()),
+            network: Network::of(session.layers(), inputs.iter().map(|t| t.name.as_str())),
+            kernels: Kernels::read(&log.kernels()),
             inputs: inputs.into_iter().map(TensorInfo::from).collect(),
             outputs: outputs.into_iter().map(TensorInfo::from).collect(),
             version: self.api.version,

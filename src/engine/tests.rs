@@ -100,6 +100,8 @@ fn a_model_with_a_profile_becomes_an_engine() {
     assert_eq!(built.network.layers["matrix_multiply"], 1);
     assert!(built.network.tensors.contains_key(&DataType::Float32));
     assert_eq!(built.warnings, []);
+    assert_eq!(built.network.unread, [""; 0]);
+    assert!(built.kernels.is_empty(), "nobody asked for them");
 
     let lines = progress.0.into_inner().unwrap();
     assert_eq!(lines[..2], ["+parse in None of 1", "-parse"]);
@@ -121,7 +123,18 @@ fn several_capabilities_and_profiles_go_into_one_engine() {
         ..BuildRequest::new(&onnx, SM)
     };
     let Some(built) = build(&request) else { return };
-    assert!(built.unwrap().plan.len() > 1000);
+    let built = built.unwrap();
+    assert!(built.plan.len() > 1000);
+    // One list for all capabilities, with a kernel for each profile. So small a product is a generated one.
+    let kernels: Vec<_> = built.kernels.launched().collect();
+    assert_eq!(kernels.len(), 2, "{:?}", built.kernels);
+    assert!(
+        kernels
+            .iter()
+            .all(|k| k.nodes.len() == 1 && k.kind == "kgen")
+    );
+    assert_eq!(kernels[0].inputs[0].bytes(), Some(16));
+    assert_eq!(kernels[1].inputs[0].bytes(), None, "its batch is dynamic");
 }
 
 #[test]
@@ -605,5 +618,20 @@ fn an_engine_is_opened_on_a_gpu_only() {
             matches!(error, run::EngineRunError::Invalid { .. }),
             "{error}"
         ),
+    }
+}
+
+#[test]
+fn an_input_that_the_parser_drops_is_told() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 24]>
+        g (float16[2, 4, 32, 64] q, float16[2, 4, 32, 64] k, float16[2, 4, 32, 64] v, int64[2] lengths)
+        => (float16[2, 4, 32, 64] y) { y = Attention(q, k, v, , , , lengths) }"#;
+    let onnx = kiln_graph::onnx::to_bytes(&kiln_graph::onnx::read_text(text).unwrap()).unwrap();
+    let Some(built) = build(&BuildRequest::new(&onnx, SM)) else {
+        return;
+    };
+    match built {
+        Ok(built) => assert_eq!(built.network.unread, ["lengths"]),
+        Err(error) => panic!("this TensorRT no longer drops it: {error}"),
     }
 }

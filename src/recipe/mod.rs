@@ -196,6 +196,9 @@ pub struct Gates {
     /// The engine must run on a GPU of this machine, and give what the original gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_parity: Option<bool>,
+    /// What the engine's products must multiply in, as its own plan says: fp32, fp16, bf16, int8, fp8 or int4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<crate::check::Precision>,
 }
 
 /// How close the outputs must be.

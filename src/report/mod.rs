@@ -6,6 +6,7 @@ mod bundle;
 pub mod check;
 pub mod gpu;
 pub mod junit;
+pub mod kernels;
 mod latency;
 pub mod page;
 mod section;
@@ -17,6 +18,7 @@ use crate::manifest::Manifest;
 use crate::parity::{CaseReport, Comparison, OutputReport, Report};
 
 pub use bundle::{html, markdown};
+pub use kernels::kernel_lines;
 pub use target::{Document, Target, WriteError};
 
 /// A Markdown table.

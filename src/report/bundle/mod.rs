@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::latency::{distribution, runs};
 use super::page::{self, Axis, Plot, Series};
 use super::section::{Part, Section};
-use super::{latency_rows, parity_rows};
+use super::{kernels, latency_rows, parity_rows};
 use crate::engine::DataType;
 use crate::manifest::Manifest;
 use crate::parity::{Comparison, decades};
@@ -146,8 +146,6 @@ fn engine(m: &Manifest) -> Vec<Part> {
             pair("layers read", e.layers.to_string()),
             pair("tensors by type", counts(&e.network.tensors)),
             pair("dequantized by type", counts(&e.network.dequantized)),
-            // An engine's own layers are known where it is opened.
-            pair("layers of the engine", "not read: no CUDA device"),
         ],
     )];
     if e.attention_decomposed {
@@ -156,6 +154,7 @@ fn engine(m: &Manifest) -> Vec<Part> {
                 .into(),
         ));
     }
+    parts.extend(kernels::parts(e));
     let warnings = e.warnings.iter().take(8);
     parts.push(Part::List(
         warnings.map(|w| format!("TensorRT warns: {w}")).collect(),

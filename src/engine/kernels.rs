@@ -1,0 +1,339 @@
+//! The kernels of a finished engine, as the builder lists them in its log.
+//!
+//! With detailed verbosity TensorRT for RTX writes one line for each layer of the engine that it built: name, kind, inputs,
+//! constants and outputs with sizes, strides and types, and the ONNX nodes that the layer comes from. `IEngineInspector` tells
+//! the same, but takes a GPU. There is one list for all capabilities of an engine: kernels are made for the GPU when it is opened.
+//! The verbosity changes neither the size of the plan nor the names in it (TensorRT for RTX 1.7.1): ONNX names are in both.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::DataType;
+
+/// Whether a message of the builder's lists an engine's kernels.
+pub(super) fn is_list(message: &[u8]) -> bool {
+    message.trim_ascii_start().starts_with(b"Layers:")
+}
+
+/// A layer of an engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    pub name: String,
+    /// TensorRT's word: `gemm`, `kgen` for a generated kernel, `runtime_fusion` for a product with what is fused to it, …
+    pub kind: String,
+    pub inputs: Vec<Operand>,
+    pub constants: Vec<Operand>,
+    pub outputs: Vec<Operand>,
+    pub tactic: String,
+    /// Labels of the ONNX nodes that it comes from.
+    pub nodes: Vec<String>,
+}
+
+/// A tensor that a kernel reads or writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operand {
+    pub name: String,
+    /// -1 stands for a dynamic dimension.
+    pub shape: Vec<i64>,
+    /// In elements.
+    pub strides: Vec<i64>,
+    pub dtype: DataType,
+}
+
+/// The kernels of an engine in the order in which they run; empty where the builder did not list them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Kernels(pub Vec<Kernel>);
+
+/// Layers that wait for streams or compute sizes, and launch nothing on the GPU.
+const NO_KERNELS: &[&str] = &["signal", "wait", "shape_call"];
+
+/// Kinds of layers that multiply matrices or convolve.
+const PRODUCTS: &[&str] = &["gemm", "runtime_fusion", "correlation"];
+
+impl Kernels {
+    /// Reads the lists in what the builder logged. Lines that are not understood are left out.
+    pub(super) fn read(lists: &[String]) -> Kernels {
+        let lines = lists.iter().flat_map(|list| list.lines());
+        Kernels(lines.filter_map(kernel).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those that run on the GPU.
+    pub fn launched(&self) -> impl Iterator<Item = &Kernel> {
+        self.0.iter().filter(|k| k.launches())
+    }
+
+    /// Products outside of attention kernels, by what they multiply.
+    pub fn products(&self) -> BTreeMap<String, usize> {
+        let mut found = BTreeMap::new();
+        for product in self.launched().filter(|k| k.is_product()) {
+            *found.entry(product.multiplies().to_string()).or_default() += 1;
+        }
+        found
+    }
+
+    /// Bytes of activations that the kernels read and write; `None` where a size is dynamic.
+    pub fn traffic(&self) -> Option<u64> {
+        let moved = self
+            .launched()
+            .flat_map(|k| k.inputs.iter().chain(&k.outputs));
+        moved.map(Operand::bytes).sum()
+    }
+
+    /// Dedicated kernels for attention.
+    pub fn attention(&self) -> usize {
+        self.launched().filter(|k| k.is_attention()).count()
+    }
+}
+
+impl Kernel {
+    pub fn launches(&self) -> bool {
+        !NO_KERNELS.contains(&self.kind.as_str())
+    }
+
+    /// A whole attention in one kernel.
+    pub fn is_attention(&self) -> bool {
+        self.name.contains("mha")
+    }
+
+    /// A product of matrices, or a convolution.
+    pub fn is_product(&self) -> bool {
+        !self.is_attention() && PRODUCTS.contains(&self.kind.as_str())
+    }
+
+    /// The types that a product multiplies.
+    ///
+    /// A residual that is added behind the product is an operand, too, so the type of the weight decides where one of the inputs
+    /// has it. An integer beside a float is converted before it is multiplied.
+    pub fn multiplies(&self) -> Multiplied {
+        let weight = self.constants.iter().filter(|o| o.is_matrix());
+        let weight = weight.max_by_key(|o| o.shape.iter().product::<i64>());
+        let mut inputs = self.inputs.iter().filter(|o| o.is_matrix());
+        match weight {
+            Some(weight) if inputs.clone().any(|i| i.dtype == weight.dtype) => {
+                Multiplied(weight.dtype, weight.dtype)
+            }
+            Some(weight) => Multiplied(
+                inputs.next().map_or(weight.dtype, |i| i.dtype),
+                weight.dtype,
+            ),
+            None => {
+                let first = inputs.next().map_or(DataType::Other, |i| i.dtype);
+                Multiplied(first, inputs.next().map_or(first, |i| i.dtype))
+            }
+        }
+    }
+}
+
+impl Operand {
+    /// `None` where a size is dynamic, or the type is not known.
+    pub fn bytes(&self) -> Option<u64> {
+        let elements = self
+            .shape
+            .iter()
+            .try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))?;
+        Some(
+            elements
+                .checked_mul(self.dtype.storage_bits()?)?
+                .div_ceil(8),
+        )
+    }
+
+    /// More than a number or a vector.
+    fn is_matrix(&self) -> bool {
+        self.shape.iter().filter(|&&d| d != 1).count() > 1
+    }
+}
+
+/// The types of a product's two factors, as the kernel reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Multiplied(pub DataType, pub DataType);
+
+impl Multiplied {
+    /// Whether it reads its weight in this type, and where that has 8 bits the other factor, too.
+    pub fn is(self, asked: DataType) -> bool {
+        match asked {
+            DataType::Int4 | DataType::Float4 => self.1 == asked,
+            _ => self.0 == asked && self.1 == asked,
+        }
+    }
+}
+
+impl fmt::Display for Multiplied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 == self.1 {
+            true => f.write_str(self.0.short()),
+            false => write!(f, "{} x {}", self.0.short(), self.1.short()),
+        }
+    }
+}
+
+/// One line of a list.
+fn kernel(line: &str) -> Option<Kernel> {
+    let rest = line.trim_start().strip_prefix("Name: ")?;
+    let (name, rest) = rest.split_once(", LayerType: ")?;
+    let (kind, rest) = rest.split_once(", Inputs: [")?;
+    let (inputs, rest) = rest.split_once("], Constants: [")?;
+    let (constants, rest) = rest.split_once("], Outputs: [")?;
+    let (outputs, rest) = rest.split_once("], TacticName: ")?;
+    let (tactic, rest) = rest.split_once(", StreamId: ").unwrap_or((rest, ""));
+    let nodes = rest.split_once("Metadata: ").map_or("", |(_, nodes)| nodes);
+    Some(Kernel {
+        name: name.into(),
+        kind: kind.into(),
+        inputs: operands(inputs)?,
+        constants: operands(constants)?,
+        outputs: operands(outputs)?,
+        tactic: tactic.into(),
+        nodes: labels(nodes),
+    })
+}
+
+/// `{ Name: a, Dimensions: [1,2], Strides: [2,1], StrideOrder: [1,0], Datatype: Half, Format: … }, …`
+fn operands(list: &str) -> Option<Vec<Operand>> {
+    let all = list.split("{ Name: ").skip(1);
+    all.map(operand).collect()
+}
+
+fn operand(text: &str) -> Option<Operand> {
+    let (name, rest) = text.split_once(", Dimensions: [")?;
+    let (shape, rest) = rest.split_once(']')?;
+    let strides = rest.split_once("Strides: [")?.1.split_once(']')?.0;
+    let dtype = rest.split_once("Datatype: ")?.1;
+    let dtype = dtype.split([',', ' ', '}']).next()?;
+    Some(Operand {
+        name: name.into(),
+        shape: numbers(shape)?,
+        strides: numbers(strides)?,
+        dtype: data_type(dtype),
+    })
+}
+
+fn numbers(list: &str) -> Option<Vec<i64>> {
+    let all = list.split(',').filter(|n| !n.is_empty());
+    all.map(|n| n.trim().parse().ok()).collect()
+}
+
+/// `[ONNX Layer: a]` of each node, with a unit separator between them.
+fn labels(metadata: &str) -> Vec<String> {
+    let all = metadata.split('\u{1f}').map(str::trim);
+    all.filter_map(|l| l.strip_prefix("[ONNX Layer: ")?.strip_suffix(']'))
+        .map(str::to_string)
+        .collect()
+}
+
+/// The builder's word for a type.
+fn data_type(word: &str) -> DataType {
+    match word {
+        "Float" => DataType::Float32,
+        "Half" => DataType::Float16,
+        "BFloat16" => DataType::Bfloat16,
+        "FP8" => DataType::Float8,
+        "FP4" => DataType::Float4,
+        "Int64" => DataType::Int64,
+        "Int32" => DataType::Int32,
+        "Int8" => DataType::Int8,
+        "Int4" => DataType::Int4,
+        "UInt8" => DataType::Uint8,
+        "Bool" => DataType::Bool,
+        _ => DataType::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(kind: &str, inputs: &[(&str, &str)], constants: &[(&str, &str)]) -> String {
+        let list = |operands: &[(&str, &str)]| {
+            let all = operands.iter().map(|(shape, dtype)| {
+                format!(
+                    " {{ Name: /m/a[0], Dimensions: [{shape}], Strides: [1], StrideOrder: [0], Datatype: {dtype}, Format: (Linear) Row major linear format }}"
+                )
+            });
+            all.collect::<Vec<_>>().join(",")
+        };
+        format!(
+            "Name: __myl_x_1, LayerType: {kind}, Inputs: [{}], Constants: [{}], Outputs: [{}], TacticName: __myl_x, StreamId: 0, Metadata: [ONNX Layer: /m/MatMul]\u{1f}[ONNX Layer: node_of_y]",
+            list(inputs),
+            list(constants),
+            list(&[("-1,8", "Half")])
+        )
+    }
+
+    fn product(inputs: &[(&str, &str)], constants: &[(&str, &str)]) -> String {
+        let list = format!("\nLayers:\n{}\n", line("gemm", inputs, constants));
+        Kernels::read(&[list]).0[0].multiplies().to_string()
+    }
+
+    #[test]
+    fn a_line_is_read() {
+        let text = line(
+            "gemm",
+            &[("-1,4", "Int8")],
+            &[("4,8", "Int8"), ("1", "Float")],
+        );
+        let found = kernel(&text).unwrap();
+        assert_eq!(
+            (found.kind.as_str(), found.name.as_str()),
+            ("gemm", "__myl_x_1")
+        );
+        assert_eq!(found.nodes, ["/m/MatMul", "node_of_y"]);
+        assert_eq!(found.inputs[0].name, "/m/a[0]");
+        assert_eq!(found.inputs[0].shape, [-1, 4]);
+        assert_eq!(found.constants.len(), 2);
+        assert_eq!(found.outputs[0].dtype, DataType::Float16);
+        assert!(is_list(b"\nLayers:\nName: x") && !is_list(b"I/O Tensors:"));
+    }
+
+    #[test]
+    fn other_lines_are_left_out() {
+        let text = "Layers:\nEngine Metadata:\n Name: x, IOMode: Input, DataType: Int64\nName: , LayerType: gemm, Inputs: [";
+        assert!(Kernels::read(&[text.into()]).is_empty());
+        assert!(operand("a, Dimensions: [x], Strides: [1], Datatype: Half").is_none());
+    }
+
+    #[test]
+    fn what_multiplies_is_told_by_the_weight() {
+        // A factor beside the weight, and a residual beside the input.
+        assert_eq!(
+            product(&[("-1,4", "Int8")], &[("4,8", "Int8"), ("1", "Float")]),
+            "int8"
+        );
+        assert_eq!(
+            product(&[("-1,8", "Half"), ("-1,4", "Int8")], &[("4,8", "Int8")]),
+            "int8"
+        );
+        // Scales beside weights of 4 bits.
+        assert_eq!(
+            product(&[("-1,64", "Half")], &[("64,8", "Int4"), ("2,8", "Half")]),
+            "fp16 x int4"
+        );
+        // A weight that another kernel dequantized.
+        assert_eq!(
+            product(&[("-1,4", "Int8"), ("1,4,8", "Half")], &[]),
+            "int8 x fp16"
+        );
+        assert_eq!(
+            product(&[("-1,-1,4", "Float"), ("-1,4,-1", "Float")], &[]),
+            "fp32"
+        );
+    }
+
+    #[test]
+    fn what_waits_is_no_kernel() {
+        let list = [
+            line("shape_call", &[], &[]),
+            line("kgen", &[], &[]),
+            line("wait", &[], &[]),
+        ];
+        let kernels = Kernels::read(&[list.join("\n")]);
+        assert_eq!((kernels.0.len(), kernels.launched().count()), (3, 1));
+    }
+}
