@@ -115,7 +115,8 @@ pub fn bisect(
     talk: &dyn Talk,
 ) -> Result<Bisection, CompileError> {
     talk.stage("read");
-    let original = stages::read(options)?;
+    let mut original = stages::read(options)?;
+    let fixed = stages::fix(options, &mut original)?;
     let mut shapes = stages::shapes(options, &original)?;
     let (targets, _) = Targets::resolved(options.targets.as_ref())?;
     let mut pipeline = Pipeline {
@@ -135,6 +136,7 @@ pub fn bisect(
         original: &original,
         folded: &fused.model.graph,
         inputs: options.inputs.as_deref(),
+        fixed: &fixed,
         seed: options.seed,
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
         thorough: false,

@@ -24,6 +24,7 @@ use crate::bundle::{self, Partial};
 use crate::check::Precision;
 use crate::engine::Form;
 use crate::engine_parity::{EngineParity, NotRun};
+use crate::fixed::InputValue;
 use crate::manifest::{Manifest, Stage};
 use crate::parity::Tolerance;
 use crate::prove;
@@ -64,6 +65,10 @@ pub struct Options {
     pub shapes: Vec<ShapeSpec>,
     /// Inputs for the proof; made from the graph if they are not given.
     pub inputs: Option<PathBuf>,
+    /// Inputs that always have one value, which becomes a constant.
+    pub fixed: Vec<InputValue>,
+    /// These are no inputs of the result any more.
+    pub drop_inputs: bool,
     pub engine: bool,
     pub check: bool,
     /// Time the original and the result, as part of the check.
@@ -140,6 +145,8 @@ impl Options {
             dims: Vec::new(),
             shapes: Vec::new(),
             inputs: None,
+            fixed: Vec::new(),
+            drop_inputs: false,
             engine: true,
             check: true,
             latency: true,
@@ -245,7 +252,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     stages::fit(options, &targets)?;
     gates::possible(options)?;
     let device = stages::device(options, &targets);
-    let original = clock.time("read", || stages::read(options))?;
+    let mut original = clock.time("read", || stages::read(options))?;
+    let fixed = stages::fix(options, &mut original)?;
     let mut shapes = stages::shapes(options, &original)?;
     let partial = Partial::new(&output_path(options))?;
     for swept in &partial.swept {
@@ -285,6 +293,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 original: &original,
                 folded: &fused.model.graph,
                 inputs: options.inputs.as_deref(),
+                fixed: &fixed,
                 seed: options.seed,
                 optimized: stages::proved_as_optimized(options, &targets),
                 thorough: false,

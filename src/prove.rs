@@ -10,11 +10,13 @@ use serde::Serialize;
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
 use crate::engine_parity::{EngineParity, Runner};
-use crate::parity::{self, Case, InputKind, InputSpec, Side, Tolerance};
+use crate::fixed::Fixed;
+use crate::made::{self, TYPICAL};
+use crate::parity::{self, Case, InputSpec, Side, Tolerance};
 use crate::runtime::{
     self, Chosen, Device, DeviceRequest, Optimization, Placement, Runtime, Session, SessionOptions,
 };
-use crate::shapes::{self, Point, Shapes};
+use crate::shapes::{self, Kinds, Point, Shapes};
 use crate::talk::Talk;
 use crate::twin;
 
@@ -28,6 +30,8 @@ pub struct Request<'a> {
     pub folded: &'a Graph,
     /// An `.npz` file with inputs.
     pub inputs: Option<&'a Path>,
+    /// Inputs that always have one value.
+    pub fixed: &'a Fixed,
     pub seed: u64,
     /// Candidates run as ONNX Runtime optimizes them, because that decides their numbers: its INT8 kernels saturate on some
     /// processors, and without optimization they are not used.
@@ -47,6 +51,8 @@ pub struct Reference {
     cases: Vec<Case>,
     /// The names of those that were made.
     made: Vec<String>,
+    /// Inputs that always have one value; candidates may be without them.
+    fixed: Fixed,
     /// What the latency is measured on, where it is no case.
     typical: Option<Case>,
     /// The reference's outputs by case, so that it runs once for all candidates.
@@ -148,8 +154,6 @@ pub struct Proof {
 /// Bytes of the reference's outputs that are kept.
 const HELD: usize = 256 << 20;
 
-const TYPICAL: &str = "typical";
-
 /// The optimizer would hide what FP16 does: it takes roundings out. On a GPU products stay in FP32 where the model has them
 /// so, and nobody falls back unseen.
 fn plain(device: Device) -> SessionOptions {
@@ -220,104 +224,23 @@ pub fn open(
     // What the original rounds, and ONNX Runtime does not, belongs to its function.
     let how = plain(device.device);
     let mut reference = session(runtime, request.reference, request.original, &how)?;
-    let mut cases = Vec::new();
-    if let Some(path) = request.inputs {
-        let mut npz = parity::Npz::open(path)?;
-        cases.push(Case {
-            name: path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            inputs: parity::from_npz(&mut npz, reference.inputs())?,
-        });
-    }
-    let fixed = shapes.clone();
-    let mut probe = |point: &Point| {
-        let made = parity::make(&specs(&request.original.graph, &fixed, point), request.seed);
-        let inputs = made.map_err(|e| e.to_string())?;
-        reference.run(&inputs).map(drop).map_err(|e| match e {
-            runtime::Error::Run { reason, .. } => reason,
-            other => other.to_string(),
-        })
-    };
-    let settled =
-        shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {
-            model: request.reference.to_path_buf(),
-            why,
-        })?;
-    for warning in &settled.warnings {
-        talk.warn(warning);
-    }
-    let mut batch = 1;
-    let mut made = Vec::new();
-    for (name, point) in shapes.points() {
-        if name == TYPICAL {
-            batch = shapes.batch(&point);
-        }
-        made.push(name.to_string());
-        cases.push(Case {
-            name: name.to_string(),
-            inputs: parity::make(
-                &specs(&request.original.graph, shapes, &point),
-                request.seed,
-            )?,
-        });
-    }
-    if request.thorough {
-        for (name, inputs) in more(request, shapes)? {
-            made.push(name.to_string());
-            let name = name.to_string();
-            cases.push(Case { name, inputs });
-        }
-    }
+    let gathered = made::gather(request, &mut reference, shapes, talk)?;
     Ok(Reference {
         runtime,
         session: reference,
         path: request.reference.to_path_buf(),
-        cases,
-        made,
+        cases: gathered.cases,
+        made: gathered.made,
+        fixed: request.fixed.clone(),
         typical: None,
         expected: FxHashMap::default(),
         held: 0,
         optimized: request.optimized,
         device,
         placements: Vec::new(),
-        batch,
-        warnings: settled.warnings,
+        batch: gathered.batch,
+        warnings: gathered.warnings,
     })
-}
-
-/// Tensors by the names of inputs or outputs.
-type Named = Vec<(String, Tensor)>;
-
-/// The cases of a thorough comparison that others leave out.
-fn more(
-    request: &Request<'_>,
-    shapes: &Shapes,
-) -> Result<Vec<(&'static str, Named)>, CompileError> {
-    let original = &request.original.graph;
-    let mut cases = Vec::new();
-    if let Some(point) = shapes.several() {
-        let made = parity::make(&specs(original, shapes, &point), request.seed)?;
-        cases.push(("several samples", made));
-    }
-    let points = shapes.points();
-    let typical = points.iter().find(|(name, _)| *name == TYPICAL);
-    let mut padded = typical.map_or_else(Vec::new, |(_, p)| specs(original, shapes, p));
-    let long = |s: &InputSpec| s.shape.last().is_some_and(|&n| n > 1);
-    let mut any = false;
-    for spec in padded
-        .iter_mut()
-        .filter(|s| s.kind == InputKind::Mask && long(s))
-    {
-        spec.kind = InputKind::PaddedMask;
-        any = true;
-    }
-    if any {
-        cases.push(("padded", parity::make(&padded, request.seed)?));
-    }
-    Ok(cases)
 }
 
 /// A twin in ONNX Runtime, with its weights apart if it is too large for one message.
@@ -402,26 +325,31 @@ impl Alone {
 
 /// What to make for each input at a point of the sizes.
 pub(crate) fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
-    let kind = |name: &str| {
-        let mut inputs = original.inputs().iter();
-        let found = inputs.find(|&&v| original.value(v).name() == name);
-        found.map_or(InputKind::Zeros, |&v| shapes::input_kind(original, v))
+    Kinds::of(original).specs(shapes, point)
+}
+
+/// The outputs at a case, of whose inputs a session that is without fixed ones takes the others.
+fn outputs(
+    session: &mut Session,
+    fixed: &Fixed,
+    case: &Case,
+    side: Side,
+) -> Result<Vec<(String, Tensor)>, parity::ParityError> {
+    let case = Case {
+        name: case.name.clone(),
+        inputs: made::fed(session, fixed, &case.inputs),
     };
-    (shapes.inputs.iter().zip(shapes.at(point)))
-        .map(|(input, (name, shape))| InputSpec {
-            kind: kind(&name),
-            dtype: input.dtype,
-            name,
-            shape,
-        })
-        .collect()
+    parity::outputs(session, &case, side)
 }
 
 type Candidates<'a> = dyn FnMut(&Case) -> Result<Vec<(String, Tensor)>, CompileError> + 'a;
 
 impl Reference {
     /// Compares at these cases, which are real inputs, instead of those that were made.
-    pub fn prefer(&mut self, cases: Vec<Case>) {
+    pub fn prefer(&mut self, mut cases: Vec<Case>) {
+        for case in &mut cases {
+            self.fixed.complete(&mut case.inputs);
+        }
         if cases.is_empty() {
             return;
         }
@@ -477,8 +405,9 @@ impl Reference {
         only: Option<&str>,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, CompileError> {
+        let fixed = self.fixed.clone();
         let report = self.judge_by(
-            &mut |case| Ok(parity::outputs(candidate, case, Side::Candidate)?),
+            &mut |case| Ok(outputs(candidate, &fixed, case, Side::Candidate)?),
             only,
             tolerance,
         )?;
@@ -503,8 +432,10 @@ impl Reference {
         engine: &mut dyn Runner,
         tolerance: &Tolerance,
     ) -> Result<EngineParity, CompileError> {
+        let fixed = self.fixed.clone();
         let mut run = |case: &Case| {
-            let outputs = engine.run(&case.inputs);
+            let taken = case.inputs.iter().filter(|(n, _)| !fixed.is_dropped(n));
+            let outputs = engine.run(&taken.cloned().collect::<Vec<_>>());
             outputs.map_err(|source| CompileError::EngineRun {
                 case: case.name.clone(),
                 source,
@@ -530,7 +461,12 @@ impl Reference {
             }
             let fresh = match self.expected.get(&place) {
                 Some(_) => None,
-                None => Some(parity::outputs(&mut self.session, case, Side::Reference)?),
+                None => Some(outputs(
+                    &mut self.session,
+                    &self.fixed,
+                    case,
+                    Side::Reference,
+                )?),
             };
             if let Some(outputs) = &fresh {
                 let bytes: usize = outputs.iter().map(|(_, t)| t.byte_len()).sum();
@@ -591,7 +527,8 @@ impl Reference {
         };
         let name = self.path.display().to_string();
         let mut session = twin_session(self.runtime, &name, model, &unwatched)?;
-        Ok(session.run(&case.inputs)?)
+        let inputs = made::fed(&session, &self.fixed, &case.inputs);
+        Ok(session.run(&inputs)?)
     }
 
     /// Saves the typical inputs and the outputs.
@@ -600,7 +537,8 @@ impl Reference {
     /// When the reference does not run or the file cannot be written.
     pub fn save(&mut self, path: &Path) -> Result<(), CompileError> {
         if let Some(case) = self.typical().cloned() {
-            let outputs = self.session.run(&case.inputs)?;
+            let inputs = made::fed(&self.session, &self.fixed, &case.inputs);
+            let outputs = self.session.run(&inputs)?;
             parity::save(path, &case.inputs, &outputs)?;
         }
         Ok(())
@@ -670,9 +608,10 @@ impl Proof {
             .typical()
             .map(|c| c.inputs.clone())
             .unwrap_or_default();
+        let taken = made::fed(&result, &self.reference.fixed, &inputs);
         let mut subjects = [
             Subject::session("original", &mut original, &inputs)?,
-            Subject::session("result", &mut result, &inputs)?,
+            Subject::session("result", &mut result, &taken)?,
         ];
         let options = BenchOptions {
             batch: self.reference.batch,

@@ -369,6 +369,7 @@ fn check_names_the_pass_that_broke_a_bundle() {
         against: Against::Reference(common::fixture(MODEL)),
         record: None,
         inputs: None,
+        fixed: Vec::new(),
         tolerance: None,
         limits: Vec::new(),
         require: None,

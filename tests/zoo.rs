@@ -149,6 +149,7 @@ fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
         pieces: false,
         bisect: None,
         inputs: Some(io_path(name)),
+        fixed: Vec::new(),
         tolerance: None,
         limits: Vec::new(),
         dims: Vec::new(),

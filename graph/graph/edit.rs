@@ -29,6 +29,21 @@ impl Graph {
         id
     }
 
+    /// Takes an input that nothing reads away. Gives `false`, and does nothing, if something does, or it is no input.
+    pub fn remove_input(&mut self, input: ValueId) -> bool {
+        let place = self.inputs.iter().position(|&v| v == input);
+        let (Some(place), true) = (place, self.value(input).is_unused()) else {
+            return false;
+        };
+        self.inputs.remove(place);
+        self.defaults.retain(|(v, _)| *v != input);
+        self.values[input.index()].def = Def::Removed;
+        for (k, v) in self.inputs.iter().enumerate() {
+            self.values[v.index()].def = Def::Input(k as u32);
+        }
+        true
+    }
+
     /// Gives an input a value for when it is not fed.
     pub fn set_default(&mut self, input: ValueId, value: Tensor) {
         self.defaults.push((input, value));

@@ -6,7 +6,6 @@ use kiln_graph::{Graph, Tensor};
 use tokenizers::Tokenizer;
 
 use super::AttentionError;
-use crate::parity::InputKind;
 use crate::shapes;
 
 /// The tokens of one input of ids, by sample.
@@ -43,8 +42,8 @@ impl Tokens {
         for (name, tensor) in inputs {
             let mut ports = graph.inputs().iter().copied();
             let port = ports.find(|&v| graph.value(v).name() == name);
-            let Some(InputKind::TokenIds { upper }) = port.map(|v| shapes::input_kind(graph, v))
-            else {
+            let kind = port.map(|v| shapes::input_kind(graph, v));
+            let Some(upper) = kind.and_then(|kind| kind.vocabulary()) else {
                 continue;
             };
             let lower = name.to_ascii_lowercase();

@@ -17,11 +17,13 @@ use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
 use crate::bundle;
 use crate::compile::CompileError;
+use crate::fixed::{Fixed, InputValue};
 use crate::manifest::{Environment, environment};
 use crate::parity;
 use crate::prove;
 use crate::runtime::{
     self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
+    TensorInfo,
 };
 use crate::scratch::Temporary;
 use crate::shapes::{self, DimSpec, Point, Range, Shapes, SpecError};
@@ -65,6 +67,8 @@ pub struct Request {
     pub axes: Vec<Axis>,
     /// Inputs as `.npz`, instead of the grid.
     pub inputs: Option<PathBuf>,
+    /// Inputs that have one value in all models that have them.
+    pub fixed: Vec<InputValue>,
     pub timing: BenchOptions,
     /// Threads of each session; one for each core if it is not given.
     pub threads: Option<NonZeroUsize>,
@@ -345,15 +349,24 @@ fn inputs(
     session: &Session,
     point: &Point,
 ) -> Result<(Named, usize), CompileError> {
+    let fixed = Fixed::known(&model.graph, &request.fixed, &[])?;
     if let Some(path) = &request.inputs {
         let mut npz = parity::Npz::open(path)?;
-        let inputs = parity::from_npz(&mut npz, session.inputs())?;
+        let free: Vec<TensorInfo> = (session.inputs().iter())
+            .filter(|i| fixed.get(&i.name).is_none())
+            .cloned()
+            .collect();
+        let mut inputs = parity::from_npz(&mut npz, &free)?;
+        fixed.complete(&mut inputs);
         let first = inputs.first().and_then(|(_, t)| t.dims().first());
         let batch = first.copied().unwrap_or(1);
         return Ok((inputs, batch));
     }
     let shapes = Shapes::new(&model.graph, &[], &[])?;
-    let made = parity::make(&prove::specs(&model.graph, &shapes, point), request.seed)?;
+    let mut specs = prove::specs(&model.graph, &shapes, point);
+    specs.retain(|s| fixed.get(&s.name).is_none());
+    let mut made = parity::make(&specs, request.seed)?;
+    fixed.complete(&mut made);
     Ok((made, shapes.batch(point)))
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Dim, Graph, Tensor};
+use kiln_graph::{Dim, Graph, Tensor, ValueId};
 use sha2::{Digest, Sha256};
 
 use super::files::{files, fits, has_extension, hash_file, is_array, slice};
@@ -67,6 +67,8 @@ pub struct SourceOptions {
     pub samples: Option<usize>,
     /// Of made inputs.
     pub seed: u64,
+    /// Inputs that the data need not have: they always have these values.
+    pub fixed: Vec<(String, Tensor)>,
 }
 
 impl Default for SourceOptions {
@@ -77,6 +79,7 @@ impl Default for SourceOptions {
             batch: 1,
             samples: None,
             seed: 1,
+            fixed: Vec::new(),
         }
     }
 }
@@ -127,9 +130,14 @@ type Batches<'a> = Box<dyn Iterator<Item = Result<Batch, DataError>> + 'a>;
 /// Batches that are made where there is no data and no number of samples was given.
 const MADE: usize = 8;
 
-fn ports(graph: &Graph) -> Result<Vec<Port>, DataError> {
+fn ports(graph: &Graph, options: &SourceOptions) -> Result<Vec<Port>, DataError> {
     let defaults: Vec<_> = graph.defaults().iter().map(|(v, _)| *v).collect();
-    let fed = graph.inputs().iter().filter(|v| !defaults.contains(v));
+    let fixed = |v: ValueId| {
+        let name = graph.value(v).name();
+        options.fixed.iter().any(|(n, _)| n == name)
+    };
+    let inputs = graph.inputs().iter().filter(|v| !fixed(**v));
+    let fed = inputs.filter(|v| !defaults.contains(v));
     fed.map(|&v| {
         let value = graph.value(v);
         let name = value.name().to_string();
@@ -165,7 +173,7 @@ impl Source {
     /// When a file cannot be read, lacks an array, has one of another shape or type, or holds no samples; for text, when
     /// there is no tokenizer, or an input that is not made of tokens.
     pub fn open(graph: &Graph, path: &Path, options: &SourceOptions) -> Result<Source, DataError> {
-        let ports = ports(graph)?;
+        let ports = ports(graph, options)?;
         let kind = match path.is_dir() || is_array(path) {
             true => Kind::Files {
                 files: files(path, &ports)?,
@@ -196,7 +204,7 @@ impl Source {
         lines: &[String],
         options: &SourceOptions,
     ) -> Result<Source, DataError> {
-        let ports = ports(graph)?;
+        let ports = ports(graph, options)?;
         let text = Text::of(lines, "the text given", options, &ports)?;
         Ok(Source {
             ports,
@@ -217,10 +225,11 @@ impl Source {
         let points = shapes.points();
         let typical = points.iter().find(|(name, _)| *name == "typical");
         let specs = typical.map(|(_, point)| crate::prove::specs(graph, shapes, point));
-        let specs = specs.unwrap_or_default();
+        let mut specs = specs.unwrap_or_default();
+        specs.retain(|s| options.fixed.iter().all(|(n, _)| *n != s.name));
         parity::make(&specs, options.seed)?;
         Ok(Source {
-            ports: ports(graph)?,
+            ports: ports(graph, options)?,
             kind: Kind::Made(specs),
             options: options.clone(),
         })
@@ -296,6 +305,16 @@ impl Source {
     }
 
     fn all(&self) -> Batches<'_> {
+        let fixed = &self.options.fixed;
+        Box::new(self.free().map(move |batch| {
+            let mut batch = batch?;
+            batch.inputs.extend(fixed.iter().cloned());
+            Ok(batch)
+        }))
+    }
+
+    /// The batches without the inputs that are fixed.
+    fn free(&self) -> Batches<'_> {
         let size = self.options.batch.max(1);
         match &self.kind {
             Kind::Files { files, .. } => {
@@ -374,6 +393,9 @@ impl Source {
         let mut hash = Sha256::new();
         let o = &self.options;
         hash.update(format!("{} {:?}\0", o.batch, o.samples));
+        for (name, tensor) in &o.fixed {
+            hash.update(format!("{name} {}\0", tensor.fingerprint()));
+        }
         match &self.kind {
             Kind::Files { files, .. } => {
                 for path in files {

@@ -18,8 +18,11 @@ enum Role {
     Tokens {
         upper: i64,
     },
-    /// One for a token, zero for padding.
-    Mask,
+    /// One number for a token, another for padding.
+    Mask {
+        kept: i64,
+        hidden: i64,
+    },
     /// Which of two texts a token is of.
     Segments,
     Positions,
@@ -230,12 +233,15 @@ impl Text {
                 let end = numbers.len() + length;
                 match field.role {
                     Role::Tokens { .. } => numbers.extend(ids.take(tokens)),
-                    Role::Mask => numbers.extend(std::iter::repeat_n(1, tokens)),
+                    Role::Mask { kept, .. } => {
+                        numbers.extend(std::iter::repeat_n(kept, tokens));
+                    }
                     Role::Segments => numbers.extend(types.take(tokens)),
                     Role::Positions => numbers.extend(0..length as i64),
                 }
                 let padding = match field.role {
                     Role::Tokens { .. } => self.pad,
+                    Role::Mask { hidden, .. } => hidden,
                     _ => 0,
                 };
                 numbers.resize(end, padding);
@@ -295,11 +301,16 @@ fn field(port: &Port) -> Result<Field, DataError> {
         return Err(refuse(format!("it is {}, not [batch, length]", port.info)));
     }
     let lower = name.to_ascii_lowercase();
-    let role = match port.kind {
+    let role = match &port.kind {
         _ if lower.contains("token_type") || lower.contains("segment") => Role::Segments,
-        InputKind::TokenIds { upper } => Role::Tokens { upper },
-        InputKind::Mask => Role::Mask,
-        InputKind::Positions => Role::Positions,
+        InputKind::TokenIds { upper } => Role::Tokens { upper: *upper },
+        InputKind::Ids(ids) => Role::Tokens { upper: ids.upper },
+        InputKind::Mask => Role::Mask { kept: 1, hidden: 0 },
+        InputKind::Masking(mask) => Role::Mask {
+            kept: mask.kept as i64,
+            hidden: mask.hidden as i64,
+        },
+        InputKind::Positions | InputKind::FarPositions { .. } => Role::Positions,
         _ => return Err(refuse(format!("it is {}", port.info))),
     };
     if !TYPES.contains(&port.info.dtype) {

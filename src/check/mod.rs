@@ -17,9 +17,11 @@ use crate::bisect::Bisection;
 use crate::bundle;
 use crate::compile::CompileError;
 use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::fixed::{Fixed, InputValue};
 use crate::manifest::{Environment, environment};
 use crate::parity::{self, Case, Preset, Report, Tolerance};
 use crate::prove::{self, Alone, Placed, Reference, Request};
+use crate::recipe;
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{DimSpec, Shapes};
 use crate::talk::Talk;
@@ -40,6 +42,8 @@ pub struct Options {
     /// An `.npz` file that takes the inputs and the outputs of the reference, to be compared with later.
     pub record: Option<PathBuf>,
     pub inputs: Option<PathBuf>,
+    /// Inputs of the reference that always have one value; those that a bundle was compiled with if none are given.
+    pub fixed: Vec<InputValue>,
     /// A tolerance's name; by the candidate's types if it is not given.
     pub tolerance: Option<String>,
     /// `OUTPUT:METRIC=LIMIT`.
@@ -154,7 +158,8 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
             (golden.report, None, None, file, proved)
         }
         Against::Reference(given) if options.pieces => {
-            let original = onnx::read(bundle::model_path(given))?;
+            let mut original = onnx::read(bundle::model_path(given))?;
+            fix(options, &mut original, &candidate)?;
             let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
             pieces = Some(found);
             let engine = engine.map(|_| EngineParity::NotRun {
@@ -165,8 +170,9 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         }
         Against::Reference(given) => {
             let reference = bundle::model_path(given);
-            let original = onnx::read(&reference)?;
-            let mut opened = open(options, &reference, &original, &candidate, talk)?;
+            let mut original = onnx::read(&reference)?;
+            let fixed = fix(options, &mut original, &candidate)?;
+            let mut opened = open(options, &reference, &original, &fixed, &candidate, talk)?;
             if let Some(file) = &options.record {
                 opened.save(file)?;
             }
@@ -242,6 +248,31 @@ fn in_pieces(
     Ok((report, pieces, alone))
 }
 
+/// Makes constants of the reference's inputs that are fixed. The candidate may be without them.
+fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, CompileError> {
+    let fixed = match options.fixed.is_empty() {
+        false => Fixed::of(&original.graph, &options.fixed, &options.dims)?,
+        true => {
+            let manifest = options.candidate.join(bundle::MANIFEST);
+            let read = manifest.is_file().then(|| recipe::read(&manifest).ok());
+            let known = read.flatten().map_or(Vec::new(), |r| r.fixed());
+            Fixed::known(&original.graph, &known, &options.dims)?
+        }
+    };
+    let inputs = candidate.graph.inputs();
+    let names: Vec<&str> = inputs
+        .iter()
+        .map(|&v| candidate.graph.value(v).name())
+        .collect();
+    let absent = |(name, _): &(String, _)| !names.contains(&name.as_str());
+    let fixed = Fixed {
+        dropped: fixed.values.iter().any(absent),
+        ..fixed
+    };
+    fixed.fold(&mut original.graph);
+    Ok(fixed)
+}
+
 /// What has activations of bytes was compiled for ONNX Runtime's integer kernels on the CPU, and is proved there unless
 /// another device is asked for.
 fn device(options: &Options, candidate: &Model) -> DeviceRequest {
@@ -272,6 +303,7 @@ fn open(
     options: &Options,
     reference: &Path,
     original: &Model,
+    fixed: &Fixed,
     candidate: &Model,
     talk: &dyn Talk,
 ) -> Result<Reference, CompileError> {
@@ -282,6 +314,7 @@ fn open(
         original,
         folded: &candidate.graph,
         inputs: options.inputs.as_deref(),
+        fixed,
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,

@@ -50,6 +50,11 @@ pub(super) fn search(
     if let Some(inputs) = &options.inputs {
         recipe.inputs = Some(inputs.clone());
     }
+    if !options.fixed.is_empty() {
+        recipe.input_values = (options.fixed.iter())
+            .map(|f| (f.name.clone(), recipe::Given::Text(f.value.clone())))
+            .collect();
+    }
     let mut again = recipe::resolve(&recipe)?;
     if !options.dims.is_empty() {
         again.dims.clone_from(&options.dims);

@@ -24,6 +24,10 @@ pub(super) struct Args {
     /// Inputs, as .npz, instead of a grid.
     #[arg(long, value_name = "DATA.npz", conflicts_with = "grid")]
     inputs: Option<PathBuf>,
+    /// Give an input this value in all models that have it: sr=16000, speed=1.0, flag=true, widths=320,640, name=text. Can be
+    /// given several times.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "engine")]
+    input: Vec<crate::fixed::InputValue>,
     /// Runs of each model before the measurement.
     #[arg(long, value_name = "N", default_value_t = 10)]
     warmup: usize,
@@ -116,6 +120,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         models: args.models,
         axes: args.grid,
         inputs: args.inputs,
+        fixed: args.input,
         timing,
         threads: args.threads,
         device: args.device.request(),

@@ -32,6 +32,10 @@ pub(super) struct Args {
     /// Inputs, as .npz; otherwise they are made from the graph.
     #[arg(long, value_name = "DATA.npz")]
     inputs: Option<PathBuf>,
+    /// Fix an input: sr=16000, speed=1.0, flag=true, widths=320,640, name=text [default: what a bundle was compiled with]. Can
+    /// be given several times.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with_all = ["golden", "saved"])]
+    input: Vec<crate::fixed::InputValue>,
     /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: by the candidate's types].
     #[arg(long, value_name = "NAME")]
     tolerance: Option<String>,
@@ -115,6 +119,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         against,
         record: args.record,
         inputs: args.inputs,
+        fixed: args.input,
         tolerance: args.tolerance,
         limits: args.limit,
         require: Required::precision(&args.require),

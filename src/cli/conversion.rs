@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use kiln_graph::Op;
 
 use super::Failure;
+use crate::fixed::InputValue;
 use crate::recipe::{
-    self, Dialect, Floats, Gates, Linear, Parity, Precision, Recipe, Sizes, operator,
+    self, Dialect, Floats, Gates, Given, Linear, Parity, Precision, Recipe, Sizes, operator,
 };
 use crate::shapes::{DimSpec, ShapeSpec, SpecError};
 use crate::targets::Targets;
@@ -68,9 +69,16 @@ pub(super) struct Conversion {
     /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512 (min:opt:max).
     #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
     shape: Vec<(String, String)>,
-    /// Inputs for the proof, as .npz; otherwise they are made from the graph.
+    /// Real inputs for the proof, as .npz, beside those that are made from the graph.
     #[arg(long, value_name = "DATA.npz")]
     inputs: Option<PathBuf>,
+    /// Fix an input: sr=16000, speed=1.0, flag=true, widths=320,640, name=text. The value becomes a constant, of which the
+    /// rest folds, and the input is kept but read no more. Can be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    input: Vec<InputValue>,
+    /// Leave out the inputs that --input fixes: the result and the engine are without them.
+    #[arg(long)]
+    drop_inputs: bool,
     /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     passes: Option<String>,
@@ -141,6 +149,10 @@ impl Conversion {
                 .collect(),
             shapes: self.shape.into_iter().collect(),
             inputs: self.inputs,
+            input_values: (self.input.into_iter())
+                .map(|i| (i.name, Given::Text(i.value)))
+                .collect(),
+            drop_inputs: self.drop_inputs.then_some(true),
             seed: self.seed,
             passes: self.passes,
             gates: Gates {

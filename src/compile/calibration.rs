@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{CompileError, Options, stages};
 use crate::calibrate::{self, DataError, Source, SourceOptions};
+use crate::fixed::Fixed;
 use crate::parity::Case;
 use crate::runtime::DeviceRequest;
 use crate::shapes::Shapes;
@@ -177,6 +178,7 @@ fn source(
         tokenizer: tokenizer.clone(),
         samples: data.as_ref().map(|_| *samples),
         seed: options.seed,
+        fixed: Fixed::known(&fused.graph, &options.fixed, &options.dims)?.values,
         ..SourceOptions::default()
     };
     let mut source = match data {

@@ -50,6 +50,8 @@ pub enum CompileError {
     #[error(transparent)]
     Inputs(#[from] parity::InputError),
     #[error(transparent)]
+    Fix(#[from] crate::fixed::FixError),
+    #[error(transparent)]
     Tolerance(#[from] parity::ToleranceError),
     #[error(transparent)]
     Bench(#[from] crate::bench::BenchError),
@@ -136,6 +138,7 @@ impl CompileError {
             | CompileError::Bundle(_)
             | CompileError::Io { .. }
             | CompileError::Inputs(_)
+            | CompileError::Fix(_)
             | CompileError::Npz(_)
             | CompileError::Golden(_)
             | CompileError::Tolerance(_)

@@ -22,6 +22,7 @@ use super::{CompileError, Int8, Options, Quantization};
 use crate::bundle::{self, Partial};
 use crate::engine::ComputeCapability;
 use crate::engine_parity::{self, EngineParity};
+use crate::fixed::{FixError, Fixed};
 use crate::parity::{self, Preset, Tolerance};
 use crate::prove::{self, Proof};
 use crate::report;
@@ -103,6 +104,19 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
             },
         })),
     }
+}
+
+/// Makes constants of the inputs that the options fix.
+pub(crate) fn fix(options: &Options, original: &mut Model) -> Result<Fixed, CompileError> {
+    if options.drop_inputs && options.fixed.is_empty() {
+        return Err(FixError::NothingToDrop.into());
+    }
+    let fixed = Fixed {
+        dropped: options.drop_inputs,
+        ..Fixed::of(&original.graph, &options.fixed, &options.dims)?
+    };
+    fixed.fold(&mut original.graph);
+    Ok(fixed)
 }
 
 pub(crate) fn shapes(options: &Options, original: &Model) -> Result<Shapes, CompileError> {

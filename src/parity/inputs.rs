@@ -106,12 +106,14 @@ pub struct InputSpec {
 }
 
 /// What an input's numbers mean to the model, so that made ones are plausible.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum InputKind {
     /// Uniform in `0..upper`: tokens of a vocabulary of that size.
     TokenIds {
         upper: i64,
     },
+    /// As [`InputKind::TokenIds`], but each row ends with numbers on which decisions turn.
+    Ids(Ids),
     /// Uniform in `0..upper`: places on an axis of that length.
     Index {
         upper: i64,
@@ -121,13 +123,153 @@ pub enum InputKind {
     Mask,
     /// As [`InputKind::Mask`], but the first sample has padding in half of its places, too.
     PaddedMask,
+    /// As [`InputKind::Mask`] or [`InputKind::PaddedMask`], in other numbers.
+    Masking(Masking),
     /// `0, 1, 2, …` along the last axis.
     Positions,
+    /// As [`InputKind::Positions`] in the first half of each row; the second half counts up to `upper - 1`.
+    FarPositions {
+        upper: i64,
+    },
+    /// Numbers of places that are no padding, as many as [`InputKind::Mask`] has: all of `most` for the first sample.
+    Lengths {
+        most: i64,
+    },
+    /// These, again and again: what a number selects.
+    Values(Vec<f64>),
+    /// Whole numbers from the first to the last, uniform: bytes of an image.
+    Levels(i64, i64),
     Zeros,
     /// A bell curve of mean 0, within six standard deviations.
     Normal {
         std: f32,
     },
+}
+
+/// Token ids among which the graph decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ids {
+    /// Rows of the table.
+    pub upper: i64,
+    /// What the graph compares them with, and its neighbours; below `upper`.
+    pub marks: Vec<i64>,
+    /// The id of padding, if the graph hides one: it stands where a mask has zeros.
+    pub padding: Option<i64>,
+    /// Whether the first sample has padding, too.
+    pub first: bool,
+}
+
+impl Ids {
+    /// Ids next to each other at the table's end, which only formats of enough bits tell apart. They ascend: the largest
+    /// comes last, so that an ArgMax that takes others for equal finds the wrong place.
+    const FAR: [i64; 7] = [33, 17, 9, 5, 3, 2, 1];
+
+    /// The marks that a row ends with, in the order of their places.
+    fn ends(&self) -> Vec<i64> {
+        let far = Self::FAR.iter().map(|back| self.upper - back);
+        let mut all: Vec<i64> = self.marks.iter().copied().chain(far).collect();
+        all.retain(|id| (0..self.upper).contains(id) && Some(*id) != self.padding);
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// A mask's numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Masking {
+    /// For a token.
+    pub kept: f64,
+    /// For padding.
+    pub hidden: f64,
+    /// Whether the first sample has padding, too.
+    pub first: bool,
+}
+
+impl InputKind {
+    /// The rows of the table that it indexes, if it is tokens.
+    pub fn vocabulary(&self) -> Option<i64> {
+        match self {
+            InputKind::TokenIds { upper } => Some(*upper),
+            InputKind::Ids(ids) => Some(ids.upper),
+            _ => None,
+        }
+    }
+
+    /// With padding in the first sample, too; `None` if there is no padding.
+    pub fn padded(&self) -> Option<InputKind> {
+        match self {
+            InputKind::Mask => Some(InputKind::PaddedMask),
+            InputKind::Masking(mask) => Some(InputKind::Masking(Masking {
+                first: true,
+                ..*mask
+            })),
+            InputKind::Ids(ids) if ids.padding.is_some() => Some(InputKind::Ids(Ids {
+                first: true,
+                ..ids.clone()
+            })),
+            _ => None,
+        }
+    }
+}
+
+/// Where padding is: at the end of the last axis, in amounts that change from sample to sample.
+#[derive(Clone, Copy)]
+struct Padding {
+    last: usize,
+    per_sample: usize,
+    first: bool,
+}
+
+impl Padding {
+    fn of(shape: &[usize], count: usize, first: bool) -> Padding {
+        let samples = if shape.len() > 1 { shape[0] } else { 1 };
+        Padding {
+            last: shape.last().copied().unwrap_or(1).max(1),
+            per_sample: count.checked_div(samples).unwrap_or(0).max(1),
+            first,
+        }
+    }
+
+    /// Places of the row of this element that are no padding; at least one.
+    fn tokens(self, element: usize) -> usize {
+        self.last - self.hidden(element / self.per_sample)
+    }
+
+    fn hidden(self, sample: usize) -> usize {
+        match sample {
+            0 if self.first => self.last / 2,
+            0 => 0,
+            sample => self.last * ((sample - 1) % 3 + 1) / 4,
+        }
+    }
+
+    fn keeps(self, element: usize) -> bool {
+        element % self.last < self.tokens(element)
+    }
+}
+
+/// The number of an element of ids.
+fn id_at(ids: &Ids, ends: &[i64], padding: Padding, element: usize, random: u64) -> i64 {
+    if let (Some(pad), false) = (ids.padding, padding.keeps(element)) {
+        return pad;
+    }
+    let tokens = match ids.padding {
+        Some(_) => padding.tokens(element),
+        None => padding.last,
+    };
+    let (row, column) = (element / padding.last, element % padding.last);
+    let places = ends.len().min(tokens.div_ceil(2));
+    match (column + places).checked_sub(tokens) {
+        // Where a row has no room for all, the next one goes on with what is left.
+        Some(place) if places > 0 => {
+            let from = ends.len() as i64 - (places * (row + 1)) as i64;
+            let at = (from + place as i64).rem_euclid(ends.len() as i64);
+            ends[at as usize]
+        }
+        _ if Some(random as i64) == ids.padding => (random as i64 + 1) % ids.upper,
+        _ => random as i64,
+    }
 }
 
 /// Makes inputs. The same specifications and seed give the same bits on every machine and in every version of kiln:
@@ -160,38 +302,88 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
     })?;
     let last = shape.last().copied().unwrap_or(1).max(1);
     let mut random = Random::new(seed, &spec.name);
-    let value: &mut dyn FnMut(usize) -> Number = match spec.kind {
+    if *dtype == DType::String && spec.kind != InputKind::Zeros {
+        return Err(format!(
+            "texts cannot be made up: give them with --inputs DATA.npz, or fix one with --input {}=TEXT",
+            spec.name
+        ));
+    }
+    let bound = |upper: i64| {
+        let upper = u64::try_from(upper).ok().filter(|&u| u > 0);
+        upper.ok_or("its numbers must be below a bound of at least 1")
+    };
+    let value: &mut dyn FnMut(usize) -> Number = match &spec.kind {
         InputKind::Zeros => return zeros(*dtype, shape, count),
         InputKind::TokenIds { upper } | InputKind::Index { upper } => {
-            let upper = u64::try_from(upper).ok().filter(|&u| u > 0);
-            let upper = upper.ok_or("its numbers must be below a bound of at least 1")?;
+            let upper = bound(*upper)?;
             &mut move |_| Number::Int(random.below(upper).into())
         }
-        InputKind::Mask | InputKind::PaddedMask => {
-            let first = match spec.kind {
-                InputKind::PaddedMask => last / 2,
-                _ => 0,
-            };
-            let first_axis = if shape.len() > 1 { shape[0] } else { 1 };
-            let per_sample = count.checked_div(first_axis).unwrap_or(0).max(1);
+        InputKind::Ids(ids) => {
+            let upper = bound(ids.upper)?;
+            let ends = ids.ends();
+            let padding = Padding::of(shape, count, ids.first);
             &mut move |i| {
-                let padding = match i / per_sample {
-                    0 => first,
-                    sample => last * ((sample - 1) % 3 + 1) / 4,
-                };
-                Number::Int(i128::from(i % last < last - padding))
+                let drawn = random.below(upper);
+                Number::Int(id_at(ids, &ends, padding, i, drawn).into())
+            }
+        }
+        InputKind::Mask | InputKind::PaddedMask => {
+            let first = spec.kind == InputKind::PaddedMask;
+            let padding = Padding::of(shape, count, first);
+            &mut move |i| Number::Int(padding.keeps(i).into())
+        }
+        InputKind::Masking(mask) => {
+            let padding = Padding::of(shape, count, mask.first);
+            &mut move |i| {
+                Number::Float(match padding.keeps(i) {
+                    true => mask.kept,
+                    false => mask.hidden,
+                })
             }
         }
         InputKind::Positions => &mut move |i| Number::Int((i % last) as i128),
+        InputKind::FarPositions { upper } => {
+            // A row that is longer than what the model takes counts as it would elsewhere.
+            let behind = last.div_ceil(2);
+            let jump = usize::try_from(*upper)
+                .ok()
+                .and_then(|u| u.checked_sub(last));
+            let jump = jump.unwrap_or(0);
+            &mut move |i| {
+                let place = i % last;
+                let far = place + behind >= last;
+                Number::Int((place + if far { jump } else { 0 }) as i128)
+            }
+        }
+        InputKind::Lengths { most } => {
+            let most = usize::try_from(*most).unwrap_or(1).max(1);
+            let padding = Padding {
+                last: most,
+                per_sample: 1,
+                first: false,
+            };
+            &mut move |i| Number::Int(padding.tokens(i) as i128)
+        }
+        InputKind::Values(values) => {
+            if values.is_empty() {
+                return Err("there is no value to take".to_owned());
+            }
+            &mut move |i| Number::Float(values[i % values.len()])
+        }
+        InputKind::Levels(low, high) => {
+            let (low, span) = (*low, bound(high.saturating_sub(*low).saturating_add(1))?);
+            &mut move |_| Number::Int(i128::from(low) + i128::from(random.below(span)))
+        }
         InputKind::Normal { std } => {
             if !dtype.is_float() {
                 return Err("a bell curve needs floats".to_owned());
             }
-            &mut move |_| Number::Float(random.normal() * f64::from(std))
+            let std = f64::from(*std);
+            &mut move |_| Number::Float(random.normal() * std)
         }
     };
     let rounding = match spec.kind {
-        InputKind::Normal { .. } => Rounding::Nearest,
+        _ if dtype.is_float() => Rounding::Nearest,
         _ => Rounding::Refuse,
     };
     // A piece at a time, as a number is larger than the element that becomes of it. Pieces are whole bytes of any element.
@@ -204,6 +396,51 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
         data.extend_from_slice(&made.bytes());
     }
     Tensor::from_raw(*dtype, shape.clone(), data.into()).map_err(|e| e.to_string())
+}
+
+/// The elements of a text such as `16000`, `1,2,3`, `[0.5, 1]` or `true`; a string is one element whatever it holds.
+pub fn texts(dtype: DType, text: &str) -> Vec<&str> {
+    if dtype == DType::String {
+        return vec![text];
+    }
+    let inside = text.trim().trim_start_matches('[').trim_end_matches(']');
+    inside.split(',').map(str::trim).collect()
+}
+
+/// A tensor of what [`texts`] finds: as many elements as it has, or one for all.
+///
+/// # Errors
+/// When an element is no number, does not fit the dtype, or they are too many or too few.
+pub fn from_text(dtype: DType, dims: &[usize], text: &str) -> Result<Tensor, String> {
+    let parts = texts(dtype, text);
+    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let within = count.filter(|&n| n <= limits::MADE_ELEMENTS);
+    let count = within.ok_or("it has too many elements")?;
+    if parts.len() != 1 && parts.len() != count {
+        let n = parts.len();
+        return Err(format!("these are {n} numbers, not 1 and not {count}"));
+    }
+    if dtype == DType::String {
+        let text = Bytes::copy_from_slice(text.as_bytes());
+        let made = Tensor::from_strings(dims.to_vec(), vec![text; count]);
+        return made.map_err(|e| e.to_string());
+    }
+    let number = |part: &&str| match (*part, part.parse::<i64>()) {
+        ("true", _) => Ok(Number::Int(1)),
+        ("false", _) => Ok(Number::Int(0)),
+        (_, Ok(n)) => Ok(Number::Int(n.into())),
+        (part, Err(_)) => {
+            let float = part.parse::<f64>().map(Number::Float);
+            float.map_err(|_| format!("'{part}' is no number"))
+        }
+    };
+    let numbers = parts.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+    let all: Vec<Number> = numbers.iter().cycle().take(count).copied().collect();
+    let rounding = match dtype.is_float() {
+        true => Rounding::Nearest,
+        false => Rounding::Refuse,
+    };
+    from_numbers(dtype, dims, &all, rounding)
 }
 
 fn zeros(dtype: DType, shape: &[usize], count: usize) -> Result<Tensor, String> {

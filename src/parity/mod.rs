@@ -20,7 +20,8 @@ use serde::Serialize;
 use crate::runtime::{self, Session};
 
 pub use inputs::{
-    INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npy, from_npz, make,
+    INPUT_PREFIX, Ids, InputError, InputKind, InputSpec, Masking, OUTPUT_PREFIX, from_npy,
+    from_npz, from_text, make, texts,
 };
 pub use limits::{Failure, Limits, Preset, Verdict};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Hardware;
+use crate::fixed::InputValue;
 
 pub use read::{RecipeError, read};
 pub(crate) use resolve::operator;
@@ -48,6 +49,12 @@ pub struct Recipe {
     /// Inputs for the proof, as .npz.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<PathBuf>,
+    /// Inputs that always have one value, which becomes a constant: sr: 16000.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub input_values: BTreeMap<String, Given>,
+    /// The inputs of input-values are no inputs of the result any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_inputs: Option<bool>,
     /// Seed of the inputs that are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -108,6 +115,33 @@ pub enum Targets {
 pub enum Sizes {
     One(usize),
     Range(String),
+}
+
+/// A number, true or false, a text, or a list of numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Given {
+    Truth(bool),
+    Whole(i64),
+    Number(f64),
+    Text(String),
+    Several(Vec<f64>),
+}
+
+impl std::fmt::Display for Given {
+    /// As the command line takes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Given::Truth(b) => b.fmt(f),
+            Given::Whole(n) => n.fmt(f),
+            Given::Number(x) => x.fmt(f),
+            Given::Text(text) => f.write_str(text),
+            Given::Several(all) => {
+                let all: Vec<String> = all.iter().map(f64::to_string).collect();
+                f.write_str(&all.join(","))
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -265,6 +299,16 @@ impl Recipe {
             *path = folder.join(&*path);
         }
         self
+    }
+
+    /// The inputs that it fixes, as the command line takes them.
+    pub fn fixed(&self) -> Vec<InputValue> {
+        let values = self.input_values.iter();
+        let values = values.map(|(name, value)| InputValue {
+            name: name.clone(),
+            value: value.to_string(),
+        });
+        values.collect()
     }
 
     /// The JSON Schema of a recipe.

@@ -1,76 +1,405 @@
-//! What numbers an input wants, read off the graph.
+//! What numbers an input wants, read off the graph: never its name, where the graph tells.
 
-use kiln_graph::{DType, Graph, ValueId};
+mod uses;
+mod worlds;
 
-use crate::parity::InputKind;
+use kiln_graph::infer::{self, Expr};
+use kiln_graph::{DType, Dim, Graph, ValueId};
 
-/// Operators that pass indices through on their way to a table.
-const RELAYS: &[&str] = &[
-    "Cast",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Identity",
-    "Slice",
-    "Concat",
-    "Expand",
-    "Flatten",
-    "Transpose",
-    "Split",
-];
+use self::uses::{Argument, Uses, uses};
+use self::worlds::effect;
+use super::{Point, Shapes};
+use crate::parity::{Ids, InputKind, InputSpec, Masking};
 
-/// How to make numbers for an input: an integer that reaches a Gather is drawn inside the table, other integers are a
-/// mask unless their name says position; floats are normal.
-pub fn input_kind(graph: &Graph, input: ValueId) -> InputKind {
-    let value = graph.value(input);
-    let name = value.name().to_ascii_lowercase();
-    let dtype = value.ty().dtype();
-    if dtype.is_some_and(DType::is_float) {
-        return match name.contains("mask") {
-            true => InputKind::Mask,
-            false => InputKind::Normal { std: 1.0 },
-        };
-    }
-    if dtype == Some(DType::Bool) {
-        return InputKind::Mask;
-    }
-    if name.contains("position") {
-        return InputKind::Positions;
-    }
-    match smallest_table(graph, input) {
-        Some(upper) => InputKind::TokenIds {
-            upper: upper as i64,
-        },
-        None => InputKind::Mask,
+/// What to make for one input.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub name: String,
+    pub kind: InputKind,
+    /// Other numbers, with which the model computes something else or runs at other sizes.
+    pub others: Vec<InputKind>,
+    /// The size that lengths do not exceed.
+    most: Option<Expr>,
+}
+
+impl Wanted {
+    /// Whether the input selects what is computed.
+    pub fn is_control(&self) -> bool {
+        !self.others.is_empty()
     }
 }
 
-/// Rows of the smallest table that the value indexes.
-fn smallest_table(graph: &Graph, input: ValueId) -> Option<usize> {
-    let mut todo = vec![input];
-    let mut seen = Vec::new();
-    let mut smallest = None;
-    while let Some(v) = todo.pop() {
-        if seen.contains(&v) {
-            continue;
+/// What to make for every input of a graph.
+#[derive(Clone, Debug)]
+pub struct Kinds(pub Vec<Wanted>);
+
+impl Kinds {
+    /// Reads the graph once; the answers hold at all sizes.
+    pub fn of(graph: &Graph) -> Kinds {
+        let defaults: Vec<ValueId> = graph.defaults().iter().map(|(v, _)| *v).collect();
+        let inputs = graph.inputs().iter().filter(|v| !defaults.contains(v));
+        Kinds(inputs.map(|&v| wanted(graph, v)).collect())
+    }
+
+    /// How to make each input at a point of the sizes.
+    pub fn specs(&self, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
+        let at = shapes.at(point);
+        let specs = shapes.inputs.iter().zip(&at).map(|(input, (name, shape))| {
+            let wanted = self.0.iter().find(|w| w.name == *name);
+            let mut kind = wanted.map_or(InputKind::Zeros, |w| w.kind.clone());
+            if let InputKind::Lengths { most } = &mut kind {
+                let size = |s: &str| point.get(s).and_then(|&n| i64::try_from(n).ok());
+                let expr = wanted.and_then(|w| w.most.as_ref());
+                let beside = at.iter().find(|(other, s)| other != name && s.len() > 1);
+                *most = expr
+                    .and_then(|e| e.eval(&size))
+                    .or(beside.map(|(_, s)| s[1] as i64))
+                    .unwrap_or(1);
+            }
+            InputSpec {
+                name: name.clone(),
+                dtype: input.dtype,
+                shape: shape.clone(),
+                kind,
+            }
+        });
+        specs.collect()
+    }
+}
+
+/// How to make numbers for an input.
+pub fn input_kind(graph: &Graph, input: ValueId) -> InputKind {
+    wanted(graph, input).kind
+}
+
+/// The end of positions of which sines are taken: the context of many decoders.
+const FAR: i64 = 4096;
+/// The additive mask's number for padding, as BERT has it; every format of floats holds it.
+const HIDDEN: f64 = -10_000.0;
+/// What a number that is scaled down becomes.
+const SCALED: f64 = 10.0;
+/// Noise of a train of samples in -1 to 1, as audio is.
+const LOUDNESS: f32 = 0.1;
+
+/// An input as it is judged.
+struct Subject<'a> {
+    graph: &'a Graph,
+    input: ValueId,
+    dtype: DType,
+    /// `None` where the rank is not known.
+    dims: Option<&'a [Dim]>,
+    uses: Uses,
+}
+
+fn wanted(graph: &Graph, input: ValueId) -> Wanted {
+    let value = graph.value(input);
+    let name = value.name().to_string();
+    let Some(dtype) = value.ty().dtype().filter(|d| *d != DType::String) else {
+        return Wanted {
+            name,
+            kind: InputKind::Mask,
+            others: Vec::new(),
+            most: None,
+        };
+    };
+    let subject = Subject {
+        graph,
+        input,
+        dtype,
+        dims: value.ty().shape(),
+        uses: uses(graph, input),
+    };
+    let mut made = subject.kinds().into_iter();
+    let kind = made.next().unwrap_or(InputKind::Mask);
+    let most = match kind {
+        InputKind::Lengths { .. } => subject.most(),
+        _ => None,
+    };
+    Wanted {
+        name,
+        kind,
+        others: made.collect(),
+        most,
+    }
+}
+
+fn values(all: &[f64]) -> InputKind {
+    InputKind::Values(all.to_vec())
+}
+
+impl Subject<'_> {
+    /// What to make; behind the first, what else the input may select.
+    fn kinds(&self) -> Vec<InputKind> {
+        match (self.dtype, self.dtype.is_float()) {
+            (DType::Bool, _) => self.truth(),
+            (_, true) => self.floats(),
+            _ => self.integers(),
         }
-        seen.push(v);
-        for u in graph.value(v).uses() {
-            let node = graph.node(u.node);
-            let reads = |k: usize| node.input(k) == Some(v);
-            if node.op().is("Gather") && reads(1) {
-                let table = node.input(0).and_then(|t| graph.value(t).ty().shape());
-                let axis = node.attrs().int("axis").unwrap_or(0);
-                let rank = table.map_or(0, <[_]>::len) as i64;
-                let axis = if axis < 0 { axis + rank } else { axis };
-                let rows = table
-                    .and_then(|t| t.get(axis as usize))
-                    .and_then(|d| d.known());
-                smallest = smallest.into_iter().chain(rows).min();
-            } else if node.op().is_any(RELAYS) && reads(0) {
-                todo.extend(node.outputs().iter().flatten());
+    }
+
+    /// Whether it is one number.
+    fn is_single(&self) -> bool {
+        let one = |dims: &[Dim]| dims.iter().all(|d| d.known() == Some(1));
+        self.dims.is_some_and(|d| d.len() < 2 && one(d))
+    }
+
+    /// Numbers that it has, where that is known.
+    fn count(&self) -> Option<usize> {
+        let sizes = self.dims?.iter().map(Dim::known);
+        sizes.into_iter().try_fold(1usize, |n, d| n.checked_mul(d?))
+    }
+
+    fn named(&self, word: &str) -> bool {
+        let name = self.graph.value(self.input).name();
+        name.to_ascii_lowercase().contains(word)
+    }
+
+    fn truth(&self) -> Vec<InputKind> {
+        if self.is_single() && self.uses.decides {
+            return vec![values(&[1.0]), values(&[0.0])];
+        }
+        vec![self.mask().unwrap_or(InputKind::Mask)]
+    }
+
+    fn integers(&self) -> Vec<InputKind> {
+        let uses = &self.uses;
+        if let Some(upper) = uses.table {
+            let far = self.named("position") && !uses.open;
+            return vec![match far {
+                true => InputKind::FarPositions { upper },
+                false => InputKind::Ids(self.ids(upper)),
+            }];
+        }
+        if !self.is_single()
+            && let Some(mask) = self.mask()
+        {
+            return vec![mask];
+        }
+        if self.is_single() || self.count().is_some_and(|n| n <= 8) {
+            let compared = self.compared();
+            if !compared.is_empty() {
+                return compared;
+            }
+        }
+        let rank = self.dims.map_or(0, <[Dim]>::len);
+        if uses.argument == Some(Argument::Length) || uses.versus.is_some() && rank < 2 {
+            return vec![InputKind::Lengths { most: 1 }];
+        }
+        if let Some(argument) = uses.argument {
+            return self.argument(argument);
+        }
+        if uses.waves || self.named("position") {
+            return vec![match uses.waves && !uses.open {
+                true => InputKind::FarPositions { upper: FAR },
+                false => InputKind::Positions,
+            }];
+        }
+        let data = uses.data && rank > 1;
+        // Numbers that are scaled down are large ones: samples, milliseconds.
+        let large = uses.scale.filter(|s| *s < 0.5 && !uses.levels);
+        if let Some(scale) = large {
+            let high = (SCALED / scale).min(f64::from(i32::MAX));
+            return match self.is_single() {
+                true => vec![values(&[high.round()]), values(&[1.0])],
+                false => vec![InputKind::Levels(0, high as i64)],
+            };
+        }
+        vec![match self.dtype {
+            _ if uses.levels => InputKind::Levels(0, 255),
+            DType::U8 if data => InputKind::Levels(0, 255),
+            DType::I8 if data => InputKind::Levels(-128, 127),
+            DType::U16 if data => InputKind::Levels(0, 4095),
+            // Sound of a tenth of the loudest.
+            DType::I16 if data => InputKind::Levels(-3276, 3276),
+            _ => InputKind::Mask,
+        }]
+    }
+
+    fn floats(&self) -> Vec<InputKind> {
+        let uses = &self.uses;
+        let rank = self.dims.map_or(0, <[Dim]>::len);
+        if self.is_single() {
+            let compared = self.compared();
+            if !compared.is_empty() {
+                return compared;
+            }
+        }
+        if let Some(argument) = uses.argument {
+            return self.argument(argument);
+        }
+        if let Some(upper) = uses.table {
+            return vec![InputKind::Ids(self.ids(upper))];
+        }
+        let few = self.is_single() || rank == 1 && self.is_of_each_sample();
+        if few && uses.waves {
+            // Steps of a diffusion.
+            return vec![values(&[981.0, 1.0, 501.0])];
+        }
+        if self.is_single() {
+            return vec![values(&[0.75]), values(&[1.5])];
+        }
+        if few {
+            return vec![values(&[0.75, 1.25, 1.0, 1.5])];
+        }
+        if let Some(mask) = self.mask() {
+            return vec![mask];
+        }
+        vec![match rank {
+            _ if uses.levels => InputKind::Levels(0, 255),
+            _ if self.named("mask") => self.erased().unwrap_or(InputKind::Mask),
+            0..=2 if self.is_sound() => InputKind::Normal { std: LOUDNESS },
+            _ => InputKind::Normal { std: 1.0 },
+        }]
+    }
+
+    /// Ids below `upper`, with those on which the graph decides.
+    fn ids(&self, upper: i64) -> Ids {
+        let (equal, bounds) = (&self.uses.equal, &self.uses.bounds);
+        let around = |x: &f64| [x.floor() - 1.0, x.floor(), x.ceil(), x.ceil() + 1.0];
+        let marks = equal.iter().chain(bounds).flat_map(around);
+        let marks = marks.filter(|m| (0.0..upper as f64).contains(m));
+        let mut marks: Vec<i64> = marks.map(|m| m as i64).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        let hides = |id: f64| effect(self.graph, self.input, id).hides;
+        let other = (0..upper)
+            .map(|id| id as f64)
+            .find(|id| !equal.contains(id));
+        let kept = other.is_some_and(|other| !equal.is_empty() && !hides(other));
+        let padding = equal.iter().copied().find(|&id| kept && hides(id));
+        Ids {
+            upper,
+            marks,
+            padding: padding.filter(|p| p.fract() == 0.0).map(|p| p as i64),
+            first: false,
+        }
+    }
+
+    /// The numbers of a mask, if the graph hides something by it.
+    fn mask(&self) -> Option<InputKind> {
+        let at = |x: f64| effect(self.graph, self.input, x);
+        let (zero, one) = (at(0.0), at(1.0));
+        let masking = |kept, hidden| {
+            let first = false;
+            InputKind::Masking(Masking {
+                kept,
+                hidden,
+                first,
+            })
+        };
+        match (zero.hides, one.hides) {
+            (true, false) => return Some(InputKind::Mask),
+            (false, true) => return Some(masking(0.0, 1.0)),
+            _ => {}
+        }
+        if self.dtype != DType::Bool && !zero.hides && at(HIDDEN).hides {
+            return Some(masking(0.0, HIDDEN));
+        }
+        match (self.dtype.is_float(), zero.erases, one.erases) {
+            (false, true, false) => Some(InputKind::Mask),
+            (false, false, true) => Some(masking(0.0, 1.0)),
+            _ => None,
+        }
+    }
+
+    /// The numbers of a float that is called a mask, by what it multiplies away.
+    fn erased(&self) -> Option<InputKind> {
+        let at = |x: f64| effect(self.graph, self.input, x).erases;
+        (at(1.0) && !at(0.0)).then_some(InputKind::Masking(Masking {
+            kept: 0.0,
+            hidden: 1.0,
+            first: false,
+        }))
+    }
+
+    /// What a number may select: each that it is compared with, and one that is none of them.
+    fn compared(&self) -> Vec<InputKind> {
+        let Uses { equal, bounds, .. } = &self.uses;
+        let whole = !self.dtype.is_float();
+        let mut all = equal.clone();
+        if let Some(most) = equal.last() {
+            all.push(most + 1.0);
+        }
+        for bound in bounds {
+            all.extend(match whole {
+                true => [bound.floor(), bound.floor() + 1.0, bound.ceil() - 1.0],
+                false => [bound * 0.75, bound * 1.25, *bound],
+            });
+        }
+        if all.is_empty() && self.uses.decides {
+            all = vec![1.0, 0.0];
+        }
+        let mut seen: Vec<f64> = Vec::new();
+        for x in all {
+            if !seen.contains(&x) && (!whole || x.fract() == 0.0) {
+                seen.push(x);
+            }
+        }
+        seen.iter().map(|x| values(&[*x])).collect()
+    }
+
+    fn argument(&self, argument: Argument) -> Vec<InputKind> {
+        let many = self.count().unwrap_or(1).max(1);
+        let one_by_one = |all: &[f64]| all.iter().map(|x| values(&[*x])).collect();
+        match argument {
+            Argument::Reshape => {
+                let mut shape = vec![0.0; many];
+                shape[many - 1] = -1.0;
+                vec![InputKind::Values(shape)]
+            }
+            Argument::Ones => one_by_one(&[1.0]),
+            Argument::Count => one_by_one(&[4.0, 1.0]),
+            Argument::Zero => one_by_one(&[0.0, 1.0]),
+            Argument::End => one_by_one(&[4.0, 1.0]),
+            Argument::Length => vec![InputKind::Lengths { most: 1 }],
+            Argument::Share => one_by_one(&[0.5]),
+            Argument::Scales => {
+                let factor = |k: usize| if many > 2 && k < 2 { 1.0 } else { 2.0 };
+                vec![InputKind::Values((0..many).map(factor).collect())]
             }
         }
     }
-    smallest
+
+    /// Whether its only axis is the first of another input.
+    fn is_of_each_sample(&self) -> bool {
+        let Some([axis @ Dim::Symbol(_)]) = self.dims else {
+            return false;
+        };
+        let inputs = self.graph.inputs().iter().filter(|v| **v != self.input);
+        let mut shapes = inputs.filter_map(|&v| self.graph.value(v).ty().shape());
+        shapes.any(|s| s.len() > 1 && s.first() == Some(axis))
+    }
+
+    /// Whether it is samples of sound: one channel, which the graph cuts into windows.
+    fn is_sound(&self) -> bool {
+        let g = self.graph;
+        let mut todo = vec![self.input];
+        for _ in 0..16 {
+            let Some(v) = todo.pop() else { break };
+            for u in g.value(v).uses() {
+                let node = g.node(u.node);
+                if node.op().is_any(&["STFT", "DFT"]) {
+                    return true;
+                }
+                let weight = node.input(1).and_then(|w| g.value(w).ty().rank());
+                if node.op().is("Conv") && weight == Some(3) && node.input(0) == Some(v) {
+                    return true;
+                }
+                if node
+                    .op()
+                    .is_any(&["Unsqueeze", "Reshape", "Pad", "Identity"])
+                {
+                    todo.extend(node.outputs().iter().flatten());
+                }
+            }
+        }
+        false
+    }
+
+    /// The size of the axis that lengths are counted along.
+    fn most(&self) -> Option<Expr> {
+        let node = self.graph.node(self.uses.versus?);
+        let facts = infer::infer(self.graph);
+        facts.dims(node.output(0)?)?.last().cloned()
+    }
 }

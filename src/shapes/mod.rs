@@ -11,7 +11,7 @@ use kiln_graph::{DType, Dim, Graph, Type};
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
-pub use kinds::input_kind;
+pub use kinds::{Kinds, Wanted, input_kind};
 pub use settle::{Probe, Settled, settle};
 pub use spec::{DimSpec, ShapeSpec, SpecError};
 
