@@ -74,7 +74,7 @@ pub fn hold(
     stages::write(&rewritten.model, partial)?;
     let path = partial.file(bundle::MODEL);
     let report = reference.compare(&path, &tolerance)?;
-    Ok(report.pass())
+    Ok(!report.failed())
 }
 
 /// The converted model if it holds the tolerance, else one that keeps as few layers as the search finds, with the search.
@@ -103,7 +103,7 @@ pub fn run(
         }
     };
     let first = compare(&rewritten, None)?;
-    if first.pass() {
+    if !first.failed() {
         return Ok((rewritten, None));
     }
     let worst = first.worst().map(|w| w.case.name.clone());
@@ -137,7 +137,7 @@ pub fn run(
         let candidate = rewrite(&kept)?;
         let report = compare(&candidate, None)?;
         curve.push(tried(kept.len(), &report));
-        match report.pass() {
+        match !report.failed() {
             true => {
                 high = middle;
                 best = Some((candidate, kept));
@@ -146,10 +146,8 @@ pub fn run(
         }
     }
     let Some((mut candidate, mut kept)) = best else {
-        return Err(CompileError::NotTheSame {
-            model: options.model.clone(),
-            failed: crate::report::failures(&first),
-        });
+        let failed = crate::report::failures(&first);
+        return Err(stages::not_the_same(options, failed));
     };
     let halves = (groups[..high].iter().rev())
         .filter(|g| g.layers.len() > 1)
@@ -160,7 +158,7 @@ pub fn run(
         let found = rewrite(&fewer)?;
         let report = compare(&found, None)?;
         curve.push(tried(fewer.len(), &report));
-        if report.pass() {
+        if !report.failed() {
             (candidate, kept) = (found, fewer);
         }
     }
@@ -178,7 +176,7 @@ fn tried(kept: usize, report: &Report) -> Tried {
     Tried {
         kept,
         error: error(report),
-        pass: report.pass(),
+        pass: !report.failed(),
     }
 }
 
