@@ -20,7 +20,7 @@ use crate::bundle;
 use crate::compile::calibration;
 use crate::compile::stages::{self, Passes};
 use crate::compile::{CompileError, Options, Rewritten};
-use crate::parity::{ParityError, Report, Side, Tolerance};
+use crate::parity::{Report, Tolerance, Unproved};
 use crate::prove::{self, Reference};
 use crate::report;
 use crate::runtime::Chosen;
@@ -140,6 +140,8 @@ pub fn bisect(
         seed: options.seed,
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
         thorough: false,
+        half_io: options.half_io,
+        result: Some("the model after some of its passes".into()),
         device,
         ort_lib: options.ort_lib.as_deref(),
     };
@@ -282,15 +284,10 @@ impl Search<'_> {
         let path = folder.path().join(bundle::MODEL);
         onnx::write(&cut.model, &path, &onnx::WriteOptions::default())?;
         let compared = match self.reference.compare(&path, self.tolerance) {
-            Ok(parity) if parity.pass() => Ok(parity),
-            Ok(parity) => Err(Failure::Differs { parity }),
+            Ok(parity) if differs(&parity) => Err(Failure::Differs { parity }),
+            Ok(parity) => Ok(parity),
             // What is the candidate's is a finding; the original's failures are errors.
-            Err(CompileError::Runtime(e)) => Err(Failure::Refused { why: e.to_string() }),
-            Err(CompileError::Parity(ParityError::Run {
-                side: Side::Candidate,
-                source,
-                ..
-            })) => Err(Failure::Refused {
+            Err(CompileError::Refused { source, .. }) => Err(Failure::Refused {
                 why: source.to_string(),
             }),
             Err(other) => return Err(other),
@@ -301,6 +298,12 @@ impl Search<'_> {
         });
         Ok(compared)
     }
+}
+
+/// Whether a cut is no proof that the model still computes the same. A model of random numbers is none either.
+fn differs(report: &Report) -> bool {
+    let random = |(_, why): &(&str, Unproved)| matches!(why, Unproved::Random { .. });
+    report.failed() || report.unproved().iter().any(random)
 }
 
 /// The unified diff of two models as ONNX text, without inferred types.

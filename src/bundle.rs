@@ -1,11 +1,14 @@
 //! The output folder: written aside, then renamed, so that there is a whole bundle or none.
 
+use std::borrow::Cow;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use regex::Regex;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -129,6 +132,16 @@ fn is_beside(name: &str, of: &str) -> Option<bool> {
 
 const PART: &str = "part";
 const OLD: &str = "old";
+
+/// A text for users, who know a bundle by its name and not by that of the folder in which it is written.
+pub fn public(text: &str) -> Cow<'_, str> {
+    static NAME: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(&format!(r"\.\d+\.\d+\.{PART}\b")).ok());
+    match NAME.as_ref() {
+        Some(name) => name.replace_all(text, ""),
+        None => Cow::Borrowed(text),
+    }
+}
 
 /// Locks a folder for this process, until the result is dropped or the process ends, however it ends. An error may mean
 /// that the file system has no locks.
@@ -308,6 +321,17 @@ impl Drop for Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_read_the_bundles_name() {
+        let text = "no room for out/m.kiln.4711.0.part/model.onnx in part 3.part";
+        assert_eq!(
+            public(text),
+            "no room for out/m.kiln/model.onnx in part 3.part"
+        );
+        let folder = beside(Path::new("m.kiln"), PART);
+        assert_eq!(public(&folder.display().to_string()), "m.kiln");
+    }
 
     #[test]
     fn a_bundle_is_whole_or_absent() {

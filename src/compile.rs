@@ -297,6 +297,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 seed: options.seed,
                 optimized: stages::proved_as_optimized(options, &targets),
                 thorough: false,
+                half_io: options.half_io,
+                result: Some(result_name(options)),
                 device,
                 ort_lib: options.ort_lib.as_deref(),
             };
@@ -335,7 +337,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     })?;
     let halved = match (&mut reference, calibration::halved(options)) {
         (Some(reference), Some(halved)) => clock.time("blocks", || {
-            let hold = search::hold(options, reference, &rewritten, &partial)?;
+            let hold = search::hold(options, reference, &rewritten, &partial);
+            let hold = hold.map_err(|e| e.in_search(options))?;
             Ok((!hold).then_some(halved))
         })?,
         _ => None,
@@ -392,7 +395,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             builds: &|model| engine_of(model).transpose().map(|_| ()),
         };
         (rewritten, search) = clock.time("search", || {
-            search::run(options, reference, rewritten, &candidates, &partial, talk)
+            let found = search::run(options, reference, rewritten, &candidates, &partial, talk);
+            found.map_err(|e| e.in_search(options))
         })?;
     }
     let written = clock.time("write", || stages::write(&rewritten.model, &partial))?;
@@ -425,8 +429,16 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             twin::formats(&rewritten.model).contains(&DType::BF16),
         ) {
             (false, _) => {}
-            (true, true) => latency_not_run = Some(NO_BF16),
-            (true, false) => latency = Some(clock.time("latency", || proof.latency())?),
+            (true, true) => latency_not_run = Some(NO_BF16.to_string()),
+            // What was proved is right, whether or not it can be timed here.
+            (true, false) => match clock.time("latency", || proof.latency()) {
+                Ok(measured) => latency = Some(measured),
+                Err(e) => {
+                    let why = bundle::public(&e.to_string()).into_owned();
+                    talk.warn(&format!("the result was not timed: {why}"));
+                    latency_not_run = Some(why);
+                }
+            },
         }
     }
 
@@ -441,6 +453,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         placements: (proof.as_ref()).map_or(Vec::new(), |s| s.reference.placements().to_vec()),
         engine_parity,
         engine,
+        parity_outcome: parity.as_ref().map(|p| p.outcome()),
         parity,
         latency,
         latency_not_run,
@@ -459,6 +472,11 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         let kept = search.kept.iter().cloned();
         manifest.recipe.precision.keep_nodes.extend(kept);
     }
+    let doubts = manifest.parity.as_ref().map_or(Vec::new(), report::doubts);
+    for doubt in &doubts {
+        talk.warn(doubt);
+    }
+    manifest.warnings.extend(doubts);
     if let (Some(_), Some(block)) = (&halved, options.int4) {
         manifest.warnings.push(format!(
             "INT4 has a scale for each {block} rows: with {} the result was out of tolerance",
@@ -482,6 +500,11 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
 
 const NO_BF16: &str =
     "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
+
+/// What messages call the model in the bundle that is being written.
+pub(crate) fn result_name(options: &Options) -> String {
+    format!("the result of compiling {}", options.model.display())
+}
 
 fn output_path(options: &Options) -> PathBuf {
     let chosen = options.output.clone();

@@ -78,7 +78,7 @@ impl EngineParity {
 
     /// Whether the engine ran and is wrong.
     pub fn failed(&self) -> bool {
-        matches!(self, EngineParity::Run { report, .. } if !report.pass())
+        matches!(self, EngineParity::Run { report, .. } if report.failed())
     }
 
     /// Why the engine did not run, if it did not.

@@ -60,12 +60,14 @@ pub struct Manifest {
     pub warnings: Vec<String>,
     pub model: Files,
     pub engine: Option<EngineFacts>,
+    /// `passes`, `not-proved` or `fails`; `null`: not run.
+    pub parity_outcome: Option<parity::Outcome>,
     /// `None`: not run.
     pub parity: Option<parity::Report>,
     /// `None`: not run.
     pub latency: Option<bench::BenchReport>,
     /// Why the latency was not measured, if it was not.
-    pub latency_not_run: Option<&'static str>,
+    pub latency_not_run: Option<String>,
     /// How layers were chosen that keep their precision; `null` if all could be converted.
     pub search: Option<Search>,
     /// Whether the engine gives the same, or why none was compared.
@@ -407,6 +409,7 @@ impl Manifest {
                 }),
             },
             engine: None,
+            parity_outcome: None,
             parity: None,
             latency: None,
             latency_not_run: None,

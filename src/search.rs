@@ -110,7 +110,7 @@ pub fn hold(
     stages::write(&rewritten.model, partial)?;
     let path = partial.file(bundle::MODEL);
     let report = reference.compare(&path, &tolerance)?;
-    Ok(report.pass())
+    Ok(!report.failed())
 }
 
 /// The converted model if it holds the tolerance, else one that keeps as few layers as the search finds, with the search.
@@ -139,7 +139,7 @@ pub fn run(
         }
     };
     let first = compare(&rewritten, None)?;
-    if first.pass() {
+    if !first.failed() {
         return Ok((rewritten, None));
     }
     (candidates.builds)(&rewritten.model)?;
@@ -187,7 +187,7 @@ pub fn run(
         };
         let report = compare(&candidate, None)?;
         curve.push(tried(kept.len(), &report));
-        match report.pass() {
+        match !report.failed() {
             true => {
                 high = middle;
                 best = Some((candidate, kept));
@@ -196,10 +196,8 @@ pub fn run(
         }
     }
     let Some((mut candidate, mut kept)) = best else {
-        return Err(CompileError::NotTheSame {
-            model: options.model.clone(),
-            failed: crate::report::failures(&first),
-        });
+        let failed = crate::report::failures(&first);
+        return Err(stages::not_the_same(options, failed));
     };
     let halves = (groups[..high].iter().rev())
         .filter(|g| g.layers.len() > 1)
@@ -212,7 +210,7 @@ pub fn run(
         };
         let report = compare(&found, None)?;
         curve.push(tried(fewer.len(), &report));
-        if report.pass() {
+        if !report.failed() {
             (candidate, kept) = (found, fewer);
         }
     }
@@ -230,7 +228,7 @@ fn tried(kept: usize, report: &Report) -> Tried {
     Tried {
         kept,
         error: error(report),
-        pass: report.pass(),
+        pass: !report.failed(),
     }
 }
 

@@ -63,14 +63,9 @@ pub(super) fn compare(
         inputs,
     };
     let found = parity::outputs(&mut opened.session, &case, parity::Side::Candidate)?;
+    let compared = parity::compare_outputs(&case.name, &case.inputs, &expected, &found, tolerance);
     let report = Report {
-        cases: vec![parity::compare_outputs(
-            &case.name,
-            &case.inputs,
-            &expected,
-            &found,
-            tolerance,
-        )],
+        cases: vec![compared.mark(&expected)],
         tolerance: tolerance.clone(),
     };
     Ok(Golden {

@@ -62,10 +62,7 @@ pub(super) fn find(
     tolerance: &Tolerance,
 ) -> Result<Layers, CompileError> {
     // The first case that fails is the smallest.
-    let failed = report
-        .cases
-        .iter()
-        .find(|c| c.outputs.iter().any(|o| !o.comparison.pass()));
+    let failed = report.cases.iter().find(|c| c.failed());
     let Some(case) = reference.case(failed.map(|c| c.name.as_str())) else {
         return Ok(Layers {
             case: String::new(),

@@ -7,6 +7,7 @@ mod precision;
 mod saved;
 mod suspects;
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{DType, Graph, Model, infer, onnx};
@@ -101,10 +102,15 @@ pub struct Checked {
 impl Checked {
     /// Whether every gate passes.
     pub fn pass(&self) -> bool {
-        self.parity.pass()
-            && self.precision.as_ref().is_none_or(|p| p.present)
+        self.parity.pass() && !self.failed()
+    }
+
+    /// Whether a gate fails. One that neither passes nor fails has nothing that could be compared.
+    pub fn failed(&self) -> bool {
+        let others = self.precision.as_ref().is_none_or(|p| p.present)
             && self.unproved_engine().is_none()
-            && (self.fallback().is_none() || !self.device.asked)
+            && (self.fallback().is_none() || !self.device.asked);
+        self.parity.failed() || !others
     }
 
     /// What ran on the CPU and was to run on a GPU. It is a failure where the GPU was asked for by its name.
@@ -198,7 +204,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
             };
             let runtime = opened.runtime_version();
             let proved = (runtime, opened.device().clone(), placements, engine);
-            let suspects = options.bisect.as_ref().filter(|_| !report.pass());
+            let suspects = options.bisect.as_ref().filter(|_| report.failed());
             let bisection = suspects
                 .map(|suspects| suspects::search(options, suspects, &reference, &tolerance, talk));
             (report, layers, bisection.transpose()?, given, proved)
@@ -318,16 +324,25 @@ fn open(
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
+        half_io: half_io(options),
+        result: None,
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };
     prove::open(&request, &mut shapes, talk)
 }
 
+/// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
+fn half_io(options: &Options) -> bool {
+    let manifest = options.candidate.join(bundle::MANIFEST);
+    let recipe = manifest.is_file().then(|| recipe::read(&manifest));
+    recipe.is_some_and(|r| r.is_ok_and(|r| r.precision.half_io == Some(true)))
+}
+
 /// Outputs that failed before those that passed, in every case.
 fn broken_first(mut report: Report) -> Report {
     for case in &mut report.cases {
-        case.outputs.sort_by_key(|o| o.comparison.pass());
+        case.outputs.sort_by_key(|o| Reverse(o.outcome()));
     }
     report
 }

@@ -91,13 +91,9 @@ pub(super) fn compare(
             };
             let found = parity::outputs(&mut result, &given, Side::Candidate)?;
             let (left, right) = (comparable(&expected), comparable(&found));
-            reports.push(parity::compare_outputs(
-                &case.name,
-                &case.inputs,
-                &left,
-                &right,
-                tolerance,
-            ));
+            let report =
+                parity::compare_outputs(&case.name, &case.inputs, &left, &right, tolerance);
+            reports.push(report.mark(&left));
             known.extend(expected);
         }
         let later: FxHashSet<&String> = pieces[k + 1..].iter().flat_map(|p| &p.given).collect();

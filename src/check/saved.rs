@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::parity::{CaseReport, Comparison, Metrics, OutputReport, Port, Report, Tolerance};
+use crate::parity::{
+    CaseReport, Comparison, Floor, Metrics, OutputReport, Port, Report, Tolerance, Unproved,
+};
 
 /// A saved result cannot be judged.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,13 @@ struct SavedCase {
 struct SavedOutput {
     name: String,
     comparison: SavedComparison,
+    // Older results have none of these.
+    #[serde(default)]
+    unproved: Option<Unproved>,
+    #[serde(default)]
+    floor: Option<Floor>,
+    #[serde(default)]
+    became: Option<String>,
 }
 
 /// [`Comparison`] without its verdict.
@@ -62,7 +71,7 @@ pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedEr
     let output = |o: SavedOutput| OutputReport {
         comparison: match o.comparison {
             SavedComparison::Compared { metrics } => Comparison::Compared {
-                verdict: tolerance.check(&o.name, &metrics),
+                verdict: tolerance.check_above(&o.name, &metrics, o.floor.as_ref()),
                 metrics,
             },
             SavedComparison::Mismatch {
@@ -77,6 +86,9 @@ pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedEr
             SavedComparison::Incomparable { reference } => Comparison::Incomparable { reference },
         },
         name: o.name,
+        unproved: o.unproved,
+        floor: o.floor,
+        became: o.became,
     };
     let case = |c: SavedCase| CaseReport {
         name: c.name,

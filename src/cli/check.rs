@@ -6,9 +6,9 @@ use clap::ValueEnum;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, print_verdicts, table::table};
+use super::{Failure, Globals, NOT_PROVED, print, print_json, print_verdicts, table::table};
 use crate::check::{self, Against, Checked, Precision, Suspects};
-use crate::parity::{Report, Tolerance};
+use crate::parity::{Outcome, Report, Tolerance};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
@@ -144,9 +144,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         true => print_json(&result)?,
         false => show(&result)?,
     }
-    if !result.parity.pass() {
-        globals.say(format!("kiln: {}", report::failures(&result.parity)));
-    }
+    say_parity(globals, &result.parity);
     if let Some(p) = result.precision.as_ref().filter(|p| !p.present) {
         globals.say(format!("kiln: {}", p.describe()));
     }
@@ -156,7 +154,11 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     if let Some(why) = result.fallback() {
         globals.say(format!("kiln: {why}"));
     }
-    Ok(u8::from(!result.pass()))
+    Ok(match (result.pass(), result.failed()) {
+        (true, _) => 0,
+        (_, true) => 1,
+        _ => NOT_PROVED,
+    })
 }
 
 fn show(result: &Checked) -> Result<(), Failure> {
@@ -184,6 +186,15 @@ fn show_parity(parity: &Report) -> Result<(), Failure> {
     print_verdicts(&format!("\n  parity   {}\n", report::verdict(parity)))
 }
 
+fn say_parity(globals: &Globals, parity: &Report) {
+    if parity.failed() {
+        globals.say(format!("kiln: {}", report::failures(parity)));
+    }
+    for doubt in report::doubts(parity) {
+        globals.say(format!("kiln: {doubt}"));
+    }
+}
+
 fn again(globals: &Globals, args: &Args, path: &std::path::Path) -> Result<u8, Failure> {
     let name = args.tolerance.as_deref().unwrap_or_default();
     let mut tolerance = Tolerance::named(name).map_err(Failure::usage)?;
@@ -195,8 +206,10 @@ fn again(globals: &Globals, args: &Args, path: &std::path::Path) -> Result<u8, F
         true => print_json(&parity)?,
         false => show_parity(&parity)?,
     }
-    if !parity.pass() {
-        globals.say(format!("kiln: {}", report::failures(&parity)));
-    }
-    Ok(u8::from(!parity.pass()))
+    say_parity(globals, &parity);
+    Ok(match parity.outcome() {
+        Outcome::Passes => 0,
+        Outcome::Fails => 1,
+        Outcome::NotProved => NOT_PROVED,
+    })
 }

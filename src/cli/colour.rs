@@ -17,7 +17,7 @@ pub(super) fn wanted() -> bool {
 /// The text with its verdicts in green, red and yellow.
 pub(super) fn paint(text: &str) -> Cow<'_, str> {
     static VERDICT: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(r"(?m)(?P<good>\bok\b|\bpasses\b)|(?P<bad>\bFAILS?\b|\bfails?\b)|(?P<open>\bunclear\b|\bnot run\b)").ok()
+        Regex::new(r"(?m)(?P<good>\bok\b|\bpasses\b)|(?P<bad>\bFAILS?\b|\bfails?\b)|(?P<open>\bunclear\b|\bnot run\b|\b(?i:not proved)\b)").ok()
     });
     let Some(verdict) = VERDICT.as_ref() else {
         return Cow::Borrowed(text);

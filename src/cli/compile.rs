@@ -8,9 +8,12 @@ use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, known_pass, print, print_json, print_verdicts, table::table};
+use super::{
+    Failure, Globals, NOT_PROVED, known_pass, print, print_json, print_verdicts, table::table,
+};
 use crate::compile::{self, Options, Outcome};
 use crate::manifest::{Explained, Missed};
+use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
 use crate::report;
 use crate::summary::bytes;
@@ -114,7 +117,11 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             print_verdicts(&render(&outcome))?;
         }
     }
-    Ok(0)
+    let proved = |p: &parity::Report| p.pass();
+    Ok(match outcome.manifest.parity.as_ref().is_none_or(proved) {
+        true => 0,
+        false => NOT_PROVED,
+    })
 }
 
 /// Misses shown of one pass; `--json` has all.
@@ -182,7 +189,7 @@ fn render(outcome: &Outcome) -> String {
         let (header, rows) = report::latency_rows(latency);
         out.push('\n');
         out += &table(&header, &rows);
-    } else if let Some(why) = m.latency_not_run {
+    } else if let Some(why) = &m.latency_not_run {
         out += &format!("\n  latency  not run: {why}\n");
     }
     out.push('\n');

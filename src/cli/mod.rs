@@ -35,7 +35,15 @@ EXIT CODES:
   3  the model cannot be read, or is unsupported
   4  the engine build failed
   5  a runtime is missing; `kiln doctor` says which, and the command that installs it
+  6  nothing differs, and an output is not proved: it is random, not finite, or the same for all inputs; a bundle is
+     written, and says so
+  7  a defect of kiln: the graph is broken, or ONNX Runtime refuses what was made of a model that it runs
+  8  the search for nodes that must keep their precision stopped
+  9  something could not be timed
   130, 143  interrupted; what was half written is removed";
+
+/// Nothing differs, and not every output could have shown that it does.
+const NOT_PROVED: u8 = 6;
 
 /// Compile Transformer models: ONNX in, a proven FP16 model and a TensorRT engine out.
 #[derive(Parser, Debug)]
@@ -224,7 +232,7 @@ fn describe(error: &anyhow::Error) -> String {
             out.push_str(&text);
         }
     }
-    out
+    crate::bundle::public(&out).into_owned()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use kiln_passes::{PassError, PassFailure};
+
+use crate::bench::BenchError;
 use crate::bundle::BundleError;
 use crate::calibrate::CalibrateError;
 use crate::engine::run::EngineRunError;
@@ -54,11 +57,25 @@ pub enum CompileError {
     #[error(transparent)]
     Tolerance(#[from] parity::ToleranceError),
     #[error(transparent)]
-    Bench(#[from] crate::bench::BenchError),
+    Bench(#[from] BenchError),
     #[error(transparent)]
     Npz(#[from] parity::NpzError),
-    #[error("the result is not the same function as {}: {failed}; no bundle was written. Nodes can be kept in FP32 with --keep; `kiln bisect` finds the pass", model.display())]
-    NotTheSame { model: PathBuf, failed: String },
+    #[error("the result is not the same function as {}: {failed}; no bundle was written. {advice}", model.display())]
+    NotTheSame {
+        model: PathBuf,
+        failed: String,
+        advice: &'static str,
+    },
+    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln: {source}; no bundle was written", model.display())]
+    Refused {
+        model: PathBuf,
+        source: runtime::Error,
+    },
+    #[error("{}: the search for nodes that must keep their precision stopped: {source}; no bundle was written. --no-search leaves it out, --keep names nodes", model.display())]
+    Search {
+        model: PathBuf,
+        source: Box<CompileError>,
+    },
     #[error("{}: {failed}; no bundle was written", model.display())]
     Gates { model: PathBuf, failed: String },
     #[error("{} has the SHA-256 {found}, and the recipe asks for {asked}: it is not the model that the recipe was made for", model.display())]
@@ -118,7 +135,26 @@ impl From<EngineError> for CompileError {
     }
 }
 
+/// A defect of kiln's, which a report of the model would help to mend.
+pub const DEFECT: u8 = 7;
+/// The search for nodes that keep their precision was aborted.
+pub const SEARCH: u8 = 8;
+/// Something could not be timed.
+pub const TIMING: u8 = 9;
+
 impl CompileError {
+    /// What stopped a search. What the search found out, and what has nothing to do with it, stays what it is.
+    pub(super) fn in_search(self, options: &super::Options) -> CompileError {
+        match self {
+            known @ (CompileError::NotTheSame { .. } | CompileError::Fallback { .. }) => known,
+            known if matches!(known.exit_code(), 2 | 5) => known,
+            other => CompileError::Search {
+                model: options.model.clone(),
+                source: Box::new(other),
+            },
+        }
+    }
+
     /// The exit code of the command line.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -142,12 +178,23 @@ impl CompileError {
             | CompileError::Npz(_)
             | CompileError::Golden(_)
             | CompileError::Tolerance(_)
-            | CompileError::Manifest(_)
             | CompileError::Sizes { .. }
             | CompileError::Write(_) => 2,
+            CompileError::Refused { .. }
+            | CompileError::Manifest(_)
+            | CompileError::Pass {
+                source:
+                    PassError::Broken { .. }
+                    | PassError::Failed {
+                        failure: PassFailure::Unsettled { .. },
+                        ..
+                    },
+                ..
+            } => DEFECT,
+            CompileError::Search { .. } => SEARCH,
             CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,
-            CompileError::Bench(crate::bench::BenchError::Baseline { .. }) => 2,
-            CompileError::Bench(_) => 3,
+            CompileError::Bench(BenchError::Baseline { .. } | BenchError::Runs { .. }) => 2,
+            CompileError::Bench(_) => TIMING,
             CompileError::Engine { source } => match source {
                 EngineError::NotFound { .. }
                 | EngineError::Load { .. }

@@ -509,6 +509,23 @@ fn written(rewritten: &Rewritten) -> Option<HalfFormat> {
     shorter.or(fp16.then_some(HalfFormat::Fp16))
 }
 
+/// The result differs from the original, and what can be done about it.
+pub(crate) fn not_the_same(options: &Options, failed: String) -> CompileError {
+    CompileError::NotTheSame {
+        model: options.model.clone(),
+        failed,
+        advice: match (options.quantization(), options.half()) {
+            (Some(_), _) => {
+                "Layers can be kept from quantization with --keep; `kiln bisect` finds the pass"
+            }
+            (None, Some(_)) => {
+                "Nodes can be kept in FP32 with --keep; `kiln bisect` finds the pass"
+            }
+            (None, None) => "`kiln bisect` finds the pass",
+        },
+    }
+}
+
 /// Compares with the original and saves the typical case.
 pub(super) fn prove(
     options: &Options,
@@ -517,11 +534,8 @@ pub(super) fn prove(
     partial: &Partial,
 ) -> Result<parity::Report, CompileError> {
     let report = proof.compare(&tolerance(options, Some(rewritten))?)?;
-    if !report.pass() {
-        return Err(CompileError::NotTheSame {
-            model: options.model.clone(),
-            failed: report::failures(&report),
-        });
+    if report.failed() {
+        return Err(not_the_same(options, report::failures(&report)));
     }
     proof.save(&partial.file(bundle::PROOF))?;
     Ok(report)
@@ -565,10 +579,10 @@ pub(super) fn prove_engine(
         .reference
         .compare_engine(runner.as_mut(), &tolerance)?;
     match &parity {
-        EngineParity::Run { report, runner } if !report.pass() => Err(CompileError::NotTheSame {
-            model: options.model.clone(),
-            failed: format!("the engine on {runner}: {}", report::failures(report)),
-        }),
+        EngineParity::Run { report, runner } if report.failed() => {
+            let failed = format!("the engine on {runner}: {}", report::failures(report));
+            Err(not_the_same(options, failed))
+        }
         _ => Ok(parity),
     }
 }

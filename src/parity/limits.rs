@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::floor::Floor;
 use super::metrics::Metrics;
 
 /// Limits on metrics. `None` does not check a metric.
@@ -38,7 +39,21 @@ pub struct Verdict {
     pub pass: bool,
     /// The limits that were exceeded.
     pub failed: Vec<Failure>,
+    /// Limits that were exceeded by no more than the reference differs from itself.
+    pub forgiven: Vec<Failure>,
 }
+
+/// How many times as far from the reference as that is from itself a result may be, below what INT8 may do. A perturbation
+/// changes each weight and input once, by a last bit; a rewrite rounds several times for each node, in another order, and
+/// the floor is the worst of few runs while a result is judged by its worst element.
+pub const FLOOR_FACTOR: f64 = 4.0;
+
+/// Relative L2 from which on a model is said to amplify rounding: more than ten thousand times the last bit of FP32.
+pub const LARGE_FLOOR: f64 = 1e-3;
+
+/// Relative L2 from which on a comparison with the reference tells nothing: a result of half its length in the same direction
+/// is that far away.
+pub const NOTHING_LEFT: f64 = 0.5;
 
 /// A metric beyond its limit.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -101,7 +116,20 @@ impl Limits {
         Verdict {
             pass: failed.is_empty(),
             failed,
+            forgiven: Vec::new(),
         }
+    }
+}
+
+impl Verdict {
+    /// The same, with what is within the floor forgiven.
+    pub(super) fn above(mut self, floor: &Floor) -> Verdict {
+        let allowed = |f: &Failure| floor.allows(f.metric, f.value);
+        let (forgiven, failed) = self.failed.into_iter().partition(allowed);
+        self.failed = failed;
+        self.forgiven = forgiven;
+        self.pass = self.failed.is_empty();
+        self
     }
 }
 

@@ -101,7 +101,7 @@ fn decade(error: f64) -> usize {
 }
 
 /// JSON has no infinity: it became `null`.
-fn or_infinite<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+pub(super) fn or_infinite<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
 }
 
@@ -115,6 +115,14 @@ pub struct Nonfinite {
     /// Places where one side is not finite and the other is something else: a finite number, the other infinity, or
     /// NaN against infinity.
     pub differ: usize,
+}
+
+impl Nonfinite {
+    /// Elements that are not finite on the side that has more of them.
+    pub fn most(&self) -> usize {
+        let reference = self.reference_nan + self.reference_inf;
+        reference.max(self.candidate_nan + self.candidate_inf)
+    }
 }
 
 /// Compares two tensors of the same dtype and shape; `None` if they are not, or have no values to compare (complex).

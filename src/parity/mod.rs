@@ -3,12 +3,14 @@
 //! [`compare`] runs two sessions on the same inputs, measures every output ([`metrics`]) and holds the numbers
 //! against a named [`Tolerance`]. Inputs are made ([`make`]) or come from a file ([`from_npz`]).
 
+mod floor;
 mod inputs;
 mod limits;
 mod metrics;
 mod npy;
 pub mod npz;
 mod number;
+mod proof;
 mod report;
 mod tolerance;
 
@@ -19,6 +21,7 @@ use serde::Serialize;
 
 use crate::runtime::{self, Session};
 
+pub use floor::Floor;
 pub use inputs::{
     INPUT_PREFIX, Ids, InputError, InputKind, InputSpec, Masking, OUTPUT_PREFIX, from_npy,
     from_npz, from_text, make, texts,
@@ -26,6 +29,8 @@ pub use inputs::{
 pub use limits::{Failure, Limits, Preset, Verdict};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
+pub(crate) use number::rounded;
+pub use proof::{Outcome, Traits, Unproved};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};
 pub use tolerance::{Tolerance, ToleranceError};
 

@@ -281,6 +281,14 @@ pub(super) fn convert(tensor: &Tensor, to: DType) -> Result<Tensor, String> {
     from_numbers(to, tensor.dims(), &values, Rounding::Refuse)
 }
 
+/// A tensor of floats in another dtype of floats, rounded to nearest; `None` for other dtypes.
+pub(crate) fn rounded(tensor: &Tensor, to: DType) -> Option<Tensor> {
+    if !tensor.dtype().is_float() || !to.is_float() {
+        return None;
+    }
+    from_numbers(to, tensor.dims(), &numbers(tensor)?, Rounding::Nearest).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,10 @@ use kiln_graph::{DType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::floor::Floor;
 use super::limits::Verdict;
 use super::metrics::{Metrics, metrics};
+use super::proof::{Outcome, Traits, Unproved};
 use super::tolerance::Tolerance;
 
 /// How a candidate compares with its reference, on every case.
@@ -49,6 +51,50 @@ fn from_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<DType, D::Erro
 pub struct OutputReport {
     pub name: String,
     pub comparison: Comparison,
+    /// Why the comparison proves nothing; `null` where it does.
+    pub unproved: Option<Unproved>,
+    /// How far the reference is from itself; `null` where nobody needed to know.
+    pub floor: Option<Floor>,
+    /// The type that the candidate has it in, where a change of types was asked for.
+    pub became: Option<String>,
+}
+
+impl OutputReport {
+    fn new(name: &str, comparison: Comparison) -> OutputReport {
+        OutputReport {
+            name: name.to_owned(),
+            comparison,
+            unproved: None,
+            floor: None,
+            became: None,
+        }
+    }
+
+    /// A difference counts whatever the comparison is worth, unless the reference differs from itself as much.
+    pub fn outcome(&self) -> Outcome {
+        match (&self.unproved, self.comparison.pass()) {
+            (Some(Unproved::Random { .. } | Unproved::Unstable { .. }), _)
+                if matches!(self.comparison, Comparison::Compared { .. }) =>
+            {
+                Outcome::NotProved
+            }
+            (_, false) => Outcome::Fails,
+            (Some(_), true) => Outcome::NotProved,
+            (None, true) => Outcome::Passes,
+        }
+    }
+
+    pub fn failed(&self) -> bool {
+        self.outcome() == Outcome::Fails
+    }
+
+    /// Judges again, above what the reference differs from itself.
+    pub fn raise(&mut self, floor: Floor, tolerance: &Tolerance) {
+        if let Comparison::Compared { metrics, verdict } = &mut self.comparison {
+            *verdict = tolerance.check_above(&self.name, metrics, Some(&floor));
+        }
+        self.floor = Some(floor);
+    }
 }
 
 /// What became of one output.
@@ -81,9 +127,51 @@ pub struct Worst<'r> {
 }
 
 impl Report {
-    /// Whether every output of every case is within the tolerance. Nothing compared is no pass.
+    /// Of all outputs and cases. A failure counts before what is not proved; an output is proved where one case proves it.
+    /// Nothing compared is a failure.
+    pub fn outcome(&self) -> Outcome {
+        let empty = self.cases.is_empty() || self.cases.iter().any(|c| c.outputs.is_empty());
+        match empty || self.cases.iter().any(CaseReport::failed) {
+            true => Outcome::Fails,
+            false if self.unproved().is_empty() => Outcome::Passes,
+            false => Outcome::NotProved,
+        }
+    }
+
+    /// Whether every output is within the tolerance at every case, and that proves something of each.
     pub fn pass(&self) -> bool {
-        !self.cases.is_empty() && self.cases.iter().all(CaseReport::pass)
+        self.outcome() == Outcome::Passes
+    }
+
+    /// Whether an output is beyond the tolerance, or could not be compared.
+    pub fn failed(&self) -> bool {
+        self.outcome() == Outcome::Fails
+    }
+
+    /// Outputs of which no case proves anything, and why.
+    pub fn unproved(&self) -> Vec<(&str, Unproved)> {
+        let outputs = || self.cases.iter().flat_map(|c| &c.outputs);
+        let proved = |name: &str| outputs().any(|o| o.name == name && o.unproved.is_none());
+        let mut found: Vec<(&str, Unproved)> = Vec::new();
+        for output in outputs() {
+            if let Some(why) = output.unproved
+                && !found.iter().any(|(name, _)| *name == output.name)
+                && !proved(&output.name)
+            {
+                found.push((&output.name, why));
+            }
+        }
+        found
+    }
+
+    /// The output that differs most from itself, and by how much, of those where the floor is large.
+    pub fn amplified(&self) -> Option<(&str, Floor)> {
+        let random = |o: &&OutputReport| matches!(o.unproved, Some(Unproved::Random { .. }));
+        let outputs = self.cases.iter().flat_map(|c| &c.outputs);
+        let outputs = outputs.filter(|o| !random(o));
+        let large = outputs.filter_map(|o| Some((o.name.as_str(), o.floor?)));
+        let large = large.filter(|(_, floor)| floor.is_large());
+        large.max_by(|(_, a), (_, b)| a.relative_l2.total_cmp(&b.relative_l2))
     }
 
     /// The output that is furthest from its reference: one that could not be compared before one that failed, one
@@ -94,7 +182,7 @@ impl Report {
             outputs.map(move |output| Worst { case, output })
         });
         outputs.reduce(|worst, next| {
-            let of = |w: &Worst<'_>| badness(&w.output.comparison);
+            let of = |w: &Worst<'_>| badness(w.output);
             let (worst_one, next_one) = (of(&worst), of(&next));
             let order = next_one.0.cmp(&worst_one.0);
             match order.then(next_one.1.total_cmp(&worst_one.1)) {
@@ -105,20 +193,27 @@ impl Report {
     }
 }
 
-fn badness(comparison: &Comparison) -> (u8, f64) {
-    match comparison {
-        Comparison::Compared { metrics, verdict } => {
+fn badness(output: &OutputReport) -> (u8, f64) {
+    match &output.comparison {
+        Comparison::Compared { metrics, .. } => {
             let fraction = metrics.unequal as f64 / metrics.elements.max(1) as f64;
             let error = metrics.float.as_ref().map_or(fraction, |f| f.relative_l2);
-            (u8::from(!verdict.pass), error)
+            (u8::from(output.failed()), error)
         }
         _ => (2, 0.),
     }
 }
 
 impl CaseReport {
+    /// Whether an output is beyond the tolerance, or could not be compared.
+    pub fn failed(&self) -> bool {
+        self.outputs.iter().any(OutputReport::failed)
+    }
+
+    /// Whether every output is within the tolerance.
     pub fn pass(&self) -> bool {
-        !self.outputs.is_empty() && self.outputs.iter().all(|o| o.comparison.pass())
+        let passes = |o: &OutputReport| o.outcome() == Outcome::Passes;
+        !self.outputs.is_empty() && self.outputs.iter().all(passes)
     }
 }
 
@@ -141,29 +236,41 @@ pub fn compare_outputs(
     let find = |name: &str| candidate.iter().find(|(n, _)| n == name);
     let mut outputs: Vec<OutputReport> = reference
         .iter()
-        .map(|(name, tensor)| OutputReport {
-            name: name.clone(),
-            comparison: match find(name) {
+        .map(|(name, tensor)| {
+            let comparison = match find(name) {
                 Some((_, other)) => compare_output(name, tensor, other, tolerance),
                 None => Comparison::Missing {
                     reference: port(name, tensor),
                 },
-            },
+            };
+            OutputReport::new(name, comparison)
         })
         .collect();
     let extra = candidate
         .iter()
         .filter(|(n, _)| !reference.iter().any(|(r, _)| r == n));
-    outputs.extend(extra.map(|(name, tensor)| OutputReport {
-        name: name.clone(),
-        comparison: Comparison::Extra {
-            candidate: port(name, tensor),
-        },
+    outputs.extend(extra.map(|(name, tensor)| {
+        let candidate = port(name, tensor);
+        OutputReport::new(name, Comparison::Extra { candidate })
     }));
     CaseReport {
         name: case.to_owned(),
         inputs: inputs.iter().map(|(n, t)| port(n, t)).collect(),
         outputs,
+    }
+}
+
+impl CaseReport {
+    /// Marks what proves nothing by itself: outputs in which the reference has no finite number.
+    pub fn mark(mut self, reference: &[(String, Tensor)]) -> CaseReport {
+        for output in &mut self.outputs {
+            let found = reference.iter().find(|(name, _)| *name == output.name);
+            let nothing = found.is_some_and(|(_, t)| !t.is_empty() && !Traits::of(t).finite);
+            if nothing {
+                output.unproved = Some(Unproved::NotFinite);
+            }
+        }
+        self
     }
 }
 

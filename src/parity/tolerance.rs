@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::floor::Floor;
 use super::limits::{Limits, Preset, Verdict};
 use super::metrics::Metrics;
 
@@ -80,6 +81,15 @@ impl Tolerance {
     /// Whether an output's metrics are within its limits.
     pub fn check(&self, output: &str, metrics: &Metrics) -> Verdict {
         self.limits_of(output).check(metrics)
+    }
+
+    /// As [`Tolerance::check`], where the reference differs from itself by `floor`.
+    pub fn check_above(&self, output: &str, metrics: &Metrics, floor: Option<&Floor>) -> Verdict {
+        let verdict = self.check(output, metrics);
+        match floor {
+            Some(floor) if !verdict.pass => verdict.above(floor),
+            _ => verdict,
+        }
     }
 }
 

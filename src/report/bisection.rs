@@ -67,7 +67,9 @@ fn worst(failure: &Failure) -> String {
         return failure.to_string();
     };
     let others = parity.cases.iter().flat_map(|c| &c.outputs);
-    let failed = others.filter(|o| !o.comparison.pass()).count();
+    let failed = others
+        .filter(|o| o.outcome() != crate::parity::Outcome::Passes)
+        .count();
     let words = failed_output(worst.case, worst.output);
     match failed {
         0 | 1 => words,

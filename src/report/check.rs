@@ -5,9 +5,10 @@ use maud::html;
 use super::junit::{Case, Outcome};
 use super::page::{self, Axis, Head, Plot, Series, Tone, Verdict};
 use super::target::Document;
-use super::{failed_output, failures, markdown_table, measured, parity_rows, verdict};
+use super::{doubts, failed_output, failures, markdown_table, parity_rows, verdict};
 use crate::bisect::{Bisection, Finding};
 use crate::check::{Checked, Layers};
+use crate::parity;
 
 /// A check as a document.
 #[derive(Debug)]
@@ -70,9 +71,12 @@ impl Document for Page<'_> {
                 cases.push(Case {
                     name: output.name.clone(),
                     group: case.name.clone(),
-                    outcome: match output.comparison.pass() {
-                        true => Outcome::Pass,
-                        false => Outcome::Fail(failed_output(case, output)),
+                    outcome: match output.outcome() {
+                        parity::Outcome::Passes => Outcome::Pass,
+                        parity::Outcome::NotProved => {
+                            Outcome::NotRun(format!("not proved: {}", failed_output(case, output)))
+                        }
+                        parity::Outcome::Fails => Outcome::Fail(failed_output(case, output)),
                     },
                     details: serde_json::to_string(&output.comparison).unwrap_or_default(),
                     seconds: 0.0,
@@ -100,7 +104,11 @@ impl Document for Page<'_> {
 
     fn markdown(&self) -> String {
         let c = self.0;
-        let word = if c.pass() { "✅ passes" } else { "❌ FAILS" };
+        let word = match (c.pass(), c.failed()) {
+            (true, _) => "✅ passes",
+            (_, true) => "❌ FAILS",
+            _ => "❔ NOT PROVED",
+        };
         let mut out = format!(
             "# kiln check: {word}\n\n`{}` against `{}`\n\n",
             c.candidate, c.against
@@ -111,6 +119,9 @@ impl Document for Page<'_> {
         let (header, rows) = parity_rows(&c.parity);
         out += &markdown_table(&header, rows);
         out += &format!("\n{}\n", verdict(&c.parity));
+        for doubt in doubts(&c.parity) {
+            out += &format!("\n{doubt}\n");
+        }
         for line in facts(c) {
             out += &format!("\n{line}\n");
         }
@@ -128,7 +139,7 @@ impl Document for Page<'_> {
 
     fn html(&self) -> String {
         let c = self.0;
-        let mut sections = vec![("Parity", parity(c))];
+        let mut sections = vec![("Parity", compared(c))];
         if let Some(found) = &c.layers {
             sections.push(("Layers", html! {
                 p { "Values that both graphs compute under one name, in the order of computation, at " (found.case) "." }
@@ -159,12 +170,7 @@ fn file_name(path: &str) -> String {
 
 fn head(c: &Checked) -> Head {
     let tone = |good: bool| if good { Tone::Good } else { Tone::Bad };
-    let mut verdicts = vec![Verdict {
-        what: "parity",
-        word: if c.parity.pass() { "passes" } else { "fails" }.into(),
-        why: measured(&c.parity),
-        tone: tone(c.parity.pass()),
-    }];
+    let mut verdicts = vec![super::parity_verdict("parity", &c.parity)];
     if let Some(p) = &c.precision {
         verdicts.push(Verdict {
             what: "precision",
@@ -195,7 +201,7 @@ fn head(c: &Checked) -> Head {
         },
     }));
     let outputs = || c.parity.cases.iter().flat_map(|c| &c.outputs);
-    let failed = outputs().filter(|o| !o.comparison.pass()).count();
+    let failed = outputs().filter(|o| o.failed()).count();
     Head {
         kind: "parity gate",
         title: file_name(&c.candidate),
@@ -210,6 +216,7 @@ fn head(c: &Checked) -> Head {
             ("cases", c.parity.cases.len().to_string()),
             ("outputs compared", outputs().count().to_string()),
             ("outputs that fail", failed.to_string()),
+            ("outputs not proved", c.parity.unproved().len().to_string()),
         ],
     }
 }
@@ -217,9 +224,9 @@ fn head(c: &Checked) -> Head {
 /// Failures in words; the table has all.
 const SHOWN: usize = 5;
 
-fn parity(c: &Checked) -> maud::Markup {
+fn compared(c: &Checked) -> maud::Markup {
     let failed = c.parity.cases.iter().flat_map(|case| {
-        let outputs = case.outputs.iter().filter(|o| !o.comparison.pass());
+        let outputs = case.outputs.iter().filter(|o| o.failed());
         outputs.map(move |output| failed_output(case, output))
     });
     let failed: Vec<String> = failed.collect();
@@ -231,6 +238,7 @@ fn parity(c: &Checked) -> maud::Markup {
                 @if failed.len() > SHOWN { li { "and " (failed.len() - SHOWN) " more, in the table below" } }
             }
         }
+        @for doubt in doubts(&c.parity) { p { strong { (doubt) } } }
         (page::table(&header, &rows))
     }
 }

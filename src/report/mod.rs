@@ -15,7 +15,9 @@ mod target;
 
 use crate::bench::BenchReport;
 use crate::manifest::Manifest;
-use crate::parity::{CaseReport, Comparison, OutputReport, Report};
+use crate::parity::{
+    CaseReport, Comparison, Floor, Nonfinite, Outcome, OutputReport, Report, Unproved,
+};
 
 pub use bundle::{html, markdown};
 pub use kernels::kernel_lines;
@@ -46,11 +48,73 @@ pub fn model_bytes(m: &Manifest) -> u64 {
 
 /// `passes (fp16): cosine ≥ 0.99999, …`, in one line.
 pub fn verdict(report: &Report) -> String {
-    let word = if report.pass() { "passes" } else { "FAILS" };
+    let word = match report.outcome() {
+        Outcome::Passes => "passes",
+        Outcome::NotProved => "NOT PROVED",
+        Outcome::Fails => "FAILS",
+    };
     let name = &report.tolerance.name;
-    match measured(report) {
-        numbers if numbers.is_empty() => format!("{word} ({name})"),
-        numbers => format!("{word} ({name}): {numbers}"),
+    let mut facts: Vec<String> = (report.unproved().iter())
+        .map(|(output, why)| format!("output '{output}': {why}"))
+        .collect();
+    let numbers = measured(report);
+    if facts.is_empty() && !numbers.is_empty() {
+        facts.push(numbers);
+    }
+    match facts.is_empty() {
+        true => format!("{word} ({name})"),
+        false => format!("{word} ({name}): {}", facts.join("; ")),
+    }
+}
+
+/// What a reader of the verdict must know beside it, in sentences: outputs that are not proved, and a model that amplifies
+/// rounding.
+pub fn doubts(report: &Report) -> Vec<String> {
+    let unproved = report.unproved().into_iter();
+    let mut doubts: Vec<String> = unproved
+        .map(|(output, why)| {
+            let mend = match why {
+                Unproved::Random { .. } => "no comparison can prove such an output",
+                _ => "give real inputs with --inputs",
+            };
+            format!("output '{output}' is not proved: {why}; {mend}")
+        })
+        .collect();
+    if let Some((output, floor)) = report.amplified() {
+        doubts.push(format!(
+            "the model amplifies rounding: a last bit of its weights or another order of operations moves output '{output}' by {}; \
+             the result was held to that where it is more than the tolerance allows",
+            floor_words(&floor)
+        ));
+    }
+    doubts
+}
+
+/// How far an output is from itself.
+fn floor_words(floor: &Floor) -> String {
+    match floor.unequal > 0.0 {
+        true => format!("{:.3} % of its elements", 100.0 * floor.unequal),
+        false => format!("{:.2e} in relative L2", floor.relative_l2),
+    }
+}
+
+/// The verdict on a comparison, above a report.
+pub(crate) fn parity_verdict(what: &'static str, report: &Report) -> page::Verdict {
+    let name = &report.tolerance.name;
+    let unproved = report.unproved().into_iter();
+    let unproved: Vec<String> = unproved
+        .map(|(output, why)| format!("{output}: {why}"))
+        .collect();
+    let (word, tone, why) = match report.outcome() {
+        Outcome::Passes => ("passes", page::Tone::Good, measured(report)),
+        Outcome::Fails => ("fails", page::Tone::Bad, measured(report)),
+        Outcome::NotProved => ("not proved", page::Tone::Open, unproved.join("; ")),
+    };
+    page::Verdict {
+        what,
+        word: word.into(),
+        why: format!("tolerance {name}: {why}"),
+        tone,
     }
 }
 
@@ -77,19 +141,26 @@ fn floor7(cosine: f64) -> f64 {
     (cosine * 1e7).floor() / 1e7
 }
 
-/// What failed, in one line.
+/// What failed, in one line; if nothing did, what is not proved.
 pub fn failures(report: &Report) -> String {
-    let mut lines = Vec::new();
-    for case in &report.cases {
-        let failed = case.outputs.iter().filter(|o| !o.comparison.pass());
-        lines.extend(failed.map(|output| failed_output(case, output)));
+    let outputs = report
+        .cases
+        .iter()
+        .flat_map(|case| case.outputs.iter().map(move |output| (case, output)));
+    let mut failed: Vec<_> = outputs.clone().filter(|(_, o)| o.failed()).collect();
+    if failed.is_empty() {
+        failed = outputs.filter(|(_, o)| o.unproved.is_some()).collect();
     }
+    let lines: Vec<String> = (failed.iter())
+        .map(|(case, output)| failed_output(case, output))
+        .collect();
     lines.join("; ")
 }
 
-/// How one output fails.
+/// How one output fails, or why it is not proved.
 pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
-    let what = match &output.comparison {
+    let mut what = match &output.comparison {
+        _ if !output.failed() && output.unproved.is_some() => String::new(),
         Comparison::Compared { verdict, .. } => {
             let failed = verdict.failed.iter();
             let failed = failed.map(|f| match f.metric {
@@ -111,53 +182,98 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
             "its type cannot be compared, and its bits differ".into()
         }
     };
+    if let Some(why) = output.unproved.filter(|_| !output.failed()) {
+        what = why.to_string();
+    } else if let Some(floor) = output.floor.filter(|f| f.runs > 0) {
+        what += &format!(
+            "; the original differs from itself by {}",
+            floor_words(&floor)
+        );
+    }
     format!("output '{}' at {}: {what}", output.name, case.name)
 }
 
-/// Rows of case, output and metrics: `(header, rows)`, for a table of any kind.
+/// Rows of case, output and metrics: `(header, rows)`, for a table of any kind. Where a result was beyond its limit, the limit
+/// on relative L2 and what the original differs from itself stand beside it.
 pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let header = vec![
-        "case", "output", "elements", "max abs", "rel L2", "cosine", "SQNR dB", "argmax",
-        "NaN/Inf", "verdict",
-    ];
+    let outputs = || report.cases.iter().flat_map(|c| &c.outputs);
+    let noisy = outputs().any(|o| o.floor.is_some());
+    let mut header = vec!["case", "output", "elements", "max abs", "rel L2"];
+    if noisy {
+        header.extend(["limit", "noise"]);
+    }
+    header.extend(["cosine", "SQNR dB", "argmax", "NaN/Inf", "verdict"]);
     let mut rows = Vec::new();
     for case in &report.cases {
         for output in &case.outputs {
-            let pass = if output.comparison.pass() {
-                "ok"
-            } else {
-                "FAIL"
-            };
             let mut row = vec![case.name.clone(), output.name.clone()];
-            match &output.comparison {
-                Comparison::Compared { metrics, .. } => match &metrics.float {
-                    Some(f) => row.extend([
-                        metrics.elements.to_string(),
-                        format!("{:.2e}", f.max_abs),
-                        format!("{:.2e}", f.relative_l2),
-                        format!("{:.7}", floor7(f.cosine)),
-                        format!("{:.1}", f.sqnr_db),
-                        f.argmax
-                            .map_or(String::new(), |a| format!("{:.2} %", a * 100.0)),
-                        f.nonfinite.differ.to_string(),
-                    ]),
-                    None => row.extend([
-                        metrics.elements.to_string(),
-                        format!("{} differ", metrics.unequal),
-                        String::new(),
-                        String::new(),
-                        String::new(),
-                        String::new(),
-                        String::new(),
-                    ]),
-                },
-                _ => row.extend(std::iter::repeat_n(String::new(), 7)),
+            row.extend(cells(output));
+            if noisy {
+                row.splice(5..5, noise_cells(report, output));
             }
-            row.push(pass.into());
+            row.push(word(output).into());
             rows.push(row);
         }
     }
     (header, rows)
+}
+
+/// From the number of elements to what is not finite.
+fn cells(output: &OutputReport) -> Vec<String> {
+    let Comparison::Compared { metrics, .. } = &output.comparison else {
+        return vec![String::new(); 7];
+    };
+    let elements = metrics.elements.to_string();
+    match &metrics.float {
+        Some(f) => vec![
+            elements,
+            format!("{:.2e}", f.max_abs),
+            format!("{:.2e}", f.relative_l2),
+            format!("{:.7}", floor7(f.cosine)),
+            format!("{:.1}", f.sqnr_db),
+            f.argmax
+                .map_or(String::new(), |a| format!("{:.2} %", a * 100.0)),
+            nonfinite(&f.nonfinite),
+        ],
+        None => {
+            let mut cells = vec![elements, format!("{} differ", metrics.unequal)];
+            cells.resize(7, String::new());
+            cells
+        }
+    }
+}
+
+/// All elements that are not finite, and how many of them differ.
+fn nonfinite(found: &Nonfinite) -> String {
+    match (found.most(), found.differ) {
+        (all, 0) => all.to_string(),
+        (all, differ) => format!("{all}, {differ} differ"),
+    }
+}
+
+/// The limit and the floor of relative L2, or of what is unequal.
+fn noise_cells(report: &Report, output: &OutputReport) -> [String; 2] {
+    let Some(floor) = output.floor else {
+        return [String::new(), String::new()];
+    };
+    let limits = report.tolerance.limits_of(&output.name);
+    let number = |n: Option<f64>| n.map_or(String::new(), |n| format!("{n:.2e}"));
+    match &output.comparison {
+        Comparison::Compared { metrics, .. } if metrics.float.is_none() => {
+            [number(limits.unequal), number(Some(floor.unequal))]
+        }
+        _ => [number(limits.relative_l2), number(Some(floor.relative_l2))],
+    }
+}
+
+/// The verdict on one output.
+pub fn word(output: &OutputReport) -> &'static str {
+    let forgiven = matches!(&output.comparison,
+        Comparison::Compared { verdict, .. } if !verdict.forgiven.is_empty());
+    match output.outcome() {
+        Outcome::Passes if forgiven => "ok, by noise",
+        outcome => outcome.word(),
+    }
 }
 
 /// Rows of model and percentiles in milliseconds: `(header, rows)`, for a table of any kind.

@@ -79,6 +79,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same about a model under another name than its path.
+    pub fn about(mut self, path: &str, name: &str) -> Error {
+        if let Error::Model { model, reason } | Error::Run { model, reason } = &mut self {
+            *model = model.replace(path, name);
+            *reason = reason.replace(path, name);
+        }
+        self
+    }
+
     /// Whether the runtime itself is missing or unusable, rather than a model or its inputs.
     pub fn is_missing_runtime(&self) -> bool {
         matches!(

@@ -198,6 +198,14 @@ impl Session {
         })
     }
 
+    /// The same session, which messages call by this name.
+    pub fn called(self, name: &str) -> Session {
+        Session {
+            model: name.to_string(),
+            ..self
+        }
+    }
+
     /// The model's path, or the name it was given.
     pub fn model(&self) -> &str {
         &self.model

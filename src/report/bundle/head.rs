@@ -3,7 +3,7 @@
 use crate::engine_parity::EngineParity;
 use crate::manifest::Manifest;
 use crate::report::page::{Head, Tone, Verdict};
-use crate::report::{measured, model_bytes};
+use crate::report::{model_bytes, parity_verdict};
 use crate::summary::{bytes, count};
 
 pub(super) fn head(m: &Manifest) -> Head {
@@ -29,12 +29,7 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
             why: "--no-check".into(),
             tone: Tone::Open,
         },
-        Some(report) => Verdict {
-            what: "parity with the original",
-            word: if report.pass() { "passes" } else { "fails" }.into(),
-            why: format!("tolerance {}: {}", report.tolerance.name, measured(report)),
-            tone: if report.pass() { Tone::Good } else { Tone::Bad },
-        },
+        Some(report) => parity_verdict("parity with the original", report),
     }];
     all.push(engine(&m.engine_parity));
     if let Some(ratio) = m.latency.as_ref().and_then(|l| l.ratios.first()) {
@@ -69,6 +64,7 @@ pub(in crate::report) fn engine(parity: &EngineParity) -> Verdict {
     let (word, tone) = match (parity.proved(), parity.failed()) {
         (true, _) => ("passes", Tone::Good),
         (_, true) => ("fails", Tone::Bad),
+        _ if parity.not_run().is_none() => ("not proved", Tone::Open),
         _ => ("not run", Tone::Open),
     };
     Verdict {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::latency::{distribution, runs};
 use super::page::{self, Axis, Plot, Series};
 use super::section::{Part, Section};
-use super::{kernels, latency_rows, parity_rows};
+use super::{doubts, kernels, latency_rows, parity_rows};
 use crate::engine::DataType;
 use crate::manifest::Manifest;
 use crate::parity::{Comparison, decades};
@@ -76,6 +76,8 @@ fn parity(m: &Manifest) -> Vec<Part> {
         )),
         Part::Table(header, rows),
     ];
+    let noted = doubts(report).into_iter().map(Part::Loud);
+    parts.splice(1..1, noted);
     // By output, over all cases.
     let mut histograms: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for output in report.cases.iter().flat_map(|c| &c.outputs) {
@@ -110,6 +112,7 @@ fn latency(m: &Manifest) -> Vec<Part> {
     let Some(report) = &m.latency else {
         let why = m
             .latency_not_run
+            .as_deref()
             .unwrap_or("`--no-check` or `--no-latency`");
         return vec![Part::Text(format!("Not run ({why})."))];
     };
@@ -349,13 +352,17 @@ fn not_run(m: &Manifest) -> Vec<Part> {
     if let Some(why) = m.engine_parity.not_run() {
         lines.push(format!("parity of the engine: {why}"));
     }
-    if m.parity.is_none() {
-        lines.push("parity with the original: `--no-check`".into());
+    match &m.parity {
+        None => lines.push("parity with the original: `--no-check`".into()),
+        Some(report) => lines.extend(
+            (report.unproved().iter())
+                .map(|(output, why)| format!("parity of output `{output}` is not proved: {why}")),
+        ),
     }
     if m.latency.is_none() {
         lines.push(format!(
             "latency: {}",
-            m.latency_not_run.unwrap_or("switched off")
+            m.latency_not_run.as_deref().unwrap_or("switched off")
         ));
     }
     if let (Some(_), Some(why)) = (&m.engine, m.engine_parity.not_run()) {
