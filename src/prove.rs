@@ -241,8 +241,8 @@ pub fn open(
             other => other.to_string(),
         })
     };
-    let settled =
-        shapes::settle(request.folded, shapes, &mut probe).map_err(|why| CompileError::Sizes {
+    let settled = shapes::settle(&request.original.graph, request.folded, shapes, &mut probe)
+        .map_err(|why| CompileError::Sizes {
             model: request.reference.to_path_buf(),
             why,
         })?;

@@ -27,6 +27,8 @@ pub(super) struct Fact {
     pub dims: Option<Dims>,
     /// All elements in row-major order; the dimensions are known numbers then.
     pub values: Option<Values>,
+    /// A size that all elements stay below, where they count up to it.
+    pub end: Option<Expr>,
 }
 
 /// Gives out numbers for what nothing names.
@@ -118,6 +120,7 @@ impl Fact {
             dtype: ty.dtype(),
             dims: ty.shape().map(|s| s.iter().map(|d| fresh.dim(d)).collect()),
             values: None,
+            end: None,
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) fn product(call: &Call<'_>, a: &[Expr], b: &[Expr]) -> Option<Outs> {
             text(a),
             text(b)
         ));
+    } else {
+        call.demands.equal(inner_a, inner_b);
     }
     let (row, a_batch) = match rows.split_last() {
         Some((row, batch)) => (Some(row), batch),
@@ -68,6 +70,8 @@ pub(super) fn gemm(call: &Call<'_>) -> Option<Outs> {
     let (k_b, n) = side(1, "transB")?;
     if k_a.equals(&k_b) == Some(false) {
         call.conflict(format!("inner dimensions {k_a} and {k_b} differ"));
+    } else {
+        call.demands.equal(&k_a, &k_b);
     }
     Some(one(SmallVec::from_iter([m, n])))
 }
@@ -244,6 +248,8 @@ pub(super) fn conv(call: &Call<'_>, weight: usize) -> Option<Outs> {
     let taken = weight.get(1)?.mul(&group)?;
     if taken.equals(channels) == Some(false) {
         call.conflict(format!("{channels} channels meet a kernel for {taken}"));
+    } else {
+        call.demands.equal(&taken, channels);
     }
     let mut dims: Dims = SmallVec::from_iter([batch.clone(), weight.first()?.clone()]);
     for ((size, k), window) in sizes.iter().zip(&kernel).zip(windows(call, sizes.len())?) {
