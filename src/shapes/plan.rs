@@ -7,7 +7,7 @@ use kiln_graph::Graph;
 use kiln_graph::infer::Expr;
 
 use super::paper::{self, Look};
-use super::relate::Study;
+use super::relate::{Misfit, Study};
 use super::roles::{self, Role};
 use super::{Point, Range, Shapes, SpecError};
 
@@ -36,8 +36,15 @@ pub(super) fn budget() -> u64 {
 /// # Errors
 /// When sizes that the user gave contradict each other.
 pub(super) fn plan(graph: &Graph, shapes: &mut Shapes) -> Result<(), SpecError> {
-    let study = Study::new(graph, shapes);
-    study.given_fit(shapes)?;
+    let study = loop {
+        let study = Study::new(graph, shapes);
+        match study.given_fit(shapes) {
+            Ok(()) => break study,
+            Err(Misfit::Never(why)) => return Err(why),
+            // Each turn takes one away.
+            Err(Misfit::Wide(name)) => shapes.given.retain(|g| *g != name),
+        }
+    };
     assign_roles(graph, shapes, &study);
     for (name, expr) in study.relations() {
         match expr.as_i64().and_then(|n| usize::try_from(n).ok()) {

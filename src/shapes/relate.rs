@@ -215,15 +215,13 @@ impl<'g> Study<'g> {
     ///
     /// # Errors
     /// When the graph demands another size of one of them.
-    pub fn given_fit(&self, shapes: &Shapes) -> Result<(), SpecError> {
-        let corners: [Point; 3] = [
-            shapes.point(|r| r.min),
-            shapes.point(|r| r.opt),
-            shapes.point(|r| r.max),
-        ];
+    pub fn given_fit(&self, shapes: &Shapes) -> Result<(), Misfit> {
+        let corners = Corners::of(shapes);
         for demand in self.facts.demands() {
-            let Demand::Equal(a, b) = demand else {
-                continue;
+            let (a, b, one) = match demand {
+                Demand::Equal(a, b) => (a, b, false),
+                Demand::Broadcast(a, b) => (a, b, true),
+                Demand::AtMost(..) => continue,
             };
             let (Some(a), Some(b)) = (self.named(a), self.named(b)) else {
                 continue;
@@ -233,19 +231,62 @@ impl<'g> Study<'g> {
             if !names.iter().all(|n| shapes.is_given(n)) {
                 continue;
             }
-            for corner in &corners {
-                let at = |e: &Expr| e.eval(&|n| i64::try_from(*corner.get(n)?).ok());
-                if let (Some(x), Some(y)) = (at(&a), at(&b))
-                    && x != y
-                {
-                    let sizes = names.iter().map(|n| format!("{n} = {}", corner[n]));
-                    return Err(SpecError::Related {
-                        relation: format!("{a} = {b}"),
-                        sizes: sizes.collect::<Vec<_>>().join(", "),
-                    });
-                }
+            let fits = |x: i64, y: i64| x == y || one && (x == 1 || y == 1);
+            let apart = (corners.at(&a).into_iter().zip(corners.at(&b)))
+                .position(|(x, y)| matches!((x, y), (Some(x), Some(y)) if !fits(x, y)));
+            let Some(corner) = apart else {
+                continue;
+            };
+            if let Some(zero) = a.sub(&b)
+                && let Some(name) = names.iter().find(|n| corners.hold(shapes, n, &zero))
+            {
+                return Err(Misfit::Wide(name.clone()));
             }
+            let sizes = names
+                .iter()
+                .map(|n| format!("{n} = {}", corners.0[corner][n]));
+            return Err(Misfit::Never(SpecError::Related {
+                relation: format!("{a} = {b}"),
+                sizes: sizes.collect::<Vec<_>>().join(", "),
+            }));
         }
         Ok(())
+    }
+}
+
+/// Why sizes that the user gave do not fit together.
+pub(super) enum Misfit {
+    /// This one was given more than others leave it: it follows from them.
+    Wide(String),
+    Never(SpecError),
+}
+
+/// The smallest, typical and largest sizes.
+struct Corners([Point; 3]);
+
+impl Corners {
+    fn of(shapes: &Shapes) -> Corners {
+        Corners([
+            shapes.point(|r| r.min),
+            shapes.point(|r| r.opt),
+            shapes.point(|r| r.max),
+        ])
+    }
+
+    fn at(&self, size: &Expr) -> [Option<i64>; 3] {
+        let one = |p: &Point| size.eval(&|n| i64::try_from(*p.get(n)?).ok());
+        [one(&self.0[0]), one(&self.0[1]), one(&self.0[2])]
+    }
+
+    /// Whether the range of `name` has room for what it is where `zero` is zero.
+    fn hold(&self, shapes: &Shapes, name: &str, zero: &Expr) -> bool {
+        let (Some(size), Some(range)) = (zero.solve(name), shapes.ranges.get(name)) else {
+            return false;
+        };
+        let within =
+            |n: i64| usize::try_from(n).is_ok_and(|n| (range.min..=range.max).contains(&n));
+        size.grows()
+            && !range.is_fixed()
+            && self.at(&size).into_iter().all(|n| n.is_some_and(within))
     }
 }
