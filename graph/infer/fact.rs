@@ -60,8 +60,7 @@ impl Fresh {
     pub fn dim(&self, dim: &Dim) -> Expr {
         match dim {
             Dim::Known(n) => i64::try_from(*n).map_or_else(|_| self.size(), Expr::from),
-            // Exporters write these for any dimension they know nothing of.
-            Dim::Symbol(text) if matches!(&**text, "" | "?" | "-1" | "None") => self.size(),
+            dim if dim.is_anonymous() => self.size(),
             Dim::Symbol(text) => Expr::parse(text),
             Dim::Unknown => self.size(),
         }

@@ -190,6 +190,18 @@ impl Window {
             .add(&1.into())
     }
 
+    /// A window that is longer than what it slides over, padding included, gives nothing.
+    fn fits(&self, call: &Call<'_>, input: &Expr, kernel: &Expr) {
+        let room = |pads: i64| input.add(&pads.into())?.sub(&self.extent(kernel)?);
+        if self
+            .pads
+            .and_then(room)
+            .is_some_and(|r| r.bounds().hi.is_some_and(|hi| hi < 0))
+        {
+            call.conflict(format!("a window of {kernel} slides over {input}"));
+        }
+    }
+
     fn size(&self, input: &Expr, kernel: &Expr, ceil: bool) -> Option<Expr> {
         let stride = Expr::from(self.stride);
         let Some(pads) = self.pads else {
@@ -254,6 +266,7 @@ pub(super) fn conv(call: &Call<'_>, weight: usize) -> Option<Outs> {
     let mut dims: Dims = SmallVec::from_iter([batch.clone(), weight.first()?.clone()]);
     for ((size, k), window) in sizes.iter().zip(&kernel).zip(windows(call, sizes.len())?) {
         dims.push(call.size(window.size(size, k, false)));
+        window.fits(call, size, k);
     }
     Some(one(dims))
 }
@@ -289,6 +302,7 @@ pub(super) fn pool(call: &Call<'_>) -> Option<Outs> {
     let mut dims: Dims = SmallVec::from_iter([batch.clone(), channels.clone()]);
     for ((size, k), window) in sizes.iter().zip(&kernel).zip(windows(call, sizes.len())?) {
         dims.push(call.size(window.size(size, k, ceil)));
+        window.fits(call, size, k);
     }
     let out = Fact::of_dims(dims);
     Some(SmallVec::from_iter([out.clone(), out]))

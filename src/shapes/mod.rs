@@ -85,9 +85,6 @@ pub struct Shapes {
     roles: BTreeMap<String, Role>,
 }
 
-/// What exporters write for any size that they know nothing of; two of them need not be the same.
-const PLACEHOLDERS: &[&str] = &["", "?", "-1", "None", "unk", "unknown"];
-
 /// Samples at once: one without padding, and one of each amount of padding that made masks have.
 const SEVERAL: usize = 4;
 
@@ -124,13 +121,8 @@ impl Shapes {
                     }
                 }
             };
-            let anonymous = |d: &Dim| match d {
-                Dim::Unknown => true,
-                Dim::Symbol(s) => PLACEHOLDERS.contains(&&**s),
-                Dim::Known(_) => false,
-            };
             let dims = shape.iter().enumerate().map(|(k, d)| match d {
-                d if anonymous(d) => Dim::Symbol(format!("{}.{k}", value.name()).into()),
+                d if d.is_anonymous() => Dim::Symbol(format!("{}.{k}", value.name()).into()),
                 known => known.clone(),
             });
             inputs.push(Input {
@@ -193,23 +185,23 @@ impl Shapes {
 
     /// The sizes in one line: `batch 1:1:8, seq 1:1:512, mask = past + seq`. Nothing for a model of fixed sizes.
     pub fn describe(&self) -> Option<String> {
-        let one = |(name, range): (&String, &Range)| match (
-            self.relations.get(name),
-            self.steps.get(name),
-        ) {
-            (Some(expr), _) => format!("{name} = {expr}"),
-            (None, Some(step)) => format!("{name} {range} by {step}"),
-            (None, None) => format!("{name} {range}"),
-        };
         let own = self
             .ranges
             .iter()
             .filter(|(n, _)| !self.relations.contains_key(*n));
-        let related = self
-            .ranges
-            .iter()
-            .filter(|(n, _)| self.relations.contains_key(*n));
-        let all: Vec<String> = own.chain(related).map(one).collect();
+        let own = own.map(|(name, range)| match self.steps.get(name) {
+            Some(step) => format!("{name} {range} by {step}"),
+            None => format!("{name} {range}"),
+        });
+        let mut alike: BTreeMap<&Expr, Vec<&str>> = BTreeMap::new();
+        for (name, expr) in &self.relations {
+            alike.entry(expr).or_default().push(name);
+        }
+        let related = alike.into_iter().map(|(expr, names)| match names[..] {
+            [first, _, ..] => format!("{first} and {} more = {expr}", names.len() - 1),
+            _ => format!("{} = {expr}", names.concat()),
+        });
+        let all: Vec<String> = own.chain(related).collect();
         (!all.is_empty()).then(|| all.join(", "))
     }
 

@@ -141,10 +141,14 @@ fn end_at(shapes: &mut Shapes, size: &Expr, end: i64) {
     }
     while !fits(shapes) {
         let wide = |n: &&String| shapes.ranges[*n].max > shapes.ranges[*n].min.max(1);
-        let widest = free
-            .iter()
-            .filter(wide)
-            .max_by_key(|n| shapes.ranges[*n].max);
+        // Of two that are alike, a past keeps more: prompts are shorter than what is written to them.
+        let size = |n: &&String| {
+            (
+                shapes.ranges[*n].max,
+                shapes.roles.get(*n) == Some(&Role::New),
+            )
+        };
+        let widest = free.iter().filter(wide).max_by_key(size);
         let Some(name) = widest.cloned() else {
             return;
         };

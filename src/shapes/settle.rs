@@ -264,9 +264,15 @@ fn widen(
     if !range.is_fixed()
         && let Err(why) = at(range.min)
     {
-        let few = (range.min..=range.opt.min(range.min + 4)).step_by(step);
-        let first = few.into_iter().find(|&n| at(n).is_ok());
-        new.min = first.unwrap_or(range.opt);
+        let (mut bad, mut good) = (range.min / step, range.opt / step);
+        while good.saturating_sub(bad) > 1 {
+            let middle = bad + (good - bad) / 2;
+            match at(middle * step) {
+                Ok(()) => good = middle,
+                Err(_) => bad = middle,
+            }
+        }
+        new.min = (good * step).min(range.opt);
         settled.warnings.push(format!(
             "the model does not run at {name}={} ({}); the profile begins at {name}={}",
             range.min,
