@@ -27,6 +27,21 @@ impl Dim {
         }
     }
 
+    /// Whether nothing names it. Exporters write some words for any size that they know nothing of, so that two of them
+    /// need not be the same.
+    pub fn is_anonymous(&self) -> bool {
+        match self {
+            Dim::Known(_) => false,
+            Dim::Symbol(name) => {
+                matches!(
+                    &**name,
+                    "" | "?" | "-1" | "None" | "unk" | "unknown" | "dynamic"
+                )
+            }
+            Dim::Unknown => true,
+        }
+    }
+
     /// Whether both are certainly the same size.
     pub fn certainly_equals(&self, other: &Dim) -> bool {
         *self != Dim::Unknown && self == other

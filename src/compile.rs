@@ -306,6 +306,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?),
         false => None,
     };
+    if let Some(sizes) = shapes.describe() {
+        talk.note(&format!("sizes: {sizes}"));
+    }
     if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
         fused = clock.time("passes", || {
             stages::rewrite(options, &targets, &fusing, baked, talk)

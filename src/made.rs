@@ -263,7 +263,7 @@ fn attempt(
 ) -> Result<Settled, CompileError> {
     let before = shapes.clone();
     let mut probe = |point: &Point| maker.runs(session, &before, point);
-    let settled = shapes::settle(request.folded, shapes, &mut probe);
+    let settled = shapes::settle(&request.original.graph, request.folded, shapes, &mut probe);
     settled.map_err(|why| {
         *shapes = before.clone();
         CompileError::Sizes {

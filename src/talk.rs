@@ -8,6 +8,8 @@ pub trait Talk: Sync {
     fn stage(&self, what: &str);
     /// Something the user should know.
     fn warn(&self, what: &str);
+    /// Something chosen that the user may want to know.
+    fn note(&self, _what: &str) {}
     /// Where an engine build has come.
     fn engine(&self) -> &dyn engine::Progress;
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use smallvec::SmallVec;
 
+use super::demand::Demands;
 use super::expr::Expr;
 use super::fact::{Dims, Fact, Fresh};
 use crate::{Attr, Graph, Node, Tensor};
@@ -17,6 +18,7 @@ pub(super) struct Call<'a> {
     pub facts: &'a [Fact],
     pub fresh: &'a Fresh,
     pub conflicts: &'a RefCell<Vec<String>>,
+    pub demands: &'a Demands,
     pub opset: i64,
 }
 
@@ -115,6 +117,8 @@ impl<'a> Call<'a> {
     pub fn unify(&self, a: &Expr, b: &Expr, what: &str) -> Expr {
         if a.equals(b) == Some(false) {
             self.conflict(format!("{what} differ: {a} and {b}"));
+        } else {
+            self.demands.equal(a, b);
         }
         if b.as_i64().is_some() || (!a.is_named() && b.is_named()) {
             b.clone()
@@ -138,6 +142,7 @@ impl<'a> Call<'a> {
                 ));
                 return None;
             }
+            self.demands.broadcast(x, y);
             dims.push(self.size(dim));
         }
         Some(dims)

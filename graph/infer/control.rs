@@ -27,6 +27,7 @@ pub(super) fn infer(call: &Call<'_>, sizes: Option<&Sizes>) -> (Outs, Vec<Facts>
             run(
                 graph,
                 &Env {
+                    demands: call.demands,
                     fresh: call.fresh,
                     inputs: &inputs,
                     captures: &captures,
@@ -79,6 +80,7 @@ fn merge(call: &Call<'_>, a: &Fact, b: &Fact) -> Fact {
         dtype: a.dtype.filter(|_| a.dtype == b.dtype),
         values: a.values.clone().filter(|_| a.values == b.values),
         dims,
+        end: a.end.clone().filter(|_| a.end == b.end),
     }
 }
 
@@ -88,6 +90,7 @@ fn varying(call: &Call<'_>, fact: &Fact) -> Fact {
         dtype: fact.dtype,
         dims: fact.dims.as_ref().map(|d| call.fresh.shape(d.len())),
         values: None,
+        end: None,
     }
 }
 
@@ -137,6 +140,7 @@ fn stacked(call: &Call<'_>, fact: &Fact, count: Expr, axis: usize) -> Fact {
         dtype: fact.dtype,
         dims,
         values: None,
+        end: None,
     }
 }
 
@@ -172,6 +176,7 @@ fn scan_inputs(call: &Call<'_>) -> Option<Vec<Option<Fact>>> {
             dtype: fact.dtype,
             dims,
             values: None,
+            end: None,
         })
     });
     Some(varying_state.chain(slices).collect())

@@ -27,6 +27,8 @@ pub(super) struct Fact {
     pub dims: Option<Dims>,
     /// All elements in row-major order; the dimensions are known numbers then.
     pub values: Option<Values>,
+    /// A size that all elements stay below, where they count up to it.
+    pub end: Option<Expr>,
 }
 
 /// Gives out numbers for what nothing names.
@@ -58,8 +60,7 @@ impl Fresh {
     pub fn dim(&self, dim: &Dim) -> Expr {
         match dim {
             Dim::Known(n) => i64::try_from(*n).map_or_else(|_| self.size(), Expr::from),
-            // Exporters write these for any dimension they know nothing of.
-            Dim::Symbol(text) if matches!(&**text, "" | "?" | "-1" | "None") => self.size(),
+            dim if dim.is_anonymous() => self.size(),
             Dim::Symbol(text) => Expr::parse(text),
             Dim::Unknown => self.size(),
         }
@@ -118,6 +119,7 @@ impl Fact {
             dtype: ty.dtype(),
             dims: ty.shape().map(|s| s.iter().map(|d| fresh.dim(d)).collect()),
             values: None,
+            end: None,
         }
     }
 

@@ -134,6 +134,7 @@ pub(super) fn reshape(call: &Call<'_>) -> Option<Outs> {
                     text(&wanted)
                 ));
             }
+            (None, Some(total), Some(rest)) => call.demands.equal(&total, &rest),
             _ => {}
         }
     }
@@ -355,6 +356,9 @@ pub(super) fn split(call: &Call<'_>) -> Option<Outs> {
             text(&sizes),
             dims[axis]
         ));
+    }
+    if let Some(sum) = sizes.iter().try_fold(Expr::from(0), |sum, s| sum.add(s)) {
+        call.demands.equal(&sum, &dims[axis]);
     }
     let steps = strides(dims);
     let mut start = Some(0usize);

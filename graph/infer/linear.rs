@@ -26,6 +26,8 @@ pub(super) fn product(call: &Call<'_>, a: &[Expr], b: &[Expr]) -> Option<Outs> {
             text(a),
             text(b)
         ));
+    } else {
+        call.demands.equal(inner_a, inner_b);
     }
     let (row, a_batch) = match rows.split_last() {
         Some((row, batch)) => (Some(row), batch),
@@ -68,6 +70,8 @@ pub(super) fn gemm(call: &Call<'_>) -> Option<Outs> {
     let (k_b, n) = side(1, "transB")?;
     if k_a.equals(&k_b) == Some(false) {
         call.conflict(format!("inner dimensions {k_a} and {k_b} differ"));
+    } else {
+        call.demands.equal(&k_a, &k_b);
     }
     Some(one(SmallVec::from_iter([m, n])))
 }
@@ -186,6 +190,18 @@ impl Window {
             .add(&1.into())
     }
 
+    /// A window that is longer than what it slides over, padding included, gives nothing.
+    fn fits(&self, call: &Call<'_>, input: &Expr, kernel: &Expr) {
+        let room = |pads: i64| input.add(&pads.into())?.sub(&self.extent(kernel)?);
+        if self
+            .pads
+            .and_then(room)
+            .is_some_and(|r| r.bounds().hi.is_some_and(|hi| hi < 0))
+        {
+            call.conflict(format!("a window of {kernel} slides over {input}"));
+        }
+    }
+
     fn size(&self, input: &Expr, kernel: &Expr, ceil: bool) -> Option<Expr> {
         let stride = Expr::from(self.stride);
         let Some(pads) = self.pads else {
@@ -244,10 +260,13 @@ pub(super) fn conv(call: &Call<'_>, weight: usize) -> Option<Outs> {
     let taken = weight.get(1)?.mul(&group)?;
     if taken.equals(channels) == Some(false) {
         call.conflict(format!("{channels} channels meet a kernel for {taken}"));
+    } else {
+        call.demands.equal(&taken, channels);
     }
     let mut dims: Dims = SmallVec::from_iter([batch.clone(), weight.first()?.clone()]);
     for ((size, k), window) in sizes.iter().zip(&kernel).zip(windows(call, sizes.len())?) {
         dims.push(call.size(window.size(size, k, false)));
+        window.fits(call, size, k);
     }
     Some(one(dims))
 }
@@ -283,6 +302,7 @@ pub(super) fn pool(call: &Call<'_>) -> Option<Outs> {
     let mut dims: Dims = SmallVec::from_iter([batch.clone(), channels.clone()]);
     for ((size, k), window) in sizes.iter().zip(&kernel).zip(windows(call, sizes.len())?) {
         dims.push(call.size(window.size(size, k, ceil)));
+        window.fits(call, size, k);
     }
     let out = Fact::of_dims(dims);
     Some(SmallVec::from_iter([out.clone(), out]))

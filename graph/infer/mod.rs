@@ -13,12 +13,14 @@ mod bounds;
 mod call;
 mod contrib;
 mod control;
+mod demand;
 mod divide;
 mod dtype;
 mod elementwise;
 mod expr;
 mod fact;
 mod generate;
+mod index;
 mod internal;
 mod layout;
 mod linear;
@@ -34,6 +36,8 @@ use std::cell::RefCell;
 use rustc_hash::FxHashMap;
 
 use self::call::Call;
+pub use self::demand::Demand;
+use self::demand::Demands;
 pub use self::expr::Expr;
 use self::fact::{Dims, Fact, Fresh};
 use crate::types::Shape;
@@ -47,6 +51,7 @@ pub struct Facts {
     facts: Vec<Fact>,
     types: Vec<Type>,
     conflicts: Vec<Conflict>,
+    demands: Vec<Demand>,
     nested: FxHashMap<NodeId, Vec<Facts>>,
 }
 
@@ -98,6 +103,11 @@ impl Facts {
         &self.conflicts
     }
 
+    /// What this graph and those nested in it demand of named sizes, in the order of the nodes.
+    pub fn demands(&self) -> &[Demand] {
+        &self.demands
+    }
+
     /// Facts of a node's nested graphs, in the order of its attributes.
     pub fn nested(&self, node: NodeId) -> &[Facts] {
         self.nested.get(&node).map_or(&[], Vec::as_slice)
@@ -106,15 +116,19 @@ impl Facts {
 
 /// Infers types, shapes and values of a whole graph.
 pub fn infer(graph: &Graph) -> Facts {
-    run(
+    let demands = Demands::default();
+    let mut facts = run(
         graph,
         &Env {
+            demands: &demands,
             fresh: &Fresh::default(),
             inputs: &[],
             captures: &[],
             sizes: None,
         },
-    )
+    );
+    facts.demands = demands.take();
+    facts
 }
 
 /// Infers under other shapes of some inputs. Sizes that the inputs' declared types name take the new values everywhere;
@@ -152,9 +166,11 @@ pub fn with_inputs(graph: &Graph, overrides: &[(ValueId, Shape)]) -> Facts {
         fact.dims = Some(given);
         inputs[at] = Some(fact);
     }
+    let demands = Demands::default();
     let mut facts = run(
         graph,
         &Env {
+            demands: &demands,
             fresh: &fresh,
             inputs: &inputs,
             captures: &[],
@@ -163,6 +179,7 @@ pub fn with_inputs(graph: &Graph, overrides: &[(ValueId, Shape)]) -> Facts {
     );
     conflicts.append(&mut facts.conflicts);
     facts.conflicts = conflicts;
+    facts.demands = demands.take();
     facts
 }
 
@@ -223,6 +240,8 @@ impl Sizes {
 
 /// What a graph is inferred under.
 struct Env<'a> {
+    /// Where demands go, those of nested graphs too.
+    demands: &'a Demands,
     fresh: &'a Fresh,
     /// Facts of inputs by position, instead of their declared types.
     inputs: &'a [Option<Fact>],
@@ -297,6 +316,7 @@ fn run(graph: &Graph, env: &Env<'_>) -> Facts {
             facts: &out.facts,
             fresh: env.fresh,
             conflicts: &messages,
+            demands: env.demands,
             // A graph that names no version is one of today's.
             opset: graph.opsets().get("").unwrap_or(i64::MAX),
         };
@@ -307,9 +327,13 @@ fn run(graph: &Graph, env: &Env<'_>) -> Facts {
         } else {
             dtype::check(&call);
             let mut outs = rules::shapes(&call).unwrap_or_default();
+            index::demand(&call);
             outs.resize_with(node.outputs().len(), Fact::default);
             for (k, fact) in outs.iter_mut().enumerate() {
                 fact.dtype = dtype::output(&call, k);
+            }
+            if let Some(first) = outs.first_mut() {
+                first.end = index::end(&call);
             }
             outs
         };

@@ -51,6 +51,12 @@ impl Talk for Terminal {
         }
     }
 
+    fn note(&self, what: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| drop(writeln!(io::stderr(), "{what}")));
+        }
+    }
+
     fn engine(&self) -> &dyn engine::Progress {
         self
     }

@@ -2,19 +2,27 @@
 
 mod derived;
 mod kinds;
+mod paper;
+mod plan;
+mod relate;
+mod roles;
+mod search;
 mod settle;
 mod spec;
 
 use std::collections::BTreeMap;
 
-use kiln_graph::{DType, Dim, Graph, Type};
+use kiln_graph::infer::Expr;
+use kiln_graph::{DType, Dim, Graph, Shape, Type, ValueId};
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
 pub use kinds::{Kinds, Wanted, input_kind};
+pub(crate) use roles::is_batch;
 pub use settle::{Probe, Settled, settle};
 pub use spec::{DimSpec, ShapeSpec, SpecError};
 
+use self::roles::Role;
 use crate::engine::{Profile, ProfileInput};
 
 /// Sizes of one dimension: TensorRT tunes for `opt` and takes all from `min` to `max`.
@@ -68,19 +76,14 @@ pub struct Shapes {
     pub given: Vec<String>,
     /// Dimensions at whose one size alone the model runs, because the exporter wrote it into the graph.
     pub baked: Vec<String>,
+    /// Sizes that follow from others, as the graph demands it: `mask` is `past + seq`. Their ranges follow too.
+    pub relations: BTreeMap<String, Expr>,
+    /// What a size must be a multiple of, where that is not 1.
+    pub steps: BTreeMap<String, usize>,
+    /// Why ranges end where they do, in sentences for the user.
+    pub notes: Vec<String>,
+    roles: BTreeMap<String, Role>,
 }
-
-/// A batch of eight and 512 tokens is what sentence encoders and translators are served with; both are only defaults.
-const BATCH: Range = Range {
-    min: 1,
-    opt: 1,
-    max: 8,
-};
-const LENGTH: Range = Range {
-    min: 1,
-    opt: 128,
-    max: 512,
-};
 
 /// Samples at once: one without padding, and one of each amount of padding that made masks have.
 const SEVERAL: usize = 4;
@@ -119,7 +122,7 @@ impl Shapes {
                 }
             };
             let dims = shape.iter().enumerate().map(|(k, d)| match d {
-                Dim::Unknown => Dim::Symbol(format!("{}.{k}", value.name()).into()),
+                d if d.is_anonymous() => Dim::Symbol(format!("{}.{k}", value.name()).into()),
                 known => known.clone(),
             });
             inputs.push(Input {
@@ -133,14 +136,80 @@ impl Shapes {
             inputs,
             given: Vec::new(),
             baked: Vec::new(),
+            relations: BTreeMap::new(),
+            steps: BTreeMap::new(),
+            notes: Vec::new(),
+            roles: BTreeMap::new(),
         };
         spec::apply(&mut out, dims, shapes)?;
+        plan::plan(graph, &mut out)?;
         Ok(out)
+    }
+
+    fn is_given(&self, symbol: &str) -> bool {
+        self.given.iter().any(|s| s == symbol)
+    }
+
+    /// Whether kiln chooses this size: neither the user nor the graph has.
+    fn is_free(&self, symbol: &str) -> bool {
+        !self.is_given(symbol)
+            && !self.relations.contains_key(symbol)
+            && self.ranges.get(symbol).is_some_and(|r| !r.is_fixed())
+    }
+
+    /// Sets the sizes of a point that follow from others.
+    fn complete(&self, point: &mut Point) {
+        for (name, expr) in &self.relations {
+            let size = expr.eval(&|n| i64::try_from(*point.get(n)?).ok());
+            if let Some(size) = size.and_then(|n| usize::try_from(n).ok()) {
+                point.insert(name.clone(), size);
+            }
+        }
+    }
+
+    /// Sets the ranges that follow from others.
+    fn follow(&mut self) {
+        let [min, opt, max] = [
+            self.point(|r| r.min),
+            self.point(|r| r.opt),
+            self.point(|r| r.max),
+        ];
+        for name in self.relations.keys() {
+            if let (Some(&min), Some(&opt), Some(&max)) =
+                (min.get(name), opt.get(name), max.get(name))
+            {
+                self.ranges.insert(name.clone(), Range { min, opt, max });
+            }
+        }
+    }
+
+    /// The sizes in one line: `batch 1:1:8, seq 1:1:512, mask = past + seq`. Nothing for a model of fixed sizes.
+    pub fn describe(&self) -> Option<String> {
+        let own = self
+            .ranges
+            .iter()
+            .filter(|(n, _)| !self.relations.contains_key(*n));
+        let own = own.map(|(name, range)| match self.steps.get(name) {
+            Some(step) => format!("{name} {range} by {step}"),
+            None => format!("{name} {range}"),
+        });
+        let mut alike: BTreeMap<&Expr, Vec<&str>> = BTreeMap::new();
+        for (name, expr) in &self.relations {
+            alike.entry(expr).or_default().push(name);
+        }
+        let related = alike.into_iter().map(|(expr, names)| match names[..] {
+            [first, _, ..] => format!("{first} and {} more = {expr}", names.len() - 1),
+            _ => format!("{} = {expr}", names.concat()),
+        });
+        let all: Vec<String> = own.chain(related).collect();
+        (!all.is_empty()).then(|| all.join(", "))
     }
 
     fn point(&self, pick: impl Fn(&Range) -> usize) -> Point {
         let ranges = self.ranges.iter();
-        ranges.map(|(name, r)| (name.clone(), pick(r))).collect()
+        let mut point = ranges.map(|(name, r)| (name.clone(), pick(r))).collect();
+        self.complete(&mut point);
+        point
     }
 
     /// Smallest, typical and largest sizes; those that coincide are left out.
@@ -160,16 +229,28 @@ impl Shapes {
 
     /// The typical point with several samples at once, if the sizes allow that and it is none of [`Shapes::points`].
     pub fn several(&self) -> Option<Point> {
-        let batch = self.ranges.iter().find(|(name, _)| is_batch(name));
+        let own = |name: &String| !self.relations.contains_key(name) && self.is_batch(name);
+        let batch = self.ranges.iter().find(|(name, _)| own(name));
         let (name, range) = batch.filter(|(_, r)| r.opt == 1 && r.max > 1)?;
         let mut point = self.point(|r| r.opt);
         point.insert(name.clone(), range.max.min(SEVERAL));
+        self.complete(&mut point);
         let known = self.points().iter().any(|(_, p)| *p == point);
         (!known).then_some(point)
     }
 
-    /// The shape of each input at a point.
+    /// Whether this size counts items served at once.
+    fn is_batch(&self, symbol: &str) -> bool {
+        match self.roles.get(symbol) {
+            Some(role) => *role == Role::Batch,
+            None => is_batch(symbol),
+        }
+    }
+
+    /// The shape of each input at a point; what follows from other sizes does so here, whatever the point says.
     pub fn at(&self, point: &Point) -> Vec<(String, Vec<usize>)> {
+        let mut point = point.clone();
+        self.complete(&mut point);
         let size = |d: &Dim| match d {
             Dim::Known(n) => *n,
             Dim::Symbol(s) => point.get(&**s).copied().unwrap_or(1),
@@ -183,13 +264,14 @@ impl Shapes {
     pub fn batch(&self, point: &Point) -> usize {
         let first = self.inputs.first().and_then(|i| i.dims.first());
         match first {
-            Some(Dim::Symbol(s)) if is_batch(s) => point.get(&**s).copied().unwrap_or(1),
+            Some(Dim::Symbol(s)) if self.is_batch(s) => point.get(&**s).copied().unwrap_or(1),
             Some(Dim::Known(n)) => *n,
             _ => 1,
         }
     }
 
-    /// Writes dimensions whose range is one size into the types of the graph's inputs. Gives whether there were any.
+    /// Writes dimensions whose range is one size into the types of the graph's inputs, and takes names from sizes that
+    /// only share a placeholder: TensorRT holds what has one name to one size. Gives whether there were any.
     pub fn fix_inputs(&self, graph: &mut Graph) -> bool {
         let mut any = false;
         for v in graph.inputs().to_vec() {
@@ -197,18 +279,19 @@ impl Shapes {
             let (Some(dtype), Some(shape)) = (ty.dtype(), ty.shape()) else {
                 continue;
             };
-            let fixed = |d: &Dim| match d {
-                Dim::Symbol(s) => self
-                    .ranges
-                    .get(&**s)
-                    .filter(|r| r.is_fixed())
-                    .map(|r| Dim::Known(r.opt)),
-                _ => None,
+            let own = self.inputs.iter().find(|i| i.name == graph.value(v).name());
+            let Some(own) = own.filter(|i| i.dims.len() == shape.len()) else {
+                continue;
             };
-            let new: kiln_graph::Shape = shape
-                .iter()
-                .map(|d| fixed(d).unwrap_or(d.clone()))
-                .collect();
+            let fixed = |(d, own): (&Dim, &Dim)| match own {
+                Dim::Symbol(s) => match self.ranges.get(&**s).filter(|r| r.is_fixed()) {
+                    Some(range) => Dim::Known(range.opt),
+                    None if d == own => d.clone(),
+                    None => Dim::Unknown,
+                },
+                _ => d.clone(),
+            };
+            let new: Shape = shape.iter().zip(&own.dims).map(fixed).collect();
             if new[..] != *shape {
                 any = true;
                 graph.set_type(v, Type::tensor(dtype, Some(new)));
@@ -240,24 +323,20 @@ impl Shapes {
     }
 }
 
-/// Whether a dimension of this name counts the items served at once.
-pub(crate) fn is_batch(symbol: &str) -> bool {
-    let lower = symbol.to_ascii_lowercase();
-    lower.contains("batch") || lower == "n" || lower == "b"
+/// The inputs of a graph under other dimensions.
+fn overrides(graph: &Graph, shapes: &Shapes, dim: impl Fn(&Dim) -> Dim) -> Vec<(ValueId, Shape)> {
+    let inputs = graph.inputs().iter().filter_map(|&v| {
+        let input = shapes
+            .inputs
+            .iter()
+            .find(|i| i.name == graph.value(v).name())?;
+        Some((v, input.dims.iter().map(&dim).collect()))
+    });
+    inputs.collect()
 }
 
+/// Ranges by name and place alone, before the graph is studied.
 fn default_ranges(inputs: &[Input]) -> BTreeMap<String, Range> {
-    let named_batch =
-        (inputs.iter().flat_map(|i| &i.dims)).any(|d| matches!(d, Dim::Symbol(s) if is_batch(s)));
-    let mut ranges = BTreeMap::new();
-    for input in inputs {
-        for (k, dim) in input.dims.iter().enumerate() {
-            if let Dim::Symbol(s) = dim {
-                let batch = is_batch(s) || (k == 0 && !named_batch);
-                let default = if batch { BATCH } else { LENGTH };
-                ranges.entry(s.to_string()).or_insert(default);
-            }
-        }
-    }
-    ranges
+    let roles = roles::by_place(inputs).into_iter();
+    roles.map(|(name, role)| (name, role.range())).collect()
 }

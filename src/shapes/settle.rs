@@ -1,10 +1,13 @@
 //! Finding the sizes at which a model really runs: exporters bake sizes into Reshapes, and position tables end.
+//!
+//! First on paper, by inference, then by the runtime. What is run was estimated before: a size that would not fit into
+//! memory is not tried.
 
-use std::collections::BTreeSet;
+use kiln_graph::Graph;
 
-use kiln_graph::infer;
-use kiln_graph::{Dim, Graph, Shape};
-
+use super::paper::{self, Look};
+use super::plan;
+use super::search::{constants, search};
 use super::{Point, Range, Shapes};
 
 /// Whether the original model runs at the given shapes of its inputs; the error says why not.
@@ -17,104 +20,205 @@ pub struct Settled {
     pub warnings: Vec<String>,
 }
 
-/// Candidate sizes tried for one dimension before giving up.
-const MAX_CANDIDATES: usize = 48;
-/// Combinations handed to the runtime before giving up.
-const MAX_PROBES: usize = 64;
+/// The sizes tried for all dimensions at once where the typical ones do not run.
+const LOWER: &[usize] = &[8192, 4096, 2048, 1024, 512, 256, 64, 32, 16, 8, 4, 2, 1];
 
-/// Shrinks the ranges that the user did not give to sizes at which the model runs.
+/// What says whether a size runs.
+pub(super) struct Runs<'a> {
+    original: &'a Graph,
+    /// The runtime; without it, inference alone says.
+    probe: Option<&'a mut Probe<'a>>,
+    /// Bytes that a size may take.
+    limit: u64,
+}
+
+impl Runs<'_> {
+    pub fn at(&mut self, shapes: &Shapes, point: &Point) -> Result<(), String> {
+        let mut point = point.clone();
+        shapes.complete(&mut point);
+        let Look { conflict, bytes } = paper::look(self.original, shapes, &point);
+        if bytes > self.limit {
+            let wanted = crate::summary::bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
+            let limit = crate::summary::bytes(usize::try_from(self.limit).unwrap_or(usize::MAX));
+            return Err(format!(
+                "a run would take about {wanted} of memory, more than the {limit} that kiln takes for it"
+            ));
+        }
+        match &mut self.probe {
+            Some(probe) => probe(&point),
+            None => conflict.map_or(Ok(()), Err),
+        }
+    }
+}
+
+/// Shrinks the ranges that the user did not give to sizes at which the model runs. `original` is the graph that `probe`
+/// runs, `folded` the same after passes, in whose constants sizes are looked for.
 ///
 /// # Errors
 /// When the model does not run at the sizes the user gave, or no sizes are found: what the runtime said.
-pub fn settle(
-    graph: &Graph,
+pub fn settle<'a>(
+    original: &'a Graph,
+    folded: &Graph,
     shapes: &mut Shapes,
-    probe: &mut Probe<'_>,
+    probe: &'a mut Probe<'a>,
 ) -> Result<Settled, String> {
-    let mut settled = Settled::default();
-    let free: Vec<String> = (shapes.ranges.keys())
-        .filter(|s| !shapes.given.contains(s))
-        .cloned()
-        .collect();
+    let mut settled = Settled {
+        warnings: std::mem::take(&mut shapes.notes),
+    };
+    if !shapes.baked.is_empty() {
+        let sizes = shapes
+            .baked
+            .iter()
+            .map(|n| format!("{n}={}", shapes.ranges[n].opt));
+        settled.warnings.push(baked(&sizes.collect::<Vec<_>>()));
+    }
+    let mut on_paper = Runs {
+        original,
+        probe: None,
+        limit: u64::MAX,
+    };
+    if on_paper.at(shapes, &shapes.point(|r| r.opt)).is_ok() {
+        fit(shapes, &mut on_paper, &mut settled)?;
+    }
+    let mut runs = Runs {
+        original,
+        probe: Some(probe),
+        // What the user asks for may take what there is.
+        limit: plan::budget().max(paper::free().unwrap_or(u64::MAX)),
+    };
+    let free = free(shapes);
     let typical = shapes.point(|r| r.opt);
-    if let Err(first) = probe(&typical) {
+    if let Err(first) = runs.at(shapes, &typical) {
         if free.is_empty() {
             return Err(first);
         }
-        if !lower_optimum(shapes, &free, probe) {
-            let Some(point) = search(graph, shapes, &free, probe) else {
+        runs.limit = plan::budget();
+        if !lower_optimum(shapes, &free, &mut runs) {
+            let Some(point) = search(folded, shapes, &free, &mut runs) else {
                 return Err(first);
             };
-            let baked = fix_baked(shapes, &free, &point, probe);
-            settled.warnings.push(format!(
-                "the exporter baked the example's sizes into the model: it runs only at {}, so the profile holds that \
-                 size; export it again with this dimension dynamic to serve others",
-                baked.join(", ")
-            ));
+            let written = constants(folded);
+            let (fixed, others) = fix(shapes, &free, &point, &mut runs, &written);
+            if !fixed.is_empty() {
+                settled.warnings.push(baked(&fixed));
+            }
+            if !others.is_empty() {
+                settled.warnings.push(format!(
+                    "of the sizes that were tried, the model runs only at {}, so the profile holds that size; give others \
+                     with --dim",
+                    others.join(", ")
+                ));
+            }
         }
+    }
+    fit(shapes, &mut runs, &mut settled)?;
+    Ok(settled)
+}
+
+fn baked(sizes: &[String]) -> String {
+    format!(
+        "the exporter baked the example's sizes into the model: it runs only at {}, so the profile holds that size; export \
+         it again with this dimension dynamic to serve others",
+        sizes.join(", ")
+    )
+}
+
+fn free(shapes: &Shapes) -> Vec<String> {
+    let names = shapes.ranges.keys().filter(|n| shapes.is_free(n));
+    names.cloned().collect()
+}
+
+/// Shrinks ranges around the typical sizes, which run, until their corners do.
+fn fit(shapes: &mut Shapes, runs: &mut Runs<'_>, settled: &mut Settled) -> Result<(), String> {
+    let free = free(shapes);
+    let corners = |shapes: &Shapes, runs: &mut Runs<'_>| {
+        runs.at(shapes, &shapes.point(|r| r.max))?;
+        runs.at(shapes, &shapes.point(|r| r.min))
+    };
+    let Err(why) = corners(shapes, runs) else {
+        return Ok(());
+    };
+    if free.is_empty() {
+        return Err(why);
     }
     // Each dimension is widened with those before it at their widest, so that the corners of the profile run too.
     let mut corner = shapes.point(|r| r.opt);
     for name in &free {
-        widen(shapes, name, &mut corner, probe, &mut settled);
+        widen(shapes, name, &mut corner, runs, settled);
     }
-    for point in [shapes.point(|r| r.max), shapes.point(|r| r.min)] {
-        if let Err(why) = probe(&point) {
-            if free.is_empty() {
-                return Err(why);
+    shapes.follow();
+    if let Err(why) = corners(shapes, runs) {
+        for name in &free {
+            if let Some(range) = shapes.ranges.get_mut(name) {
+                *range = Range::fixed(range.opt);
             }
-            for name in &free {
-                if let Some(range) = shapes.ranges.get_mut(name) {
-                    *range = Range::fixed(range.opt);
-                }
-            }
-            settled.warnings.push(format!(
-                "the model does not run at the corners of its profile ({}), so the profile holds the typical sizes only",
-                brief(&why)
-            ));
-            break;
         }
+        shapes.follow();
+        settled.warnings.push(format!(
+            "the model does not run at the corners of its profile ({}), so the profile holds the typical sizes only",
+            brief(&why)
+        ));
     }
-    Ok(settled)
+    Ok(())
 }
 
-/// Fixes the dimensions that run at the found size only; the others keep their ranges. Gives the fixed ones.
-fn fix_baked(
+/// Fixes the dimensions that run at the found size only; the others keep their ranges. Gives the fixed ones: those whose
+/// size is written in the model, and others.
+fn fix(
     shapes: &mut Shapes,
     free: &[String],
     found: &Point,
-    probe: &mut Probe<'_>,
-) -> Vec<String> {
-    let mut baked = Vec::new();
+    runs: &mut Runs<'_>,
+    written: &std::collections::BTreeSet<usize>,
+) -> (Vec<String>, Vec<String>) {
+    let (mut baked, mut others) = (Vec::new(), Vec::new());
     let mut point = found.clone();
     for name in free {
         let n = found.get(name).copied().unwrap_or(1);
         let wished = shapes.ranges.get(name).map_or(n, |r| r.opt);
-        point.insert(name.clone(), wished);
-        if wished == n || probe(&point).is_err() {
-            point.insert(name.clone(), n);
-            shapes.ranges.insert(name.clone(), Range::fixed(n));
-            shapes.baked.push(name.clone());
-            baked.push(format!("{name}={n}"));
-        }
-    }
-    baked
-}
-
-/// Halves the optimum of all free dimensions until the model runs.
-fn lower_optimum(shapes: &mut Shapes, free: &[String], probe: &mut Probe<'_>) -> bool {
-    let before = shapes.ranges.clone();
-    let mut cap = 64;
-    while cap >= 2 {
-        for name in free {
-            if let Some(range) = shapes.ranges.get_mut(name) {
-                range.opt = range.opt.min(cap);
+        // Where the usual size is the one that was found, others tell whether it is the only one.
+        let tried = match wished == n {
+            false => vec![wished],
+            true => vec![n + 1, n * 2],
+        };
+        let other = tried.into_iter().find(|&other| {
+            point.insert(name.clone(), other);
+            runs.at(shapes, &point).is_ok()
+        });
+        match other {
+            Some(other) if other == wished => {}
+            Some(_) => drop(point.insert(name.clone(), n)),
+            None => {
+                point.insert(name.clone(), n);
+                shapes.ranges.insert(name.clone(), Range::fixed(n));
+                shapes.baked.push(name.clone());
+                match written.contains(&n) {
+                    true => baked.push(format!("{name}={n}")),
+                    false => others.push(format!("{name}={n}")),
+                }
             }
         }
-        if probe(&shapes.point(|r| r.opt)).is_ok() {
+    }
+    shapes.follow();
+    (baked, others)
+}
+
+/// Lowers the optimum of all free dimensions until the model runs.
+fn lower_optimum(shapes: &mut Shapes, free: &[String], runs: &mut Runs<'_>) -> bool {
+    let before = shapes.ranges.clone();
+    for &cap in LOWER {
+        let mut lowered = false;
+        for name in free {
+            if let Some(range) = shapes.ranges.get_mut(name) {
+                lowered |= range.opt > cap;
+                range.opt = range.opt.min(cap);
+                range.min = range.min.min(range.opt);
+            }
+        }
+        if lowered && runs.at(shapes, &shapes.point(|r| r.opt)).is_ok() {
+            shapes.follow();
             return true;
         }
-        cap /= 2;
     }
     shapes.ranges = before;
     false
@@ -125,41 +229,50 @@ fn widen(
     shapes: &mut Shapes,
     name: &str,
     corner: &mut Point,
-    probe: &mut Probe<'_>,
+    runs: &mut Runs<'_>,
     settled: &mut Settled,
 ) {
     let Some(range) = shapes.ranges.get(name).copied() else {
         return;
     };
-    let mut runs = |n: usize| {
+    let step = shapes.steps.get(name).copied().unwrap_or(1);
+    let mut at = |n: usize| {
         let mut point = corner.clone();
         point.insert(name.to_string(), n);
-        probe(&point)
+        runs.at(shapes, &point)
     };
     let mut new = range;
     if !range.is_fixed()
-        && let Err(why) = runs(range.max)
+        && let Err(why) = at(range.max)
     {
-        let (mut good, mut bad) = (range.opt, range.max);
-        while bad - good > 1 {
+        let (mut good, mut bad) = (range.opt / step, range.max / step);
+        while bad.saturating_sub(good) > 1 {
             let middle = good + (bad - good) / 2;
-            match runs(middle) {
+            match at(middle * step) {
                 Ok(()) => good = middle,
                 Err(_) => bad = middle,
             }
         }
-        new.max = good;
+        new.max = (good * step).max(range.opt);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); the profile ends at {name}={good}",
+            "the model does not run at {name}={} ({}); the profile ends at {name}={}",
             range.max,
-            brief(&why)
+            brief(&why),
+            new.max
         ));
     }
     if !range.is_fixed()
-        && let Err(why) = runs(range.min)
+        && let Err(why) = at(range.min)
     {
-        let first = (range.min..=range.opt.min(range.min + 4)).find(|&n| runs(n).is_ok());
-        new.min = first.unwrap_or(range.opt);
+        let (mut bad, mut good) = (range.min / step, range.opt / step);
+        while good.saturating_sub(bad) > 1 {
+            let middle = bad + (good - bad) / 2;
+            match at(middle * step) {
+                Ok(()) => good = middle,
+                Err(_) => bad = middle,
+            }
+        }
+        new.min = (good * step).min(range.opt);
         settled.warnings.push(format!(
             "the model does not run at {name}={} ({}); the profile begins at {name}={}",
             range.min,
@@ -177,97 +290,4 @@ fn brief(why: &str) -> String {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line.to_string(),
     }
-}
-
-/// Sizes found in the model itself, tried in all combinations: first on paper, then by the runtime.
-fn search(graph: &Graph, shapes: &Shapes, free: &[String], probe: &mut Probe<'_>) -> Option<Point> {
-    let candidates = candidates(graph);
-    let mut probes = 0;
-    let mut indices = vec![0usize; free.len()];
-    if candidates.is_empty() || candidates.len().checked_pow(free.len() as u32)? > 20_000 {
-        return None;
-    }
-    loop {
-        let mut point = shapes.point(|r| r.opt);
-        for (name, &k) in free.iter().zip(&indices) {
-            point.insert(name.clone(), candidates[k]);
-        }
-        if consistent(graph, shapes, &point) {
-            probes += 1;
-            if probe(&point).is_ok() {
-                return Some(point);
-            }
-            if probes >= MAX_PROBES {
-                return None;
-            }
-        }
-        let mut k = 0;
-        loop {
-            let index = indices.get_mut(k)?;
-            *index += 1;
-            if *index < candidates.len() {
-                break;
-            }
-            *index = 0;
-            k += 1;
-        }
-    }
-}
-
-/// Positive integers that shape operands hold.
-fn candidates(graph: &Graph) -> Vec<usize> {
-    let mut found = BTreeSet::new();
-    for (_, node) in graph.nodes() {
-        if !node.op().is_any(&[
-            "Reshape",
-            "Expand",
-            "ConstantOfShape",
-            "Concat",
-            "Slice",
-            "Tile",
-        ]) {
-            continue;
-        }
-        for v in node.inputs().iter().flatten() {
-            let numbers = graph
-                .constant(*v)
-                .filter(|t| t.len() <= 8)
-                .and_then(|t| t.to_i64s());
-            let sizes = numbers
-                .into_iter()
-                .flatten()
-                .filter(|n| (2..=4096).contains(n));
-            found.extend(sizes.map(|n| n as usize));
-        }
-    }
-    found.into_iter().take(MAX_CANDIDATES).collect()
-}
-
-/// Whether every Reshape keeps its number of elements when the inputs have the sizes of `point`.
-fn consistent(graph: &Graph, shapes: &Shapes, point: &Point) -> bool {
-    let at = shapes.at(point);
-    let overrides: Vec<_> = (graph.inputs().iter())
-        .filter_map(|&v| {
-            let (_, shape) = at.iter().find(|(n, _)| n == graph.value(v).name())?;
-            Some((v, shape.iter().map(|&n| Dim::Known(n)).collect::<Shape>()))
-        })
-        .collect();
-    let facts = infer::with_inputs(graph, &overrides);
-    let count = |v| {
-        let dims = facts.ty(v).shape()?.iter().map(Dim::known);
-        dims.into_iter().try_fold(1usize, |n, d| n.checked_mul(d?))
-    };
-    graph
-        .nodes()
-        .filter(|(_, n)| n.op().is("Reshape"))
-        .all(|(_, node)| {
-            match (
-                node.input(0).and_then(count),
-                node.output(0).and_then(count),
-            ) {
-                (Some(a), Some(b)) => a == b,
-                _ => true,
-            }
-        })
-        && facts.conflicts().is_empty()
 }

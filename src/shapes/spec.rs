@@ -39,6 +39,10 @@ pub enum SpecError {
         first: Range,
         second: Range,
     },
+    #[error(
+        "the sizes given do not belong together: the graph demands {relation}, and these are {sizes}; give one of them less"
+    )]
+    Related { relation: String, sizes: String },
     #[error("input '{input}' is {ty}: kiln needs its shape; give it with --shape {input}=1x128")]
     NoShape { input: String, ty: String },
     #[error("input '{input}' is {ty}: kiln compiles models whose inputs are tensors")]
@@ -76,8 +80,8 @@ fn range(sizes: &[usize]) -> Result<Range, String> {
         [min, opt, max] => Range { min, opt, max },
         _ => return Err("give one size, or MIN:OPT:MAX".into()),
     };
-    if range.min == 0 || range.min > range.opt || range.opt > range.max {
-        return Err("sizes must satisfy 1 <= MIN <= OPT <= MAX".into());
+    if range.opt == 0 || range.min > range.opt || range.opt > range.max {
+        return Err("sizes must satisfy MIN <= OPT <= MAX, and OPT is at least 1".into());
     }
     if range.max > i32::MAX as usize {
         return Err(format!("sizes end at {}", i32::MAX));
@@ -218,6 +222,8 @@ mod tests {
             Range::fixed(128)
         );
         let shape: ShapeSpec = "onnx::ids=1x16:8x128:32x512".parse().unwrap();
+        let past: DimSpec = "past=0:8:32".parse().unwrap();
+        assert_eq!((past.range.min, past.range.max), (0, 32));
         assert_eq!(shape.input, "onnx::ids");
         assert_eq!((shape.ranges[1].min, shape.ranges[1].max), (16, 512));
     }

@@ -1,0 +1,115 @@
+//! How far indices reach, where they count up to a size, and what operators with several operands demand of these.
+
+use super::call::Call;
+use super::expr::Expr;
+
+/// A size that all elements of the first output stay below.
+pub(super) fn end(call: &Call<'_>) -> Option<Expr> {
+    if !call.node.op().domain().is_empty() {
+        return None;
+    }
+    let of = |k: usize| call.input(k)?.end.clone();
+    let number = |k: usize| match call.values(k)? {
+        [only] => Some(only),
+        _ => None,
+    };
+    match call.node.op().name() {
+        "Range" if number(2)?.as_i64() == Some(1) => number(1).cloned(),
+        "Identity" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Expand"
+        | "Tile" | "Transpose" | "Slice" => of(0),
+        "Gather" => of(0),
+        "Add" => match (of(0), of(1)) {
+            (Some(end), None) => end.add(number(1)?),
+            (None, Some(end)) => end.add(number(0)?),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Conditions that no rule of a shape meets: a table that is indexed, lengths that attention compares.
+pub(super) fn demand(call: &Call<'_>) {
+    match (call.node.op().domain(), call.node.op().name()) {
+        ("", "Gather") => drop(table(call)),
+        ("", "Attention") => drop(attention(call)),
+        ("com.microsoft", "MultiHeadAttention") => drop(multi_head(call)),
+        ("", "LSTM" | "GRU" | "RNN") => drop(recurrent(call)),
+        _ => {}
+    }
+}
+
+fn table(call: &Call<'_>) -> Option<()> {
+    let rows = call.dims(0)?;
+    let axis = call.int("axis", 0)?;
+    let axis = if axis < 0 {
+        axis + rows.len() as i64
+    } else {
+        axis
+    };
+    let rows = rows.get(usize::try_from(axis).ok()?)?;
+    let end = call.input(1)?.end.as_ref()?;
+    call.demands.at_most(end, rows);
+    Some(())
+}
+
+/// The standard operator: keys and values have one length, and a mask's last axis is that with the past.
+fn attention(call: &Call<'_>) -> Option<()> {
+    let (q, k, v) = (call.dims(0)?, call.dims(1)?, call.dims(2)?);
+    let length = |dims: &[Expr]| dims.get(dims.len().checked_sub(2)?).cloned();
+    let keys = length(k)?;
+    call.demands.equal(&keys, &length(v)?);
+    call.demands.equal(q.first()?, k.first()?);
+    let total = match call.dims(4) {
+        Some(past) => length(past)?.add(&keys)?,
+        None => keys,
+    };
+    let mask = call.dims(3)?;
+    if let [.., rows, columns] = mask {
+        call.demands.broadcast(rows, &length(q)?);
+        call.demands.equal(columns, &total);
+    }
+    if let [batch, _, _, _] = mask {
+        call.demands.broadcast(batch, q.first()?);
+    }
+    Some(())
+}
+
+/// That of ONNX Runtime: `[batch, sequence, size]`, or a cache `[batch, heads, past, size]` before.
+fn multi_head(call: &Call<'_>) -> Option<()> {
+    let (q, k) = (call.dims(0)?, call.dims(1)?);
+    let (3, 3) = (q.len(), k.len()) else {
+        return None;
+    };
+    call.demands.equal(&q[0], &k[0]);
+    let past = call.dims(6).and_then(|p| p.get(2));
+    let total = match past {
+        Some(past) => past.add(&k[1])?,
+        None => k[1].clone(),
+    };
+    if let Some([_, _, rows, columns]) = call.dims(5) {
+        call.demands.broadcast(rows, &q[1]);
+        call.demands.equal(columns, &total);
+    }
+    if let Some([batch, columns]) = call.dims(4) {
+        call.demands.equal(batch, &q[0]);
+        call.demands.equal(columns, &total);
+    }
+    Some(())
+}
+
+/// `X [sequence, batch, size]`, `initial_h` and `initial_c [directions, batch, hidden]`.
+fn recurrent(call: &Call<'_>) -> Option<()> {
+    if call.int("layout", 0)? != 0 {
+        return None;
+    }
+    let batch = call.dims(0)?.get(1)?;
+    for k in [5, 6] {
+        if let Some([_, states, _]) = call.dims(k) {
+            call.demands.equal(states, batch);
+        }
+    }
+    if let Some([lengths]) = call.dims(4) {
+        call.demands.equal(lengths, batch);
+    }
+    Some(())
+}
