@@ -112,7 +112,7 @@ pub enum InputKind {
     TokenIds {
         upper: i64,
     },
-    /// As [`InputKind::TokenIds`], but each row ends with numbers on which decisions turn.
+    /// As [`InputKind::TokenIds`], but each row holds numbers on which decisions turn, next to each other.
     Ids(Ids),
     /// Uniform in `0..upper`: places on an axis of that length.
     Index {
@@ -164,7 +164,7 @@ impl Ids {
     /// comes last, so that an ArgMax that takes others for equal finds the wrong place.
     const FAR: [i64; 7] = [33, 17, 9, 5, 3, 2, 1];
 
-    /// The marks that a row ends with, in the order of their places.
+    /// The marks of a row, in the order of their places.
     fn ends(&self) -> Vec<i64> {
         let far = Self::FAR.iter().map(|back| self.upper - back);
         let mut all: Vec<i64> = self.marks.iter().copied().chain(far).collect();
@@ -249,8 +249,8 @@ impl Padding {
     }
 }
 
-/// The number of an element of ids.
-fn id_at(ids: &Ids, ends: &[i64], padding: Padding, element: usize, random: u64) -> i64 {
+/// The number of an element of ids. Where the marks stand in a row depends on the seed, as decisions on them must, too.
+fn id_at(ids: &Ids, ends: &[i64], padding: Padding, element: usize, seed: u64, random: u64) -> i64 {
     if let (Some(pad), false) = (ids.padding, padding.keeps(element)) {
         return pad;
     }
@@ -260,15 +260,17 @@ fn id_at(ids: &Ids, ends: &[i64], padding: Padding, element: usize, random: u64)
     };
     let (row, column) = (element / padding.last, element % padding.last);
     let places = ends.len().min(tokens.div_ceil(2));
-    match (column + places).checked_sub(tokens) {
+    let turn = seed.wrapping_add(row as u64);
+    let first = (turn % (tokens - places + 1) as u64) as usize;
+    match (column.checked_sub(first)).filter(|place| *place < places) {
         // Where a row has no room for all, the next one goes on with what is left.
-        Some(place) if places > 0 => {
-            let from = ends.len() as i64 - (places * (row + 1)) as i64;
-            let at = (from + place as i64).rem_euclid(ends.len() as i64);
+        Some(place) => {
+            let behind = (turn % ends.len() as u64) as i64 * places as i64;
+            let at = (place as i64 - behind).rem_euclid(ends.len() as i64);
             ends[at as usize]
         }
-        _ if Some(random as i64) == ids.padding => (random as i64 + 1) % ids.upper,
-        _ => random as i64,
+        None if Some(random as i64) == ids.padding => (random as i64 + 1) % ids.upper,
+        None => random as i64,
     }
 }
 
@@ -324,7 +326,7 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
             let padding = Padding::of(shape, count, ids.first);
             &mut move |i| {
                 let drawn = random.below(upper);
-                Number::Int(id_at(ids, &ends, padding, i, drawn).into())
+                Number::Int(id_at(ids, &ends, padding, i, seed, drawn).into())
             }
         }
         InputKind::Mask | InputKind::PaddedMask => {
