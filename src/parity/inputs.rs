@@ -579,6 +579,103 @@ mod tests {
         assert!(made(DType::I64, &[3, 0], InputKind::Mask).is_empty());
     }
 
+    fn ids(upper: i64, marks: &[i64], padding: Option<i64>) -> InputKind {
+        InputKind::Ids(Ids {
+            upper,
+            marks: marks.to_vec(),
+            padding,
+            first: false,
+        })
+    }
+
+    #[test]
+    fn rows_of_ids_end_where_decisions_are_hard() {
+        let kind = ids(50_304, &[1, 2, 50_256], None);
+        let made = made(DType::I64, &[2, 32], kind);
+        let rows = made.to_i64s().unwrap();
+        let far = [50_271, 50_287, 50_295, 50_299, 50_301, 50_302, 50_303];
+        for row in rows.chunks(32) {
+            assert_eq!(row[22..25], [1, 2, 50_256]);
+            assert_eq!(row[25..], far);
+            assert!(row.iter().all(|id| (0..50_304).contains(id)));
+        }
+    }
+
+    #[test]
+    fn short_rows_share_the_marks_and_the_first_has_the_largest_id() {
+        let made = made(DType::I32, &[3, 1], ids(300, &[], None));
+        assert_eq!(made.to_i64s().unwrap(), [299, 298, 297]);
+    }
+
+    #[test]
+    fn rows_of_ids_end_with_padding_where_the_graph_hides_it() {
+        let made = made(DType::I64, &[4, 4], ids(9, &[1], Some(1)));
+        let rows = made.to_i64s().unwrap();
+        let pads: Vec<usize> = (rows.chunks(4))
+            .map(|row| row.iter().filter(|id| **id == 1).count())
+            .collect();
+        assert_eq!(pads, [0, 1, 2, 3]);
+        assert_eq!(rows[13..], [1, 1, 1]);
+    }
+
+    #[test]
+    fn masks_in_other_numbers_and_lengths() {
+        let masking = |kept, hidden, first| {
+            InputKind::Masking(Masking {
+                kept,
+                hidden,
+                first,
+            })
+        };
+        let hides = made(DType::Bool, &[2, 4], masking(0., 1., false));
+        assert_eq!(hides.to_i64s().unwrap(), [0, 0, 0, 0, 0, 0, 0, 1]);
+        let added = made(DType::F16, &[2, 4], masking(0., -10_000., true));
+        let added = added.to_f64s().unwrap();
+        assert_eq!(added[..4], [0., 0., -10_000., -10_000.]);
+        let lengths = made(DType::I32, &[4], InputKind::Lengths { most: 8 });
+        assert_eq!(lengths.to_i64s().unwrap(), [8, 6, 4, 2]);
+    }
+
+    #[test]
+    fn positions_reach_the_end_and_values_repeat() {
+        let far = made(DType::I64, &[1, 4], InputKind::FarPositions { upper: 512 });
+        assert_eq!(far.to_i64s().unwrap(), [0, 1, 510, 511]);
+        let one = made(DType::I64, &[1, 1], InputKind::FarPositions { upper: 512 });
+        assert_eq!(one.to_i64s().unwrap(), [511]);
+        let long = made(DType::I64, &[4], InputKind::FarPositions { upper: 3 });
+        assert_eq!(long.to_i64s().unwrap(), [0, 1, 2, 3]);
+        let values = made(DType::I64, &[3], InputKind::Values(vec![0., -1.]));
+        assert_eq!(values.to_i64s().unwrap(), [0, -1, 0]);
+        let levels = made(DType::U8, &[1000], InputKind::Levels(0, 255));
+        assert!(levels.to_i64s().unwrap().contains(&255));
+    }
+
+    #[test]
+    fn a_text_is_a_value_for_all_elements_or_for_each() {
+        let read = |dtype, dims: &[usize], text| from_text(dtype, dims, text);
+        assert_eq!(
+            read(DType::I64, &[], "16000").unwrap().as_i64(),
+            Some(16_000)
+        );
+        let list = read(DType::I32, &[2], "[320, 640]").unwrap();
+        assert_eq!(list.to_i64s().unwrap(), [320, 640]);
+        let all = read(DType::F32, &[2, 2], "0.5").unwrap();
+        assert_eq!(all.to_f64s().unwrap(), [0.5; 4]);
+        assert_eq!(
+            read(DType::Bool, &[1], "true").unwrap().to_i64s().unwrap(),
+            [1]
+        );
+        let text = read(DType::String, &[1], "a, b").unwrap();
+        assert_eq!(&text.strings().unwrap()[0][..], b"a, b");
+        assert!(read(DType::I64, &[], "1.5").unwrap_err().contains("1.5"));
+        assert!(
+            read(DType::I64, &[3], "1,2")
+                .unwrap_err()
+                .contains("2 numbers")
+        );
+        assert!(read(DType::F32, &[], "x").unwrap_err().contains("'x'"));
+    }
+
     #[test]
     fn positions_count_and_zeros_are_zero() {
         let positions = made(DType::I32, &[2, 3], InputKind::Positions);
