@@ -5,6 +5,7 @@
 
 mod inputs;
 mod limits;
+mod make;
 mod metrics;
 mod npy;
 pub mod npz;
@@ -19,11 +20,9 @@ use serde::Serialize;
 
 use crate::runtime::{self, Session};
 
-pub use inputs::{
-    INPUT_PREFIX, Ids, InputError, InputKind, InputSpec, Masking, OUTPUT_PREFIX, from_npy,
-    from_npz, from_text, make, texts,
-};
+pub use inputs::{INPUT_PREFIX, InputError, OUTPUT_PREFIX, from_npy, from_npz, from_text, texts};
 pub use limits::{Failure, Limits, Preset, Verdict};
+pub use make::{Ids, InputKind, InputSpec, Masking, make};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};

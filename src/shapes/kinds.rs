@@ -347,7 +347,8 @@ impl Subject<'_> {
     }
 
     fn argument(&self, argument: Argument) -> Vec<InputKind> {
-        let many = self.count().unwrap_or(1).max(1);
+        // No tensor has more axes.
+        let many = self.count().unwrap_or(1).clamp(1, 64);
         let one_by_one = |all: &[f64]| all.iter().map(|x| values(&[*x])).collect();
         match argument {
             Argument::Reshape => {
