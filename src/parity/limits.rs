@@ -225,7 +225,7 @@ mod tests {
     use half::{bf16, f16};
     use kiln_graph::{DType, Tensor};
 
-    use super::super::inputs::{InputKind, InputSpec, make};
+    use super::super::make::{InputKind, InputSpec, make};
     use super::super::metrics::metrics;
     use super::super::tolerance::Tolerance;
     use super::*;

@@ -6,6 +6,7 @@
 mod floor;
 mod inputs;
 mod limits;
+mod make;
 mod metrics;
 mod npy;
 pub mod npz;
@@ -22,11 +23,9 @@ use serde::Serialize;
 use crate::runtime::{self, Session};
 
 pub use floor::Floor;
-pub use inputs::{
-    INPUT_PREFIX, Ids, InputError, InputKind, InputSpec, Masking, OUTPUT_PREFIX, from_npy,
-    from_npz, from_text, make, texts,
-};
+pub use inputs::{INPUT_PREFIX, InputError, OUTPUT_PREFIX, from_npy, from_npz, from_text, texts};
 pub use limits::{Failure, Limits, Preset, Verdict};
+pub use make::{Ids, InputKind, InputSpec, Masking, make};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
 pub(crate) use number::rounded;

@@ -18,8 +18,8 @@ pub struct Wanted {
     pub kind: InputKind,
     /// Other numbers, with which the model computes something else or runs at other sizes.
     pub others: Vec<InputKind>,
-    /// The size that lengths do not exceed.
-    most: Option<Expr>,
+    /// The size that lengths do not exceed, and how many of them one of its places is.
+    most: Option<(Expr, f64)>,
 }
 
 impl Wanted {
@@ -51,8 +51,9 @@ impl Kinds {
                 let size = |s: &str| point.get(s).and_then(|&n| i64::try_from(n).ok());
                 let expr = wanted.and_then(|w| w.most.as_ref());
                 let beside = at.iter().find(|(other, s)| other != name && s.len() > 1);
+                let whole = |(e, each): &(Expr, f64)| Some((e.eval(&size)? as f64 * each) as i64);
                 *most = expr
-                    .and_then(|e| e.eval(&size))
+                    .and_then(whole)
                     .or(beside.map(|(_, s)| s[1] as i64))
                     .unwrap_or(1);
             }
@@ -97,7 +98,10 @@ fn wanted(graph: &Graph, input: ValueId) -> Wanted {
     let Some(dtype) = value.ty().dtype().filter(|d| *d != DType::String) else {
         return Wanted {
             name,
-            kind: InputKind::Mask,
+            kind: match value.is_unused() {
+                true => InputKind::Zeros,
+                false => InputKind::Mask,
+            },
             others: Vec::new(),
             most: None,
         };
@@ -175,15 +179,19 @@ impl Subject<'_> {
         {
             return vec![mask];
         }
+        let rank = self.dims.map_or(0, <[Dim]>::len);
+        let constants = !uses.equal.is_empty() || !uses.bounds.is_empty();
+        // A mask of one number for each sample is how long it is.
+        let counted = uses.versus.is_some() || uses.masks && rank == 1;
+        let length = counted && rank < 2 && !constants;
+        if length || uses.argument == Some(Argument::Length) {
+            return vec![InputKind::Lengths { most: 1 }];
+        }
         if self.is_single() || self.count().is_some_and(|n| n <= 8) {
             let compared = self.compared();
             if !compared.is_empty() {
                 return compared;
             }
-        }
-        let rank = self.dims.map_or(0, <[Dim]>::len);
-        if uses.argument == Some(Argument::Length) || uses.versus.is_some() && rank < 2 {
-            return vec![InputKind::Lengths { most: 1 }];
         }
         if let Some(argument) = uses.argument {
             return self.argument(argument);
@@ -339,7 +347,8 @@ impl Subject<'_> {
     }
 
     fn argument(&self, argument: Argument) -> Vec<InputKind> {
-        let many = self.count().unwrap_or(1).max(1);
+        // No tensor has more axes.
+        let many = self.count().unwrap_or(1).clamp(1, 64);
         let one_by_one = |all: &[f64]| all.iter().map(|x| values(&[*x])).collect();
         match argument {
             Argument::Reshape => {
@@ -352,6 +361,7 @@ impl Subject<'_> {
             Argument::Zero => one_by_one(&[0.0, 1.0]),
             Argument::End => one_by_one(&[4.0, 1.0]),
             Argument::Length => vec![InputKind::Lengths { most: 1 }],
+            Argument::Part(size) => one_by_one(&[size as f64]),
             Argument::Share => one_by_one(&[0.5]),
             Argument::Scales => {
                 let factor = |k: usize| if many > 2 && k < 2 { 1.0 } else { 2.0 };
@@ -397,9 +407,14 @@ impl Subject<'_> {
     }
 
     /// The size of the axis that lengths are counted along.
-    fn most(&self) -> Option<Expr> {
-        let node = self.graph.node(self.uses.versus?);
+    fn most(&self) -> Option<(Expr, f64)> {
+        let (node, scale) = self.uses.versus?;
         let facts = infer::infer(self.graph);
-        facts.dims(node.output(0)?)?.last().cloned()
+        let size = facts.dims(self.graph.node(node).output(0)?)?.last()?;
+        let each = 1.0 / scale;
+        (each > 0.0 && each.is_finite()).then(|| (size.clone(), each))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,8 @@ pub(super) struct Uses {
     pub equal: Vec<f64>,
     /// What it is held against as a bound.
     pub bounds: Vec<f64>,
-    /// What it is compared with is computed, at this node of the outermost graph.
-    pub versus: Option<NodeId>,
+    /// What it is compared with is computed, at this node of the outermost graph; and the factor that it has there.
+    pub versus: Option<(NodeId, f64)>,
     /// It is a condition, or part of one.
     pub decides: bool,
     /// It is an argument that says how much, how many or where.
@@ -35,8 +35,6 @@ pub(super) struct Uses {
     pub levels: bool,
     /// The smallest factor, by its size, that brings it to the numbers computed with.
     pub scale: Option<f64>,
-    /// Something reads it.
-    pub read: bool,
 }
 
 /// What an argument is, as an operator takes it.
@@ -56,6 +54,8 @@ pub(super) enum Argument {
     Length,
     /// Factors of Resize.
     Scales,
+    /// Each part of an axis that is split into equal ones.
+    Part(usize),
     /// Between 0 and 1.
     Share,
 }
@@ -133,7 +133,6 @@ impl<'a> Walk<'a> {
     fn value(&mut self, scope: usize, v: ValueId, at: Affine) {
         let Scope { graph, owner } = self.scopes[scope];
         for u in graph.value(v).uses() {
-            self.found.read = true;
             match u.slot {
                 Slot::Capture(k) => self.captured(scope, u.node, k, at),
                 Slot::Input(k) => {
@@ -251,7 +250,6 @@ impl<'a> Walk<'a> {
                 self.found.data = true;
                 self.wave(scope, node);
             }
-            ("", "Softmax") => self.found.masks = true,
             _ => self.found.data = true,
         }
     }
@@ -363,7 +361,7 @@ impl<'a> Walk<'a> {
             };
             let Some(tensor) = g.constant(v) else {
                 if scope == 0 && self.found.versus.is_none() && node.op().name() != "Mod" {
-                    self.found.versus = Some(id);
+                    self.found.versus = Some((id, at.scale));
                 }
                 continue;
             };
@@ -443,6 +441,17 @@ fn argument(g: &Graph, node: &Node, k: usize) -> Option<Argument> {
         ("", "NonMaxSuppression", 3 | 4) | ("", "Dropout", 1) => Share,
         ("", "LSTM" | "GRU" | "RNN", 4) | ("", "ReverseSequence", 1) => Length,
         ("", "Attention", 6) => Length,
+        ("", "Split", 1) => {
+            let shape = node.input(0).and_then(|v| g.value(v).ty().shape())?;
+            let axis = node.attrs().int("axis").unwrap_or(0);
+            let axis = usize::try_from(if axis < 0 {
+                axis + shape.len() as i64
+            } else {
+                axis
+            });
+            let size = shape.get(axis.ok()?)?.known()?;
+            Argument::Part(size.checked_div(node.outputs().len())?)
+        }
         _ => return None,
     })
 }
