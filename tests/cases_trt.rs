@@ -191,6 +191,19 @@ fn attention_in_bodies_and_over_one_tensor() {
     );
 }
 
+/// The decoder that runs with a cache and without one as branches.
+#[test]
+fn branches_that_differ_in_a_size() {
+    if !ready() {
+        return;
+    }
+    let graph = "g (float[batch, 2, seq, 4] x, float[batch, 2, past, 4] p, bool c) => (float[batch, 2, total, 4] k, float[batch, 2, seq, 4] y) \
+         { k, y = If(c) < then_branch = t () => (t_k, t_y) { t_k = Concat<axis = 2>(p, x) t_r = Transpose<perm = [0, 1, 3, 2]>(t_k) \
+         t_s = MatMul(x, t_r) t_p = Softmax(t_s) t_y = MatMul(t_p, t_k) }, \
+         else_branch = e () => (e_k, e_y) { e_k = Identity(x) e_y = Relu(x) } > }";
+    builds("Concat or not", 17, graph);
+}
+
 #[test]
 fn numbers_behind_convolutions_along_one_axis() {
     if !ready() {
