@@ -40,6 +40,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::absorb_offsets::AbsorbOffsets,
     &lower::expand_attention::ExpandAttention,
     &lower::expand_qoperators::ExpandQoperators,
+    &lower::flatten_branches::FlattenBranches,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
     &lower::lower_axes::LowerAxes,
@@ -159,6 +160,8 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
     Step::Run(&lower::lower_axes::LowerAxes),
     Step::Run(&lower::spread_offsets::SpreadOffsets),
+    // After all that reads the types of results.
+    Step::Run(&lower::flatten_branches::FlattenBranches),
     // The layouts that operators of the target want meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
     // Each layer squeezed or expanded the same tables.

@@ -94,6 +94,12 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether results of an If whose branches differ in a size are vectors: TensorRT's builder stops at other ones beside
+    /// another dynamic size.
+    pub fn flattens_branches(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether one number added behind a convolution along one axis is written once for each channel: TensorRT's builder
     /// makes it the bias and stops at one of one element (measured with TensorRT for RTX 1.7.1).
     pub fn spreads_offsets(&self) -> bool {

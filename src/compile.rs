@@ -411,6 +411,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         Some(_) => clock.time("engine", || engine_of(&rewritten.model).transpose())?,
         None => None,
     };
+    let fixed = (engine.as_ref()).and_then(|built| build::fixed_inputs(built, &original));
+    if let Some(why) = &fixed {
+        talk.warn(why);
+    }
     let (mut parity, mut latency, mut latency_not_run) = (None, None, None);
     let mut engine_parity = EngineParity::from(match &engine {
         Some(_) => NotRun::unchecked(),
@@ -471,6 +475,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             .extend(proof.reference.warnings.iter().cloned());
     }
     manifest.warnings.extend(fallback);
+    manifest.warnings.extend(fixed);
     if let Some(search) = &manifest.search {
         let kept = search.kept.iter().cloned();
         manifest.recipe.precision.keep_nodes.extend(kept);

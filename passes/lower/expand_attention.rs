@@ -145,10 +145,17 @@ impl<'a, 'c> Expansion<'a, 'c> {
         let (keys, values, scores) = (wanted(1), wanted(2), wanted(3));
         let mode = self.op.node().attrs().int("qk_matmul_output_mode");
         let mode = mode.unwrap_or(0);
-        // Where nothing else hides keys the operator does it itself, if no result shows what is hidden.
+        let boolean = (self.op.mask())
+            .is_some_and(|v| self.write.g.value(v).ty().dtype() == Some(DType::Bool));
+        let hides = boolean || self.op.is_causal() || self.op.nonpad_kv_seqlen().is_some();
+        if scores.is_some() && mode == BIASED && hides {
+            let why = "scores of hidden keys are read, which runtimes write differently";
+            return Err(Miss::because(why));
+        }
+        // Where nothing else hides keys the operator does it itself.
         let (masked, lengths) = (self.op.mask().is_some(), self.op.nonpad_kv_seqlen());
         let alone = !masked && lengths.is_none() && self.op.past_key().is_none();
-        let native = self.op.is_causal() && alone && (scores.is_none() || mode != BIASED);
+        let native = self.op.is_causal() && alone;
         let bias = self.bias(native)?;
         let mut attrs = Attrs::new().with("scale", self.scale);
         if self.op.softcap() != 0.0 {

@@ -156,7 +156,7 @@ impl Lower<'_, '_> {
         let hides_twice = self.attention.is_causal() && self.attention.bias().is_some();
         self.attention.softcap() == 0.0
             && !hides_twice
-            && !(q == k && k == v)
+            && (q != k || k != v)
             && !self.cx.in_body
             && self.g.opset() >= 23
     }

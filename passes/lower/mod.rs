@@ -3,6 +3,7 @@
 pub mod absorb_offsets;
 pub mod expand_attention;
 pub mod expand_qoperators;
+pub mod flatten_branches;
 mod keyless_rows;
 pub mod lower_activations;
 pub mod lower_attention;

@@ -197,6 +197,24 @@ fn otherwise(
     Ok(engine::otherwise(&written, kernels))
 }
 
+/// What is to be said of inputs that the engine does not have: those with a value in the file, which TensorRT's parser makes
+/// constants of.
+pub(super) fn fixed_inputs(engine: &EngineFacts, original: &Model) -> Option<String> {
+    let g = &original.graph;
+    let names = g.defaults().iter().map(|(v, _)| g.value(*v).name());
+    let gone = names.filter(|name| engine.inputs.iter().all(|i| i.name != *name));
+    let gone: Vec<&str> = gone.collect();
+    let shown = match gone.as_slice() {
+        [] => return None,
+        names if names.len() <= 5 => names.join(", "),
+        names => format!("{} and {} more", names[..4].join(", "), names.len() - 4),
+    };
+    Some(format!(
+        "the engine takes no {shown}: TensorRT makes constants of inputs that have a value in the file, and computes with those \
+         values (model.onnx still takes them); an input without an initializer stays one"
+    ))
+}
+
 /// The name of a capability; of the GPU's own where the engine was built for that.
 fn named(capability: &ComputeCapability) -> String {
     let local = (*capability == ComputeCapability::Current).then(targets::local_name);
