@@ -74,6 +74,8 @@ pub(super) struct Edge {
     pub captures: Vec<Captured>,
     /// Captures in FP32 that there are as half, too.
     pub twins: Vec<(ValueId, ValueId)>,
+    /// Inputs and outputs of a value that is carried.
+    pub carried: Vec<(ValueId, ValueId)>,
 }
 
 impl Edge {
@@ -252,6 +254,7 @@ impl State<'_> {
                     .map(|k| control.output(k).and_then(|k| half.results.get(k)) == Some(&true))
                     .collect(),
                 twins: Vec::new(),
+                carried: (control.pairs(body).map(|(_, from, to)| (from, to))).collect(),
             };
             for &(wide, narrow) in &both {
                 for v in captured(body, wide) {

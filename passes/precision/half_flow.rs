@@ -176,6 +176,21 @@ impl Control {
     }
 }
 
+impl Control {
+    /// What a body carries from one iteration to the next: the node's output, the body's input and its output.
+    pub fn pairs(self, body: &Graph) -> impl Iterator<Item = (usize, ValueId, ValueId)> {
+        let outputs = body.outputs().iter().map(|o| o.value).enumerate();
+        outputs.filter_map(move |(of_body, to)| {
+            let output = self.output(of_body)?;
+            let input = (0..body.inputs().len()).find(|&k| {
+                let operand = self.operand(k);
+                operand.and_then(|k| self.carried(k)) == Some(output)
+            });
+            Some((output, *body.inputs().get(input?)?, to))
+        })
+    }
+}
+
 struct Follow<'g> {
     g: &'g Graph,
     format: HalfFormat,

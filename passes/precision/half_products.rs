@@ -42,9 +42,14 @@ pub(super) fn keep_offsets(
             if ops::DequantizeLinear::of(g, dequantize).is_none() {
                 continue;
             }
-            group.push(dequantize);
             let behind = readers(g, g.node(dequantize).output(0));
-            group.extend(behind.filter(|&id| self::offset(g, id).is_some()));
+            let taken: Vec<NodeId> = behind.filter(|&id| self::offset(g, id).is_some()).collect();
+            // Where a bias has taken the offset up, what remains is a product of integers, which the scale's rounding
+            // moves by its share of the whole range, not of a step.
+            if !taken.is_empty() {
+                group.push(dequantize);
+                group.extend(taken);
+            }
         }
         for id in group {
             why[id.index()].get_or_insert_with(|| {
