@@ -268,8 +268,8 @@ impl State<'_> {
 
     /// Makes the node read what it wants: half, or FP32.
     fn operands(&mut self, g: &mut Graph, id: NodeId, want_half: bool, cx: &mut Context<'_>) {
-        // A Cast takes any type; a second one in front of it would round twice.
-        if g.node(id).op().is("Cast") {
+        // A Cast takes any type; a second one in front of it would round twice. So does what asks for sizes alone.
+        if g.node(id).op().is_any(&["Cast", "Shape", "Size"]) {
             return;
         }
         for k in 0..g.node(id).inputs().len() {

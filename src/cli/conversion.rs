@@ -68,7 +68,8 @@ pub(super) struct Conversion {
     /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512 (min:opt:max).
     #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
     shape: Vec<(String, String)>,
-    /// Inputs for the proof, as .npz; otherwise they are made from the graph.
+    /// Inputs for the proof, as .npz, and without --calibrate for the ranges of FP16 and BF16; otherwise they are made from
+    /// the graph.
     #[arg(long, value_name = "DATA.npz")]
     inputs: Option<PathBuf>,
     /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
