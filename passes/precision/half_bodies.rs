@@ -5,8 +5,9 @@ use kiln_graph::{DType, Def, Graph, NodeId, Type, Use, ValueId};
 use rustc_hash::FxHashMap;
 
 use super::convert_half::State;
+use super::half_control::Control;
 use super::half_decisions;
-use super::half_flow::{Control, Flow};
+use super::half_flow::Flow;
 use super::half_rules::{is_f32, touches};
 use super::stats::Stats;
 use crate::pass::{Context, Options, PassFailure, Remark};

@@ -2,7 +2,8 @@
 
 use kiln_graph::{DType, Graph, NodeId, ValueId};
 
-use super::half_flow::{Control, Flow};
+use super::half_control::{Control, bodies};
+use super::half_flow::Flow;
 use super::half_format::HalfFormat;
 use super::half_rules::is_f32;
 
@@ -324,14 +325,14 @@ pub(super) fn slot(g: &Graph, flow: &Flow, id: NodeId, control: Control, output:
     let results = g.node(id).output(output);
     let starts = (0..g.node(id).inputs().len()).find(|&k| control.carried(k) == Some(output));
     let starts = starts.and_then(|k| g.node(id).input(k));
-    let bodies = super::half_flow::bodies(g, id).zip(flow.bodies(id));
-    let inside = bodies.flat_map(|(body, flow)| {
+    let inside = bodies(g, id).zip(flow.bodies(id));
+    let inside = inside.flat_map(|(body, flow)| {
         let outputs = body.outputs().iter().enumerate();
         let here = outputs.filter(|(k, _)| control.output(*k) == Some(output));
         here.map(|(_, o)| flow.origin(o.value)).collect::<Vec<_>>()
     });
     let outside = results.into_iter().chain(starts).map(|v| flow.origin(v));
-    let adds = super::half_flow::bodies(g, id).any(|body| {
+    let adds = bodies(g, id).any(|body| {
         let mut carried = control.pairs(body);
         carried.any(|(k, from, to)| k == output && sums(body, from, to).is_some())
     });
