@@ -63,7 +63,7 @@ pub struct Options {
     pub half_io: bool,
     pub dims: Vec<DimSpec>,
     pub shapes: Vec<ShapeSpec>,
-    /// Inputs for the proof; made from the graph if they are not given.
+    /// Inputs for the proof, and for the ranges of half precision; made from the graph if they are not given.
     pub inputs: Option<PathBuf>,
     /// Inputs that always have one value, which becomes a constant.
     pub fixed: Vec<InputValue>,
@@ -491,9 +491,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             2 * block
         ));
     }
-    if manifest.calibration.as_ref().is_some_and(|c| c.made) {
-        manifest.warnings.push(calibration::MADE_UP.into());
-    }
+    let ranges = calibration::warning(options, manifest.calibration.as_ref());
+    manifest.warnings.extend(ranges.map(String::from));
     gates::pass(options, &manifest)?;
     stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;

@@ -4,6 +4,7 @@ use kiln_graph::{Attr, Attrs, DType, Def, Graph, Model, NodeId, Op, Tensor, Type
 use rustc_hash::FxHashMap;
 
 use super::half_bodies::{self, Edge, Slots};
+use super::half_decisions;
 use super::half_flow::Flow;
 use super::half_format::HalfFormat;
 use super::half_products;
@@ -128,6 +129,11 @@ impl Conversion {
         let mut kept = half_rules::kept(g, order, self.format, flow, &masked, cx.options);
         let unfit = |v| edge.captured(g, v).is_some_and(|c| !c.fits);
         ranges.keep(g, order, &unfit, &mut kept);
+        for &(from, to) in &edge.carried {
+            for id in half_decisions::sums(g, from, to).unwrap_or_default() {
+                kept[id.index()].get_or_insert_with(|| "it adds up over the iterations".into());
+            }
+        }
         half_products::keep_offsets(g, order, self.format, &mut kept);
         half_products::keep_together(g, order, &mut kept);
         kept
@@ -262,8 +268,8 @@ impl State<'_> {
 
     /// Makes the node read what it wants: half, or FP32.
     fn operands(&mut self, g: &mut Graph, id: NodeId, want_half: bool, cx: &mut Context<'_>) {
-        // A Cast takes any type; a second one in front of it would round twice.
-        if g.node(id).op().is("Cast") {
+        // A Cast takes any type; a second one in front of it would round twice. So does what asks for sizes alone.
+        if g.node(id).op().is_any(&["Cast", "Shape", "Size"]) {
             return;
         }
         for k in 0..g.node(id).inputs().len() {

@@ -5,8 +5,9 @@ use kiln_graph::{DType, Def, Graph, NodeId, Type, Use, ValueId};
 use rustc_hash::FxHashMap;
 
 use super::convert_half::State;
+use super::half_control::Control;
 use super::half_decisions;
-use super::half_flow::{Control, Flow};
+use super::half_flow::Flow;
 use super::half_rules::{is_f32, touches};
 use super::stats::Stats;
 use crate::pass::{Context, Options, PassFailure, Remark};
@@ -74,6 +75,8 @@ pub(super) struct Edge {
     pub captures: Vec<Captured>,
     /// Captures in FP32 that there are as half, too.
     pub twins: Vec<(ValueId, ValueId)>,
+    /// Inputs and outputs of a value that is carried.
+    pub carried: Vec<(ValueId, ValueId)>,
 }
 
 impl Edge {
@@ -252,6 +255,7 @@ impl State<'_> {
                     .map(|k| control.output(k).and_then(|k| half.results.get(k)) == Some(&true))
                     .collect(),
                 twins: Vec::new(),
+                carried: (control.pairs(body).map(|(_, from, to)| (from, to))).collect(),
             };
             for &(wide, narrow) in &both {
                 for v in captured(body, wide) {

@@ -2,7 +2,8 @@
 
 use kiln_graph::{DType, Graph, NodeId, ValueId};
 
-use super::half_flow::{Control, Flow};
+use super::half_control::{Control, bodies};
+use super::half_flow::Flow;
 use super::half_format::HalfFormat;
 use super::half_rules::is_f32;
 
@@ -215,6 +216,45 @@ impl Counts<'_> {
     }
 }
 
+/// The nodes by which a value that a body carries is added up, from what comes in to what goes out. `None` if it is not a sum
+/// over the iterations, as the state of a recurrent cell behind a product is not.
+pub(super) fn sums(body: &Graph, from: ValueId, to: ValueId) -> Option<Vec<NodeId>> {
+    const STEPS: &[&str] = &[
+        "Add",
+        "Cast",
+        "Clip",
+        "Div",
+        "Expand",
+        "Identity",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "Reshape",
+        "Squeeze",
+        "Sub",
+        "Sum",
+        "Unsqueeze",
+        "Where",
+    ];
+    let mut reached = vec![false; body.value_bound()];
+    *reached.get_mut(from.index())? = true;
+    let mut path = Vec::new();
+    for id in body.topo_order().ok()? {
+        let node = body.node(id);
+        let reads = node.inputs().iter().flatten().any(|v| reached[v.index()]);
+        if !reads || !node.op().is_any(STEPS) {
+            continue;
+        }
+        path.push(id);
+        for v in node.outputs().iter().flatten() {
+            reached[v.index()] = true;
+        }
+    }
+    let adds = |id: &NodeId| body.node(*id).op().is_any(&["Add", "Sub", "Sum"]);
+    (reached[to.index()] && path.iter().any(adds)).then_some(path)
+}
+
 /// Keeps a division by, or a logarithm of, what is positive and may vanish in the format, and what computes it.
 pub(super) fn keep_divisors(
     g: &Graph,
@@ -285,12 +325,16 @@ pub(super) fn slot(g: &Graph, flow: &Flow, id: NodeId, control: Control, output:
     let results = g.node(id).output(output);
     let starts = (0..g.node(id).inputs().len()).find(|&k| control.carried(k) == Some(output));
     let starts = starts.and_then(|k| g.node(id).input(k));
-    let bodies = super::half_flow::bodies(g, id).zip(flow.bodies(id));
-    let inside = bodies.flat_map(|(body, flow)| {
+    let inside = bodies(g, id).zip(flow.bodies(id));
+    let inside = inside.flat_map(|(body, flow)| {
         let outputs = body.outputs().iter().enumerate();
         let here = outputs.filter(|(k, _)| control.output(*k) == Some(output));
         here.map(|(_, o)| flow.origin(o.value)).collect::<Vec<_>>()
     });
     let outside = results.into_iter().chain(starts).map(|v| flow.origin(v));
-    !inside.chain(outside).any(|o| o.needs_f32())
+    let adds = bodies(g, id).any(|body| {
+        let mut carried = control.pairs(body);
+        carried.any(|(k, from, to)| k == output && sums(body, from, to).is_some())
+    });
+    !adds && !inside.chain(outside).any(|o| o.needs_f32())
 }

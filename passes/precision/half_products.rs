@@ -13,7 +13,7 @@ const OFFSET_ERROR: f64 = 1.0 / 64.0;
 const PRODUCTS: &[&str] = &["Conv", "ConvTranspose", "Gemm", "MatMul"];
 
 /// Keeps a quantization with an offset that the format rounds by much of a step: where it is added, and where it is
-/// taken away again.
+/// taken away again, or the products and biases that have taken it up.
 ///
 /// `symmetrize-qdq` writes `x + c`, Q, DQ, `- c` for zero points, with offsets of up to 128 steps.
 pub(super) fn keep_offsets(
@@ -43,8 +43,12 @@ pub(super) fn keep_offsets(
                 continue;
             }
             group.push(dequantize);
-            let behind = readers(g, g.node(dequantize).output(0));
-            group.extend(behind.filter(|&id| self::offset(g, id).is_some()));
+            for reader in readers(g, g.node(dequantize).output(0)) {
+                match self::offset(g, reader) {
+                    Some(_) => group.push(reader),
+                    None => absorbed(g, reader, &mut group),
+                }
+            }
         }
         for id in group {
             why[id.index()].get_or_insert_with(|| {
@@ -54,6 +58,25 @@ pub(super) fn keep_offsets(
                     steps * format.unit()
                 )
             });
+        }
+    }
+}
+
+/// What `absorb-offsets` made of an offset: a product that is large by it, and the bias that makes it small again.
+fn absorbed(g: &Graph, id: NodeId, group: &mut Vec<NodeId>) {
+    let op = g.node(id).op();
+    if !op.is_any(PRODUCTS) && !op.is_any(MOVES) {
+        return;
+    }
+    group.push(id);
+    for reader in readers(g, g.node(id).output(0)) {
+        let mut inputs = g.node(reader).inputs().iter().flatten();
+        let adds = g.node(reader).op().is_any(&["Add", "Sub"]);
+        let biased = adds && inputs.any(|&v| g.constant(v).is_some());
+        match op.is_any(PRODUCTS) {
+            true if biased => group.push(reader),
+            true => {}
+            false => absorbed(g, reader, group),
         }
     }
 }

@@ -72,7 +72,12 @@ impl Count {
         if tensor.len() > READ {
             return unread;
         }
-        let Some(numbers) = tensor.to_f64s().filter(|n| !n.is_empty()) else {
+        let integers = || {
+            let all = tensor.to_i64s()?;
+            Some(all.into_iter().map(|n| n as f64).collect::<Vec<f64>>())
+        };
+        let numbers = tensor.to_f64s().or_else(integers);
+        let Some(numbers) = numbers.filter(|n| !n.is_empty()) else {
             return unread;
         };
         let (lo, hi) = numbers

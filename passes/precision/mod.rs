@@ -8,6 +8,7 @@ mod convert_half;
 mod gptq;
 mod gram;
 mod half_bodies;
+mod half_control;
 mod half_decisions;
 mod half_flow;
 mod half_format;

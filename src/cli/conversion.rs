@@ -69,7 +69,8 @@ pub(super) struct Conversion {
     /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512 (min:opt:max).
     #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
     shape: Vec<(String, String)>,
-    /// Real inputs for the proof, as .npz, beside those that are made from the graph.
+    /// Real inputs for the proof, as .npz, beside those that are made from the graph; without --calibrate they also give the
+    /// ranges of FP16 and BF16.
     #[arg(long, value_name = "DATA.npz")]
     inputs: Option<PathBuf>,
     /// Fix an input: sr=16000, speed=1.0, flag=true, widths=320,640, name=text. The value becomes a constant, of which the

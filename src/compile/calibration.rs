@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kiln_graph::{Model, ValueId};
-use kiln_passes::precision::{self, MIN_INT4_BLOCK, Plans, stats::Stats};
+use kiln_passes::precision::{self, HalfFormat, MIN_INT4_BLOCK, Plans, stats::Stats};
 use serde::Serialize;
 
 use super::{CompileError, Options, stages};
@@ -69,8 +69,21 @@ pub(crate) struct Measured {
     pub cases: Vec<Case>,
 }
 
-pub(super) const MADE_UP: &str = "the ranges of activations come from made-up inputs, which are not like real ones: give \
+const MADE_UP: &str = "the ranges of activations come from made-up inputs, which are not like real ones: give \
      real data with --calibrate before this model is used";
+
+/// FP16 has less range than FP32, and only real inputs show how much of it a model needs.
+const UNMEASURED: &str = "FP16 ends at 65504, and what the model reaches was seen on made-up inputs alone, which are not like \
+     real ones: give real data with --calibrate or --inputs before this model is used";
+
+/// What a user must know of the ranges that the result was made with.
+pub(super) fn warning(options: &Options, calibrated: Option<&Calibrated>) -> Option<&'static str> {
+    match calibrated {
+        Some(c) if c.made => Some(MADE_UP),
+        None if options.half() == Some(HalfFormat::Fp16) => Some(UNMEASURED),
+        _ => None,
+    }
+}
 
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     // Made-up inputs say nothing of the channels that dynamic quantization leaves apart.
@@ -211,7 +224,7 @@ pub(crate) fn measure(
 ) -> Result<Option<Measured>, CompileError> {
     let values = wanted(options, fused);
     if values.is_empty() && options.calibration.data.is_none() {
-        return Ok(None);
+        return Ok(by_inputs(options, device, fused, talk));
     }
     let source = source(options, fused, shapes, talk)?;
     let choices = choices(options, device);
@@ -246,6 +259,49 @@ pub(crate) fn measure(
         plans,
         cases,
     }))
+}
+
+/// What FP16 and BF16 need to know, measured on the inputs that were given for the proof, if there are any. Inputs that do not
+/// serve for it are no failure, as the proof takes them in other forms, too.
+fn by_inputs(
+    options: &Options,
+    device: DeviceRequest,
+    fused: &Model,
+    talk: &dyn Talk,
+) -> Option<Measured> {
+    let half = options.half()?;
+    let unmeasured = warning(options, None);
+    let Some(path) = &options.inputs else {
+        unmeasured.into_iter().for_each(|why| talk.warn(why));
+        return None;
+    };
+    let values = precision::wanted_by_half(fused, half);
+    let measure = || {
+        let source = Source::open(&fused.graph, path, &SourceOptions::default())
+            .map_err(CompileError::from)?;
+        let choices = choices(options, device);
+        let stats = calibrate::calibrate(fused, &values, &source, &choices, talk)?;
+        Ok::<_, CompileError>((stats, source.description()))
+    };
+    match measure() {
+        Ok((stats, data)) => Some(Measured {
+            facts: Calibrated {
+                data,
+                made: false,
+                values: stats.len(),
+                cached: false,
+                held_out: 0,
+            },
+            stats,
+            plans: Plans::default(),
+            cases: Vec::new(),
+        }),
+        Err(e) => {
+            talk.warn(&format!("ranges cannot be measured on these inputs: {e}"));
+            unmeasured.into_iter().for_each(|why| talk.warn(why));
+            None
+        }
+    }
 }
 
 /// Without the folders of a file.
