@@ -8,6 +8,7 @@ mod convert_half;
 mod gptq;
 mod gram;
 mod half_format;
+mod half_masks;
 mod half_ranges;
 mod half_rules;
 mod int4_plan;
