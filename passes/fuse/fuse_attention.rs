@@ -27,12 +27,13 @@ impl Rule for FuseAttention {
 
     fn details(&self) -> String {
         "softmax(cap(scale · q kᵀ) + bias) v becomes `internal::Attention(q, k, v, bias)` with the attributes scale, \
-         softcap, guarded and keyless. Scales on the query, the keys and the product are multiplied into one. What is added to the \
-         scores (masks, relative positions) is summed up. Keys are found behind any transposition, and behind the \
-         repetition of grouped-query attention. torch's guard `Where(IsNaN(p), 0, p)` is dropped where the bias is finite, \
-         so that no row can be NaN; elsewhere it is kept as the attribute `guarded`: a row whose keys are all hidden gives \
-         zeros. What else becomes of such a row is the attribute `keyless`: `uniform` where a number is added that absorbs \
-         the scores, `shifted` where one is that does not, `nan` where it is infinite."
+         softcap, guarded and keyless. Scales on the query, the keys and the product are multiplied into one. What is \
+         added to the scores (masks, relative positions) is summed up. Keys are found behind any transposition, and \
+         behind the repetition of grouped-query attention. Batch and heads may be one dimension. torch's guard \
+         `Where(IsNaN(p), 0, p)` is dropped where the bias is finite, so that no row can be NaN; elsewhere it is kept as \
+         the attribute `guarded`: a row whose keys are all hidden gives zeros. What else becomes of such a row is the \
+         attribute `keyless`: `uniform` where a number is added that absorbs the scores, `shifted` where one is that does \
+         not, `nan` where it is infinite."
             .into()
     }
 
