@@ -4,7 +4,7 @@
 //! shared the fusions' patterns would find nothing left wherever they find nothing.
 
 use kiln_graph::ops::InternalAttention;
-use kiln_graph::{Attr, Graph, Model, Node, NodeId, ValueId};
+use kiln_graph::{Attr, Graph, Model, Node, NodeId, ValueId, ops};
 
 use crate::fuse::fuse_qkv;
 
@@ -62,11 +62,32 @@ pub fn census(model: &Model) -> Census {
     census
 }
 
+/// How many attentions project their one input themselves, from packed weights. Lowering makes such ones, after the blocks
+/// are counted.
+pub fn packed_attentions(model: &Model) -> usize {
+    let mut count = 0;
+    model.graph.for_each_graph(&mut |g| {
+        let packs = |(id, _): &(NodeId, &Node)| packs_projections(g, *id);
+        count += g.nodes().filter(packs).count();
+    });
+    count
+}
+
+/// Whether a node is ONNX Runtime's Attention, whose weights are the three projections' side by side.
+fn packs_projections(g: &Graph, id: NodeId) -> bool {
+    let attention = ops::MicrosoftAttention::of(g, id);
+    attention.is_some_and(|a| a.is_packed())
+}
+
 fn count(census: &mut Census, g: &Graph, id: NodeId, node: &Node) {
     match node.op().name() {
         "Attention" | "MultiHeadAttention" | "GroupQueryAttention" => {
             census.attention.fused += 1;
             census.blocks.push(block(g, id, node));
+            // It came with its three projections as one weight.
+            if packs_projections(g, id) {
+                census.projections.fused += 1;
+            }
             match InternalAttention::of(g, id) {
                 Some(attention) if fuse_qkv::separate(g, &attention).is_ok() => {
                     census.projections.left += 1

@@ -193,7 +193,8 @@ impl View {
 
     /// Where the source repeats each element of a dimension of size 1 by Expand, directly inside dimension `axis` of this
     /// view: the view of what is repeated, and how often. That is how exporters write grouped-query attention:
-    /// [batch, kv heads, 1, seq, size] expanded to [batch, kv heads, n, seq, size] and read as [batch, kv heads · n, …].
+    /// [batch, kv heads, 1, seq, size] expanded to [batch, kv heads, n, seq, size] and read as [batch, kv heads · n, …], and
+    /// one head that is shared by all: [batch, 1, seq, size] expanded to [batch, n, seq, size].
     pub fn unrepeated(&self, g: &Graph, facts: &Facts, axis: usize) -> Option<(View, i64)> {
         let expand = g.producer_if(self.source, "Expand")?;
         let x = g.node(expand).input(0)?;
@@ -204,7 +205,7 @@ impl View {
             return None;
         };
         let repeats = after.get(at)?.as_i64()?;
-        let &[_, inner] = self.dims.get(axis)?.as_slice() else {
+        let &([inner] | [_, inner]) = self.dims.get(axis)?.as_slice() else {
             return None;
         };
         (self.from.get(at)?.as_slice() == [inner]).then_some(())?;

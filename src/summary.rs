@@ -47,8 +47,18 @@ pub fn found(before: &Census, after: &Census) -> Vec<Found> {
         row("norms", |c| c.norms),
         row("activations", |c| c.activations),
         row("rotary", |c| c.rotary),
-        row("packed projections", |c| c.projections),
+        row(PACKED, |c| c.projections),
     ]
+}
+
+const PACKED: &str = "packed projections";
+
+/// Counts what lowering packed: attentions that project their one input themselves.
+pub fn pack(blocks: &mut [Found], attentions: usize) {
+    for row in blocks.iter_mut().filter(|b| b.kind == PACKED) {
+        row.fused = row.fused.max(attentions);
+        row.found = row.found.max(row.fused);
+    }
 }
 
 /// One attention, for reports.

@@ -7,7 +7,7 @@ use kiln_graph::ops::{self, Keyless};
 use kiln_graph::{DType, Graph, Node, ValueId};
 use rustc_hash::FxHashSet;
 
-use super::scores::Bias;
+use super::scores::{Addend, Bias};
 
 /// Numbers up to this one hide a key: BERT's first release added -10000.
 pub const HIDES: f64 = -1e4;
@@ -16,10 +16,10 @@ pub const HIDES: f64 = -1e4;
 const MAX_SEEN: usize = 256;
 
 /// What the row's softmax makes of it, if its biases can hide all of its keys. Scores are of this type.
-pub fn keyless(g: &Graph, biases: &[Bias], dtype: DType, guarded: bool) -> Option<Keyless> {
+pub fn keyless(g: &Graph, biases: &[Addend], dtype: DType, guarded: bool) -> Option<Keyless> {
     let mut found = Numbers::default();
     for bias in biases {
-        match *bias {
+        match bias.bias {
             Bias::Added(v) => found.search(g, v),
             Bias::Selected { fill, .. } => found.lowest = found.lowest.min(replaced(fill, dtype)),
         }

@@ -1,5 +1,6 @@
 //! From the operand of attention's Softmax back to its product of queries and keys.
 
+use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, Node, NodeId, ValueId, ops};
 
 use super::keyless::HIDES;
@@ -16,9 +17,19 @@ pub struct Scores {
     /// `c · tanh(x / c)`; 0 for none (Gemma 2).
     pub softcap: f64,
     /// What is added, outermost last.
-    pub biases: Vec<Bias>,
+    pub biases: Vec<Addend>,
+    /// Stretches of one rank from the product on: the first value of each and its last. Between two of them batch and heads
+    /// are told apart, or joined.
+    pub stretches: Vec<[ValueId; 2]>,
     /// Nodes passed, the product included.
     pub depth: usize,
+}
+
+/// Something added to scores of a rank: 4, or 3 where batch and heads are one dimension.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Addend {
+    pub bias: Bias,
+    pub rank: usize,
 }
 
 /// Something added to the scores.
@@ -39,7 +50,7 @@ const MAX_DEPTH: usize = 16;
 ///
 /// # Errors
 /// The deepest miss: the value at which the chain is no score any more.
-pub fn scores(g: &Graph, v: ValueId, depth: usize) -> Result<Scores, Miss> {
+pub fn scores(g: &Graph, facts: &Facts, v: ValueId, depth: usize) -> Result<Scores, Miss> {
     let Some(id) = g.producer(v).filter(|_| depth < MAX_DEPTH) else {
         return Err(Miss::at(v, depth, "no MatMul of queries and keys feeds it"));
     };
@@ -54,16 +65,16 @@ pub fn scores(g: &Graph, v: ValueId, depth: usize) -> Result<Scores, Miss> {
     }
     match node.op().name() {
         "MatMul" => product(g, node, v, depth),
-        "Mul" | "Div" => scaled(g, node, v, depth),
+        "Mul" | "Div" => scaled(g, facts, node, v, depth),
         "Add" => {
             let (a, b) = (operand(0)?, operand(1)?);
-            let (left, right) = (scores(g, a, depth + 1), scores(g, b, depth + 1));
+            let [left, right] = [a, b].map(|side| scores(g, facts, side, depth + 1));
             let (mut found, bias) = match (left, right) {
                 (Ok(found), _) => (found, b),
                 (_, Ok(found)) => (found, a),
                 (Err(a), Err(b)) => return Err(if b.depth > a.depth { b } else { a }),
             };
-            found.biases.push(Bias::Added(bias));
+            found.add(g, Bias::Added(bias), v)?;
             Ok(found)
         }
         "Where" => {
@@ -85,12 +96,13 @@ pub fn scores(g: &Graph, v: ValueId, depth: usize) -> Result<Scores, Miss> {
                     format!("hidden scores become {fill}, which hides nothing"),
                 ));
             }
-            let mut found = scores(g, inner, depth + 1)?;
-            found.biases.push(Bias::Selected {
+            let mut found = scores(g, facts, inner, depth + 1)?;
+            let bias = Bias::Selected {
                 condition,
                 keeps_where,
                 fill,
-            });
+            };
+            found.add(g, bias, v)?;
             Ok(found)
         }
         // A softmax in FP32 over a half-precision product.
@@ -98,15 +110,56 @@ pub fn scores(g: &Graph, v: ValueId, depth: usize) -> Result<Scores, Miss> {
             let float = |v: ValueId| g.value(v).ty().dtype().is_some_and(|t| t.is_float());
             let x = operand(0)?;
             match float(x) && float(v) {
-                true => scores(g, x, depth + 1),
+                true => scores(g, facts, x, depth + 1)?.through(v),
                 false => Err(Miss::at(v, depth, "it is cast from whole numbers")),
             }
+        }
+        // Batch and heads are told apart for a mask (fairseq, BART, BLOOM, DeBERTa).
+        "Reshape" => {
+            let x = operand(0)?;
+            if !regroups_batches(facts, x, v) {
+                let why = "it rearranges more of the scores than batch and heads";
+                return Err(Miss::at(v, depth, why));
+            }
+            let mut found = scores(g, facts, x, depth + 1)?;
+            found.stretches.push([v, v]);
+            Ok(found)
         }
         other => Err(Miss::at(
             v,
             depth,
             format!("{other} is no part of attention that is known"),
         )),
+    }
+}
+
+/// Whether a Reshape leaves queries and keys as they are, and tells batch and heads apart or joins them.
+pub fn regroups_batches(facts: &Facts, from: ValueId, to: ValueId) -> bool {
+    let (Some(from), Some(to)) = (facts.dims(from), facts.dims(to)) else {
+        return false;
+    };
+    let ranks = [from, to].map(|d| (3..=4).contains(&d.len()));
+    ranks == [true, true] && from[from.len() - 2..] == to[to.len() - 2..]
+}
+
+impl Scores {
+    /// With something added, which gives `sum`.
+    fn add(&mut self, g: &Graph, bias: Bias, sum: ValueId) -> Result<(), Miss> {
+        let rank = g.value(sum).ty().rank().ok_or_else(Miss::none)?;
+        self.biases.push(Addend { bias, rank });
+        self.reach(sum);
+        Ok(())
+    }
+
+    fn reach(&mut self, v: ValueId) {
+        if let Some([_, end]) = self.stretches.last_mut() {
+            *end = v;
+        }
+    }
+
+    fn through(mut self, v: ValueId) -> Result<Scores, Miss> {
+        self.reach(v);
+        Ok(self)
     }
 }
 
@@ -136,6 +189,7 @@ fn product(g: &Graph, node: &Node, v: ValueId, depth: usize) -> Result<Scores, M
         scale: by_q * by_k,
         softcap: 0.0,
         biases: Vec::new(),
+        stretches: vec![[v, v]],
         depth,
     })
 }
@@ -175,7 +229,7 @@ fn factor(g: &Graph, id: NodeId) -> Option<(ValueId, f64)> {
         .then_some((x, by))
 }
 
-fn scaled(g: &Graph, node: &Node, v: ValueId, depth: usize) -> Result<Scores, Miss> {
+fn scaled(g: &Graph, facts: &Facts, node: &Node, v: ValueId, depth: usize) -> Result<Scores, Miss> {
     let id = g.producer(v).ok_or_else(Miss::none)?;
     let (x, by) = factor(g, id)
         .ok_or_else(|| Miss::at(v, depth, format!("{} is by no constant number", node.op())))?;
@@ -195,7 +249,7 @@ fn scaled(g: &Graph, node: &Node, v: ValueId, depth: usize) -> Result<Scores, Mi
                 "a cap needs the same number on both sides of Tanh",
             ));
         }
-        let mut found = scores(g, inner, depth + 3)?;
+        let mut found = scores(g, facts, inner, depth + 3)?;
         if found.softcap != 0.0 || !found.biases.is_empty() {
             return Err(Miss::at(
                 v,
@@ -204,9 +258,9 @@ fn scaled(g: &Graph, node: &Node, v: ValueId, depth: usize) -> Result<Scores, Mi
             ));
         }
         found.softcap = by;
-        return Ok(found);
+        return found.through(v);
     }
-    let mut found = scores(g, x, depth + 1)?;
+    let mut found = scores(g, facts, x, depth + 1)?;
     if found.softcap != 0.0 || !found.biases.is_empty() {
         return Err(Miss::at(
             v,
@@ -215,7 +269,7 @@ fn scaled(g: &Graph, node: &Node, v: ValueId, depth: usize) -> Result<Scores, Mi
         ));
     }
     found.scale *= by;
-    Ok(found)
+    found.through(v)
 }
 
 /// Whether no element can be infinite or NaN by itself, and adding it to scores of ordinary size cannot make them so.

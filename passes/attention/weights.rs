@@ -1,7 +1,9 @@
 //! From attention's Softmax forward to its product with the values.
 
+use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, NodeId, ValueId};
 
+use super::scores::regroups_batches;
 use crate::pass::Miss;
 
 /// `softmax(…) v`.
@@ -17,11 +19,11 @@ pub struct Weighted {
 ///
 /// # Errors
 /// The reader that stops the match.
-pub fn weighted(g: &Graph, softmax: NodeId) -> Result<Weighted, Miss> {
+pub fn weighted(g: &Graph, facts: &Facts, softmax: NodeId) -> Result<Weighted, Miss> {
     let mut at = g.node(softmax).output(0).ok_or_else(Miss::none)?;
     let mut guarded = false;
-    // A Cast, the guard, and another Cast are the most that stand between.
-    for _ in 0..4 {
+    // Casts, the guard, and batches and heads told apart or joined are the most that stand between.
+    for _ in 0..6 {
         if g.value(at).is_output() {
             return Err(Miss::at(
                 at,
@@ -48,6 +50,11 @@ pub fn weighted(g: &Graph, softmax: NodeId) -> Result<Weighted, Miss> {
                 return Ok(Weighted { v, output, guarded });
             }
             (Some(_), None, Some(output)) if node.op().is("Cast") => at = output,
+            (Some(p), Some(_), Some(output))
+                if node.op().is("Reshape") && p == at && regroups_batches(facts, p, output) =>
+            {
+                at = output;
+            }
             _ => {
                 return Err(Miss::at(
                     at,

@@ -45,6 +45,31 @@ pub static FUSE_GELU: Fusion = Fusion {
     u = Tanh(t)
     a = Add(u, {1.0})
 ",
+        // The factor on one of the three: JAX's `0.044715 * x * x * x`, and its other orders.
+        "Gelu <approximate: string = \"tanh\"> (x) => (y) {\n": "    k = Mul(x, {0.044715})
+    c = Mul(k, x)
+    s = Mul(c, x)
+    p = Add(x, s)
+    t = Mul(p, {0.7978845608})
+    u = Tanh(t)
+    a = Add(u, {1.0})
+",
+        "Gelu <approximate: string = \"tanh\"> (x) => (y) {\n": "    k = Mul(x, {0.044715})
+    q = Mul(x, x)
+    s = Mul(q, k)
+    p = Add(x, s)
+    t = Mul(p, {0.7978845608})
+    u = Tanh(t)
+    a = Add(u, {1.0})
+",
+        "Gelu <approximate: string = \"tanh\"> (x) => (y) {\n": "    q = Mul(x, x)
+    c = Mul(q, {0.044715})
+    s = Mul(c, x)
+    p = Add(x, s)
+    t = Mul(p, {0.7978845608})
+    u = Tanh(t)
+    a = Add(u, {1.0})
+",
         // Megatron's and Bloom's, as written: √(2/π) · x · (1 + 0.044715 · x · x).
         "Gelu <approximate: string = \"tanh\"> (x) => (y) {\n": "    k = Mul(x, {0.7978845608})
     c = Mul(x, {0.044715})

@@ -1,6 +1,7 @@
 //! Fusions: several operators become one.
 
 pub mod adopt_attention;
+mod attention_heads;
 pub mod fuse_attention;
 pub mod fuse_conv_batch_norm;
 pub mod fuse_gelu;

@@ -433,7 +433,8 @@ impl Lower<'_, '_> {
     /// Keys or values with as many heads as the queries.
     fn repeated(&mut self, q: ValueId, x: ValueId) -> Result<Ref, Miss> {
         let (have, want) = (self.size(x, 1), self.size(q, 1));
-        if have == want {
+        // One head of keys and values for all queries is broadcast by the product itself.
+        if have == want || have == Some(1) {
             return Ok(x.into());
         }
         let (Some(have), Some(want), Some(size)) = (have, want, self.size(x, 3)) else {

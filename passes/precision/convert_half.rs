@@ -7,6 +7,7 @@ use super::half_bodies::{self, Edge, Slots};
 use super::half_decisions;
 use super::half_flow::Flow;
 use super::half_format::HalfFormat;
+use super::half_masks;
 use super::half_products;
 use super::half_ranges::{Ranges, fill};
 use super::half_rules::{self, is_f32, touches};
@@ -238,6 +239,11 @@ impl State<'_> {
                 // What a Cast made half is read in FP32 from where the Cast has it.
                 let source = g.producer_if(v, "Cast").filter(|_| !to_half);
                 let source = source.and_then(|cast| g.node(cast).input(0)).unwrap_or(v);
+                let bounded = match to_half && half_masks::is_mask(g, v) {
+                    true => half_masks::bounded(g, v, format, pass),
+                    false => None,
+                };
+                let source = bounded.unwrap_or(source);
                 let cast = g.add_node(Op::onnx("Cast"), "", [Some(source)], 1, attrs);
                 g.notes_mut(cast).set("kiln.pass", pass.into());
                 let shape = g.value(v).ty().shape().map(|s| s.into());

@@ -12,6 +12,7 @@ mod half_control;
 mod half_decisions;
 mod half_flow;
 mod half_format;
+mod half_masks;
 mod half_products;
 mod half_range;
 mod half_ranges;

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{DType, INTERNAL_DOMAIN, Model, Op, Tensor, text};
-use kiln_passes::census::census;
+use kiln_passes::census::{census, packed_attentions};
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::precision::{HalfFormat, Plans};
 use kiln_passes::registry::UnknownPass;
@@ -361,10 +361,12 @@ pub(crate) fn rewrite(
         applied,
         last,
     };
-    Ok(match passes.before {
+    let mut rewritten = match passes.before {
         Some(before) => rewritten.following(before),
         None => rewritten,
-    })
+    };
+    summary::pack(&mut rewritten.blocks, packed_attentions(&rewritten.model));
+    Ok(rewritten)
 }
 
 /// What `--keep-op` named in vain.
