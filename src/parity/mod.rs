@@ -25,7 +25,7 @@ pub use floor::Floor;
 pub use inputs::{
     INPUT_PREFIX, InputError, InputKind, InputSpec, OUTPUT_PREFIX, from_npy, from_npz, make,
 };
-pub use limits::{Failure, Limits, Preset, Verdict};
+pub use limits::{Failure, Limits, Margin, Preset, Verdict};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
 pub(crate) use number::rounded;

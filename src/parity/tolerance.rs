@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::floor::Floor;
-use super::limits::{Limits, Preset, Verdict};
+use super::limits::{Limits, MARGIN_FACTOR, Preset, Verdict};
 use super::metrics::Metrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +81,13 @@ impl Tolerance {
     /// Whether an output's metrics are within its limits.
     pub fn check(&self, output: &str, metrics: &Metrics) -> Verdict {
         self.limits_of(output).check(metrics)
+    }
+
+    /// How close, in relative terms, numbers must be for an output to decide between them otherwise than the reference; `None`
+    /// if nothing says how far floats may be off.
+    pub fn margin(&self, output: &str) -> Option<f64> {
+        let limits = self.limits_of(output);
+        (limits.unequal.is_some()).then_some(MARGIN_FACTOR * limits.relative_l2?)
     }
 
     /// As [`Tolerance::check`], where the reference differs from itself by `floor`.
