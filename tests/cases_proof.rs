@@ -313,7 +313,14 @@ fn what_cannot_be_timed_is_compiled_all_the_same() {
     let ran = bench.compile(&["--max-latency-ratio", "2"], 1);
     assert!(ran.err.contains("was not measured"), "{}", ran.err);
     // Timing it is all that `bench` does.
-    let ran = kiln(&["bench", &bench.model, "--grid", "batch=1", "--grid", "seq=4"]);
+    let ran = kiln(&[
+        "bench",
+        &bench.model,
+        "--grid",
+        "batch=1",
+        "--grid",
+        "seq=4",
+    ]);
     assert_eq!(ran.code, 9, "{}{}", ran.out, ran.err);
 }
 

@@ -106,7 +106,7 @@ impl Decision {
         let mut largest = 0.0f64;
         let differing = (0..expected.len()).filter(|&k| expected[k] != found[k]);
         for k in differing {
-            let scaled = match (self.axis, &operands[..], &numbers[..]) {
+            let scaled = match (self.axis, operands, &numbers[..]) {
                 (Some(axis), [(_, scores)], [numbers]) => {
                     let at = Scores::new(scores.dims(), axis, expected.len())?;
                     let of = |place| numbers.get(at.index(k, place)?).copied();
@@ -226,19 +226,19 @@ mod tests {
             axis: Some(1),
         };
         // Two rows of three scores, for two columns each.
-        let scores = one(
+        let scores = [one(
             &[2, 3, 2],
             &[1., 9., 1.01, 2., 0., 3., 5., 5., 5., 5., 4., 5.],
-        );
-        let found = largest(&decision, &[scores.clone()], &[1, 0, 0, 0], &[0, 0, 0, 0]);
+        )];
+        let found = largest(&decision, &scores, &[1, 0, 0, 0], &[0, 0, 0, 0]);
         assert!(found > 0.0 && found < 0.01, "{found}");
         assert_eq!(
-            largest(&decision, &[scores.clone()], &[1, 0, 0, 0], &[1, 0, 1, 2]),
+            largest(&decision, &scores, &[1, 0, 0, 0], &[1, 0, 1, 2]),
             0.0
         );
-        let wrong = largest(&decision, &[scores.clone()], &[1, 0, 0, 0], &[1, 1, 0, 0]);
+        let wrong = largest(&decision, &scores, &[1, 0, 0, 0], &[1, 1, 0, 0]);
         assert!(wrong > 0.5, "{wrong}");
-        assert!(largest(&decision, &[scores], &[1, 0, 0, 0], &[3, 0, 0, 0]).is_infinite());
+        assert!(largest(&decision, &scores, &[1, 0, 0, 0], &[3, 0, 0, 0]).is_infinite());
     }
 
     #[test]
