@@ -224,11 +224,11 @@ impl Reference {
                 continue;
             };
             output.raise(known.floor, tolerance);
-            if let Some(relative_l2) = known.random {
-                output.unproved = Some(Unproved::Random { relative_l2 });
+            if let Some(difference) = known.random {
+                output.unproved = Some(Unproved::Random { difference });
             } else if known.floor.leaves_nothing() {
                 output.unproved = Some(Unproved::Unstable {
-                    relative_l2: known.floor.relative_l2.max(known.floor.unequal),
+                    difference: known.floor.relative_l2.max(known.floor.unequal),
                 });
             }
         }
