@@ -226,7 +226,7 @@ impl Reference {
             output.raise(known.floor, tolerance);
             if let Some(difference) = known.random {
                 output.unproved = Some(Unproved::Random { difference });
-            } else if known.floor.leaves_nothing() {
+            } else if known.floor.leaves_nothing() && !tolerance.is_given(&output.name) {
                 output.unproved = Some(Unproved::Unstable {
                     difference: known.floor.relative_l2.max(known.floor.unequal),
                 });
