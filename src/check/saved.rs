@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::parity::{
-    CaseReport, Comparison, Floor, Metrics, OutputReport, Port, Report, Tolerance, Unproved,
+    CaseReport, Comparison, Floor, Margin, Metrics, OutputReport, Port, Report, Tolerance, Unproved,
 };
 
 /// A saved result cannot be judged.
@@ -43,6 +43,8 @@ struct SavedOutput {
     #[serde(default)]
     floor: Option<Floor>,
     #[serde(default)]
+    margin: Option<Margin>,
+    #[serde(default)]
     became: Option<String>,
 }
 
@@ -68,7 +70,27 @@ pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedEr
     };
     let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let saved: Saved = serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))?;
-    let output = |o: SavedOutput| OutputReport {
+    let output = |o: SavedOutput| {
+        let mut output = judged(o, tolerance);
+        // The limit is the tolerance's, which may be another now.
+        if let (Some(margin), Some(limit)) = (output.margin, tolerance.margin(&output.name)) {
+            output.excuse(Margin { limit, ..margin });
+        }
+        output
+    };
+    let case = |c: SavedCase| CaseReport {
+        name: c.name,
+        inputs: c.inputs,
+        outputs: c.outputs.into_iter().map(output).collect(),
+    };
+    Ok(Report {
+        tolerance: tolerance.clone(),
+        cases: saved.parity.cases.into_iter().map(case).collect(),
+    })
+}
+
+fn judged(o: SavedOutput, tolerance: &Tolerance) -> OutputReport {
+    OutputReport {
         comparison: match o.comparison {
             SavedComparison::Compared { metrics } => Comparison::Compared {
                 verdict: tolerance.check_above(&o.name, &metrics, o.floor.as_ref()),
@@ -88,15 +110,7 @@ pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedEr
         name: o.name,
         unproved: o.unproved,
         floor: o.floor,
+        margin: o.margin,
         became: o.became,
-    };
-    let case = |c: SavedCase| CaseReport {
-        name: c.name,
-        inputs: c.inputs,
-        outputs: c.outputs.into_iter().map(output).collect(),
-    };
-    Ok(Report {
-        tolerance: tolerance.clone(),
-        cases: saved.parity.cases.into_iter().map(case).collect(),
-    })
+    }
 }

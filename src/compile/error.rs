@@ -146,7 +146,9 @@ impl CompileError {
     /// What stopped a search. What the search found out, and what has nothing to do with it, stays what it is.
     pub(super) fn in_search(self, options: &super::Options) -> CompileError {
         match self {
-            known @ (CompileError::NotTheSame { .. } | CompileError::Fallback { .. }) => known,
+            known @ (CompileError::NotTheSame { .. }
+            | CompileError::Refused { .. }
+            | CompileError::Fallback { .. }) => known,
             known if matches!(known.exit_code(), 2 | 5) => known,
             other => CompileError::Search {
                 model: options.model.clone(),

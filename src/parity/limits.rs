@@ -3,7 +3,7 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::floor::Floor;
 use super::metrics::Metrics;
@@ -48,12 +48,24 @@ pub struct Verdict {
 /// the floor is the worst of few runs while a result is judged by its worst element.
 pub const FLOOR_FACTOR: f64 = 4.0;
 
+/// How far apart, in multiples of the limit on relative L2, two numbers may be that a result orders otherwise than the
+/// reference: both may be off by that much of their magnitude.
+pub const MARGIN_FACTOR: f64 = 2.0;
+
 /// Relative L2 from which on a model is said to amplify rounding: more than ten thousand times the last bit of FP32.
 pub const LARGE_FLOOR: f64 = 1e-3;
 
 /// Relative L2 from which on a comparison with the reference tells nothing: a result of half its length in the same direction
 /// is that far away.
 pub const NOTHING_LEFT: f64 = 0.5;
+
+/// By how much the numbers differ between which an output of integers or bools decides, where a result decides otherwise:
+/// over the larger of the two, or the root of the mean square of all.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
+pub struct Margin {
+    pub largest: f64,
+    pub limit: f64,
+}
 
 /// A metric beyond its limit.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -122,6 +134,18 @@ impl Limits {
 }
 
 impl Verdict {
+    /// The same, with unequal elements forgiven whose decisions were as close as `margin` says.
+    pub(super) fn by(mut self, margin: &Margin) -> Verdict {
+        if margin.largest <= margin.limit {
+            let (forgiven, failed) =
+                (self.failed.into_iter()).partition(|f: &Failure| f.metric == "unequal");
+            self.failed = failed;
+            self.forgiven.extend::<Vec<_>>(forgiven);
+            self.pass = self.failed.is_empty();
+        }
+        self
+    }
+
     /// The same, with what is within the floor forgiven.
     pub(super) fn above(mut self, floor: &Floor) -> Verdict {
         let allowed = |f: &Failure| floor.allows(f.metric, f.value);

@@ -23,16 +23,16 @@ pub enum Unproved {
     Independent,
     /// The reference gives other numbers each time it is run on the same inputs.
     Random {
-        /// Between two runs; `null` if it is not finite.
+        /// Between two runs, in relative L2, or the fraction of elements for dtypes other than floats; `null` if it is not finite.
         #[serde(deserialize_with = "or_infinite")]
         #[schemars(with = "Option<f64>")]
-        relative_l2: f64,
+        difference: f64,
     },
     /// The last bit of the reference's weights decides its output.
     Unstable {
         #[serde(deserialize_with = "or_infinite")]
         #[schemars(with = "Option<f64>")]
-        relative_l2: f64,
+        difference: f64,
     },
 }
 
@@ -46,13 +46,15 @@ impl fmt::Display for Unproved {
             Unproved::Independent => {
                 f.write_str("the original gives the same for all inputs that were tried")
             }
-            Unproved::Random { relative_l2 } => write!(
+            Unproved::Random { difference } => write!(
                 f,
-                "it is random: two runs of the original on the same inputs differ by {relative_l2:.2e} in relative L2"
+                "it is random: two runs of the original on the same inputs differ by {:.3} % of it",
+                100.0 * difference
             ),
-            Unproved::Unstable { relative_l2 } => write!(
+            Unproved::Unstable { difference } => write!(
                 f,
-                "the original amplifies rounding: a last bit of its weights moves it by {relative_l2:.2e} in relative L2"
+                "the original amplifies rounding: a last bit of its weights moves it by {:.3} % of it",
+                100.0 * difference
             ),
         }
     }

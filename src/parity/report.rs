@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::floor::Floor;
-use super::limits::Verdict;
+use super::limits::{Margin, Verdict};
 use super::metrics::{Metrics, metrics};
 use super::proof::{Outcome, Traits, Unproved};
 use super::tolerance::Tolerance;
@@ -55,6 +55,8 @@ pub struct OutputReport {
     pub unproved: Option<Unproved>,
     /// How far the reference is from itself; `null` where nobody needed to know.
     pub floor: Option<Floor>,
+    /// How close the decisions were that the candidate makes otherwise; `null` where none differ, or nothing is decided.
+    pub margin: Option<Margin>,
     /// The type that the candidate has it in, where a change of types was asked for.
     pub became: Option<String>,
 }
@@ -66,6 +68,7 @@ impl OutputReport {
             comparison,
             unproved: None,
             floor: None,
+            margin: None,
             became: None,
         }
     }
@@ -86,6 +89,14 @@ impl OutputReport {
 
     pub fn failed(&self) -> bool {
         self.outcome() == Outcome::Fails
+    }
+
+    /// Judges again, by how close the decisions were that differ.
+    pub fn excuse(&mut self, margin: Margin) {
+        if let Comparison::Compared { verdict, .. } = &mut self.comparison {
+            *verdict = verdict.clone().by(&margin);
+        }
+        self.margin = Some(margin);
     }
 
     /// Judges again, above what the reference differs from itself.

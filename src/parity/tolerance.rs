@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::floor::Floor;
-use super::limits::{Limits, Preset, Verdict};
+use super::limits::{Limits, MARGIN_FACTOR, Preset, Verdict};
 use super::metrics::Metrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,11 +83,23 @@ impl Tolerance {
         self.limits_of(output).check(metrics)
     }
 
+    /// How close, in relative terms, numbers must be for an output to decide between them otherwise than the reference; `None`
+    /// if nothing says how far floats may be off.
+    pub fn margin(&self, output: &str) -> Option<f64> {
+        let limits = self.limits_of(output);
+        (limits.unequal.is_some()).then_some(MARGIN_FACTOR * limits.relative_l2?)
+    }
+
+    /// Whether limits were given for this output by name: those are meant as they are, whatever the noise.
+    pub fn is_given(&self, output: &str) -> bool {
+        self.overrides.iter().any(|(o, _)| o == output)
+    }
+
     /// As [`Tolerance::check`], where the reference differs from itself by `floor`.
     pub fn check_above(&self, output: &str, metrics: &Metrics, floor: Option<&Floor>) -> Verdict {
         let verdict = self.check(output, metrics);
         match floor {
-            Some(floor) if !verdict.pass => verdict.above(floor),
+            Some(floor) if !verdict.pass && !self.is_given(output) => verdict.above(floor),
             _ => verdict,
         }
     }

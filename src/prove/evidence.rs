@@ -160,14 +160,13 @@ impl Evidence {
             let Some(spec) = spec.filter(|_| !selects) else {
                 continue;
             };
-            let spec = InputSpec {
+            let mut spec = InputSpec {
                 shape: tensor.dims().to_vec(),
-                kind: match attempt.wild {
-                    true => wild(spec, tensor.dims()),
-                    false => spec.kind.clone(),
-                },
                 ..spec.clone()
             };
+            if attempt.wild {
+                spec.kind = wild(&spec, tensor.dims());
+            }
             let made = parity::make(&[spec], self.seed.wrapping_add(attempt.seed));
             if let Some((_, made)) = made.ok().and_then(|mut m| m.pop()) {
                 any |= !made.same_bits(tensor);
@@ -226,7 +225,7 @@ fn wild(spec: &InputSpec, dims: &[usize]) -> InputKind {
         InputKind::Positions => InputKind::Index { upper: last },
         InputKind::Zeros if spec.dtype.is_float() => InputKind::Normal { std: 1.0 },
         InputKind::Zeros if spec.dtype != DType::String => InputKind::Index { upper: 2 },
-        ref kind => kind.clone(),
+        _ => spec.clone().kind,
     }
 }
 

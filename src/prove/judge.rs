@@ -1,8 +1,9 @@
 //! Judging one candidate: at every case, above the noise of the reference, and by what that proves.
 
-use kiln_graph::Tensor;
+use kiln_graph::{Model, Tensor};
 
 use super::evidence::ATTEMPTS;
+use super::margin;
 use super::noise::{self, Noise, PERTURBED};
 use super::ports;
 use super::sessions::seated;
@@ -76,6 +77,7 @@ impl Reference {
                 output.became = Some(dtype.to_string());
             }
         }
+        self.weigh_decisions(&ours, &expected, &found, &mut report, tolerance);
         let compared = |c: &Comparison| matches!(c, Comparison::Compared { .. });
         if (report.outputs.iter()).any(|o| o.failed() && compared(&o.comparison)) {
             self.above_noise(place, &ours, &expected, &mut report, tolerance);
@@ -174,6 +176,39 @@ impl Reference {
         self.cases.len() - 1
     }
 
+    /// Judges integers and bools that differ by how close the numbers were that decided them.
+    fn weigh_decisions(
+        &self,
+        case: &Case,
+        expected: &Named,
+        found: &Named,
+        report: &mut CaseReport,
+        tolerance: &Tolerance,
+    ) {
+        for output in report.outputs.iter_mut().filter(|o| o.failed()) {
+            let of = |side: &Named| {
+                let found = side.iter().find(|(n, _)| *n == output.name);
+                found
+                    .map(|(_, t)| t.clone())
+                    .filter(|t| !t.dtype().is_float())
+            };
+            let (Some(a), Some(b), Some(limit)) =
+                (of(expected), of(found), tolerance.margin(&output.name))
+            else {
+                continue;
+            };
+            let margin = || {
+                let decision = margin::decision(&self.original.graph, &output.name)?;
+                let run = |model: &Model| self.run(model, case).ok();
+                let operands = decision.operands(&self.original, &case.inputs, run)?;
+                decision.margin(&operands, &a, &b, limit)
+            };
+            if let Some(margin) = margin() {
+                output.excuse(margin);
+            }
+        }
+    }
+
     /// Judges what failed again, above what the reference differs from itself at this case.
     fn above_noise(
         &mut self,
@@ -195,11 +230,11 @@ impl Reference {
                 continue;
             };
             output.raise(known.floor, tolerance);
-            if let Some(relative_l2) = known.random {
-                output.unproved = Some(Unproved::Random { relative_l2 });
-            } else if known.floor.leaves_nothing() {
+            if let Some(difference) = known.random {
+                output.unproved = Some(Unproved::Random { difference });
+            } else if known.floor.leaves_nothing() && !tolerance.is_given(&output.name) {
                 output.unproved = Some(Unproved::Unstable {
-                    relative_l2: known.floor.relative_l2.max(known.floor.unequal),
+                    difference: known.floor.relative_l2.max(known.floor.unequal),
                 });
             }
         }

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod judge;
+mod margin;
 mod noise;
 mod ports;
 mod reference;

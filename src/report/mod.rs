@@ -184,7 +184,13 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
     };
     if let Some(why) = output.unproved.filter(|_| !output.failed()) {
         what = why.to_string();
-    } else if let Some(floor) = output.floor.filter(|f| f.runs > 0) {
+    } else if let Some(m) = output.margin {
+        what += &format!(
+            "; what it decides otherwise was decided by up to {:.1e} of the numbers compared (limit {:.1e})",
+            m.largest, m.limit
+        );
+    }
+    if let Some(floor) = output.floor.filter(|f| f.runs > 0 && output.failed()) {
         what += &format!(
             "; the original differs from itself by {}",
             floor_words(&floor)
@@ -237,6 +243,7 @@ fn cells(output: &OutputReport) -> Vec<String> {
         ],
         None => {
             let mut cells = vec![elements, format!("{} differ", metrics.unequal)];
+            cells.extend(output.margin.map(|m| format!("margin {:.1e}", m.largest)));
             cells.resize(7, String::new());
             cells
         }
@@ -271,7 +278,8 @@ pub fn word(output: &OutputReport) -> &'static str {
     let forgiven = matches!(&output.comparison,
         Comparison::Compared { verdict, .. } if !verdict.forgiven.is_empty());
     match output.outcome() {
-        Outcome::Passes if forgiven => "ok, by noise",
+        Outcome::Passes if forgiven && output.floor.is_some() => "ok, by noise",
+        Outcome::Passes if forgiven => "ok, by margin",
         outcome => outcome.word(),
     }
 }
