@@ -289,6 +289,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?),
         false => None,
     };
+    for warning in shapes.told() {
+        talk.warn(&warning);
+    }
     if let Some(sizes) = shapes.describe() {
         talk.note(&format!("sizes: {sizes}"));
     }
