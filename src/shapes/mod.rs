@@ -174,7 +174,7 @@ impl Shapes {
     }
 
     /// Sets the sizes of a point that follow from others.
-    fn complete(&self, point: &mut Point) {
+    pub(crate) fn complete(&self, point: &mut Point) {
         for (name, expr) in &self.relations {
             let size = expr.eval(&|n| i64::try_from(*point.get(n)?).ok());
             if let Some(size) = size.and_then(|n| usize::try_from(n).ok()) {
