@@ -306,6 +306,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         })?),
         false => None,
     };
+    for warning in shapes.told() {
+        talk.warn(&warning);
+    }
     if let Some(sizes) = shapes.describe() {
         talk.note(&format!("sizes: {sizes}"));
     }

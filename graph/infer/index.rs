@@ -33,6 +33,7 @@ pub(super) fn demand(call: &Call<'_>) {
         ("", "Gather") => drop(table(call)),
         ("", "Attention") => drop(attention(call)),
         ("com.microsoft", "MultiHeadAttention") => drop(multi_head(call)),
+        ("com.microsoft", "GroupQueryAttention") => caches(call, [3, 4]),
         ("", "LSTM" | "GRU" | "RNN") => drop(recurrent(call)),
         _ => {}
     }
@@ -59,6 +60,7 @@ fn attention(call: &Call<'_>) -> Option<()> {
     let keys = length(k)?;
     call.demands.equal(&keys, &length(v)?);
     call.demands.equal(q.first()?, k.first()?);
+    caches(call, [4, 5]);
     let total = match call.dims(4) {
         Some(past) => length(past)?.add(&keys)?,
         None => keys,
@@ -81,6 +83,7 @@ fn multi_head(call: &Call<'_>) -> Option<()> {
         return None;
     };
     call.demands.equal(&q[0], &k[0]);
+    caches(call, [6, 7]);
     let past = call.dims(6).and_then(|p| p.get(2));
     let total = match past {
         Some(past) => past.add(&k[1])?,
@@ -95,6 +98,20 @@ fn multi_head(call: &Call<'_>) -> Option<()> {
         call.demands.equal(columns, &total);
     }
     Some(())
+}
+
+/// Caches of keys and values, `[batch, heads, past, size]`: as many as there are queries, and of one length.
+fn caches(call: &Call<'_>, at: [usize; 2]) {
+    let batch = call.dims(0).and_then(|d| d.first());
+    let caches = at.map(|k| call.dims(k).filter(|d| d.len() == 4));
+    for cache in caches.into_iter().flatten() {
+        if let Some(batch) = batch {
+            call.demands.equal(&cache[0], batch);
+        }
+    }
+    if let [Some(keys), Some(values)] = caches {
+        call.demands.equal(&keys[2], &values[2]);
+    }
 }
 
 /// `X [sequence, batch, size]`, `initial_h` and `initial_c [directions, batch, hidden]`.

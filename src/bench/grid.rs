@@ -306,23 +306,28 @@ fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError
     let Some(first) = loaded.first() else {
         return Ok(Vec::new());
     };
-    let dims: Vec<DimSpec> = (request.axes.iter())
-        .filter_map(|a| {
-            let (&min, &max) = (a.sizes.iter().min()?, a.sizes.iter().max()?);
-            Some(DimSpec {
-                name: a.name.clone(),
-                range: Range { min, opt: min, max },
-            })
-        })
-        .collect();
-    let shapes = Shapes::new(&first.model.graph, &dims, &[])?;
+    let shapes = Shapes::new(&first.model.graph, &dims(&request.axes), &[])?;
     let typical: Point = (shapes.ranges.iter())
         .map(|(name, r)| (name.clone(), r.opt))
         .collect();
     if request.inputs.is_some() {
         return Ok(vec![BTreeMap::new()]);
     }
-    Ok(spread(typical, &request.axes))
+    let mut points = spread(typical, &request.axes);
+    points.iter_mut().for_each(|p| shapes.complete(p));
+    Ok(points)
+}
+
+/// The sizes of axes as the user's.
+pub(super) fn dims(axes: &[Axis]) -> Vec<DimSpec> {
+    let dims = axes.iter().filter_map(|a| {
+        let (&min, &max) = (a.sizes.iter().min()?, a.sizes.iter().max()?);
+        Some(DimSpec {
+            name: a.name.clone(),
+            range: Range { min, opt: min, max },
+        })
+    });
+    dims.collect()
 }
 
 /// The points of a grid around a typical one: every combination, the last axis fastest.

@@ -63,7 +63,7 @@ pub(super) struct Conversion {
     /// Convert the graph's inputs and outputs too.
     #[arg(long, visible_aliases = ["fp16-io", "bf16-io"])]
     half_io: bool,
-    /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
+    /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max), past=0:64:512 or seq=128.
     #[arg(long, value_name = "NAME=SIZES")]
     dim: Vec<DimSpec>,
     /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512 (min:opt:max).

@@ -83,6 +83,7 @@ pub struct Shapes {
     /// Why ranges end where they do, in sentences for the user.
     pub notes: Vec<String>,
     roles: BTreeMap<String, Role>,
+    told_baked: bool,
 }
 
 /// Samples at once: one without padding, and one of each amount of padding that made masks have.
@@ -140,10 +141,25 @@ impl Shapes {
             steps: BTreeMap::new(),
             notes: Vec::new(),
             roles: BTreeMap::new(),
+            told_baked: false,
         };
         spec::apply(&mut out, dims, shapes)?;
         plan::plan(graph, &mut out)?;
         Ok(out)
+    }
+
+    /// What the user should know of the sizes that were chosen: why ranges end where they do, and what was baked in. Each
+    /// is told once.
+    pub fn told(&mut self) -> Vec<String> {
+        let mut told = std::mem::take(&mut self.notes);
+        if !std::mem::replace(&mut self.told_baked, true) && !self.baked.is_empty() {
+            let sizes = self
+                .baked
+                .iter()
+                .filter_map(|n| Some(format!("{n}={}", self.ranges.get(n)?.opt)));
+            told.push(settle::baked(&sizes.collect::<Vec<_>>()));
+        }
+        told
     }
 
     fn is_given(&self, symbol: &str) -> bool {
@@ -158,7 +174,7 @@ impl Shapes {
     }
 
     /// Sets the sizes of a point that follow from others.
-    fn complete(&self, point: &mut Point) {
+    pub(crate) fn complete(&self, point: &mut Point) {
         for (name, expr) in &self.relations {
             let size = expr.eval(&|n| i64::try_from(*point.get(n)?).ok());
             if let Some(size) = size.and_then(|n| usize::try_from(n).ok()) {

@@ -243,11 +243,14 @@ fn spare(graph: &Graph, shapes: &mut Shapes) {
     let budget = budget();
     let before = shapes.ranges.clone();
     let asked = paper::look(graph, shapes, &shapes.point(|r| r.max)).bytes;
+    let most = paper::free().map_or(u64::MAX, |free| free / 2).max(budget);
     let mut now = asked;
     while now > budget {
         let lower = |n: &&String| {
             let range = shapes.ranges[*n];
-            shapes.is_free(n) && range.max > range.min.max(1)
+            // What the user gave may need more: then the typical sizes stay, as long as the machine has it.
+            let least = if now > most { range.min } else { range.opt };
+            shapes.is_free(n) && range.max > least.max(1)
         };
         let size = |n: &&String| {
             let batch = shapes.roles.get(*n) == Some(&Role::Batch);
@@ -258,7 +261,11 @@ fn spare(graph: &Graph, shapes: &mut Shapes) {
         };
         let range = shapes.ranges[&name];
         let step = shapes.steps.get(&name).copied().unwrap_or(1);
-        let half = (range.max / 2 / step * step).max(step);
+        let least = if now > most { step } else { range.opt };
+        let half = (range.max / 2 / step * step).max(least);
+        if half >= range.max {
+            break;
+        }
         set_max(shapes, &name, half, range);
         now = paper::look(graph, shapes, &shapes.point(|r| r.max)).bytes;
     }

@@ -25,8 +25,15 @@ pub(super) struct Study<'g> {
     pub facts: Facts,
 }
 
+/// What the stand-ins of symbols are called, with their number; no file calls a size so.
+const STAND_IN: &str = "kiln.size.";
+
 fn stand_in(k: usize) -> String {
-    format!("d{k}")
+    format!("{STAND_IN}{k}")
+}
+
+fn number(stand_in: &str) -> Option<usize> {
+    stand_in.strip_prefix(STAND_IN)?.parse().ok()
 }
 
 impl<'g> Study<'g> {
@@ -74,8 +81,7 @@ impl<'g> Study<'g> {
 
     /// The symbol that a stand-in stands for.
     pub fn symbol(&self, stand_in: &str) -> Option<&str> {
-        let k: usize = stand_in.strip_prefix('d')?.parse().ok()?;
-        self.symbols.get(k).map(String::as_str)
+        self.symbols.get(number(stand_in)?).map(String::as_str)
     }
 
     fn overrides(&self, shapes: &Shapes) -> Vec<(kiln_graph::ValueId, Shape)> {
@@ -147,17 +153,18 @@ impl<'g> Study<'g> {
     fn choose(&self, zero: &Expr, shapes: &Shapes) -> Option<(String, Expr, bool)> {
         let names = zero.names();
         let given = |name: &str| self.symbol(name).is_none_or(|s| shapes.is_given(s));
-        let place = |name: &str| name[1..].parse::<usize>().unwrap_or(0);
+        // Names that only inner values have say nothing.
+        let known = |e: &Expr| e.names().iter().all(|n| number(n).is_some());
         let mut ways: Vec<(String, Expr)> = (names.iter())
             .filter(|name| !given(name))
             .filter_map(|name| Some((name.clone(), zero.solve(name)?)))
-            .filter(|(_, e)| e.as_i64().is_none_or(|n| n >= 1))
+            .filter(|(_, e)| e.as_i64().is_none_or(|n| n >= 1) && known(e))
             .collect();
         // What only adds up keeps the corners of a profile corners; the size that comes first keeps its name.
         ways.retain(|(_, e)| e.grows());
         ways.sort_by_key(|(name, e)| {
             let below = e.eval(&|_| Some(0)).is_some_and(|n| n < 0);
-            (below, std::cmp::Reverse(place(name)))
+            (below, std::cmp::Reverse(number(name)))
         });
         if let Some((name, expr)) = ways.into_iter().next() {
             return Some((name, expr, false));
@@ -242,9 +249,8 @@ impl<'g> Study<'g> {
             {
                 return Err(Misfit::Wide(name.clone()));
             }
-            let sizes = names
-                .iter()
-                .map(|n| format!("{n} = {}", corners.0[corner][n]));
+            let size = |n: &String| corners.0[corner].get(n).copied().unwrap_or_default();
+            let sizes = names.iter().map(|n| format!("{n} = {}", size(n)));
             return Err(Misfit::Never(SpecError::Related {
                 relation: format!("{a} = {b}"),
                 sizes: sizes.collect::<Vec<_>>().join(", "),

@@ -63,15 +63,8 @@ pub fn settle<'a>(
     probe: &'a mut Probe<'a>,
 ) -> Result<Settled, String> {
     let mut settled = Settled {
-        warnings: std::mem::take(&mut shapes.notes),
+        warnings: shapes.told(),
     };
-    if !shapes.baked.is_empty() {
-        let sizes = shapes
-            .baked
-            .iter()
-            .map(|n| format!("{n}={}", shapes.ranges[n].opt));
-        settled.warnings.push(baked(&sizes.collect::<Vec<_>>()));
-    }
     let mut on_paper = Runs {
         original,
         probe: None,
@@ -115,7 +108,7 @@ pub fn settle<'a>(
     Ok(settled)
 }
 
-fn baked(sizes: &[String]) -> String {
+pub(super) fn baked(sizes: &[String]) -> String {
     format!(
         "the exporter baked the example's sizes into the model: it runs only at {}, so the profile holds that size; export \
          it again with this dimension dynamic to serve others",

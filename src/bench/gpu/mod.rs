@@ -211,11 +211,13 @@ fn format(model: &Model) -> Format {
 }
 
 fn grid(request: &Request, model: &Model) -> Result<Vec<Point>, CompileError> {
-    let shapes = Shapes::new(&model.graph, &[], &[])?;
+    let shapes = Shapes::new(&model.graph, &super::grid::dims(&request.axes), &[])?;
     let typical: Point = (shapes.ranges.iter())
         .map(|(name, r)| (name.clone(), r.opt))
         .collect();
-    Ok(super::grid::spread(typical, &request.axes))
+    let mut points = super::grid::spread(typical, &request.axes);
+    points.iter_mut().for_each(|p| shapes.complete(p));
+    Ok(points)
 }
 
 fn measure(
