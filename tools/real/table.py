@@ -15,7 +15,7 @@ result. Text lines and pages are drawn with DejaVu's fonts, speech is espeak-ng'
 
 How to read it:
 
-- **kiln says**: the exit code of `kiln compile` without data of any kind, and its time without timing the result. `with --inputs` is
+- **kiln says**: the exit code of `kiln compile` without data of any kind, and CPU seconds without timing the result. `with --inputs` is
   the same with one real sample. Where kiln refuses, `--no-check` shows what it refused, in brackets.
 - **made, real**: the largest relative L2 of an output, on the inputs that kiln makes for its proof and on the real ones. FP16 is
   judged by arithmetic that rounds behind each node, as a GPU does; optimizations of ONNX Runtime are off. `≠` is the share of
@@ -69,7 +69,7 @@ def clean(text, most):
 
 def short(facts):
     """One line for the terminal."""
-    parts = [f"exit {said(facts)}", f"{facts['seconds']} s" if "seconds" in facts else ""]
+    parts = [f"exit {said(facts)}", f"{facts['cpu_s']} s"]
     judged = facts.get("judged")
     if judged:
         parts += [f"real {errors(judged)}", f"changed {decisions(judged)}"]
@@ -86,7 +86,7 @@ def row(label, facts):
         real, decided = (f"({text})" if text else "" for text in (real, decided))
     attention = bundle.get("attention")
     return [
-        BUILDS[label], said(facts), f"{facts['seconds']:.1f}" if "seconds" in facts else "", number(bundle.get("made_relative_l2")),
+        BUILDS[label], said(facts), f"{facts['cpu_s']:.1f}", number(bundle.get("made_relative_l2")),
         real, decided, f"{attention[0]} of {attention[1]}" if attention and attention[1] else "",
     ]  # fmt: skip
 
@@ -104,7 +104,7 @@ def floor(real):
 
 
 def models(results):
-    header = ["model", "", "floor", "build", "kiln says", "s", "made", "real", "decisions changed", "attention"]
+    header = ["model", "", "floor", "build", "kiln says", "CPU s", "made", "real", "decisions changed", "attention"]
     rows = []
     for name, facts in results["models"].items():
         real = facts["real"]
@@ -161,7 +161,7 @@ def twins(results):
 def summary(results):
     rows = []
     for label, title in BUILDS.items():
-        built = [facts["builds"][label] for facts in results["models"].values()]
+        built = [facts["builds"][label] for facts in results["models"].values() if label in facts["builds"]]
         judged = [b["judged"] for b in built if b["exit"] == 0 and b.get("judged") and "error" not in b["judged"]]
         rows.append([
             title, f"{sum(b['exit'] == 0 for b in built)} of {len(built)}", sum(not j["changed"] for j in judged), len(judged),
