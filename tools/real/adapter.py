@@ -5,6 +5,7 @@ one decision a sample: what a user of the package sees. The session is first the
 each candidate."""
 
 import importlib
+import importlib.util
 import sys
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ def bare(class_, **fields):
 
 
 def load(package, module):
-    """A module of an unpacked package, with its parents. What they import and is not installed becomes empty."""
+    """A module of an unpacked package, with its parents."""
     folder = str(unpacked(package))
     if folder not in sys.path:
         sys.path.insert(0, folder)

@@ -233,8 +233,8 @@ def main():
     for name in names:
         if name not in MODELS:
             sys.exit(f"there is no model {name}; there are {', '.join(MODELS)}")
-    if not shutil.which("espeak-ng"):
-        sys.exit("espeak-ng is missing: apt-get install espeak-ng fonts-dejavu-core")
+    if not shutil.which("espeak-ng") or not Path("/usr/share/fonts/truetype/dejavu/DejaVuSerif.ttf").exists():
+        sys.exit("espeak-ng or DejaVu's fonts are missing: apt-get install espeak-ng fonts-dejavu-core")
     # A copy: the binary may be built anew meanwhile.
     kiln = WORK / "kiln"
     WORK.mkdir(parents=True, exist_ok=True)
@@ -249,9 +249,10 @@ def main():
         binary, peer_key = tools + digest(kiln), tools + digest(HERE / "autocast.py")
         builds = results["models"].get(name, {}).get("builds", {})
         for label in arguments.builds.split(","):
-            builds[label] = measure(kiln, name, label, peer_key if label == "autocast" else binary, arguments.again)
+            made_by = {} if label == "autocast" else {"binary": digest(kiln)[:12], "debug": "debug" in str(arguments.kiln)}
+            builds[label] = made_by | measure(kiln, name, label, peer_key if label == "autocast" else binary, arguments.again)
         size = model_path(name).stat().st_size
-        facts = {"package": f"{package} {PACKAGES[package]}", "file": Path(file).name, "title": title, "bytes": size, "binary": digest(kiln)[:12]}
+        facts = {"package": f"{package} {PACKAGES[package]}", "file": Path(file).name, "title": title, "bytes": size}
         results["models"][name] = facts | {"real": recorded, "builds": {b: builds[b] for b in [*BUILDS, "autocast"] if b in builds}}
         results["models"] = {n: results["models"][n] for n in MODELS if n in results["models"]}
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")

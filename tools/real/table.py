@@ -24,6 +24,9 @@ How to read it:
 - **decisions**: how many of those that the package takes from the outputs change: the text read, boxes in steps of 4 pixels, the
   label, which side of a threshold. Behind it, how far the number that decides moved at most (a probability, a score).
 - **attention**: fused, of those found.
+
+autocast has the first real sample as its calibration data. It runs without PyTorch, which it does not use, and without TensorRT's
+Python package (`trt`), which it wants for operators that are not ONNX's.
 """
 
 
@@ -170,11 +173,19 @@ def summary(results):
     return table(["build", "exit 0", "no decision changes", "of those judged", "decisions changed"], rows)
 
 
+def binaries(results):
+    """Which binaries measured, if not one release."""
+    built = [b for facts in results["models"].values() for b in facts["builds"].values() if "binary" in b]
+    found = sorted({(b["binary"], b["debug"]) for b in built})
+    said = ", ".join(f"`{digest}`{' (a debug build, whose seconds are longer)' if debug else ''}" for digest, debug in found)
+    return f"kiln: {results.get('kiln', '')}, SHA-256 of the binary {said}.\n" if found else ""
+
+
 def text():
     results = json.loads(RESULTS.read_text())
     apart, count = twins(results)
     parts = [
-        INTRO, summary(results) + "\n", "## Each model\n", models(results) + "\n",
+        INTRO, binaries(results), summary(results) + "\n", "## Each model\n", models(results) + "\n",
         f"`kiln check ORIGINAL RESULT --inputs` rounds as this page does: on {count} outputs of FP16 results, the two relative L2 "
         f"of the first sample are at most {apart:.0%} apart.\n",
         "## What was refused, and why\n", refusals(results) + "\n", "## Decisions that changed\n", changes(results) + "\n",
