@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln clean
+.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models clean
 
 setup: $(VENV)/.ready
 
@@ -151,6 +151,27 @@ precision-kiln: $(KILN) precision-peers
 	.venv-precision/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
+# Models of other people's packages, on real inputs, beside autocast: docs/real-models.md. Needs espeak-ng, DejaVu's fonts, 300 MB of
+# packages and 1.1 GB for environments, half an hour the first time; what was measured with the same binary is kept.
+# REAL_MODELS=magika,smart-turn takes two.
+REAL_MODELS = all
+
+real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready
+	@command -v espeak-ng > /dev/null || { echo "espeak-ng is missing: apt-get install espeak-ng fonts-dejavu-core"; exit 2; }
+	.venv-real/bin/python tools/real/run.py $(REAL_MODELS) --kiln $(KILN)
+
+.venv-real/.ready: tools/real/requirements.txt
+	[ -x .venv-real/bin/python ] || python3 -m venv .venv-real
+	.venv-real/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+# Without what ModelOpt depends on, most of which is CUDA: tools/real/autocast.py says why that is enough.
+.venv-autocast/.ready: tools/real/requirements-autocast.txt
+	[ -x .venv-autocast/bin/python ] || python3 -m venv .venv-autocast
+	.venv-autocast/bin/python -m pip install -q --disable-pip-version-check -r $<
+	.venv-autocast/bin/python -m pip install -q --disable-pip-version-check --no-deps nvidia-modelopt==0.47.0
+	touch $@
+
 .venv-modelopt/.ready: tools/precision/requirements-modelopt.txt
 	[ -x .venv-modelopt/bin/python ] || python3 -m venv .venv-modelopt
 	.venv-modelopt/bin/python -m pip install -q --disable-pip-version-check -r $<
@@ -158,4 +179,4 @@ precision-kiln: $(KILN) precision-peers
 
 clean:
 	cargo clean
-	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers
+	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast

@@ -110,6 +110,10 @@ fn cut(size: &Expr, start: &Expr, end: &Expr, step: i64) -> Option<Cut> {
 }
 
 fn known_cut(size: i64, start: i64, end: i64, step: i64) -> Option<Cut> {
+    // A window that its input is too small for leaves less than nothing.
+    if size < 0 {
+        return None;
+    }
     let (lowest, highest) = if step > 0 {
         (0, size)
     } else {

@@ -31,19 +31,42 @@ def attribute(node, name, default=None):
     return default
 
 
+def bodies(node):
+    """The graphs that a node runs."""
+    return [g for a in node.attribute for g in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs)]
+
+
 def types(model):
-    """The element type of each value. onnx's own inference stops at operators that it does not know."""
-    graph = model.graph
-    known = {t.name: t.data_type for t in graph.initializer}
-    known.update({i.name: i.type.tensor_type.elem_type for i in graph.input})
-    opsets = {o.domain or "": o.version for o in model.opset_import}
+    """The element type of each value outside of bodies. onnx's own inference stops at operators that it does not know."""
+    return scope(model.graph, {}, {o.domain or "": o.version for o in model.opset_import})
+
+
+def scope(graph, outer, opsets, given=()):
+    """The element type of each value that a graph sees: `outer` has those around it, `given` those of a body's inputs."""
+    known = dict(outer)
+    known.update({t.name: t.data_type for t in graph.initializer})
+    for i, port in enumerate(graph.input):
+        known[port.name] = port.type.tensor_type.elem_type or (given[i] if i < len(given) else 0)
     for node in graph.node:
-        if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
-            raise NotImplementedError(f"{node.op_type} has bodies")
+        outputs = carried(node, known, opsets) if bodies(node) else None
         for index, output in enumerate(node.output):
             if output:
-                known[output] = result(node, index, known, opsets)
+                known[output] = outputs[index] if outputs else result(node, index, known, opsets)
     return known
+
+
+def entered(node, known):
+    """The element types that a body's inputs have, by the node's."""
+    of = [known.get(i, 0) for i in node.input]
+    return [TensorProto.INT64, TensorProto.BOOL, *of[2:]] if node.op_type == "Loop" else of
+
+
+def carried(node, known, opsets):
+    """The element types of the outputs of If, Loop and Scan: those of a body's outputs."""
+    body = bodies(node)[0]
+    inner = scope(body, known, opsets, entered(node, known))
+    found = [inner.get(o.name, 0) for o in body.output]
+    return found[1:] if node.op_type == "Loop" else found
 
 
 def result(node, index, known, opsets):
@@ -82,7 +105,16 @@ def result(node, index, known, opsets):
 
 def used(model):
     """The low types among the values."""
-    return {LOW[t] for t in types(model).values() if t in LOW}
+    return {LOW[t] for t in lows(model.graph, {}, {o.domain or "": o.version for o in model.opset_import}) if t in LOW}
+
+
+def lows(graph, outer, opsets, given=()):
+    known = scope(graph, outer, opsets, given)
+    found = set(known.values())
+    for node in graph.node:
+        for body in bodies(node):
+            found |= lows(body, known, opsets, entered(node, known))
+    return found
 
 
 def widen(tensor):
@@ -95,8 +127,14 @@ def rounded(model):
     """The model in FP32 with roundings, and the types that its values had."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
+    opsets = {o.domain or "": o.version for o in out.opset_import}
     known = types(out)
-    graph = out.graph
+    widen_graph(out.graph, known, opsets)
+    return out, known
+
+
+def widen_graph(graph, known, opsets):
+    """Makes the low values of a graph and its bodies FP32 ones that are rounded. `known` has the types of what it sees."""
     for i, tensor in enumerate(graph.initializer):
         if tensor.data_type in LOW:
             graph.initializer[i].CopyFrom(widen(tensor))
@@ -106,25 +144,33 @@ def rounded(model):
     del graph.value_info[:]
     nodes = []
     for node in graph.node:
+        for body in bodies(node):
+            widen_graph(body, scope(body, known, opsets, entered(node, known)), opsets)
         for a in node.attribute:
             if a.type == AttributeProto.TENSOR and a.t.data_type in LOW:
                 a.t.CopyFrom(widen(a.t))
             if a.name in ("to", "dtype", "output_dtype", "softmax_precision", "stash_type") and a.i in LOW:
                 a.i = TensorProto.FLOAT
         nodes.append(node)
-        if node.op_type in MOVES:
-            continue
-        for i, output in enumerate(node.output):
-            low = known.get(output)
-            if low not in LOW:
-                continue
-            node.output[i] = f"{output}/exact"
-            nodes.append(helper.make_node("Cast", [f"{output}/exact"], [f"{output}/low"], to=low))
-            nodes.append(helper.make_node("Cast", [f"{output}/low"], [output], to=TensorProto.FLOAT))
+        # What a body gives is rounded inside.
+        if node.op_type not in MOVES and not bodies(node):
+            nodes.extend(roundings(node, known))
     kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del graph.node[:]
     graph.node.extend(kept)
-    return out, known
+
+
+def roundings(node, known):
+    """Casts to a low type and back behind a node, whose outputs get other names."""
+    made = []
+    for i, output in enumerate(node.output):
+        low = known.get(output)
+        if low not in LOW:
+            continue
+        node.output[i] = f"{output}/exact"
+        made.append(helper.make_node("Cast", [f"{output}/exact"], [f"{output}/low"], to=low))
+        made.append(helper.make_node("Cast", [f"{output}/low"], [output], to=TensorProto.FLOAT))
+    return made
 
 
 def check(run):

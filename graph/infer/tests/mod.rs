@@ -266,6 +266,17 @@ fn slices_are_clamped() {
 }
 
 #[test]
+fn slices_of_less_than_nothing_are_unknown() {
+    let mut b = Build::new(17);
+    let x = b.input(DType::F32, &["1", "4", "1"]);
+    let window = none().with("kernel_shape", Attr::Ints(vec![3]));
+    let pooled = b.op("MaxPool", &[x], window);
+    let (start, end, axis) = (b.ints(&[0]), b.ints(&[i64::MAX]), b.ints(&[2]));
+    let cut = b.op("Slice", &[pooled, start, end, axis], none());
+    assert_eq!(b.ty(cut), "float[1,4,?]");
+}
+
+#[test]
 fn arithmetic_on_sizes_is_exact_or_unknown() {
     let mut b = Build::new(17);
     let x = b.input(DType::F32, &["batch", "seq"]);
