@@ -221,7 +221,7 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
             spec.name
         ));
     }
-    let mut value = numbers(spec, count, Random::new(seed, &spec.name))?;
+    let mut value = numbers(spec, count, seed)?;
     let rounding = match dtype.is_float() {
         true => Rounding::Nearest,
         false => Rounding::Refuse,
@@ -242,8 +242,9 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
 fn numbers(
     spec: &InputSpec,
     count: usize,
-    mut random: Random,
+    seed: u64,
 ) -> Result<Box<dyn FnMut(usize) -> Number + '_>, String> {
+    let mut random = Random::new(seed, &spec.name);
     let shape = &spec.shape;
     let last = shape.last().copied().unwrap_or(1).max(1);
     let padding = |first| Padding::of(shape, count, first);
