@@ -220,7 +220,7 @@ fn a_missing_precision_fails() {
     }
     assert_eq!(kiln(&args).code, 0);
     let (ran, _) = setup.check(&bundle, &["--require", "fp16"], 0);
-    let of = if engine { "engine's network" } else { "model" };
+    let of = if engine { "engine" } else { "model" };
     assert!(
         ran.out.contains(&format!("fp16 is in the {of}")),
         "{}",

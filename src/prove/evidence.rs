@@ -38,17 +38,23 @@ pub(super) struct Attempt {
     pub smallest: bool,
     /// Changes inputs that select, and masks and positions, which a seed does not change.
     wild: bool,
+    /// Changes floats alone: sizes and the like stay as they are where only they run.
+    floats: bool,
     /// Added to the seed of the cases.
     seed: u64,
 }
 
 /// In this order: the first is all that most models take, and costs one run at the smallest sizes.
-pub(super) const ATTEMPTS: [Attempt; 5] = [
+pub(super) const ATTEMPTS: [Attempt; 6] = [
     Attempt::new(true, false, 1),
     Attempt::new(true, true, 1),
     Attempt::new(false, false, 1),
     Attempt::new(false, true, 2),
     Attempt::new(false, true, 3),
+    Attempt {
+        floats: true,
+        ..Attempt::new(false, false, 1)
+    },
 ];
 
 impl Attempt {
@@ -56,6 +62,7 @@ impl Attempt {
         Attempt {
             smallest,
             wild,
+            floats: false,
             seed,
         }
     }
@@ -157,7 +164,8 @@ impl Evidence {
         for (name, tensor) in &mut inputs {
             let spec = self.specs.iter().find(|s| s.name == *name);
             let selects = !attempt.wild && !all_select && self.controls.contains(name);
-            let Some(spec) = spec.filter(|_| !selects) else {
+            let stays = selects || attempt.floats && !tensor.dtype().is_float();
+            let Some(spec) = spec.filter(|_| !stays) else {
                 continue;
             };
             let mut spec = InputSpec {

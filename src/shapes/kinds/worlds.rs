@@ -190,7 +190,9 @@ impl World {
                 false => ins[k].seen == Seen::Is(0.0),
             };
         }
-        let other = node.inputs().iter().zip(ins).any(|(v, i)| {
+        // What a Where chooses by is no number that meets others.
+        let numbers = usize::from(op.is("Where"));
+        let other = (node.inputs().iter().zip(ins).skip(numbers)).any(|(v, i)| {
             let computed = v.is_some_and(|v| g.constant(v).is_none());
             i.seen == Seen::Any && !i.ours && computed
         });
