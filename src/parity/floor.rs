@@ -104,9 +104,12 @@ impl Floor {
         self.relative_l2 > LARGE_FLOOR
     }
 
-    /// Whether the reference is so far from itself that a comparison with it tells nothing.
-    pub fn leaves_nothing(&self) -> bool {
-        self.relative_l2 > NOTHING_LEFT || self.unequal > NOTHING_LEFT
+    /// Whether the reference is so far from itself that a comparison with a result which is as far tells nothing. One that is
+    /// [`FLOOR_FACTOR`] times as far is another function all the same.
+    pub fn leaves_nothing(&self, found: &Metrics) -> bool {
+        let far = found.float.as_ref().map_or(0.0, |f| f.relative_l2);
+        let large = self.relative_l2 > NOTHING_LEFT || self.unequal > NOTHING_LEFT;
+        large && (far <= FLOOR_FACTOR * self.relative_l2)
     }
 }
 
@@ -146,10 +149,14 @@ mod tests {
     fn a_large_floor_allows_itself_and_no_more() {
         let reference = [1f32, 1., 1., 1.];
         let noisy = floor(&reference, &[1.4, 1., 1., 1.]);
-        assert!(noisy.is_large() && !noisy.leaves_nothing());
+        let itself = metrics(&Tensor::vector(&reference), &Tensor::vector(&reference)).unwrap();
+        assert!(noisy.is_large() && !noisy.leaves_nothing(&itself));
         assert!(noisy.allows("relative_l2", 0.19) && !noisy.allows("relative_l2", 0.21));
         let chaos = floor(&reference, &[3., -1., 2., 1.]);
-        assert!(chaos.leaves_nothing());
+        assert!(chaos.leaves_nothing(&itself));
+        let far = [30f32, -90., 20., 7.];
+        let far = metrics(&Tensor::vector(&reference), &Tensor::vector(&far)).unwrap();
+        assert!(!chaos.leaves_nothing(&far));
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub enum Unproved {
     },
 }
 
+impl Unproved {
+    /// Whether it holds however many other cases agree: a result was out of tolerance, and so is the reference from itself.
+    pub(super) fn is_of_the_reference(self) -> bool {
+        matches!(self, Unproved::Random { .. } | Unproved::Unstable { .. })
+    }
+}
+
 impl fmt::Display for Unproved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

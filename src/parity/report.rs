@@ -138,7 +138,8 @@ pub struct Worst<'r> {
 }
 
 impl Report {
-    /// Of all outputs and cases. A failure counts before what is not proved; an output is proved where one case proves it.
+    /// Of all outputs and cases. A failure counts before what is not proved; an output is proved where one case proves it, and none
+    /// finds the reference random or unstable.
     /// Nothing compared is a failure.
     pub fn outcome(&self) -> Outcome {
         let empty = self.cases.is_empty() || self.cases.iter().any(|c| c.outputs.is_empty());
@@ -159,15 +160,17 @@ impl Report {
         self.outcome() == Outcome::Fails
     }
 
-    /// Outputs of which no case proves anything, and why.
+    /// Outputs of which no case proves anything, or that a case finds random or unstable, and why.
     pub fn unproved(&self) -> Vec<(&str, Unproved)> {
         let outputs = || self.cases.iter().flat_map(|c| &c.outputs);
-        let proved = |name: &str| outputs().any(|o| o.name == name && o.unproved.is_none());
+        let proved = |name: &str, why: Unproved| {
+            !why.is_of_the_reference() && outputs().any(|o| o.name == name && o.unproved.is_none())
+        };
         let mut found: Vec<(&str, Unproved)> = Vec::new();
         for output in outputs() {
             if let Some(why) = output.unproved
                 && !found.iter().any(|(name, _)| *name == output.name)
-                && !proved(&output.name)
+                && !proved(&output.name, why)
             {
                 found.push((&output.name, why));
             }

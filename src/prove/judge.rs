@@ -232,7 +232,10 @@ impl Reference {
             output.raise(known.floor, tolerance);
             if let Some(difference) = known.random {
                 output.unproved = Some(Unproved::Random { difference });
-            } else if known.floor.leaves_nothing() && !tolerance.is_given(&output.name) {
+            } else if let Comparison::Compared { metrics, .. } = &output.comparison
+                && known.floor.leaves_nothing(metrics)
+                && !tolerance.is_given(&output.name)
+            {
                 output.unproved = Some(Unproved::Unstable {
                     difference: known.floor.relative_l2.max(known.floor.unequal),
                 });
