@@ -9,7 +9,7 @@ use crate::fixed::Fixed;
 use crate::parity::{self, Case, InputKind, InputSpec};
 use crate::prove::Request;
 use crate::runtime::{self, Session, TensorInfo};
-use crate::shapes::{self, Kinds, Point, Range, Settled, Shapes};
+use crate::shapes::{self, Kinds, Point, Range, Settled, Shapes, Wanted};
 use crate::talk::Talk;
 
 /// Tensors by the names of inputs or outputs.
@@ -78,6 +78,26 @@ impl Maker<'_> {
             }
         }
         all
+    }
+
+    /// An argument that selects what is computed selects the sizes that it runs at, too, which the graph tells once it is fixed.
+    fn explained(&self, error: CompileError) -> CompileError {
+        let free = |w: &&Wanted| w.is_control() && self.fixed.get(&w.name).is_none();
+        let Some(control) = self.kinds.0.iter().find(free) else {
+            return error;
+        };
+        match error {
+            CompileError::Sizes { model, why } => CompileError::Sizes {
+                model,
+                why: format!(
+                    "{why}; the input \"{0}\" selects what is computed, and with --input {0}={1} the graph tells the sizes of \
+                     that",
+                    control.name,
+                    written(&control.kind)
+                ),
+            },
+            other => other,
+        }
     }
 
     /// Sentences on arguments that were made, and the values at which the proof is.
@@ -191,7 +211,7 @@ pub(crate) fn gather(
             let point = shapes.points().pop().map(|(_, point)| point);
             out.batch = point.map_or(1, |p| shapes.batch(&p));
         }
-        (Err(why), None) => return Err(why),
+        (Err(why), None) => return Err(maker.explained(why)),
     }
     for warning in &out.warnings {
         talk.warn(warning);
