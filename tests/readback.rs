@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use kiln::check::Precision;
-use kiln::compile::{CompileError, Options, Outcome, compile};
+use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
 use kiln::engine::{self, DataType};
 use kiln::talk::Silent;
 use kiln_graph::onnx;
@@ -114,4 +116,31 @@ fn a_precision_that_the_engine_must_multiply_in_is_a_gate() {
             .contains("no product in it, but 2 in fp16"),
         "{error}"
     );
+}
+
+#[test]
+fn quantized_layers_that_multiply_in_floats_are_named() {
+    if engine::locate(None).is_err() {
+        println!("skipped: TensorRT for RTX not found");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/models/bert-tiny.ts.eager.opset11.onnx");
+    let options = Options {
+        output: Some(folder.path().join("bundle")),
+        targets: Some("sm_89".parse().unwrap()),
+        check: false,
+        fp16: true,
+        int8: Some(Int8::Static),
+        dims: vec!["seq=1:16:64".parse().unwrap()],
+        ..Options::new(model)
+    };
+    let engine = compile(&options, &Silent).unwrap().manifest.engine.unwrap();
+    let products = engine.kernels.products();
+    let of = |types: &str| products.get(types).copied().unwrap_or(0);
+    assert!(of("int8") > 0, "{products:?}");
+    // What the kernels multiply and what is named of layers are two ways to see the same.
+    assert_eq!(engine.otherwise.len(), of("int8 x fp16"), "{products:?}");
+    assert!(engine.otherwise.iter().all(|o| o.layer.contains("/m/")));
 }

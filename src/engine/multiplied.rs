@@ -21,21 +21,17 @@ pub struct Otherwise {
 
 /// The layers of a model as it was handed to the builder whose products are not in the type of their quantized weights.
 pub fn otherwise(model: &Model, kernels: &Kernels) -> Vec<Otherwise> {
-    let mut by_node: BTreeMap<&str, Vec<&Kernel>> = BTreeMap::new();
-    // A small product may be part of a generated kernel.
     let (products, others): (Vec<_>, Vec<_>) = kernels.launched().partition(|k| k.is_product());
-    for kernel in products.into_iter().chain(others) {
-        for node in &kernel.nodes {
-            by_node.entry(node).or_default().push(kernel);
-        }
-    }
+    let (products, others) = (by_node(products), by_node(others));
     let mut found = Vec::new();
     model.graph.for_each_graph(&mut |g| {
         for (id, _) in g.nodes() {
             let Some(asked) = quantized(g, id) else {
                 continue;
             };
-            let products = by_node.get(parsed_name(g, id).as_str());
+            let name = parsed_name(g, id);
+            // A small product may be part of a generated kernel; beside a product's own, that is what moves its operands.
+            let products = products.get(name.as_str()).or(others.get(name.as_str()));
             let products = products.map_or(&[][..], Vec::as_slice);
             if !products.iter().any(|k| k.multiplies().is(asked)) {
                 found.push(Otherwise {
@@ -46,6 +42,16 @@ pub fn otherwise(model: &Model, kernels: &Kernels) -> Vec<Otherwise> {
             }
         }
     });
+    found
+}
+
+fn by_node(kernels: Vec<&Kernel>) -> BTreeMap<&str, Vec<&Kernel>> {
+    let mut found: BTreeMap<&str, Vec<&Kernel>> = BTreeMap::new();
+    for kernel in kernels {
+        for node in &kernel.nodes {
+            found.entry(node).or_default().push(kernel);
+        }
+    }
     found
 }
 
