@@ -152,6 +152,25 @@ fn pictures_come_in_multiples_of_the_stride() {
     );
 }
 
+/// What reads lines of text: the height becomes 1, whatever the width.
+#[test]
+fn lines_have_one_height_and_any_width() {
+    let text = |input: &str| {
+        format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[{input}] x) => (float[n, c, w] y) <int64[1] two = {{2}}>
+            {{
+                a = MaxPool<kernel_shape = [16, 4], strides = [16, 4]>(x)
+                b = AveragePool<kernel_shape = [3, 2], strides = [3, 2]>(a)
+                y = Squeeze(b, two)
+            }}"#
+        )
+    };
+    let found = |input: &str| sizes(&onnx::read_text(&text(input)).unwrap(), &[]).unwrap();
+    assert_eq!(found("N, 3, H, W"), "H 48, N 1:1:8, W 32:320:640");
+    assert_eq!(found("N, 3, ?, W"), "N 1:1:8, W 32:320:640, x.2 48");
+}
+
 #[test]
 fn an_n_that_is_not_in_front_is_no_batch() {
     assert_eq!(sizes(&model("sizes_points"), &[]).unwrap(), "N 1:128:512");

@@ -20,6 +20,9 @@ const SIDES: &[usize] = &[
     224, 256, 384, 448, 512, 640, 336, 518, 299, 320, 192, 160, 128, 112, 96, 64, 48, 32, 28, 1024,
 ];
 
+/// Heights of lines of text that networks read, the usual ones first.
+const HEIGHTS: &[usize] = &[48, 32, 64, 40, 24, 28, 56, 80, 96, 16, 128];
+
 /// Strides of networks: halvings between a picture and its coarsest map.
 const STRIDES: &[usize] = &[1, 2, 4, 8, 16, 32, 64, 14];
 
@@ -190,27 +193,14 @@ fn pictures(graph: &Graph, shapes: &mut Shapes) {
         return;
     }
     let fits = |shapes: &Shapes, n: usize| look_at(graph, shapes, &names, n).conflict.is_none();
-    let from = Role::Image.range().opt;
-    let stride = STRIDES.iter().copied().find(|&m| {
-        let first = from.div_ceil(m);
-        [first, first + 1, first + 3, first * 2]
-            .iter()
-            .all(|k| fits(shapes, k * m))
-    });
+    let stride = stride(Role::Image.range().opt, |n| fits(shapes, n));
     if let Some(m) = stride {
         for name in &names {
-            let range = shapes.ranges[name];
-            let up = |n: usize| n.div_ceil(m) * m;
-            let range = Range {
-                min: up(range.min),
-                opt: up(range.opt),
-                max: range.max / m * m,
-            };
-            shapes.ranges.insert(name.clone(), range);
-            if m > 1 {
-                shapes.steps.insert(name.clone(), m);
-            }
+            in_steps(shapes, name, m);
         }
+        return;
+    }
+    if lines(graph, shapes, &names) {
         return;
     }
     if let Some(&side) = SIDES.iter().find(|&&n| fits(shapes, n)) {
@@ -219,6 +209,61 @@ fn pictures(graph: &Graph, shapes: &mut Shapes) {
             shapes.baked.push(name);
         }
     }
+}
+
+/// The least of [`STRIDES`] of whose multiples, from a size on, all that are tried fit.
+fn stride(from: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    STRIDES.iter().copied().find(|&m| {
+        let first = from.div_ceil(m);
+        [first, first + 1, first + 3, first * 2]
+            .iter()
+            .all(|k| fits(k * m))
+    })
+}
+
+/// A range in multiples of a step.
+fn in_steps(shapes: &mut Shapes, name: &str, step: usize) {
+    let range = shapes.ranges[name];
+    let up = |n: usize| n.div_ceil(step) * step;
+    let range = Range {
+        min: up(range.min),
+        opt: up(range.opt),
+        max: range.max / step * step,
+    };
+    shapes.ranges.insert(name.to_string(), range);
+    if step > 1 {
+        shapes.steps.insert(name.to_string(), step);
+    }
+}
+
+/// Pictures of one height whose width is open, such as lines of text: finds the side that the graph wants to be of one
+/// size while the others are of any. Gives whether there is one.
+fn lines(graph: &Graph, shapes: &mut Shapes, names: &[String]) -> bool {
+    let wide = Role::Line.range();
+    for side in names {
+        let others: Vec<String> = names.iter().filter(|n| *n != side).cloned().collect();
+        if others.is_empty() {
+            return false;
+        }
+        for &height in HEIGHTS {
+            let before = shapes.ranges.clone();
+            shapes.ranges.insert(side.clone(), Range::fixed(height));
+            let fits = |n| look_at(graph, shapes, &others, n).conflict.is_none();
+            if let Some(step) = stride(wide.opt, fits) {
+                for name in &others {
+                    shapes.ranges.insert(name.clone(), wide);
+                    in_steps(shapes, name, step);
+                }
+                shapes.notes.push(format!(
+                    "{side} is {height}: at this height of lines the graph takes any {}; another one is given with --dim",
+                    others.join(", ")
+                ));
+                return true;
+            }
+            shapes.ranges = before;
+        }
+    }
+    false
 }
 
 /// The shortest sound that all windows fit into.
