@@ -38,6 +38,7 @@ pub static ALL: &[&dyn Pass] = &[
     &precision::convert_fp16::ConvertFp16,
     &precision::convert_bf16::ConvertBf16,
     &lower::absorb_offsets::AbsorbOffsets,
+    &lower::dequantize_constants::DequantizeConstants,
     &lower::expand_attention::ExpandAttention,
     &lower::expand_qoperators::ExpandQoperators,
     &lower::flatten_branches::FlattenBranches,
@@ -71,7 +72,8 @@ pub static DEFAULT: &[Step] = &[
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&fold::fold_branches::FoldBranches),
-    // Constants that were quantized in the graph are integers by now.
+    // Constants that were quantized in the graph are integers by now, and what is small is folded.
+    Step::Run(&lower::dequantize_constants::DequantizeConstants),
     Step::Run(&lower::symmetrize_qdq::SymmetrizeQdq),
     Step::Run(&lower::absorb_offsets::AbsorbOffsets),
     Step::Run(&clean::merge_chains::MergeChains),

@@ -78,6 +78,12 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether INT8 constants stand in front of DequantizeLinear only: TensorRT for RTX 1.7.1 says so where another node reads
+    /// one.
+    pub fn confines_bytes(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether it has kernels for transposed convolutions of integers. ONNX Runtime has none.
     pub fn quantizes_transposed_conv(&self) -> bool {
         self.dialect == Dialect::TensorRt

@@ -191,6 +191,52 @@ fn attention_in_bodies_and_over_one_tensor() {
     );
 }
 
+#[test]
+fn attention_beside_recurrences() {
+    if !ready() {
+        return;
+    }
+    let attention = "q = MatMul(x, w) k = MatMul(x, u) t = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, t) \
+         p = Softmax<axis = -1>(s) y = MatMul(p, x) steps = Transpose<perm = [1, 0, 2]>(x)";
+    let recurrences = [
+        (
+            "Scan",
+            "z, all = Scan<num_scan_inputs = 1, body = b (float[batch, 8] s, float[batch, 8] e) => (float[batch, 8] so, \
+                  float[batch, 8] eo) { so = Add(s, e) eo = Identity(so) }>(first, steps)",
+        ),
+        ("GRU", "z = GRU<hidden_size = 8>(steps, g3, g3)"),
+        ("LSTM", "z = LSTM<hidden_size = 8>(steps, g4, g4)"),
+        ("RNN", "z = RNN<hidden_size = 8>(steps, g1, g1)"),
+    ];
+    let weights = [
+        weight("w", &[8, 8]),
+        weight("u", &[8, 8]),
+        weight("g1", &[1, 8, 8]),
+        weight("g3", &[1, 24, 8]),
+        weight("g4", &[1, 32, 8]),
+    ];
+    for (name, recurrence) in recurrences {
+        let rank = if name == "Scan" {
+            "batch, 8"
+        } else {
+            "seq, 1, batch, 8"
+        };
+        let first = if name == "Scan" {
+            ", float[batch, 8] first"
+        } else {
+            ""
+        };
+        builds(
+            name,
+            18,
+            &format!(
+                "g (float[batch, seq, 8] x{first}) => (float[batch, seq, 8] y, float[{rank}] z) <{}> {{ {attention} {recurrence} }}",
+                weights.join(", ")
+            ),
+        );
+    }
+}
+
 /// The decoder that runs with a cache and without one as branches.
 #[test]
 fn branches_that_differ_in_a_size() {

@@ -26,8 +26,8 @@ impl Rule for LowerAttention {
     fn details(&self) -> String {
         "TensorRT takes the standard Attention (opset 23) in half precision; ONNX Runtime takes MultiHeadAttention of \
          com.microsoft, whose operands are [batch, seq, heads · size]; what neither takes (a cap on the scores, grouped \
-         queries in ONNX Runtime; in TensorRT FP32, bodies of If and Loop, causality beside a mask, one tensor as queries, \
-         keys and values) and plain ONNX get the two products with the scale on the query. Rows \
+         queries in ONNX Runtime; in TensorRT FP32, bodies of If and Loop, models with Scan, LSTM, GRU or RNN, causality \
+         beside a mask, one tensor as queries, keys and values) and plain ONNX get the two products with the scale on the query. Rows \
          whose keys are all hidden give zeros where the original guards them, and what the original gives elsewhere: in half \
          precision the query of such a row becomes zero where its scores are lost in the mask."
             .into()
@@ -94,6 +94,16 @@ impl Rule for LowerAttention {
     }
 }
 
+/// Operators beside which TensorRT's builder crashes over the Attention operator, wherever in the model they are (measured
+/// with TensorRT for RTX 1.7.1, which builds it beside Loop and If).
+const RECURRENCES: &[&str] = &["GRU", "LSTM", "RNN", "Scan"];
+
+fn recurs(g: &Graph) -> bool {
+    let mut found = false;
+    g.for_each_graph(&mut |g| found |= g.nodes().any(|(_, n)| n.op().is_any(RECURRENCES)));
+    found
+}
+
 struct Operands {
     q: ValueId,
     k: ValueId,
@@ -150,8 +160,8 @@ impl Lower<'_, '_> {
     }
 
     /// Whether the target takes Attention-23 here: without a cap, with a mask or causal but not both, over more than one
-    /// tensor (TensorRT's process ends at one), outside bodies (where TensorRT's parser loses its operands), and in a model
-    /// of an operator set that has it.
+    /// tensor (TensorRT's process ends at one), outside bodies (where TensorRT's parser loses its operands), in a model
+    /// without recurrences and of an operator set that has it.
     fn fits_standard(&self, q: ValueId, k: ValueId, v: ValueId) -> bool {
         let hides_twice = self.attention.is_causal() && self.attention.bias().is_some();
         self.attention.softcap() == 0.0
@@ -159,6 +169,7 @@ impl Lower<'_, '_> {
             && (q != k || k != v)
             && !self.cx.in_body
             && self.g.opset() >= 23
+            && !recurs(self.g)
     }
 
     /// Attention-23: [batch, heads, seq, size] throughout, grouped queries by the number of heads. Its mask broadcasts in

@@ -1,6 +1,7 @@
 //! Bringing the model into the form that the target takes.
 
 pub mod absorb_offsets;
+pub mod dequantize_constants;
 pub mod expand_attention;
 pub mod expand_qoperators;
 pub mod flatten_branches;
@@ -12,6 +13,7 @@ pub mod lower_int4;
 pub mod lower_nbits;
 pub mod lower_norms;
 pub mod lower_rotary;
+mod moved;
 mod packed_projections;
 pub mod raise_opset;
 pub mod split_skip_norm;

@@ -2,6 +2,7 @@
 
 use kiln_graph::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId, ops};
 
+use super::moved::{axis_before, is_join, is_movement, taken, takes_constant};
 use crate::pass::{Context, Exactness, Miss, Remark};
 use crate::patch::{Patch, Ref};
 use crate::precision::quantized::{Granularity, Quantized, one_scale};
@@ -26,7 +27,8 @@ impl Rule for SymmetrizeQdq {
          another zero point z it is quantized as x + c and c is subtracted again, with c = (z - 128) · scale: the same \
          steps and the same range, so the same numbers, except where a rounding is a tie. A symmetric range around the old \
          one would have steps up to twice as large. `absorb-offsets` takes c out of the way of products with weights. \
-         DequantizeLinear moves in front of Reshape, Transpose, Gather and others of integers. What is quantized by axis, \
+         DequantizeLinear moves in front of Reshape, Transpose, Gather, Concat, Where and others of integers, with scales of an \
+         axis too where they leave that alone. What is quantized by axis, \
          in 16 bits or with computed scales stays, and is refused before TensorRT sees it."
             .into()
     }
@@ -49,8 +51,10 @@ impl Rule for SymmetrizeQdq {
             return Err(Miss::none());
         };
         let symmetric = is_symmetric(&dequantize);
-        let behind = moved(g, q);
-        if symmetric && (behind == q || g.constant(behind).is_none()) {
+        let mover = g
+            .producer(q)
+            .filter(|&id| is_movement(g, id) || is_join(g, id));
+        if symmetric && !mover.is_some_and(|id| takes_constant(g, id)) {
             return Err(Miss::none());
         }
         if !cx.target.quantizes_symmetrically() {
@@ -59,17 +63,27 @@ impl Rule for SymmetrizeQdq {
         if g.constant(q).is_some() {
             return constant(g, root, &dequantize, output);
         }
-        if one_scale(g, dequantize.scale()).is_none() {
+        let one = one_scale(g, dequantize.scale()).is_some();
+        if !one && let Some(mover) = mover {
+            let mut patch = Patch::new();
+            if let Some(numbers) = Numbers::many(g, mover, &dequantize, &mut patch) {
+                return above(g, mover, patch, numbers, output);
+            }
+            if symmetric {
+                return scaled_behind(g, mover, &dequantize, output);
+            }
+        }
+        if !one {
             return Err(Miss::because(
                 "its scale is no positive constant for the whole tensor",
             ));
         }
+        if let Some(mover) = mover {
+            return above(g, mover, Patch::new(), Numbers::whole(&dequantize), output);
+        }
         let producer = g
             .producer(q)
             .ok_or_else(|| Miss::at(q, 1, "its integers are no constant"))?;
-        if is_movement(g, producer) {
-            return above(g, producer, &dequantize, output);
-        }
         match ops::QuantizeLinear::of(g, producer) {
             Some(quantize) => activation(g, root, &quantize, &dequantize),
             None => Err(Miss::at(q, 1, "its integers are computed")),
@@ -92,40 +106,6 @@ fn is_symmetric(dequantize: &ops::DequantizeLinear<'_>) -> bool {
         Some(DType::U8 | DType::I16 | DType::U16 | DType::I32 | DType::U4) => false,
         _ => true,
     }
-}
-
-/// Operators whose result is elements of their first operand, whatever these are.
-const MOVEMENT: &[&str] = &[
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Identity",
-    "MaxPool",
-    "Reshape",
-    "Slice",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-];
-
-/// MaxPool is among them because it commutes with a positive scale.
-fn is_movement(g: &Graph, id: NodeId) -> bool {
-    let node = g.node(id);
-    node.op().is_any(MOVEMENT) && node.sole_output().is_some()
-}
-
-/// Where a value's elements come from.
-fn moved(g: &Graph, mut v: ValueId) -> ValueId {
-    while let Some(id) = g.producer(v).filter(|&id| is_movement(g, id)) {
-        match g.node(id).input(0) {
-            Some(x) => v = x,
-            None => break,
-        }
-    }
-    v
 }
 
 fn constant(
@@ -174,25 +154,144 @@ fn constant(
     Ok(patch)
 }
 
-/// The DequantizeLinear in front of the node that moves its integers.
-fn above(
+/// The scale, zero point and attributes of a DequantizeLinear in front of the node that stood before it.
+struct Numbers {
+    scale: Option<Ref>,
+    zero: Option<Ref>,
+    attrs: Attrs,
+}
+
+impl Numbers {
+    /// One number each.
+    fn whole(dequantize: &ops::DequantizeLinear<'_>) -> Numbers {
+        let mut attrs = dequantize.node().attrs().clone();
+        attrs.remove("axis");
+        Numbers {
+            scale: dequantize.scale().map(Ref::from),
+            zero: dequantize.zero_point().map(Ref::from),
+            attrs,
+        }
+    }
+
+    /// Constants along an axis that the node leaves alone, or scales in blocks that are gathered as the integers are.
+    fn many(
+        g: &Graph,
+        mover: NodeId,
+        dequantize: &ops::DequantizeLinear<'_>,
+        patch: &mut Patch,
+    ) -> Option<Numbers> {
+        let axis = ops::resolve_axis(dequantize.axis(), dequantize.rank(0)?)?;
+        let axis = axis_before(g, mover, axis)?;
+        let mut numbers = Numbers::whole(dequantize);
+        if dequantize.block_size() == 0 {
+            dequantize.constant(1).filter(|s| s.rank() == 1)?;
+            numbers.attrs.set("axis", axis as i64);
+            return Some(numbers);
+        }
+        let scale = gathered_alike(g, mover, dequantize.scale()?)?;
+        let zero = match dequantize.zero_point() {
+            Some(zero) => Some(gathered_alike(g, mover, zero)?),
+            None => None,
+        };
+        let size = g
+            .value(g.node(mover).input(0)?)
+            .ty()
+            .shape()?
+            .get(axis)?
+            .known()?;
+        let lines = |t: &Tensor| match (axis, t.dims()) {
+            (1, &[count, 1]) => t.reshaped(&[count][..]).ok(),
+            _ => None,
+        };
+        let whole = usize::try_from(dequantize.block_size()).ok()? >= size;
+        let (scale, zero) = match lines(scale).filter(|_| whole) {
+            // One block in a row is one scale for each row.
+            Some(scale) => {
+                numbers.attrs.remove("block_size");
+                numbers.attrs.set("axis", 0i64);
+                (scale, zero.and_then(lines))
+            }
+            None => {
+                numbers.attrs.set("axis", axis as i64);
+                (scale.clone(), zero.cloned())
+            }
+        };
+        numbers.scale = Some(patch.constant(scale));
+        numbers.zero = zero.map(|zero| patch.constant(zero));
+        Some(numbers)
+    }
+}
+
+/// DequantizeLinear of scale 1 in front of the node, and the scales of an axis as a product behind it.
+fn scaled_behind(
     g: &Graph,
     mover: NodeId,
     dequantize: &ops::DequantizeLinear<'_>,
     output: ValueId,
 ) -> Result<Patch, Miss> {
-    let node = g.node(mover);
+    let scale = dequantize.constant(1).filter(|s| s.rank() == 1);
+    let rank = dequantize.rank(0).filter(|_| dequantize.block_size() == 0);
+    let shape = rank.and_then(|rank| {
+        let mut shape = vec![1usize; rank];
+        *shape.get_mut(ops::resolve_axis(dequantize.axis(), rank)?)? = scale?.len();
+        Some(shape)
+    });
+    let why = "its scales lie along an axis that is moved";
+    let factors = shape.and_then(|shape| scale?.reshaped(shape).ok());
+    let factors = factors.ok_or_else(|| Miss::because(why))?;
+    let one = match factors.dtype() {
+        DType::F32 => Some(Tensor::scalar(1f32)),
+        narrow => Tensor::scalar(1f32).narrowed(narrow),
+    };
     let mut patch = Patch::new();
-    let operands = [node.input(0), dequantize.scale(), dequantize.zero_point()];
-    let operands = operands.map(|v| v.map(Ref::from));
-    let mut attrs = dequantize.node().attrs().clone();
-    attrs.remove("axis");
-    let real = patch.node_with(Op::onnx("DequantizeLinear"), operands, 1, attrs)[0];
-    let others = node.inputs().iter().skip(1).map(|v| v.map(Ref::from));
-    let inputs = std::iter::once(Some(real)).chain(others);
-    let made = patch.node_with(node.op(), inputs, 1, node.attrs().clone())[0];
+    let mut numbers = Numbers::whole(dequantize);
+    numbers.scale = Some(patch.constant(one.ok_or_else(Miss::none)?));
+    numbers.zero = None;
+    let moved = moved_floats(g, mover, &mut patch, &numbers);
+    let factors = patch.constant(factors);
+    let made = patch.node(Op::onnx("Mul"), [moved, factors], Attrs::new());
     patch.replace(output, made);
     Ok(patch)
+}
+
+/// The constant of which a Gather takes what `mover` takes of its own.
+fn gathered_alike(g: &Graph, mover: NodeId, v: ValueId) -> Option<&Tensor> {
+    let gather = |id| ops::Gather::of(g, id).filter(|n| n.node().op().is("Gather"));
+    let (one, other) = (gather(mover)?, gather(g.producer(v)?)?);
+    let alike = one.input(1) == other.input(1) && one.axis() == other.axis();
+    other.constant(0).filter(|_| alike)
+}
+
+/// DequantizeLinear in front of the node that moves or joins its integers.
+fn above(
+    g: &Graph,
+    mover: NodeId,
+    mut patch: Patch,
+    numbers: Numbers,
+    output: ValueId,
+) -> Result<Patch, Miss> {
+    let made = moved_floats(g, mover, &mut patch, &numbers);
+    patch.replace(output, made);
+    Ok(patch)
+}
+
+/// The node on floats.
+fn moved_floats(g: &Graph, mover: NodeId, patch: &mut Patch, numbers: &Numbers) -> Ref {
+    let node = g.node(mover);
+    let data = taken(node);
+    let mut inputs = Vec::with_capacity(node.inputs().len());
+    for (k, &v) in node.inputs().iter().enumerate() {
+        let mut operand = v.map(Ref::from);
+        if data.contains(&k) {
+            let count = 1 + usize::from(numbers.zero.is_some());
+            let known = [numbers.scale, numbers.zero].into_iter().take(count);
+            let operands = std::iter::once(operand).chain(known);
+            let dequantize = Op::onnx("DequantizeLinear");
+            operand = Some(patch.node_with(dequantize, operands, 1, numbers.attrs.clone())[0]);
+        }
+        inputs.push(operand);
+    }
+    patch.node_with(node.op(), inputs, 1, node.attrs().clone())[0]
 }
 
 /// The middle of the integers of a type that activations are quantized to.
