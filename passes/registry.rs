@@ -49,6 +49,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
+    &lower::separate_weights::SeparateWeights,
     &lower::split_skip_norm::SplitSkipNorm,
     &lower::split_transposed_conv::SplitTransposedConv,
     &lower::spread_offsets::SpreadOffsets,
@@ -168,6 +169,8 @@ pub static LOWER: &[Step] = &[
     Step::Run(&clean::merge_views::MergeViews),
     // Each layer squeezed or expanded the same tables.
     Step::Run(&clean::deduplicate::Deduplicate),
+    // Equal weights are one by now.
+    Step::Run(&lower::separate_weights::SeparateWeights),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Lowered),
 ];

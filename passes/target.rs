@@ -112,6 +112,12 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether products with one weight in INT4 that do not depend on each other must read constants of their own: TensorRT's
+    /// builder crashes (measured with TensorRT for RTX 1.7.1).
+    pub fn confuses_shared_weights(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT for RTX 1.7 stores an odd
     /// number of columns as floats (measured: size of engines). It builds a shorter last block too, but what that
     /// computes has not been run.

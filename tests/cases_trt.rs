@@ -237,6 +237,26 @@ fn attention_beside_recurrences() {
     }
 }
 
+/// TensorRT's process ended over products beside each other that read one INT4 weight.
+#[test]
+fn one_weight_in_four_bits_for_several_products() {
+    if !ready() {
+        return;
+    }
+    let forms: &[Form] = &[
+        ("int4", "sm_89", |o| o.int4 = Some(32)),
+        ("int4 and fp16", "sm_89", |o| {
+            (o.int4, o.fp16) = (Some(32), true)
+        }),
+    ];
+    let graph = format!(
+        "g (float[batch, 64] x) => (float[batch, 64] a, float[batch, 64] b, float[batch, 64] c, float[batch, 64] d) <{}> \
+         {{ a = MatMul(x, w) r = Relu(x) b = MatMul(r, w) n = Sigmoid(x) c = MatMul(n, w) m = Tanh(a) d = MatMul(m, w) }}",
+        weight("w", &[64, 64])
+    );
+    builds_in(forms, "one weight", 18, &graph);
+}
+
 /// The decoder that runs with a cache and without one as branches.
 #[test]
 fn branches_that_differ_in_a_size() {

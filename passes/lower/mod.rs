@@ -16,6 +16,7 @@ pub mod lower_rotary;
 mod moved;
 mod packed_projections;
 pub mod raise_opset;
+pub mod separate_weights;
 pub mod split_skip_norm;
 pub mod split_transposed_conv;
 pub mod spread_offsets;

@@ -70,6 +70,7 @@ fn every_pass_has_a_positive_and_every_rule_a_negative_case() {
         "lower-activations",
         "lower-rotary",
         "flatten-branches",
+        "separate-weights",
     ];
     for pass in registry::ALL {
         let folder = |c: &&harness::Case| c.path.parent().unwrap().ends_with(pass.name());
