@@ -494,7 +494,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             2 * block
         ));
     }
-    let ranges = calibration::warning(options, manifest.calibration.as_ref());
+    let ranges = calibration::warning(options, &original, manifest.calibration.as_ref());
     manifest.warnings.extend(ranges.map(String::from));
     gates::pass(options, &manifest)?;
     stages::is_unchanged(&original)?;

@@ -12,6 +12,7 @@ use crate::fixed::Fixed;
 use crate::parity::Case;
 use crate::runtime::DeviceRequest;
 use crate::shapes::Shapes;
+use crate::summary;
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -76,10 +77,23 @@ const MADE_UP: &str = "the ranges of activations come from made-up inputs, which
 const UNMEASURED: &str = "FP16 ends at 65504, and what the model reaches was seen on made-up inputs alone, which are not like \
      real ones: give real data with --calibrate or --inputs before this model is used";
 
-/// What a user must know of the ranges that the result was made with.
-pub(super) fn warning(options: &Options, calibrated: Option<&Calibrated>) -> Option<&'static str> {
+/// A step of the original's own quantization is a few steps of half precision wide, so that one number in some falls to the
+/// other side. How much a network makes of that, made inputs do not show.
+const REQUANTIZED: &str = "the original rounds activations to integers, and half precision moves some of them to the next one: on \
+     real inputs the result may differ by more than made-up ones show: give real data with --inputs before this model is used";
+
+/// What a user must know of the inputs that the result was made and proved with.
+pub(super) fn warning(
+    options: &Options,
+    original: &Model,
+    calibrated: Option<&Calibrated>,
+) -> Option<&'static str> {
+    let quantized = || summary::quantizes_activations(&original.graph);
     match calibrated {
         Some(c) if c.made => Some(MADE_UP),
+        None if options.half().is_some() && options.inputs.is_none() && quantized() => {
+            Some(REQUANTIZED)
+        }
         None if options.half() == Some(HalfFormat::Fp16) => Some(UNMEASURED),
         _ => None,
     }
@@ -270,7 +284,7 @@ fn by_inputs(
     talk: &dyn Talk,
 ) -> Option<Measured> {
     let half = options.half()?;
-    let unmeasured = warning(options, None);
+    let unmeasured = warning(options, fused, None);
     let Some(path) = &options.inputs else {
         unmeasured.into_iter().for_each(|why| talk.warn(why));
         return None;

@@ -75,6 +75,7 @@ pub fn doubts(report: &Report) -> Vec<String> {
         .map(|(output, why)| {
             let mend = match why {
                 Unproved::Random { .. } => "no comparison can prove such an output",
+                Unproved::Unstable { .. } => "what it is used for has to judge the result",
                 _ => "give real inputs with --inputs",
             };
             format!("output '{output}' is not proved: {why}; {mend}")
