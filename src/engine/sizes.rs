@@ -10,7 +10,13 @@ use super::{Kernel, Kernels, Operand};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     /// By name and listed shape: kernels read parts and other views of one tensor under its name.
-    found: BTreeMap<String, Vec<(Vec<i64>, Vec<u64>)>>,
+    found: BTreeMap<String, Vec<View>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct View {
+    listed: Vec<i64>,
+    shape: Vec<u64>,
 }
 
 impl Sizes {
@@ -19,8 +25,8 @@ impl Sizes {
         let fixed: Result<Vec<u64>, _> = operand.shape.iter().map(|&d| u64::try_from(d)).collect();
         fixed.ok().or_else(|| {
             let views = self.found.get(&operand.name)?;
-            let (_, shape) = views.iter().find(|(listed, _)| *listed == operand.shape)?;
-            Some(shape.clone())
+            let view = views.iter().find(|v| v.listed == operand.shape)?;
+            Some(view.shape.clone())
         })
     }
 
