@@ -12,7 +12,7 @@ mod pin;
 mod profile;
 mod stats;
 mod warning;
-mod work;
+pub(crate) mod work;
 
 use std::fmt;
 use std::path::PathBuf;

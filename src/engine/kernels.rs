@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::DataType;
+use super::{DataType, sizes};
 
 /// Whether a message of the builder's lists an engine's kernels.
 pub(super) fn is_list(message: &[u8]) -> bool {
@@ -138,6 +138,16 @@ impl Kernel {
 }
 
 impl Operand {
+    /// The number of its open dimensions.
+    pub(super) fn open(&self) -> usize {
+        self.shape.iter().filter(|&&d| d < 0).count()
+    }
+
+    /// The product of its other dimensions.
+    pub(super) fn known(&self) -> u64 {
+        sizes::known(&self.shape)
+    }
+
     /// More than a number or a vector.
     fn is_matrix(&self) -> bool {
         self.shape.iter().filter(|&&d| d != 1).count() > 1

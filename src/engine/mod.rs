@@ -42,6 +42,7 @@ mod locate;
 mod log;
 mod multiplied;
 mod network;
+mod operands;
 mod parser_error;
 pub mod price;
 mod profile;

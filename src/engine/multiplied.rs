@@ -56,7 +56,7 @@ fn by_node(kernels: Vec<&Kernel>) -> BTreeMap<&str, Vec<&Kernel>> {
 }
 
 /// What TensorRT's parser calls a node.
-fn parsed_name(g: &Graph, id: NodeId) -> String {
+pub(super) fn parsed_name(g: &Graph, id: NodeId) -> String {
     let node = g.node(id);
     match (node.name(), node.output(0)) {
         ("", Some(v)) => format!("node_of_{}", g.value(v).name()),
