@@ -4,7 +4,7 @@
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
 pub mod baseline;
-mod blocks;
+pub(crate) mod blocks;
 pub mod gpu;
 pub mod grid;
 mod machine;

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use kiln_graph::{DType, Graph, Model, NodeId, ValueId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DataType, Kernel, Kernels};
 
 /// A quantized layer that the engine multiplies in another type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Otherwise {
     /// The product's label in the model.
     pub layer: String,

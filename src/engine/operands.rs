@@ -107,10 +107,9 @@ impl Values {
             all.extend(inner(node, &all));
             self.nodes.entry(name.clone()).or_default().extend(all);
             let activations = node.inputs().iter().take(2).flatten();
-            if activations.filter(|&&v| g.constant(v).is_none()).count() == 2 {
-                if let Some(n) = work::products(g, node, at) {
-                    self.products.insert(name, (node.op(), n));
-                }
+            let both = activations.filter(|&&v| g.constant(v).is_none()).count() == 2;
+            if let (true, Some(n)) = (both, work::products(g, node, at)) {
+                self.products.insert(name, (node.op(), n));
             }
             let graphs = node.attrs().iter().flat_map(|(_, a)| a.graphs());
             let facts = at.nested(id).iter().zip(open.nested(id));
@@ -448,8 +447,8 @@ fn kind(dtype: DataType) -> Kind {
 
 /// The product of the dimensions that are open.
 fn open(seen: &Seen) -> Option<u64> {
-    let open = seen.dims.iter().filter(|d| d.1);
-    open.fold(Some(1u64), |n, d| n?.checked_mul(d.0))
+    let mut open = seen.dims.iter().filter(|d| d.1);
+    open.try_fold(1u64, |n, d| n.checked_mul(d.0))
 }
 
 fn elements(seen: &Seen) -> Option<u64> {

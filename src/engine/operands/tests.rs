@@ -47,22 +47,26 @@ fn strides(shape: &[i64]) -> Vec<i64> {
     below.collect()
 }
 
-fn kernel(kind: &str, nodes: &[&str], inputs: &[Operand], outputs: &[Operand]) -> Kernel {
+fn owned(operands: &[&Operand]) -> Vec<Operand> {
+    operands.iter().map(|&o| o.clone()).collect()
+}
+
+fn kernel(kind: &str, nodes: &[&str], inputs: &[&Operand], outputs: &[&Operand]) -> Kernel {
     Kernel {
         name: format!("{kind}_{}", nodes.join("_")),
         kind: kind.into(),
-        inputs: inputs.to_vec(),
+        inputs: owned(inputs),
         constants: Vec::new(),
-        outputs: outputs.to_vec(),
+        outputs: owned(outputs),
         tactic: String::new(),
         nodes: nodes.iter().map(|n| n.to_string()).collect(),
     }
 }
 
 /// Elements of an operand of the kernels at 3 samples of length 40.
-fn found(kernels: &[Kernel], wanted: &Operand) -> Option<u64> {
+fn found(kernels: &[&Kernel], wanted: &Operand) -> Option<u64> {
     let model = model();
-    let kernels = Kernels(kernels.to_vec());
+    let kernels = Kernels(kernels.iter().map(|&k| k.clone()).collect());
     let inputs = [("x".to_string(), vec![3, 40, 64])];
     Sizes::at(&kernels, &model.graph, &inputs).elements(wanted)
 }
@@ -80,13 +84,13 @@ fn a_rearranged_value_is_known_by_its_constant_dimensions() {
         &[-1, -1, 16],
     ] {
         let x = operand("a", shape);
-        let kernel = kernel("kgen", &["rq"], &[x.clone()], &[]);
-        assert_eq!(found(&[kernel], &x), Some(ROWS * 64), "{shape:?}");
+        let kernel = kernel("kgen", &["rq"], &[&x], &[]);
+        assert_eq!(found(&[&kernel], &x), Some(ROWS * 64), "{shape:?}");
     }
     for shape in [&[-1, 63][..], &[-1, 32], &[-1, -1, -1, 16], &[-1, 8]] {
         let x = operand("a", shape);
-        let kernel = kernel("kgen", &["rq"], &[x.clone()], &[]);
-        assert_eq!(found(&[kernel], &x), None, "{shape:?}");
+        let kernel = kernel("kgen", &["rq"], &[&x], &[]);
+        assert_eq!(found(&[&kernel], &x), None, "{shape:?}");
     }
 }
 
@@ -94,9 +98,9 @@ fn a_rearranged_value_is_known_by_its_constant_dimensions() {
 fn the_statistics_of_rows_are_not_the_rows() {
     for shape in [&[-1, -1, 1][..], &[-1, 1]] {
         let mean = operand("mean", shape);
-        let writes = kernel("kgen", &["norm"], &[], &[mean.clone()]);
-        let reads = kernel("kgen", &["norm", "select"], &[mean.clone()], &[]);
-        let known = found(&[writes, reads], &mean);
+        let writes = kernel("kgen", &["norm"], &[], &[&mean]);
+        let reads = kernel("kgen", &["norm", "select"], &[&mean], &[]);
+        let known = found(&[&writes, &reads], &mean);
         assert!(known.is_none_or(|n| n == ROWS), "{shape:?} {known:?}");
     }
 }
@@ -104,21 +108,21 @@ fn the_statistics_of_rows_are_not_the_rows() {
 #[test]
 fn all_that_use_an_operand_must_agree() {
     let both = operand("p", &[-1, 64]);
-    let writes = kernel("kgen", &["norm", "select"], &[], &[both.clone()]);
+    let writes = kernel("kgen", &["norm", "select"], &[], &[&both]);
     assert_eq!(
-        found(&[writes.clone()], &both),
+        found(&[&writes], &both),
         None,
         "rows, or one of each sample"
     );
     // Who reads it knows one of the two.
-    let reads = kernel("kgen", &["q"], &[both.clone()], &[]);
-    assert_eq!(found(&[writes, reads], &both), Some(ROWS * 64));
+    let reads = kernel("kgen", &["q"], &[&both], &[]);
+    assert_eq!(found(&[&writes, &reads], &both), Some(ROWS * 64));
     let never = [
-        kernel("kgen", &["q"], &[both.clone()], &[]),
-        kernel("kgen", &["unknown"], &[both.clone()], &[]),
+        kernel("kgen", &["q"], &[&both], &[]),
+        kernel("kgen", &["unknown"], &[&both], &[]),
     ];
     assert_eq!(
-        found(&never, &both),
+        found(&[&never[0], &never[1]], &both),
         Some(ROWS * 64),
         "who knows nothing, says nothing"
     );
@@ -127,20 +131,20 @@ fn all_that_use_an_operand_must_agree() {
 #[test]
 fn what_has_a_name_of_the_model_needs_no_node() {
     let pooled = operand("pooled.1_myl0", &[-1, 64]);
-    let kernel = kernel("kgen", &[], &[pooled.clone()], &[]);
-    assert_eq!(found(&[kernel], &pooled), Some(3 * 64));
+    let kernel = kernel("kgen", &[], &[&pooled], &[]);
+    assert_eq!(found(&[&kernel], &pooled), Some(3 * 64));
 }
 
 #[test]
 fn a_product_writes_the_rows_that_it_reads() {
     let (x, y) = (operand("x", &[-1, 64]), operand("packed", &[3, -1, 64]));
-    let mut packed = kernel("gemm", &["q"], &[x], &[y.clone()]);
+    let mut packed = kernel("gemm", &["q"], &[&x], &[&y]);
     packed.constants.push(operand("w", &[3, 64, 64]));
-    assert_eq!(found(&[packed.clone()], &y), Some(3 * ROWS * 64));
+    assert_eq!(found(&[&packed], &y), Some(3 * ROWS * 64));
     let view = operand("packed", &[-1, -1, 4, 16]);
-    let reads = kernel("kgen", &["tq"], &[view.clone()], &[]);
+    let reads = kernel("kgen", &["tq"], &[&view], &[]);
     assert_eq!(
-        found(&[packed, reads], &view),
+        found(&[&packed, &reads], &view),
         Some(ROWS * 64),
         "a part of it"
     );
@@ -149,13 +153,15 @@ fn a_product_writes_the_rows_that_it_reads() {
 #[test]
 fn the_last_operand_of_an_attention_is_what_is_left() {
     let names = ["q", "k", "v"].map(|n| operand(n, &[-1, -1, 16]));
-    let mut attention = kernel("kgen", &["att"], &names, &[]);
+    let [q, k, v] = &names;
+    let mut attention = kernel("kgen", &["att"], &[q, k, v], &[]);
     attention.name = "_gemm_mha_v2".into();
-    let moves =
-        [("tq", 0), ("tk", 1)].map(|(node, k)| kernel("kgen", &[node], &[], &[names[k].clone()]));
-    let all = [&[attention.clone()][..], &moves].concat();
-    assert_eq!(found(&all, &names[2]), Some(ROWS * 32));
-    assert_eq!(found(&[attention.clone()], &names[2]), None);
+    let moves = [("tq", 0), ("tk", 1)].map(|(node, k)| kernel("kgen", &[node], &[], &[&names[k]]));
+    assert_eq!(
+        found(&[&attention, &moves[0], &moves[1]], v),
+        Some(ROWS * 32)
+    );
+    assert_eq!(found(&[&attention], v), None);
     let model = model();
     let inputs = [("x".to_string(), vec![3, 40, 64])];
     let kernels = Kernels(vec![attention.clone()]);
@@ -170,12 +176,7 @@ fn the_last_operand_of_an_attention_is_what_is_left() {
 fn whatever_is_listed_is_no_panic() {
     let far = operand("a", &[i64::MAX, -1, i64::MAX]);
     let none = operand("b", &[]);
-    let kernel = kernel(
-        "gemm",
-        &["q", "norm"],
-        &[far.clone(), none.clone()],
-        &[far.clone()],
-    );
-    assert_eq!(found(&[kernel.clone()], &far), None);
-    assert_eq!(found(&[kernel], &none), Some(1));
+    let kernel = kernel("gemm", &["q", "norm"], &[&far, &none], &[&far]);
+    assert_eq!(found(&[&kernel], &far), None);
+    assert_eq!(found(&[&kernel], &none), Some(1));
 }
