@@ -5,6 +5,7 @@ pub mod dequantize_constants;
 pub mod expand_attention;
 pub mod expand_qoperators;
 pub mod flatten_branches;
+mod hidden_keys;
 mod keyless_rows;
 pub mod lower_activations;
 pub mod lower_attention;
