@@ -19,6 +19,7 @@ pub mod pad_columns;
 pub mod raise_opset;
 pub mod separate_gates;
 pub mod separate_weights;
+pub mod split_heads;
 pub mod split_skip_norm;
 pub mod split_transposed_conv;
 pub mod spread_offsets;
