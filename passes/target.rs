@@ -123,6 +123,18 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether products of one input become one, so that an activation behind one of them is a kernel of its own (measured by
+    /// TensorRT's list of kernels).
+    pub fn packs_products(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether a product with an odd number of columns gets one more, which is cut off again in what it is cast to (measured in
+    /// the same way).
+    pub fn pads_odd_products(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// The form in which attention over this dtype goes fastest.
     pub fn attention(&self, dtype: DType) -> AttentionForm {
         match self.dialect {
