@@ -23,6 +23,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
     &fuse::adopt_attention::AdoptAttention,
+    &fuse::drop_key_bias::DropKeyBias,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
@@ -32,6 +33,8 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
     &fuse::fuse_rotary::FuseRotary,
     &fuse::fuse_swish::FUSE_SWISH,
+    &fuse::move_value_bias::MoveValueBias,
+    &fuse::sink_query_bias::SinkQueryBias,
     &precision::quantize_int8::QuantizeInt8,
     &precision::quantize_fp8::QuantizeFp8,
     &precision::quantize_int4::QuantizeInt4,
@@ -104,6 +107,11 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&lower::expand_attention::ExpandAttention),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
+    // Projections are packed by their biases, where they have some.
+    Step::Run(&fuse::drop_key_bias::DropKeyBias),
+    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    // What could not be moved away.
+    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
     // What fusions rearrange meets the rearrangements around it.
     Step::Run(&clean::merge_views::MergeViews),
     // Every rotation made half tables of its own.
