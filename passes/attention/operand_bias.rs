@@ -11,6 +11,8 @@ use crate::view::{Atom, View};
 /// part of it is another operand.
 #[derive(Debug)]
 pub struct OperandBias<'g> {
+    operand: ValueId,
+    sum: ValueId,
     /// What the constant is added to.
     term: ValueId,
     constant: &'g Tensor,
@@ -23,8 +25,6 @@ pub struct OperandBias<'g> {
 #[derive(Debug)]
 struct Part {
     split: NodeId,
-    /// Which of its results.
-    index: usize,
     axis: usize,
     start: usize,
     width: usize,
@@ -80,6 +80,8 @@ impl<'g> OperandBias<'g> {
             ));
         }
         let found = OperandBias {
+            operand,
+            sum,
             term,
             constant,
             part,
@@ -88,7 +90,8 @@ impl<'g> OperandBias<'g> {
         let Some(numbers) = found.per_head() else {
             return Err(miss("what is added differs between tokens"));
         };
-        match found.part.is_some() && is_zero(&numbers) {
+        // Of a sum of zeros alone nothing is left once it is taken away.
+        match found.part.is_some() && is_zero(&numbers) && !is_zero(constant) {
             true => Err(miss(UNBIASED)),
             false => Ok(found),
         }
@@ -123,9 +126,9 @@ impl<'g> OperandBias<'g> {
         Tensor::from_raw(self.constant.dtype(), dims.as_slice(), out.into()).ok()
     }
 
-    /// Whether it is added to the operand itself.
+    /// Whether nothing is rearranged behind the sum.
     pub fn is_sunk(&self) -> bool {
-        self.part.is_none() && self.view.nodes.is_empty()
+        self.view.nodes.is_empty()
     }
 
     /// Axes of the source along which the constant varies: the axis, its size in the constant, its stride.
@@ -162,18 +165,44 @@ impl<'g> OperandBias<'g> {
         Some(out)
     }
 
-    /// The operand without the constant. Other parts of packed projections keep what is added to them, and their names.
-    pub fn without(&self, g: &Graph, patch: &mut Patch) -> Option<Ref> {
-        let mut at = Ref::Old(self.term);
-        if let Some(part) = &self.part {
-            let rest = self.rest(part)?;
-            if let Some(rest) = rest {
-                let rest = patch.constant(rest);
-                at = patch.node(Op::onnx("Add"), [at, rest], Attrs::new());
-            }
-            at = cut_anew(g, patch, part, at)?;
+    /// Takes the constant away: what it is added to stands in for the sum. Other parts of packed projections keep what is added
+    /// to them. The operand's numbers change with it.
+    pub fn remove(&self, g: &Graph, patch: &mut Patch) -> Option<()> {
+        let rest = match &self.part {
+            Some(part) => self.rest(part)?,
+            None => None,
+        };
+        let made = self
+            .view
+            .nodes
+            .iter()
+            .filter_map(|&n| g.node(n).sole_output());
+        let made = made.chain([self.view.source, self.sum]);
+        for value in made.filter(|&v| v != self.operand) {
+            patch.change(value);
         }
-        Some(rearranged_anew(g, patch, &self.view.nodes, at))
+        let mut at = Ref::Old(self.term);
+        if let Some(rest) = rest {
+            let rest = patch.constant(rest);
+            at = patch.node(Op::onnx("Add"), [at, rest], Attrs::new());
+        }
+        patch.replace(self.sum, at);
+        Some(())
+    }
+
+    /// Adds the constant to the operand instead.
+    pub fn sink(&self, g: &Graph, patch: &mut Patch) -> Option<()> {
+        let last = g.node(*self.view.nodes.first()?);
+        let numbers = self.per_head()?;
+        self.remove(g, patch)?;
+        let inputs: Vec<Option<Ref>> = last.inputs().iter().map(|v| v.map(Ref::Old)).collect();
+        let mut at = patch.node_with(last.op(), inputs, 1, last.attrs().clone())[0];
+        if !is_zero(&numbers) {
+            let numbers = patch.constant(numbers);
+            at = patch.node(Op::onnx("Add"), [at, numbers], Attrs::new());
+        }
+        patch.replace(self.operand, at);
+        Some(())
     }
 
     /// The constant with zeros in this part; `Some(None)` if nothing is left of it.
@@ -200,12 +229,11 @@ impl Part {
         let axis = ops::resolve_axis(axis, facts.dims(output)?.len())?;
         let size = |v: ValueId| usize::try_from(facts.dims(v)?.get(axis)?.as_i64()?).ok();
         let mut start = 0;
-        for (index, part) in node.outputs().iter().enumerate() {
+        for part in node.outputs() {
             let width = size((*part)?)?;
             if *part == Some(output) {
                 return Some(Part {
                     split,
-                    index,
                     axis,
                     start,
                     width,
@@ -217,52 +245,10 @@ impl Part {
     }
 }
 
-/// The parts of another sum: those beside the one that is asked for take the places of the old ones.
-fn cut_anew(g: &Graph, patch: &mut Patch, part: &Part, sum: Ref) -> Option<Ref> {
-    let node = g.node(part.split);
-    let others = node.inputs().iter().skip(1).map(|v| v.map(Ref::Old));
-    let inputs: Vec<Option<Ref>> = [Some(sum)].into_iter().chain(others).collect();
-    let count = node.outputs().len();
-    let made = patch.node_with(node.op(), inputs, count, node.attrs().clone());
-    for (k, old) in node.outputs().iter().enumerate() {
-        if let (Some(old), Some(&new)) = (*old, made.get(k).filter(|_| k != part.index)) {
-            patch.replace(old, new);
-        }
-    }
-    made.get(part.index).copied()
-}
-
-/// What these nodes, the last one first, make of another value. Names stay where the numbers do.
-pub fn rearranged_anew(g: &Graph, patch: &mut Patch, nodes: &[NodeId], from: Ref) -> Ref {
-    nodes.iter().rev().fold(from, |at, &id| {
-        let node = g.node(id);
-        let others = node.inputs().iter().skip(1).map(|v| v.map(Ref::Old));
-        let inputs: Vec<Option<Ref>> = [Some(at)].into_iter().chain(others).collect();
-        patch.node_with(node.op(), inputs, 1, node.attrs().clone())[0]
-    })
-}
-
 /// Whether there are floats, and all of them zero.
-pub fn is_zero(t: &Tensor) -> bool {
+fn is_zero(t: &Tensor) -> bool {
     let values = t.to_f64s();
     values.is_some_and(|all| all.iter().all(|&v| v == 0.0))
-}
-
-/// Attention with another operand; gives its results.
-pub fn with_operand(
-    g: &Graph,
-    attention: NodeId,
-    slot: usize,
-    operand: Ref,
-    patch: &mut Patch,
-) -> Vec<Ref> {
-    let node = g.node(attention);
-    let mut inputs: Vec<Option<Ref>> = node.inputs().iter().map(|v| v.map(Ref::Old)).collect();
-    if let Some(old) = inputs.get_mut(slot) {
-        *old = Some(operand);
-    }
-    let count = node.outputs().len();
-    patch.node_with(node.op(), inputs, count, node.attrs().clone())
 }
 
 /// Whether exactly one node reads the value, once.

@@ -14,12 +14,14 @@ const MOVES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatte
 #[derive(Debug)]
 pub struct OutputProjection<'g> {
     /// What the product reads, as a rearrangement of attention's result [batch, heads, seq, size].
-    pub view: View,
+    view: View,
     pub product: NodeId,
     weight: &'g Tensor,
     bias: Option<&'g Tensor>,
-    /// The product, with its bias if it has one.
-    pub result: ValueId,
+    /// The product.
+    pub y: ValueId,
+    /// The product with its bias, if it has one.
+    pub sum: Option<ValueId>,
 }
 
 impl<'g> OutputProjection<'g> {
@@ -55,21 +57,29 @@ impl<'g> OutputProjection<'g> {
         };
         let view = View::of(g, facts, at).filter(|v| v.source == made && !v.is_part());
         let view = view.ok_or_else(|| miss("how the result is rearranged is unknown"))?;
-        let (bias, result) = match added(g, facts, y) {
-            Some((bias, sum)) => (Some(bias), sum),
-            None => (None, y),
-        };
+        let (bias, sum) = added(g, facts, y).unzip();
         let found = OutputProjection {
             view,
             product,
             weight,
             bias,
-            result,
+            y,
+            sum,
         };
         match found.rows() {
             Some(_) => Ok(found),
             None => Err(miss("its heads are not the weight's rows")),
         }
+    }
+
+    /// What is computed from attention's result, up to the product. The product itself is not among them if it has no bias yet.
+    pub fn values(&self, g: &Graph) -> impl Iterator<Item = ValueId> {
+        let moved = self
+            .view
+            .nodes
+            .iter()
+            .filter_map(|&n| g.node(n).sole_output());
+        moved.chain(self.sum.map(|_| self.y))
     }
 
     /// The row of the weight for each channel of each head.

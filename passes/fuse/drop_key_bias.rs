@@ -3,7 +3,7 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Graph, NodeId};
 
-use crate::attention::operand_bias::{OperandBias, with_operand};
+use crate::attention::operand_bias::OperandBias;
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::Patch;
 use crate::rule::Rule;
@@ -56,15 +56,9 @@ impl Rule for DropKeyBias {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
         let mut patch = Patch::new();
-        let without = bias
-            .without(g, &mut patch)
+        bias.remove(g, &mut patch)
             .ok_or_else(|| Miss::at(keys, 3, "its part of the bias is unknown"))?;
-        let made = with_operand(g, root, 1, without, &mut patch);
-        for (k, old) in g.node(root).outputs().iter().enumerate() {
-            if let (Some(old), Some(&new)) = (*old, made.get(k)) {
-                patch.replace(old, new);
-            }
-        }
+        patch.change(keys);
         Ok(patch)
     }
 }

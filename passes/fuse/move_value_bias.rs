@@ -3,10 +3,10 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Graph, NodeId, Op};
 
-use crate::attention::operand_bias::{OperandBias, rearranged_anew, with_operand};
+use crate::attention::operand_bias::OperandBias;
 use crate::attention::output_projection::OutputProjection;
 use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
+use crate::patch::{Patch, Ref};
 use crate::rule::Rule;
 
 /// P (v + 1 b) = P v + 1 b for probabilities P whose rows sum to 1.
@@ -67,23 +67,26 @@ impl Rule for MoveValueBias {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
         let mut patch = Patch::new();
-        let without = bias.without(g, &mut patch).ok_or_else(unknown)?;
-        let made = with_operand(g, root, 2, without, &mut patch);
-        let [made, others @ ..] = made.as_slice() else {
-            return Err(unknown());
-        };
-        for (old, &new) in g.node(root).outputs().iter().skip(1).zip(others) {
-            if let Some(old) = *old {
-                patch.replace(old, new);
+        bias.remove(g, &mut patch).ok_or_else(unknown)?;
+        for value in output.values(g).chain([values, result]) {
+            patch.change(value);
+        }
+        let offset = patch.constant(offset);
+        match output.sum {
+            // In its place.
+            Some(sum) => {
+                let y = patch.node(Op::onnx("Add"), [output.y.into(), offset], Attrs::new());
+                patch.replace(sum, y);
+            }
+            None => {
+                let product = g.node(output.product);
+                let inputs = product.inputs().iter().map(|v| v.map(Ref::Old));
+                let attrs = product.attrs().clone();
+                let y = patch.node_with(product.op(), inputs, 1, attrs)[0];
+                let y = patch.node(Op::onnx("Add"), [y, offset], Attrs::new());
+                patch.replace(output.y, y);
             }
         }
-        let x = rearranged_anew(g, &mut patch, &output.view.nodes, *made);
-        let product = g.node(output.product);
-        let weight = product.input(1).ok_or_else(unknown)?;
-        let y = patch.node(product.op(), [x, weight.into()], product.attrs().clone());
-        let offset = patch.constant(offset);
-        let y = patch.node(Op::onnx("Add"), [y, offset], Attrs::new());
-        patch.replace(output.result, y);
         Ok(patch)
     }
 }

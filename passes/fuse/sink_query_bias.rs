@@ -1,9 +1,9 @@
 //! A bias that stays with queries or values, behind the telling apart of their heads.
 
 use kiln_graph::ops::InternalAttention;
-use kiln_graph::{Attrs, Graph, NodeId, Op};
+use kiln_graph::{Graph, NodeId};
 
-use crate::attention::operand_bias::{OperandBias, UNBIASED, is_zero, with_operand};
+use crate::attention::operand_bias::{OperandBias, UNBIASED};
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::Patch;
 use crate::rule::Rule;
@@ -77,23 +77,8 @@ fn sunk(g: &Graph, root: NodeId, slot: usize, cx: &Context<'_>) -> Result<Patch,
     if !cx.target.biases_keep_projections_apart() {
         return Err(miss("a bias costs nothing on this target"));
     }
-    let unknown = || miss("its part of the bias is unknown");
     let mut patch = Patch::new();
-    let without = bias.without(g, &mut patch).ok_or_else(unknown)?;
-    let numbers = bias.per_head().ok_or_else(unknown)?;
-    let sum = match is_zero(&numbers) {
-        true => without,
-        false => {
-            let numbers = patch.constant(numbers);
-            patch.node(Op::onnx("Add"), [without, numbers], Attrs::new())
-        }
-    };
-    patch.replace(operand, sum);
-    let made = with_operand(g, root, slot, sum, &mut patch);
-    for (k, old) in g.node(root).outputs().iter().enumerate() {
-        if let (Some(old), Some(&new)) = (*old, made.get(k)) {
-            patch.replace(old, new);
-        }
-    }
+    bias.sink(g, &mut patch)
+        .ok_or_else(|| miss("its part of the bias is unknown"))?;
     Ok(patch)
 }
