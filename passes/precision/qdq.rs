@@ -10,8 +10,10 @@ use super::stats::Scheme;
 pub(super) struct Weight {
     /// [K, N], or a convolution's.
     pub values: Tensor,
-    /// [N].
+    /// [N], or of no dimensions where `factors` has the rest.
     pub scales: Tensor,
+    /// [N]: what the product's columns are multiplied by.
+    pub factors: Option<Tensor>,
     /// Rows that are multiplied apart: which, and their floats.
     pub apart: Option<(Tensor, Tensor)>,
 }
@@ -150,13 +152,10 @@ impl Writer<'_> {
     /// The values, scales and zero points of a weight.
     fn weight(&mut self, weight: &Weight) -> [Option<ValueId>; 3] {
         let name = self.g.value(self.layer.weight).name().to_string();
-        let zeros = vec![0u8; self.layer.columns];
-        let zeros = Tensor::from_raw(
-            weight.values.dtype(),
-            &[self.layer.columns][..],
-            zeros.into(),
-        )
-        .ok();
+        // A zero of 8 bits has one byte.
+        let zeros = vec![0u8; weight.scales.len()];
+        let dtype = weight.values.dtype();
+        let zeros = Tensor::from_raw(dtype, weight.scales.dims(), zeros.into()).ok();
         let mut add = |suffix: &str, t: Tensor| self.g.add_constant(&format!("{name}_{suffix}"), t);
         [
             Some(add("quantized", weight.values.clone())),
@@ -169,7 +168,10 @@ impl Writer<'_> {
     pub fn dequantized(&mut self, weight: &Weight, axis: i64) -> Option<ValueId> {
         let parts = self.weight(weight);
         let name = self.g.value(self.layer.weight).name().to_string();
-        let axis = Attrs::new().with("axis", axis);
+        let axis = match weight.scales.rank() {
+            0 => Attrs::new(),
+            _ => Attrs::new().with("axis", axis),
+        };
         let w = self.node(
             "DequantizeLinear",
             &parts,
@@ -214,7 +216,14 @@ impl Writer<'_> {
     pub fn product(&mut self, x: Quantized, weight: Weight) -> Option<ValueId> {
         let w = self.dequantized(&weight, 1);
         let output = self.output_name();
-        let product = self.matmul(&[x.wide, w], &format!("{output}_product"));
+        let mut product = self.matmul(&[x.wide, w], &format!("{output}_product"));
+        if let Some(factors) = weight.factors {
+            let name = self.g.value(self.layer.weight).name();
+            let factors = self.g.add_constant(&format!("{name}_factors"), factors);
+            let columns = [product, Some(factors)];
+            product = self.node("Mul", &columns, &format!("{output}_scaled"), Attrs::new());
+            self.like_output(product);
+        }
         self.with_outliers(product, weight.apart)
     }
 

@@ -3,6 +3,7 @@
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
 use rustc_hash::FxHashMap;
 
+use super::columns;
 use super::conv::{self, Conv};
 use super::linear::Linear;
 use super::qdq::{Weight, Writer};
@@ -116,6 +117,16 @@ impl Rounded {
         self.conv
             .write(g, pass, (&weight, bias), input, result, self.scheme);
     }
+}
+
+/// What a weight's rounding depends on.
+struct Operand<'a> {
+    /// Channels that are multiplied apart.
+    outliers: &'a [usize],
+    /// The mean square of each channel.
+    moments: Option<&'a [f64]>,
+    /// The largest magnitude, where the columns have their factors behind the product.
+    behind: Option<f32>,
 }
 
 /// Layers that read the same value.
@@ -366,12 +377,18 @@ impl Quantizer {
                 scaled.for_each(|(m, s)| *m /= f64::from(s * s));
             }
         }
+        let behind = cx.target.scales_columns_behind();
         let mut activation = None;
         let mut done = 0;
         for (layer, matrix) in layers.iter().zip(matrices) {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let weight = matrix.ok_or(weights::Unfit::Type);
-            let weight = weight.and_then(|m| self.weight(layer, m, outliers, moments.as_deref()));
+            let input = Operand {
+                outliers,
+                moments: moments.as_deref(),
+                behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
+            };
+            let weight = weight.and_then(|m| self.weight(layer, m, &input));
             let weight = match weight {
                 Ok(weight) => weight,
                 Err(why) => {
@@ -414,10 +431,10 @@ impl Quantizer {
         &self,
         layer: &Linear,
         mut matrix: Vec<f32>,
-        outliers: &[usize],
-        moments: Option<&[f64]>,
+        input: &Operand<'_>,
     ) -> Result<Weight, weights::Unfit> {
         let Linear { rows, columns, .. } = *layer;
+        let outliers = input.outliers;
         let mut apart = Vec::with_capacity(outliers.len() * columns);
         for &row in outliers {
             let row = matrix
@@ -430,12 +447,20 @@ impl Quantizer {
             Tensor::from_values(dims, values).map_err(|_| weights::Unfit::Type)
         };
         let whole = tensor(&[rows, columns], &matrix)?;
-        let found = weights::quantize(&whole, self.weight, rows, moments)?;
+        let found = weights::quantize(&whole, self.weight, rows, input.moments)?;
         let scales = found.scales.reshaped(&[columns][..]);
+        let mut scales = scales.map_err(|_| weights::Unfit::Type)?;
+        let mut factors = None;
+        if let Some(most) = input.behind {
+            let each = to_f32s(&scales).ok_or(weights::Unfit::Type)?;
+            let (scale, behind) = columns::behind(&matrix, &each, most);
+            (scales, factors) = (Tensor::scalar(scale), Some(Tensor::vector(&behind)));
+        }
         let indices: Vec<i64> = outliers.iter().map(|&j| j as i64).collect();
         Ok(Weight {
             values: found.values,
-            scales: scales.map_err(|_| weights::Unfit::Type)?,
+            scales,
+            factors,
             apart: match outliers.is_empty() {
                 true => None,
                 false => Some((
