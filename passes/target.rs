@@ -85,6 +85,11 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether what computes each element by itself is part of the kernel in front of it, and costs nothing.
+    pub fn joins_elementwise(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether INT8 constants stand in front of DequantizeLinear only: TensorRT for RTX 1.7.1 says so where another node reads
     /// one.
     pub fn confines_bytes(&self) -> bool {

@@ -8,7 +8,7 @@ use super::conv::{self, Conv};
 use super::linear::Linear;
 use super::qdq::{Weight, Writer};
 use super::ranges::{self, Choice};
-use super::smooth::{self, Smooth};
+use super::smooth;
 use super::stats::Scheme;
 use super::weights::{self, Format, to_f32s};
 use crate::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
@@ -341,6 +341,7 @@ impl Quantizer {
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
         let (mut choice, mut moments, mut smoothing) = (None, None, None);
+        let mut offsets: Vec<Option<Vec<f64>>> = vec![None; layers.len()];
         // Channels apart and factors help ranges of each run as well.
         let scheme = match self.activation {
             Form::Static(scheme) => scheme,
@@ -356,31 +357,44 @@ impl Quantizer {
                 gains: &gains,
             };
             let norm = smooth::norm(g, input, &layers);
+            // Channels of norms have about the same ranges for all inputs. Attention and activations do not: what one row of
+            // attention gives depends on how many keys it has.
+            let joins = cx.target.joins_elementwise()
+                && matches!(self.activation, Form::Static(_))
+                && smooth::normalization(g, input).is_some();
+            let free = smooth::Free {
+                factors: joins || norm.is_some(),
+                offsets: joins,
+            };
             let found = choice
                 .as_ref()
-                .and_then(|plain| smooth::choose(stats, scheme, &readers, plain, norm.is_some()));
-            if let Some(Smooth {
-                factors,
-                choice: smoothed,
-            }) = found
-                && let Some(x) = smooth::apply(g, input, norm, &factors, self.pass)
+                .and_then(|plain| smooth::choose(stats, scheme, &readers, plain, free));
+            if let Some(smooth) = found
+                && let Some(x) = smooth::apply(
+                    g,
+                    input,
+                    norm,
+                    (&smooth.offsets, &smooth.factors),
+                    self.pass,
+                )
             {
-                choice = Some(smoothed);
-                smoothing = Some(if norm.is_some() { "norm" } else { "mul" });
-                for (layer, matrix) in layers.iter_mut().zip(matrices.iter_mut().flatten()) {
+                for (k, (layer, matrix)) in layers.iter_mut().zip(&mut matrices).enumerate() {
                     layer.input = x;
-                    for (row, s) in matrix.chunks_mut(layer.columns.max(1)).zip(&factors) {
+                    let Some(matrix) = matrix else { continue };
+                    offsets[k] = smooth.given_back(matrix, layer.columns);
+                    for (row, s) in matrix.chunks_mut(layer.columns.max(1)).zip(&smooth.factors) {
                         row.iter_mut().for_each(|v| *v *= s);
                     }
                 }
-                let scaled = moments.iter_mut().flatten().zip(&factors);
-                scaled.for_each(|(m, s)| *m /= f64::from(s * s));
+                smoothing = Some(smooth.name(x == input));
+                moments = Some(smooth.moments);
+                choice = Some(smooth.choice);
             }
         }
         let behind = cx.target.scales_columns_behind();
         let mut activation = None;
         let mut done = 0;
-        for (layer, matrix) in layers.iter().zip(matrices) {
+        for ((layer, matrix), offset) in layers.iter().zip(matrices).zip(&offsets) {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let weight = matrix.ok_or(weights::Unfit::Type);
             let input = Operand {
@@ -412,7 +426,7 @@ impl Quantizer {
                 }
                 _ => continue,
             };
-            written.extend(write.finish(product));
+            written.extend(write.finish(product, offset.as_deref()));
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
