@@ -84,6 +84,18 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether products of quantized numbers have one scale for the whole weight, and factors of the columns behind. With a scale
+    /// for each column TensorRT's builder multiplies what a Split takes apart in floats, and hands on the bare sums of integers,
+    /// which FP16 cannot hold (measured with TensorRT for RTX 1.7.1: kernels and constants of the plan).
+    pub fn scales_columns_behind(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether what computes each element by itself is part of the kernel in front of it, and costs nothing.
+    pub fn joins_elementwise(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether INT8 constants stand in front of DequantizeLinear only: TensorRT for RTX 1.7.1 says so where another node reads
     /// one.
     pub fn confines_bytes(&self) -> bool {
