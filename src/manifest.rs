@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bench;
 use crate::compile::{Calibrated, Int8, Judged, Options, Rewritten, Source};
-use crate::engine::{Kernels, Network, Otherwise, TensorInfo};
+use crate::engine::{Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::parity;
 use crate::prove::Placed;
@@ -249,6 +249,8 @@ pub struct EngineFacts {
     pub kernels: Kernels,
     /// Quantized layers that it multiplies in another type.
     pub otherwise: Vec<Otherwise>,
+    /// What the kernels move and cost on paper at typical sizes; `null` where the builder did not list them.
+    pub paper: Option<Paper>,
     /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
     pub attention_decomposed: bool,
     pub inputs: Vec<TensorInfo>,
@@ -272,21 +274,28 @@ pub enum KernelsError {
     Unlisted(PathBuf),
 }
 
-/// The kernels of a bundle's engine, and the layers that it multiplies in another type.
+/// What a bundle says of its engine's kernels.
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct EngineKernels {
+    /// In the order in which they run.
+    #[serde(default)]
+    pub kernels: Kernels,
+    /// Quantized layers that they multiply in another type.
+    #[serde(default)]
+    pub otherwise: Vec<Otherwise>,
+    /// What they move and cost on paper; `null` where an older kiln made the bundle.
+    #[serde(default)]
+    pub paper: Option<Paper>,
+}
+
+/// The kernels of a bundle's engine.
 ///
 /// # Errors
 /// When it is no bundle, has no engine, or nothing is known of the kernels.
-pub fn kernels(bundle: &Path) -> Result<(Kernels, Vec<Otherwise>), KernelsError> {
+pub fn kernels(bundle: &Path) -> Result<EngineKernels, KernelsError> {
     #[derive(Deserialize)]
     struct Part {
-        engine: Option<Listed>,
-    }
-    #[derive(Deserialize)]
-    struct Listed {
-        #[serde(default)]
-        kernels: Kernels,
-        #[serde(default)]
-        otherwise: Vec<Otherwise>,
+        engine: Option<EngineKernels>,
     }
     let path = bundle.join(crate::bundle::MANIFEST);
     let text = fs::read(&path).map_err(|source| KernelsError::NoBundle {
@@ -299,7 +308,7 @@ pub fn kernels(bundle: &Path) -> Result<(Kernels, Vec<Otherwise>), KernelsError>
     match part.engine {
         None => Err(KernelsError::NoEngine(bundle)),
         Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(bundle)),
-        Some(listed) => Ok((listed.kernels, listed.otherwise)),
+        Some(listed) => Ok(listed),
     }
 }
 

@@ -4,7 +4,7 @@
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
 pub mod baseline;
-mod blocks;
+pub(crate) mod blocks;
 pub mod gpu;
 pub mod grid;
 mod machine;
@@ -12,7 +12,7 @@ mod pin;
 mod profile;
 mod stats;
 mod warning;
-mod work;
+pub(crate) mod work;
 
 use std::fmt;
 use std::path::PathBuf;

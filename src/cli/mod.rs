@@ -100,6 +100,7 @@ enum Schema {
     Recipe,
     Check,
     Bench,
+    Engine,
 }
 
 impl Schema {
@@ -108,6 +109,7 @@ impl Schema {
             Schema::Recipe => crate::recipe::Recipe::schema(),
             Schema::Check => crate::report::schema::<crate::check::Checked>(),
             Schema::Bench => crate::report::schema::<crate::bench::Benchmark>(),
+            Schema::Engine => crate::report::schema::<crate::manifest::EngineKernels>(),
         }
     }
 }

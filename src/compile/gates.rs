@@ -194,6 +194,7 @@ mod tests {
             interval: Some(Interval {
                 low: 0.8,
                 high: 1.25,
+                level: 0.95,
             }),
         };
         let verdict = |limit| held(&ratio, limit).verdict;

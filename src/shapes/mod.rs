@@ -228,9 +228,14 @@ impl Shapes {
         point
     }
 
+    /// The sizes that are tuned for.
+    pub fn typical(&self) -> Point {
+        self.point(|r| r.opt)
+    }
+
     /// Smallest, typical and largest sizes; those that coincide are left out.
     pub fn points(&self) -> Vec<(&'static str, Point)> {
-        let typical = self.point(|r| r.opt);
+        let typical = self.typical();
         let mut points = vec![("typical", typical.clone())];
         let smallest = self.point(|r| r.min);
         if smallest != typical {

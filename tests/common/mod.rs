@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod command;
+pub mod schema;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
