@@ -39,6 +39,7 @@ pub(super) fn run(
         return Ok(0);
     }
     half_bodies::localize(&mut model.graph, cx.options);
+    (model.graph).for_each_graph_mut(&mut |g| half_products::separate_offsets(g, format));
     infer::annotate(&mut model.graph);
     let edge = Edge::whole(&model.graph, cx.options.convert_io);
     let conversion = Conversion { pass, format };
