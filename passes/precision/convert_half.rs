@@ -136,8 +136,9 @@ impl Conversion {
                 kept[id.index()].get_or_insert_with(|| "it adds up over the iterations".into());
             }
         }
-        half_products::keep_offsets(g, order, self.format, &mut kept);
-        half_products::keep_together(g, order, &mut kept);
+        let products = cx.target.fp32_products;
+        half_products::keep_offsets(g, order, self.format, products, &mut kept);
+        half_products::keep_together(g, order, products, &mut kept);
         kept
     }
 

@@ -6,6 +6,7 @@ use kiln_graph::{Graph, NodeId, ValueId, ops};
 use super::half_format::HalfFormat;
 use super::half_ranges::MOVES;
 use super::quantized::{Quantized, one_scale};
+use crate::pass::OUT_OF_TOLERANCE;
 
 /// Of a step, what a rounding of an offset may move all numbers by. A product adds that up over all its terms, where what
 /// quantization itself rounds is up as often as down.
@@ -84,11 +85,13 @@ pub(super) fn separate_offsets(g: &mut Graph, format: HalfFormat) {
 /// Keeps a quantization with an offset that the format rounds by much of a step: where it is added, and where it is
 /// taken away again, or products and biases that have taken up more of it than they can hold.
 ///
-/// `symmetrize-qdq` writes `x + c`, Q, DQ, `- c` for zero points, with offsets of up to 128 steps.
+/// `symmetrize-qdq` writes `x + c`, Q, DQ, `- c` for zero points, with offsets of up to 128 steps. `products` says whether
+/// products may keep FP32.
 pub(super) fn keep_offsets(
     g: &Graph,
     order: &[NodeId],
     format: HalfFormat,
+    products: bool,
     why: &mut [Option<String>],
 ) {
     for &id in order {
@@ -102,7 +105,8 @@ pub(super) fn keep_offsets(
             for reader in readers(g, g.node(dequantize).output(0)) {
                 match offset(g, reader) {
                     Some(_) => group.push(reader),
-                    None => absorbed(g, reader, error, &mut group),
+                    None if products => absorbed(g, reader, error, &mut group),
+                    None => {}
                 }
             }
             if group.len() > before {
@@ -184,8 +188,14 @@ fn offset(g: &Graph, id: NodeId) -> Option<f64> {
 
 /// Keeps a product of dequantized operands together with these: if one of them keeps FP32, all do. TensorRT builds no
 /// engine where the scales of a product are of two types (`quantize_ppg.cpp`, TensorRT for RTX 1.7), and a Cast between
-/// DequantizeLinear and a product makes it one of floats.
-pub(super) fn keep_together(g: &Graph, order: &[NodeId], why: &mut [Option<String>]) {
+/// DequantizeLinear and a product makes it one of floats. Where products may not keep FP32, what a search would keep beside
+/// them does not.
+pub(super) fn keep_together(
+    g: &Graph,
+    order: &[NodeId],
+    products: bool,
+    why: &mut [Option<String>],
+) {
     const WHY: &str = "it belongs to a quantized product of which a part keeps FP32";
     let groups: Vec<Vec<NodeId>> = (order.iter())
         .filter(|&&id| g.node(id).op().is_any(PRODUCTS) && g.node(id).op().domain().is_empty())
@@ -197,6 +207,12 @@ pub(super) fn keep_together(g: &Graph, order: &[NodeId], why: &mut [Option<Strin
             Some(group)
         })
         .collect();
+    if !products {
+        for id in groups.iter().flatten() {
+            let searched = |why: &mut String| why == OUT_OF_TOLERANCE;
+            why[id.index()].take_if(searched);
+        }
+    }
     loop {
         let mut changed = false;
         for group in &groups {
