@@ -30,6 +30,8 @@ pub struct Target {
     pub dialect: Dialect,
     /// The default-domain operator set that the model is raised to, if it is older.
     pub opset: i64,
+    /// Whether it multiplies matrices in FP32, and in integers with a result in FP32. Turing's TensorRT does neither.
+    pub fp32_products: bool,
 }
 
 impl Target {
@@ -39,6 +41,7 @@ impl Target {
             name: "cpu".into(),
             dialect: Dialect::OnnxRuntime,
             opset: 20,
+            fp32_products: true,
         }
     }
 
@@ -48,6 +51,7 @@ impl Target {
             name: name.into(),
             dialect: Dialect::TensorRt,
             opset: 23,
+            fp32_products: true,
         }
     }
 
@@ -57,6 +61,7 @@ impl Target {
             name: "standard".into(),
             dialect: Dialect::Standard,
             opset: 20,
+            fp32_products: true,
         }
     }
 

@@ -456,8 +456,12 @@ impl Manifest {
         // Whether projections are packed is the target's choice.
         let none = |b: &&Found| b.found > 0 && b.fused == 0 && b.kind != "packed projections";
         for block in rewritten.blocks.iter().filter(none) {
-            manifest.warnings.push(format!(
-                "none of {} {} was fused; --explain all says why",
+            let why = match &block.why {
+                Some(why) => format!(": {why}"),
+                None => "; --explain all says why".into(),
+            };
+            (manifest.warnings).push(format!(
+                "none of {} {} was fused{why}",
                 block.found, block.kind
             ));
         }

@@ -19,7 +19,7 @@ use crate::manifest::{Explained, Missed};
 use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
 use crate::report;
-use crate::summary::bytes;
+use crate::summary::{Found, bytes};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -265,9 +265,7 @@ fn render(outcome: &Outcome) -> String {
         m.before.nodes, m.after.nodes
     );
     let blocks = m.blocks.iter().filter(|b| b.found > 0);
-    let blocks: Vec<String> = blocks
-        .map(|b| format!("{} {} of {}", b.kind, b.fused, b.found))
-        .collect();
+    let blocks: Vec<String> = blocks.map(Found::describe).collect();
     if !blocks.is_empty() {
         out += &format!("  fused    {}\n", blocks.join(", "));
     }

@@ -54,6 +54,11 @@ pub enum InputKind {
     Normal {
         std: f32,
     },
+    /// A bell curve around the middle of two numbers, each three standard deviations away.
+    Within {
+        low: f32,
+        high: f32,
+    },
 }
 
 /// Token ids among which the graph decides.
@@ -304,12 +309,17 @@ fn numbers(
             let (low, span) = (*low, bound(high.saturating_sub(*low).saturating_add(1))?);
             Box::new(move |_| Number::Int(i128::from(low) + i128::from(random.below(span))))
         }
-        InputKind::Normal { .. } if !spec.dtype.is_float() => {
+        InputKind::Normal { .. } | InputKind::Within { .. } if !spec.dtype.is_float() => {
             return Err("a bell curve needs floats".to_owned());
         }
         InputKind::Normal { std } => {
             let std = f64::from(*std);
             Box::new(move |_| Number::Float(random.normal() * std))
+        }
+        InputKind::Within { low, high } => {
+            let (low, high) = (f64::from(*low), f64::from(*high));
+            let (middle, std) = (f64::midpoint(low, high), (high - low) / 6.0);
+            Box::new(move |_| Number::Float(middle + random.normal() * std))
         }
     })
 }
@@ -422,6 +432,11 @@ mod tests {
 
     #[test]
     fn a_bell_curve_has_its_mean_and_spread() {
+        let within = InputKind::Within { low: -1., high: 5. };
+        let within = made(DType::F32, &[20_000], within).to_f64s().unwrap();
+        let mean = within.iter().sum::<f64>() / 20_000.;
+        let inside = within.iter().filter(|x| (-1. ..=5.).contains(*x)).count();
+        assert!((mean - 2.).abs() < 0.05 && (19_900..20_000).contains(&inside));
         let values = made(DType::F16, &[20_000], InputKind::Normal { std: 2. });
         let values = values.to_f64s().unwrap();
         let n = values.len() as f64;

@@ -76,6 +76,8 @@ pub struct Reference {
     held: usize,
     /// How far the reference is from itself, by case.
     noise: FxHashMap<usize, Noise>,
+    /// Whether it rounds activations to integers.
+    quantized: bool,
     evidence: Evidence,
     half_io: bool,
     /// Types of the last candidate's inputs, with `half_io`.
@@ -139,6 +141,7 @@ pub fn open(
         expected: FxHashMap::default(),
         held: 0,
         noise: FxHashMap::default(),
+        quantized: noise::quantizes(&request.original.graph),
         evidence,
         half_io: request.half_io,
         asked: Vec::new(),

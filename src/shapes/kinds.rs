@@ -252,6 +252,13 @@ impl Subject<'_> {
         if let Some(mask) = self.mask() {
             return vec![mask];
         }
+        // The ends of a quantization are those of real inputs, which nothing else tells.
+        if let Some((low, high)) = uses.range.filter(|_| !uses.levels && !self.named("mask")) {
+            return vec![InputKind::Within {
+                low: low as f32,
+                high: high as f32,
+            }];
+        }
         vec![match rank {
             _ if uses.levels => InputKind::Levels(0, 255),
             _ if self.named("mask") => self.erased().unwrap_or(InputKind::Mask),

@@ -1,7 +1,7 @@
 //! What the nodes that read an input, or what is computed from it, ask of its numbers.
 
 use kiln_graph::graph::Slot;
-use kiln_graph::{DType, Def, Graph, Node, NodeId, Tensor, ValueId};
+use kiln_graph::{DType, Def, Graph, Node, NodeId, Tensor, ValueId, ops};
 use rustc_hash::FxHashSet;
 
 use super::worlds::{mask_operands, uniform};
@@ -35,6 +35,8 @@ pub(super) struct Uses {
     pub levels: bool,
     /// The smallest factor, by its size, that brings it to the numbers computed with.
     pub scale: Option<f64>,
+    /// The least and the largest number that a quantization of it holds.
+    pub range: Option<(f64, f64)>,
 }
 
 /// What an argument is, as an operator takes it.
@@ -240,6 +242,10 @@ impl<'a> Walk<'a> {
                 self.found.decides = true;
                 self.on(scope, node, at.lost());
             }
+            ("", "QuantizeLinear") if k == 0 => {
+                self.found.data = true;
+                self.quantized(g, id, at);
+            }
             ("", "Sin" | "Cos") => self.found.waves = true,
             ("", "Sqrt" | "Log" | "Reciprocal" | "Pow") => {
                 self.found.positive = true;
@@ -252,6 +258,16 @@ impl<'a> Walk<'a> {
             }
             _ => self.found.data = true,
         }
+    }
+
+    /// What somebody measured of real inputs, where it was quantized.
+    fn quantized(&mut self, g: &Graph, id: NodeId, at: Affine) {
+        let range = range(g, id).map(|ends| ends.map(|y| at.back(y)));
+        let Some([Some(a), Some(b)]) = range else {
+            return;
+        };
+        let (low, high) = self.found.range.unwrap_or((a, a));
+        self.found.range = Some((low.min(a).min(b), high.max(a).max(b)));
     }
 
     /// Behind a product with frequencies there are sines and cosines, or there is nothing to see.
@@ -396,6 +412,25 @@ fn passes(name: &str, k: usize) -> bool {
         | "GatherElements" | "Dropout" => k == 0,
         _ => false,
     }
+}
+
+/// The least and the largest number of a quantization of one scale.
+fn range(g: &Graph, id: NodeId) -> Option<[f64; 2]> {
+    let quantize = ops::QuantizeLinear::of(g, id)?;
+    let (least, most) = match quantize.to()? {
+        DType::U8 => (0.0, 255.0),
+        DType::I8 => (-128.0, 127.0),
+        DType::U16 => (0.0, 65535.0),
+        DType::I16 => (-32768.0, 32767.0),
+        _ => return None,
+    };
+    let scale = g.constant(quantize.scale()?)?.as_f64()?;
+    let zero = match quantize.zero_point() {
+        Some(zero) => g.constant(zero)?.as_i64()? as f64,
+        None => 0.0,
+    };
+    let real = [least, most].map(|q| (q - zero) * scale);
+    real.iter().all(|x| x.is_finite()).then_some(real)
 }
 
 /// The rows of what an operator indexes with this operand, if it does: `Some(None)` where they are not known.
