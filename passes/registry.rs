@@ -112,6 +112,17 @@ pub static DEFAULT: &[Step] = &[
     Step::Enter(Phase::Fused),
 ];
 
+/// What is left of a model of which more is known, by constants that were inputs: branches that are not taken go.
+pub static FOLD: &[Step] = &[
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+];
+
 /// Runs after [`DEFAULT`] for `--int8`, and before [`FP16`], which narrows what is left.
 pub static INT8: &[Step] = &[
     // Calibration measures what it leaves.

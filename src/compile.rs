@@ -298,6 +298,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 optimized: stages::proved_as_optimized(options, &targets),
                 thorough: false,
                 half_io: options.half_io,
+                one_profile: builder.is_some(),
                 result: Some(result_name(options)),
                 device,
                 ort_lib: options.ort_lib.as_deref(),
@@ -312,7 +313,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     if let Some(sizes) = shapes.describe() {
         talk.note(&format!("sizes: {sizes}"));
     }
-    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+    let chosen = reference.as_ref().map(|r| r.chosen.clone());
+    if let Some(baked) = stages::narrowed(&original, &shapes, &chosen.unwrap_or_default()) {
         fused = clock.time("passes", || {
             stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;

@@ -42,6 +42,12 @@ pub enum CompileError {
     },
     #[error("{}: the original does not run at these sizes: {why}; give others with --dim", model.display())]
     Sizes { model: PathBuf, why: String },
+    #[error("{}: an engine has one profile of sizes, for which TensorRT builds all branches, and the model runs at others with each value of a control: {sizes}; no bundle was written. Choose one: {command}", model.display())]
+    Ways {
+        model: PathBuf,
+        sizes: String,
+        command: String,
+    },
     #[error("{source}{}", hint(.source))]
     Engine { source: EngineError },
     #[error("{source}{}", run_hint(.source))]
@@ -193,6 +199,7 @@ impl CompileError {
                     },
                 ..
             } => DEFECT,
+            CompileError::Ways { .. } => 4,
             CompileError::Search { .. } => SEARCH,
             CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,
             CompileError::Bench(BenchError::Baseline { .. } | BenchError::Runs { .. }) => 2,

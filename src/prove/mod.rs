@@ -50,6 +50,8 @@ pub struct Request<'a> {
     pub thorough: bool,
     /// Candidates have inputs and outputs of half precision where the reference has FP32, as was asked for.
     pub half_io: bool,
+    /// What is built serves one profile of sizes, whatever inputs select.
+    pub one_profile: bool,
     /// What messages call candidates, if their files mean nothing to the user.
     pub result: Option<String>,
     pub device: DeviceRequest,
@@ -88,6 +90,8 @@ pub struct Reference {
     placements: Vec<Placed>,
     /// Items served at once at the typical sizes.
     batch: usize,
+    /// Controls that the result has one value of.
+    pub(crate) chosen: Fixed,
     /// What had to change in the sizes.
     pub warnings: Vec<String>,
 }
@@ -124,7 +128,7 @@ pub fn open(
     let mut reference = session(runtime, request.reference, request.original, &how)?;
     let gathered = made::gather(request, &mut reference, shapes, talk)?;
     let any = shapes.points().pop().map(|(_, point)| point);
-    let mut any = specs(&request.original.graph, shapes, &any.unwrap_or_default());
+    let mut any = gathered.kinds.specs(shapes, &any.unwrap_or_default());
     any.retain(|spec| request.fixed.get(&spec.name).is_none());
     let evidence = Evidence::new(&request.original.graph, any, request.seed);
     Ok(Reference {
@@ -147,6 +151,7 @@ pub fn open(
         device,
         placements: Vec::new(),
         batch: gathered.batch,
+        chosen: gathered.chosen,
         warnings: gathered.warnings,
     })
 }

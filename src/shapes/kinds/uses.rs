@@ -1,5 +1,6 @@
 //! What the nodes that read an input, or what is computed from it, ask of its numbers.
 
+use bytes::Bytes;
 use kiln_graph::graph::Slot;
 use kiln_graph::{DType, Def, Graph, Node, NodeId, Tensor, ValueId};
 use rustc_hash::FxHashSet;
@@ -13,6 +14,10 @@ pub(super) struct Uses {
     pub table: Option<i64>,
     /// It indexes something whose length is known only when it runs.
     pub open: bool,
+    /// What that is, as far as it is a value of the outermost graph.
+    pub indexed: Vec<Indexed>,
+    /// Texts that it is compared with.
+    pub words: Vec<Bytes>,
     /// What it is compared with for equality.
     pub equal: Vec<f64>,
     /// What it is held against as a bound.
@@ -35,6 +40,15 @@ pub(super) struct Uses {
     pub levels: bool,
     /// The smallest factor, by its size, that brings it to the numbers computed with.
     pub scale: Option<f64>,
+}
+
+/// An axis of open size that `factor` times a number of the input, and `addend`, is a place on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Indexed {
+    pub of: ValueId,
+    pub axis: usize,
+    pub factor: f64,
+    pub addend: f64,
 }
 
 /// What an argument is, as an operator takes it.
@@ -219,7 +233,18 @@ impl<'a> Walk<'a> {
             }
             return;
         }
-        if let Some(rows) = table(g, node, k) {
+        if let Some((of, axis, rows)) = table(g, node, k) {
+            if let (0, Some(of), Some(axis), None) = (scope, of, axis, rows)
+                && at.exact
+                && at.scale > 0.0
+            {
+                self.found.indexed.push(Indexed {
+                    of,
+                    axis,
+                    factor: at.scale,
+                    addend: at.offset,
+                });
+            }
             return self.index(rows, at);
         }
         match (op.domain(), op.name()) {
@@ -365,6 +390,11 @@ impl<'a> Walk<'a> {
                 }
                 continue;
             };
+            if let Some(texts) = tensor.strings().filter(|t| t.len() <= KEPT) {
+                let new = texts.iter().filter(|t| !self.found.words.contains(t));
+                let new: Vec<Bytes> = new.cloned().collect();
+                self.found.words.extend(new);
+            }
             let numbers = match tensor.len() <= KEPT {
                 true => numbers(tensor),
                 false => Vec::new(),
@@ -398,8 +428,10 @@ fn passes(name: &str, k: usize) -> bool {
     }
 }
 
-/// The rows of what an operator indexes with this operand, if it does: `Some(None)` where they are not known.
-fn table(g: &Graph, node: &Node, k: usize) -> Option<Option<i64>> {
+/// What an operator indexes with this operand, the axis, and how long that is; the last two where they are known.
+type Table = (Option<ValueId>, Option<usize>, Option<i64>);
+
+fn table(g: &Graph, node: &Node, k: usize) -> Option<Table> {
     let op = node.op();
     let axis = || node.attrs().int("axis").unwrap_or(0);
     let (of, axis) = match (op.domain(), op.name(), k) {
@@ -407,7 +439,7 @@ fn table(g: &Graph, node: &Node, k: usize) -> Option<Option<i64>> {
         ("", "GatherND" | "ScatterND", 1) => (0, 0),
         ("", "OneHot", 0) => {
             let depth = node.input(1).and_then(|v| g.constant(v)).and_then(uniform);
-            return Some(depth.map(|d| d as i64));
+            return Some((None, None, depth.map(|d| d as i64)));
         }
         ("com.microsoft", "EmbedLayerNormalization", 0) => (2, 0),
         ("com.microsoft", "EmbedLayerNormalization", 1) => (4, 0),
@@ -418,8 +450,9 @@ fn table(g: &Graph, node: &Node, k: usize) -> Option<Option<i64>> {
     let shape = node.input(of).and_then(|t| g.value(t).ty().shape());
     let rank = shape.map_or(0, <[_]>::len) as i64;
     let axis = if axis < 0 { axis + rank } else { axis };
-    let rows = shape.and_then(|s| s.get(usize::try_from(axis).ok()?)?.known());
-    Some(rows.map(|n| n as i64))
+    let axis = usize::try_from(axis).ok().filter(|_| shape.is_some());
+    let rows = shape.and_then(|s| s.get(axis?)?.known());
+    Some((node.input(of), axis, rows.map(|n| n as i64)))
 }
 
 /// What an operator takes this operand for, where that is no tensor to compute on.
