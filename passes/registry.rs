@@ -119,6 +119,9 @@ pub static FOLD: &[Step] = &[
     Step::Run(&fold::fold_branches::FoldBranches),
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&fold::fold_branches::FoldBranches),
+    // A branch may hold another condition on what is constant now.
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&fold::fold_branches::FoldBranches),
     Step::Run(&fold::fold_shapes::FoldShapes),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];

@@ -313,8 +313,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     if let Some(sizes) = shapes.describe() {
         talk.note(&format!("sizes: {sizes}"));
     }
-    let chosen = reference.as_ref().map(|r| r.chosen.clone());
-    if let Some(baked) = stages::narrowed(&original, &shapes, &chosen.unwrap_or_default()) {
+    let (chosen, selecting) = reference.as_ref().map_or_else(Default::default, |r| {
+        (r.chosen.clone(), r.selecting.clone())
+    });
+    if let Some(baked) = stages::narrowed(&original, &shapes, &chosen) {
         fused = clock.time("passes", || {
             stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;
@@ -387,6 +389,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 &partial,
                 talk,
             )
+            .map_err(|e| e.beside(&selecting))
         })
     };
     let mut search = None;

@@ -263,7 +263,7 @@ fn settle(
     // What cannot be made at any size is no matter of sizes.
     maker.at(shapes, &typical(shapes))?;
     if !maker.controls() {
-        let mut way = Way::whole(request, shapes);
+        let mut way = Way::of(request, &maker.kinds, shapes);
         let settled = attempt(request, session, maker, real, &mut way)?;
         return Ok(adopted(request, way, settled, shapes));
     }
@@ -417,6 +417,15 @@ fn made(
 }
 
 impl Gathered {
+    /// Controls that select branches and that nobody fixed, with their first values.
+    pub fn selecting(&self, fixed: &Fixed) -> Vec<String> {
+        let free = |name: &str| fixed.get(name).is_none() && self.chosen.get(name).is_none();
+        let all = self.kinds.0.iter();
+        let all = all.filter(|w| w.branches && w.is_control() && free(&w.name));
+        all.map(|w| format!("{}={}", w.name, written(w, &w.kind)))
+            .collect()
+    }
+
     fn push(&mut self, name: &str, inputs: Named) {
         self.made.push(name.to_string());
         self.cases.push(Case {
@@ -438,72 +447,5 @@ impl Gathered {
             self.push(name, inputs);
         }
         runs
-    }
-
-    /// What becomes of ways whose sizes are not those of the profile. A file takes all of them. An engine has one profile,
-    /// for which all branches are built: it gets the way of the real inputs, and without such nobody knows which is wanted.
-    fn divide(
-        &mut self,
-        request: &Request<'_>,
-        maker: &Maker<'_>,
-        apart: &[Apart],
-        real: Option<&Case>,
-        shapes: &mut Shapes,
-    ) -> Result<(), CompileError> {
-        let here = shapes.describe().unwrap_or_default();
-        let parted = |w: &&Wanted| apart.iter().any(|a| a.input == w.name);
-        let controls: Vec<&Wanted> = maker.kinds.0.iter().filter(parted).collect();
-        let chosen = controls
-            .iter()
-            .map(|w| format!("{}={}", w.name, written(w, &w.kind)));
-        let chosen: Vec<String> = chosen.collect();
-        let others = apart
-            .iter()
-            .map(|a| format!("with {} {}", a.choice, a.sizes));
-        let others = others.collect::<Vec<_>>().join("; ");
-        let sizes = format!(
-            "with {} the sizes are {here}; {others}",
-            chosen.join(" and ")
-        );
-        if !request.one_profile {
-            // Nothing of one way's sizes may be written into the model.
-            shapes.open();
-            self.warnings.push(format!(
-                "the input \"{}\" selects what is computed, and the sizes: {sizes}. The bundle's sizes are the first; the model \
-                 takes all of them",
-                controls[0].name
-            ));
-            return Ok(());
-        }
-        let Some(real) = real else {
-            return Err(CompileError::Ways {
-                model: request.reference.to_path_buf(),
-                sizes,
-                command: format!("--input {}", chosen.join(" --input ")),
-            });
-        };
-        let value = |w: &&Wanted| {
-            let found = real.inputs.iter().find(|(name, _)| *name == w.name);
-            found.cloned()
-        };
-        self.chosen.values = controls.iter().filter_map(value).collect();
-        let differs = |name: &str| {
-            let of = |a: &Apart| name == a.choice || name.starts_with(&format!("{}, ", a.choice));
-            apart.iter().any(of)
-                || controls
-                    .iter()
-                    .any(|w| name.starts_with(&format!("{}=", w.name)))
-        };
-        let (made, left_out): (Vec<String>, _) = self.made.drain(..).partition(|n| !differs(n));
-        self.made = made;
-        self.cases.retain(|case| !left_out.contains(&case.name));
-        self.warnings.push(format!(
-            "an engine has one profile of sizes, and {sizes}: so it is built for {} alone, as {} has it, whatever it is given; \
-             --input {} says so, or another value",
-            chosen.join(" and "),
-            real.name,
-            chosen.join(" --input "),
-        ));
-        Ok(())
     }
 }

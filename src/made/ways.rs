@@ -3,11 +3,13 @@
 use kiln_graph::{DType, Graph, Tensor, infer};
 use kiln_passes::{Context, Options, Target, registry};
 
+use super::{Gathered, Maker};
+use crate::compile::CompileError;
 use crate::compile::stages::OrtEvaluator;
 use crate::fixed::Fixed;
 use crate::parity::{self, Case, InputKind, InputSpec};
 use crate::prove::Request;
-use crate::shapes::{Kinds, Point, Shapes, Wanted};
+use crate::shapes::{self, Kinds, Point, Shapes, Wanted};
 
 /// The model as it is with certain values of its controls.
 pub(super) struct Way {
@@ -31,7 +33,7 @@ impl Way {
     /// The way of these kinds; `shapes` are those of the whole model, with what the user gave.
     pub fn of(request: &Request<'_>, kinds: &Kinds, shapes: &Shapes) -> Way {
         let values = chosen(request, kinds, shapes, &super::typical(shapes));
-        let graph = match values.is_empty() {
+        let graph = match values.is_empty() && request.fixed.values.is_empty() {
             true => None,
             false => folded(request, values),
         };
@@ -47,7 +49,7 @@ impl Way {
     }
 
     /// The model as it is.
-    pub fn whole(request: &Request<'_>, shapes: &Shapes) -> Way {
+    fn whole(request: &Request<'_>, shapes: &Shapes) -> Way {
         Way {
             graph: request.original.graph.clone(),
             folded: request.folded.clone(),
@@ -137,5 +139,78 @@ pub(super) fn written(wanted: &Wanted, kind: &InputKind) -> String {
             all.join(",")
         }
         other => format!("{other:?}"),
+    }
+}
+
+impl Gathered {
+    /// What becomes of ways whose sizes are not those of the profile. A file takes all of them. An engine has one profile,
+    /// for which all branches are built: it gets the way of the real inputs, and without such nobody knows which is wanted.
+    pub(super) fn divide(
+        &mut self,
+        request: &Request<'_>,
+        maker: &Maker<'_>,
+        apart: &[Apart],
+        real: Option<&Case>,
+        shapes: &mut Shapes,
+    ) -> Result<(), CompileError> {
+        let here = shapes.describe().unwrap_or_default();
+        let parted = |w: &&Wanted| apart.iter().any(|a| a.input == w.name);
+        let controls: Vec<&Wanted> = maker.kinds.0.iter().filter(parted).collect();
+        let chosen = controls
+            .iter()
+            .map(|w| format!("{}={}", w.name, written(w, &w.kind)));
+        let chosen: Vec<String> = chosen.collect();
+        let others = apart
+            .iter()
+            .map(|a| format!("with {} {}", a.choice, a.sizes));
+        let others = others.collect::<Vec<_>>().join("; ");
+        let sizes = format!(
+            "with {} the sizes are {here}; {others}",
+            chosen.join(" and ")
+        );
+        if !request.one_profile {
+            // Nothing of one way's sizes may be written into the model.
+            shapes.open();
+            self.warnings.retain(|w| !shapes::says_baked(w));
+            self.warnings.push(format!(
+                "the input \"{}\" selects what is computed, and the sizes: {sizes}. The bundle's sizes are the first; the model \
+                 takes all of them",
+                controls[0].name
+            ));
+            return Ok(());
+        }
+        let Some(real) = real else {
+            let first = format!("--input {}", chosen.join(" --input "));
+            let all = apart.iter().map(|a| format!("--input {}", a.choice));
+            let all: Vec<String> = std::iter::once(first).chain(all).collect();
+            return Err(CompileError::Ways {
+                model: request.reference.to_path_buf(),
+                sizes,
+                commands: all.join(", or "),
+            });
+        };
+        let value = |w: &&Wanted| {
+            let found = real.inputs.iter().find(|(name, _)| *name == w.name);
+            found.cloned()
+        };
+        self.chosen.values = controls.iter().filter_map(value).collect();
+        let differs = |name: &str| {
+            let of = |a: &Apart| name == a.choice || name.starts_with(&format!("{}, ", a.choice));
+            apart.iter().any(of)
+                || controls
+                    .iter()
+                    .any(|w| name.starts_with(&format!("{}=", w.name)))
+        };
+        let (made, left_out): (Vec<String>, _) = self.made.drain(..).partition(|n| !differs(n));
+        self.made = made;
+        self.cases.retain(|case| !left_out.contains(&case.name));
+        self.warnings.push(format!(
+            "an engine has one profile of sizes, and {sizes}: so it is built for {} alone, as {} has it, whatever it is given; \
+             --input {} says so, or another value",
+            chosen.join(" and "),
+            real.name,
+            chosen.join(" --input "),
+        ));
+        Ok(())
     }
 }

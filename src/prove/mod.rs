@@ -92,6 +92,8 @@ pub struct Reference {
     batch: usize,
     /// Controls that the result has one value of.
     pub(crate) chosen: Fixed,
+    /// Those that select branches of what is left, with their first values: `sr=16000`.
+    pub(crate) selecting: Vec<String>,
     /// What had to change in the sizes.
     pub warnings: Vec<String>,
 }
@@ -130,6 +132,7 @@ pub fn open(
     let any = shapes.points().pop().map(|(_, point)| point);
     let mut any = gathered.kinds.specs(shapes, &any.unwrap_or_default());
     any.retain(|spec| request.fixed.get(&spec.name).is_none());
+    let selecting = gathered.selecting(request.fixed);
     let evidence = Evidence::new(&request.original.graph, any, request.seed);
     Ok(Reference {
         runtime,
@@ -151,6 +154,7 @@ pub fn open(
         device,
         placements: Vec::new(),
         batch: gathered.batch,
+        selecting,
         chosen: gathered.chosen,
         warnings: gathered.warnings,
     })

@@ -1,5 +1,6 @@
 //! What numbers an input wants, read off the graph: never its name, where the graph tells.
 
+mod operands;
 mod uses;
 mod worlds;
 
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use kiln_graph::infer::{self, Expr};
 use kiln_graph::{DType, Dim, Graph, Shape, ValueId};
 
-use self::uses::{Argument, Indexed, Uses, uses};
+use self::operands::Argument;
+use self::uses::{Indexed, Uses, uses};
 use self::worlds::effect;
 use super::{Point, Shapes};
 use crate::parity::{Ids, InputKind, InputSpec, Masking};
@@ -21,6 +23,8 @@ pub struct Wanted {
     pub others: Vec<InputKind>,
     /// Whether it is true or false.
     pub truth: bool,
+    /// Whether an If turns on it.
+    pub branches: bool,
     /// The size that lengths do not exceed, and how many of them one of its places is.
     most: Option<(Expr, f64)>,
     /// Sizes of what it indexes, where those are open; its numbers times the factor and with the addend are below them.
@@ -95,6 +99,25 @@ pub fn input_kind(graph: &Graph, input: ValueId) -> InputKind {
     wanted(graph, input).kind
 }
 
+/// Inputs that count positions, and the rows of the table that these index: a run of them is no longer than that.
+pub(super) fn counted(graph: &Graph) -> Vec<(ValueId, i64)> {
+    let found = graph.inputs().iter().filter_map(|&v| {
+        let value = graph.value(v);
+        let whole = value.ty().dtype().is_some_and(|d| !d.is_float());
+        let named = value.name().to_ascii_lowercase().contains(POSITION);
+        if !whole || !named {
+            return None;
+        }
+        match wanted(graph, v).kind {
+            InputKind::FarPositions { upper } if upper != FAR => Some((v, upper)),
+            _ => None,
+        }
+    });
+    found.collect()
+}
+
+/// What inputs are called that count the places of tokens.
+const POSITION: &str = "position";
 /// The end of positions of which sines are taken: the context of many decoders.
 const FAR: i64 = 4096;
 /// The additive mask's number for padding, as BERT has it; every format of floats holds it.
@@ -126,6 +149,7 @@ fn wanted(graph: &Graph, input: ValueId) -> Wanted {
             },
             others: Vec::new(),
             truth: false,
+            branches: false,
             most: None,
             ends: Vec::new(),
         };
@@ -152,6 +176,7 @@ fn wanted(graph: &Graph, input: ValueId) -> Wanted {
         kind,
         others: made.collect(),
         truth: dtype == DType::Bool,
+        branches: subject.uses.branches,
         most,
         ends,
     }
@@ -219,7 +244,7 @@ impl Subject<'_> {
         if words.is_empty() {
             return vec![InputKind::Mask];
         }
-        let other = std::iter::once(Bytes::new()).filter(|none| !words.contains(none));
+        let other = std::iter::once(Bytes::from_static(b"other")).filter(|o| !words.contains(o));
         let all = words.iter().cloned().chain(other);
         all.map(|word| InputKind::Texts(vec![word])).collect()
     }
@@ -227,7 +252,7 @@ impl Subject<'_> {
     fn integers(&self) -> Vec<InputKind> {
         let uses = &self.uses;
         if let Some(upper) = uses.table {
-            let far = self.named("position") && !uses.open;
+            let far = self.named(POSITION) && !uses.open;
             return vec![match far {
                 true => InputKind::FarPositions { upper },
                 false => InputKind::Ids(self.ids(upper)),
@@ -258,7 +283,7 @@ impl Subject<'_> {
         if let Some(argument) = uses.argument {
             return self.argument(argument);
         }
-        if uses.waves || self.named("position") {
+        if uses.waves || self.named(POSITION) {
             return vec![match uses.waves && !uses.open {
                 true => InputKind::FarPositions { upper: FAR },
                 false => InputKind::Positions,
@@ -475,11 +500,18 @@ impl Subject<'_> {
         }
         let facts = infer::with_inputs(self.graph, &named(self.graph));
         let end = |i: &Indexed| {
-            let size = facts.dims(i.of)?.get(i.axis)?;
+            let dims = facts.dims(i.of)?;
+            let axis = if i.axis < 0 {
+                i.axis + dims.len() as i64
+            } else {
+                i.axis
+            };
+            let size = dims.get(usize::try_from(axis).ok()?)?;
             Some((size.clone(), i.factor, i.addend))
         };
         let ends = self.uses.indexed.iter().filter_map(end);
-        ends.filter(|(size, ..)| size.is_named()).collect()
+        ends.filter(|(size, ..)| size.as_i64().is_some() || size.is_named())
+            .collect()
     }
 
     /// The size of the axis that lengths are counted along.

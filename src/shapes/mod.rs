@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use derived::derived;
 pub use kinds::{Kinds, Wanted, input_kind};
 pub(crate) use roles::is_batch;
-pub(crate) use settle::settle_near;
 pub use settle::{Probe, Settled, settle};
+pub(crate) use settle::{says_baked, settle_near};
 pub use spec::{DimSpec, ShapeSpec, SpecError};
 
 use self::roles::Role;

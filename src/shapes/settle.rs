@@ -112,9 +112,16 @@ pub(crate) fn settle_near<'a>(
     Ok(settled)
 }
 
+const BAKED: &str = "the exporter baked the example's sizes into the model";
+
+/// Whether a warning is [`baked`].
+pub(crate) fn says_baked(warning: &str) -> bool {
+    warning.starts_with(BAKED)
+}
+
 pub(super) fn baked(sizes: &[String]) -> String {
     format!(
-        "the exporter baked the example's sizes into the model: it runs only at {}, so the profile holds that size; export \
+        "{BAKED}: it runs only at {}, so the profile holds that size; export \
          it again with this dimension dynamic to serve others",
         sizes.join(", ")
     )
@@ -242,6 +249,8 @@ pub(super) fn brief(why: &str) -> String {
     // ONNX Runtime tells of each body on the way before it comes to the node.
     let line = why.lines().next().unwrap_or_default();
     let line = line.rsplit("Status Message: ").next().unwrap_or(line);
+    // And of the lines of its own source.
+    let line = line.rsplit(" was false. ").next().unwrap_or(line);
     match line.char_indices().nth(160) {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line.to_string(),
