@@ -23,8 +23,8 @@ impl Rule for NormalizeScores {
 
     fn details(&self) -> String {
         "XLNet and Transformer-XL add scores by position to those by content before both are scaled, and subtract their mask: \
-         `(q k^T + r) / 8 - 1e30 m` becomes `q k^T / 8 + r / 8 + -1e30 m`. Only in front of a Softmax, and only for factors \
-         up to 1, with which no mask overflows."
+         `(q k^T + r) / 8 - 1e30 m` becomes `q k^T / 8 + r / 8 + -1e30 m`. Only in front of a Softmax, only for factors up \
+         to 1, with which no mask overflows, and only for ONNX Runtime, whose operator has the scale first."
             .into()
     }
 
@@ -44,7 +44,10 @@ impl Rule for NormalizeScores {
         false
     }
 
-    fn rewrite(&self, g: &Graph, root: NodeId, _: &Context<'_>) -> Result<Patch, Miss> {
+    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+        if !cx.target.scales_before_biases() {
+            return Err(Miss::none());
+        }
         let node = g.node(root);
         let (Some(a), Some(b), Some(output)) = (node.input(0), node.input(1), node.output(0))
         else {
