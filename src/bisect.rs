@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::bundle;
 use crate::compile::calibration;
+use crate::compile::named;
 use crate::compile::stages::{self, Passes};
 use crate::compile::{CompileError, Options, Rewritten};
 use crate::parity::{Report, Tolerance, Unproved};
@@ -116,6 +117,7 @@ pub fn bisect(
 ) -> Result<Bisection, CompileError> {
     talk.stage("read");
     let mut original = stages::read(options)?;
+    named::outputs(options, &original)?;
     let fixed = stages::fix(options, &mut original)?;
     let mut shapes = stages::shapes(options, &original)?;
     let (targets, _) = Targets::resolved(options.targets.as_ref())?;
@@ -129,6 +131,7 @@ pub fn bisect(
         talk,
     };
     let mut fused = pipeline.fused()?;
+    named::kept(options, &original, &fused.model)?;
     talk.stage("sizes");
     let device = stages::device(options, &pipeline.targets);
     let request = prove::Request {

@@ -10,7 +10,7 @@ use kiln_passes::{MissReport, PassReport, Remark};
 use serde::{Deserialize, Serialize};
 
 use crate::bench;
-use crate::compile::{Calibrated, Int8, Options, Rewritten, Source};
+use crate::compile::{Calibrated, Int8, Judged, Options, Rewritten, Source};
 use crate::engine::{Kernels, Network, Otherwise, TensorInfo};
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::parity;
@@ -60,6 +60,8 @@ pub struct Manifest {
     pub warnings: Vec<String>,
     pub model: Files,
     pub engine: Option<EngineFacts>,
+    /// The gates that were set, but for that on parity.
+    pub gates: Vec<Judged>,
     /// `passes`, `not-proved` or `fails`; `null`: not run.
     pub parity_outcome: Option<parity::Outcome>,
     /// `None`: not run.
@@ -409,6 +411,7 @@ impl Manifest {
                 }),
             },
             engine: None,
+            gates: Vec::new(),
             parity_outcome: None,
             parity: None,
             latency: None,

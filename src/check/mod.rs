@@ -156,6 +156,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
+            limits_fit(&tolerance, &candidate)?;
             let golden = golden::compare(options, file, &path, &candidate, &tolerance)?;
             let engine = engine.map(|_| EngineParity::NotRun {
                 why: "recorded outputs are compared with the model, not with the engine".into(),
@@ -165,6 +166,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         }
         Against::Reference(given) if options.pieces => {
             let mut original = onnx::read(bundle::model_path(given))?;
+            limits_fit(&tolerance, &original)?;
             fix(options, &mut original, &candidate)?;
             let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
             pieces = Some(found);
@@ -177,6 +179,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         Against::Reference(given) => {
             let reference = bundle::model_path(given);
             let mut original = onnx::read(&reference)?;
+            limits_fit(&tolerance, &original)?;
             let fixed = fix(options, &mut original, &candidate)?;
             let mut opened = open(options, &reference, &original, &fixed, &candidate, talk)?;
             if let Some(file) = &options.record {
@@ -227,6 +230,12 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         placements,
         environment: environment(),
     })
+}
+
+/// Whether limits are for outputs that the model has.
+fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), CompileError> {
+    let outputs = model.graph.outputs().iter().map(|o| &*o.name);
+    Ok(tolerance.names_outputs_of(outputs)?)
 }
 
 /// Compares piece by piece, at the smallest, typical and largest sizes.

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::parity::{
-    CaseReport, Comparison, Floor, Margin, Metrics, OutputReport, Port, Report, Tolerance, Unproved,
+    CaseReport, Comparison, Floor, Margin, Metrics, OutputReport, Port, Report, Tolerance,
+    ToleranceError, Unproved,
 };
 
 /// A saved result cannot be judged.
 #[derive(Debug, thiserror::Error)]
-#[error("{} is not what `kiln check --json` prints: {reason}", path.display())]
-pub struct SavedError {
-    path: PathBuf,
-    reason: String,
+pub enum SavedError {
+    #[error("{} is not what `kiln check --json` prints: {reason}", path.display())]
+    Unread { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Tolerance(#[from] ToleranceError),
 }
 
 #[derive(Deserialize)]
@@ -64,7 +66,7 @@ enum SavedComparison {
 /// # Errors
 /// When the file is no saved result.
 pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedError> {
-    let fail = |reason: String| SavedError {
+    let fail = |reason: String| SavedError::Unread {
         path: path.to_path_buf(),
         reason,
     };
@@ -83,6 +85,9 @@ pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedEr
         inputs: c.inputs,
         outputs: c.outputs.into_iter().map(output).collect(),
     };
+    let outputs = saved.parity.cases.iter().flat_map(|c| &c.outputs);
+    let outputs = outputs.map(|o| o.name.as_str());
+    tolerance.names_outputs_of(outputs)?;
     Ok(Report {
         tolerance: tolerance.clone(),
         cases: saved.parity.cases.into_iter().map(case).collect(),

@@ -1,7 +1,9 @@
 //! `kiln compile`
 
 use std::cmp::Reverse;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
 
 use super::build;
 use super::check::{Required, required};
@@ -11,6 +13,7 @@ use super::progress::Terminal;
 use super::{
     Failure, Globals, NOT_PROVED, known_pass, print, print_json, print_verdicts, table::table,
 };
+use crate::bundle::Over;
 use crate::compile::{self, Options, Outcome};
 use crate::manifest::{Explained, Missed};
 use crate::parity;
@@ -27,6 +30,12 @@ pub(super) struct Args {
     /// Where the bundle goes [default: MODEL.kiln beside the model].
     #[arg(short, long, value_name = "BUNDLE")]
     output: Option<PathBuf>,
+    /// Leave alone whatever is where the bundle goes, older bundles too.
+    #[arg(long)]
+    no_clobber: bool,
+    /// Write the bundle where something else is: a file is replaced, other files in a folder stay.
+    #[arg(long, conflicts_with = "no_clobber")]
+    force: bool,
     /// Build no engine.
     #[arg(long)]
     no_engine: bool,
@@ -39,12 +48,13 @@ pub(super) struct Args {
     /// Fail where the result is out of tolerance, instead of searching nodes that must keep their precision.
     #[arg(long)]
     no_search: bool,
-    /// Fail if the median latency in ONNX Runtime is more than this part of the original's.
-    #[arg(long, value_name = "RATIO")]
-    max_latency_ratio: Option<f64>,
-    /// Fail if model.onnx has more bytes than this part of the original.
-    #[arg(long, value_name = "RATIO")]
-    max_size_ratio: Option<f64>,
+    /// Fail if the median latency is more than this part of the original's, both in ONNX Runtime on what the target is: the
+    /// CPU, or a GPU of this machine. `off` drops a recipe's gate.
+    #[arg(long, value_name = "RATIO|off", value_parser = ratio)]
+    max_latency_ratio: Option<Ratio>,
+    /// Fail if model.onnx has more bytes than this part of the original. `off` drops a recipe's gate.
+    #[arg(long, value_name = "RATIO|off", value_parser = ratio)]
+    max_size_ratio: Option<Ratio>,
     /// Fail unless the engine runs on a GPU of this machine and gives what the original gives (engine-parity), or unless its
     /// kernels multiply in a precision (int8, fp8, int4, fp16, bf16). May be given several times.
     #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required)]
@@ -60,6 +70,30 @@ pub(super) struct Args {
     /// Print the manifest as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// A limit on a gate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ratio {
+    Off,
+    Most(f64),
+}
+
+impl Ratio {
+    fn limit(self) -> Option<f64> {
+        match self {
+            Ratio::Off => None,
+            Ratio::Most(limit) => Some(limit),
+        }
+    }
+}
+
+fn ratio(text: &str) -> Result<Ratio, String> {
+    match (text, text.parse::<f64>()) {
+        ("off", _) => Ok(Ratio::Off),
+        (_, Ok(limit)) if limit.is_finite() && limit > 0.0 => Ok(Ratio::Most(limit)),
+        _ => Err("write a ratio such as 0.8, or off".into()),
+    }
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
@@ -82,19 +116,26 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         build: args.build.recipe(),
         gates: Gates {
             latency: Latency {
-                max_ratio: args.max_latency_ratio,
+                max_ratio: args.max_latency_ratio.and_then(Ratio::limit),
             },
             engine_parity: Required::engine_parity(&args.require).then_some(true),
             precision: Required::precision(&args.require),
             size: Size {
-                max_ratio: args.max_size_ratio,
+                max_ratio: args.max_size_ratio.and_then(Ratio::limit),
                 ..Size::default()
             },
             ..Gates::default()
         },
         ..Recipe::default()
     };
-    let recipe = args.conversion.recipe(more)?;
+    let read = args.conversion.bundle();
+    let mut recipe = args.conversion.recipe(more)?;
+    if args.max_latency_ratio == Some(Ratio::Off) {
+        recipe.gates.latency.max_ratio = None;
+    }
+    if args.max_size_ratio == Some(Ratio::Off) {
+        recipe.gates.size.max_ratio = None;
+    }
     let options = Options {
         dump_after,
         explain: args.explain,
@@ -102,8 +143,16 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         ort_lib: globals.ort_lib.clone(),
         trt_lib: globals.trt_lib.clone(),
         builder: Some(super::this_program()),
+        over: match (args.no_clobber, args.force) {
+            (true, _) => Over::Nothing,
+            (_, true) => Over::Anything,
+            _ => Over::Bundles,
+        },
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
+    if let Some(bundle) = read {
+        stays(&bundle, &options)?;
+    }
     let terminal = Terminal::new(globals.quiet);
     let done = compile::compile(&options, &terminal);
     terminal.clear();
@@ -122,6 +171,19 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         true => 0,
         false => NOT_PROVED,
     })
+}
+
+/// A bundle that was given as the model is not written over.
+fn stays(bundle: &Path, options: &Options) -> Result<(), Failure> {
+    let place = compile::output_path(options);
+    match (bundle.canonicalize(), place.canonicalize()) {
+        (Ok(read), Ok(written)) if read == written => Err(Failure::usage(anyhow!(
+            "{bundle} is a bundle, and would be written over: say with -o where its original is compiled to, or make it again in \
+             its place with `kiln compile -c {bundle}/manifest.json -o {bundle}`",
+            bundle = bundle.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Misses shown of one pass; `--json` has all.
@@ -269,6 +331,9 @@ fn render(outcome: &Outcome) -> String {
     }
     if m.engine.is_some() {
         out += &format!("  engine parity   {}\n", m.engine_parity);
+    }
+    for gate in &m.gates {
+        out += &format!("  {} gate   {gate}\n", gate.gate);
     }
     out += &format!("  bundle   {}\n", outcome.bundle.display());
     out

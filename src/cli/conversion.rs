@@ -1,10 +1,12 @@
 //! What is made of a model: the arguments that every command which rewrites one has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use kiln_graph::Op;
 
 use super::Failure;
+use crate::bundle;
 use crate::fixed::InputValue;
 use crate::recipe::{
     self, Dialect, Floats, Gates, Given, Linear, Parity, Precision, Recipe, Sizes, operator,
@@ -15,7 +17,8 @@ use crate::targets::Targets;
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("half").args(["fp16", "bf16"])))]
 pub(super) struct Conversion {
-    /// The model: ONNX, with external data beside it if it has some.
+    /// The model: ONNX, with external data beside it if it has some. Of a bundle it is the original, and the recipe that made
+    /// the bundle.
     #[arg(required_unless_present = "recipe")]
     model: Option<PathBuf>,
     /// A recipe (.yaml), or the manifest.json of a bundle that is to be made again. Options lie over it.
@@ -98,14 +101,30 @@ pub(super) struct Conversion {
 }
 
 impl Conversion {
+    /// The model, if it is a bundle.
+    pub(super) fn bundle(&self) -> Option<PathBuf> {
+        let model = self.model.clone()?;
+        model.join(bundle::MANIFEST).is_file().then_some(model)
+    }
+
     /// What was given on the command line, over the recipe that it names.
     ///
     /// # Errors
-    /// When the recipe cannot be read.
-    pub(super) fn recipe(self, more: Recipe) -> Result<Recipe, Failure> {
-        let base = match &self.recipe {
-            Some(path) => recipe::read(path).map_err(Failure::usage)?,
-            None => Recipe::default(),
+    /// When the recipe cannot be read, or the original of a bundle is not where it was.
+    pub(super) fn recipe(mut self, more: Recipe) -> Result<Recipe, Failure> {
+        let base = match (&self.recipe, self.bundle()) {
+            (Some(_), Some(bundle)) => {
+                return Err(Failure::usage(anyhow!(
+                    "{} is a bundle, and its recipe is in it: give the bundle or -c, not both",
+                    bundle.display()
+                )));
+            }
+            (Some(path), None) => recipe::read(path).map_err(Failure::usage)?,
+            (None, Some(bundle)) => {
+                self.model = None;
+                again(&bundle)?
+            }
+            (None, None) => Recipe::default(),
         };
         let over = more.over(&self.given()).map_err(Failure::usage)?;
         over.over(&base).map_err(Failure::usage)
@@ -165,6 +184,19 @@ impl Conversion {
             },
             ..Recipe::default()
         }
+    }
+}
+
+/// The recipe of a bundle, whose original is still where it was.
+fn again(bundle: &Path) -> Result<Recipe, Failure> {
+    let recipe = recipe::read(&bundle.join(bundle::MANIFEST)).map_err(Failure::usage)?;
+    match &recipe.model {
+        Some(original) if !original.exists() => Err(Failure::model(anyhow!(
+            "{} was made from {}, which is not there: give the original",
+            bundle.display(),
+            original.display()
+        ))),
+        _ => Ok(recipe),
     }
 }
 

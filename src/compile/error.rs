@@ -113,6 +113,12 @@ pub enum CompileError {
         model: PathBuf,
         absent: Vec<DataType>,
     },
+    #[error("{option} matches no node whose precision it could keep{gone}; there are: {instead}")]
+    Keep {
+        option: String,
+        gone: &'static str,
+        instead: String,
+    },
     #[error("{what}: {why}")]
     Unsupported { what: &'static str, why: String },
     #[error(transparent)]
@@ -213,6 +219,7 @@ impl CompileError {
             CompileError::Spec(SpecError::NotTensor { .. } | SpecError::NoType { .. }) => 3,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
+            | CompileError::Keep { .. }
             | CompileError::Unsupported { .. }
             | CompileError::Bundle(_)
             | CompileError::Io { .. }
@@ -237,6 +244,7 @@ impl CompileError {
             CompileError::Ways { .. } => 4,
             CompileError::Branches { source, .. } => source.exit_code(),
             CompileError::Search { .. } => SEARCH,
+            CompileError::Parity(parity::ParityError::Tolerance(_)) => 2,
             CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,
             CompileError::Bench(BenchError::Baseline { .. } | BenchError::Runs { .. }) => 2,
             CompileError::Bench(_) => TIMING,

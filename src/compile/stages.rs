@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
-use kiln_graph::onnx::{self, WriteOptions, Written};
-use kiln_graph::{DType, INTERNAL_DOMAIN, Model, Op, Tensor, text};
+use kiln_graph::onnx::{self, SourceFile, WriteOptions, Written};
+use kiln_graph::{DType, INTERNAL_DOMAIN, Model, Tensor, text};
 use kiln_passes::census::{census, packed_attentions};
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::precision::{HalfFormat, Plans};
@@ -57,12 +57,16 @@ pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileErr
     let refuse = |what, why: String| Err(CompileError::Unsupported { what, why });
     let bf16 = options.half() == Some(HalfFormat::Bf16);
     let Targets::Engines(capabilities) = targets else {
-        return match bf16 {
-            false => Ok(()),
-            true => refuse(
+        return match (bf16, options.fp8) {
+            (true, _) => refuse(
                 "--bf16",
                 "ONNX Runtime's CPU provider has no BF16 kernels: give sm_80 or newer as --target, or --fp16".into(),
             ),
+            (_, true) => refuse(
+                "--fp8",
+                "ONNX Runtime's CPU provider has no FP8 products: give sm_89 or newer as --target, or --int8".into(),
+            ),
+            _ => Ok(()),
         };
     };
     let without = |c: &&ComputeCapability| c.has_bf16() == Some(false);
@@ -104,6 +108,24 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
             },
         })),
     }
+}
+
+/// Whether the bundle is written beside what is read, and not over it: the model with its external data, and what inputs and
+/// calibration come from.
+pub(super) fn spares_inputs(
+    options: &Options,
+    output: &Path,
+    sources: &[SourceFile],
+) -> Result<(), CompileError> {
+    let model = bundle::model_path(&options.model);
+    let data = &options.calibration;
+    let given = [&options.inputs, &data.data, &data.tokenizer];
+    let given = given.into_iter().flatten().map(PathBuf::as_path);
+    let read = sources.iter().map(|s| s.path.as_path());
+    Ok(bundle::spares(
+        output,
+        given.chain([model.as_path()]).chain(read),
+    )?)
 }
 
 /// Makes constants of the inputs that the options fix.
@@ -344,10 +366,7 @@ pub(crate) fn rewrite(
         reports.extend(finished.map_err(failed)?);
     }
     dumps.into_iter().collect::<Result<Vec<()>, _>>()?;
-    let mut remarks = std::mem::take(&mut cx.remarks);
-    if !passes.finish.is_empty() {
-        remarks.extend(unmatched(options, &remarks));
-    }
+    let remarks = std::mem::take(&mut cx.remarks);
     let rewritten = Rewritten {
         blocks: summary::found(&census_before, &census_after),
         attention: census_after.blocks.iter().map(Attention::from).collect(),
@@ -367,23 +386,6 @@ pub(crate) fn rewrite(
     };
     summary::pack(&mut rewritten.blocks, packed_attentions(&rewritten.model));
     Ok(rewritten)
-}
-
-/// What `--keep-op` named in vain.
-fn unmatched(options: &Options, remarks: &[Remark]) -> Vec<Remark> {
-    let asked = options.precision() != "fp32";
-    let kept = |op: &Op| {
-        let reason = kiln_passes::kept_by(*op);
-        (remarks.iter()).any(|r| matches!(r, Remark::Kept { why, .. } if *why == reason))
-    };
-    let vain = (options.keep_ops.iter()).filter(|op| asked && !kept(op));
-    vain.map(|op| Remark::Skipped {
-        why: format!(
-            "{}: there was no node of this operator to keep; it may have become part of a fused one",
-            kiln_passes::kept_by(*op)
-        ),
-    })
-    .collect()
 }
 
 /// ONNX text, in which large constants are elided.

@@ -11,6 +11,7 @@ use super::latency::{distribution, runs};
 use super::page::{self, Axis, Plot, Series};
 use super::section::{Part, Section};
 use super::{doubts, kernels, latency_rows, parity_rows};
+use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
 use crate::manifest::Manifest;
 use crate::parity::{Comparison, decades};
@@ -359,6 +360,8 @@ fn not_run(m: &Manifest) -> Vec<Part> {
                 .map(|(output, why)| format!("parity of output `{output}` is not proved: {why}")),
         ),
     }
+    let not_run = m.gates.iter().filter(|g| g.verdict == Verdict::NotRun);
+    lines.extend(not_run.map(|g| format!("gate on {}: {}", g.gate, g.why)));
     if m.latency.is_none() {
         lines.push(format!(
             "latency: {}",
