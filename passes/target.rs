@@ -129,6 +129,17 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether attention is an operator that scales scores before it adds biases. TensorRT finds either spelling by itself, and
+    /// scaling biases apart costs a kernel a layer (XLNet with TensorRT for RTX 1.7.1: 32 kernels instead of 30).
+    pub fn scales_before_biases(&self) -> bool {
+        self.dialect == Dialect::OnnxRuntime
+    }
+
+    /// Whether EyeLike has known sizes: TensorRT's parser refuses others.
+    pub fn needs_sizes_of_eye_like(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether one number added behind a convolution along one axis is written once for each channel: TensorRT's builder
     /// makes it the bias and stops at one of one element (measured with TensorRT for RTX 1.7.1).
     pub fn spreads_offsets(&self) -> bool {

@@ -308,6 +308,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 optimized: stages::proved_as_optimized(options, &targets),
                 thorough: false,
                 half_io: options.half_io,
+                one_profile: builder.is_some(),
                 result: Some(result_name(options)),
                 device,
                 ort_lib: options.ort_lib.as_deref(),
@@ -322,7 +323,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     if let Some(sizes) = shapes.describe() {
         talk.note(&format!("sizes: {sizes}"));
     }
-    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+    let (chosen, selecting) = reference.as_ref().map_or_else(Default::default, |r| {
+        (r.chosen.clone(), r.selecting.clone())
+    });
+    if let Some(baked) = stages::narrowed(&original, &shapes, &chosen) {
         fused = clock.time("passes", || {
             stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;
@@ -395,6 +399,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 &partial,
                 talk,
             )
+            .map_err(|e| e.beside(&selecting))
         })
     };
     let mut search = None;

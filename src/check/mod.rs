@@ -334,6 +334,7 @@ fn open(
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
         half_io: half_io(options),
+        one_profile: false,
         result: None,
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),

@@ -42,8 +42,21 @@ pub enum CompileError {
     },
     #[error("{}: the original does not run at these sizes: {why}; give others with --dim", model.display())]
     Sizes { model: PathBuf, why: String },
+    #[error("{}: an engine has one profile of sizes, for which TensorRT builds all branches, and the model runs at others with each value of a control: {sizes}; no bundle was written. Choose one: {commands}", model.display())]
+    Ways {
+        model: PathBuf,
+        sizes: String,
+        commands: String,
+    },
     #[error("{source}{}", hint(.source))]
     Engine { source: EngineError },
+    /// TensorRT built no engine of a model whose branches inputs select.
+    #[error("{source}. An engine has all branches, and {} among them: --input {} leaves only those of that value", select(.controls), .controls.join(" --input "))]
+    Branches {
+        source: Box<CompileError>,
+        /// As `--input` takes them. Never empty.
+        controls: Vec<String>,
+    },
     #[error("{source}{}", run_hint(.source))]
     Run { source: EngineRunError },
     #[error("{0}")]
@@ -129,6 +142,17 @@ fn hint(source: &EngineError) -> String {
     source.hint().map_or(String::new(), |h| format!(" ({h})"))
 }
 
+fn select(controls: &[String]) -> String {
+    let names = controls.iter().filter_map(|c| c.split('=').next());
+    let names: Vec<&str> = names.collect();
+    let verb = if names.len() == 1 {
+        "selects"
+    } else {
+        "select"
+    };
+    format!("{} {verb}", names.join(" and "))
+}
+
 impl From<EngineRunError> for CompileError {
     fn from(source: EngineRunError) -> CompileError {
         CompileError::Run { source }
@@ -149,6 +173,23 @@ pub const SEARCH: u8 = 8;
 pub const TIMING: u8 = 9;
 
 impl CompileError {
+    /// With what would leave branches out that these inputs select, if it was the engine that could not be built.
+    pub(super) fn beside(self, controls: &[String]) -> CompileError {
+        let built = matches!(
+            &self,
+            CompileError::Engine {
+                source: EngineError::Build { .. } | EngineError::Parse { .. }
+            }
+        );
+        match built && !controls.is_empty() {
+            true => CompileError::Branches {
+                source: Box::new(self),
+                controls: controls.to_vec(),
+            },
+            false => self,
+        }
+    }
+
     /// What stopped a search. What the search found out, and what has nothing to do with it, stays what it is.
     pub(super) fn in_search(self, options: &super::Options) -> CompileError {
         match self {
@@ -200,6 +241,8 @@ impl CompileError {
                     },
                 ..
             } => DEFECT,
+            CompileError::Ways { .. } => 4,
+            CompileError::Branches { source, .. } => source.exit_code(),
             CompileError::Search { .. } => SEARCH,
             CompileError::Parity(parity::ParityError::Tolerance(_)) => 2,
             CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,

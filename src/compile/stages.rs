@@ -396,14 +396,16 @@ pub(crate) fn print(model: &onnx::proto::ModelProto) -> String {
     text::print_model(model, &options)
 }
 
-/// The original for the sizes at which alone it runs; `None` if none were baked into it. With its inputs' types so, all
-/// that was computed from those sizes folds, and the result says what it takes.
-pub(crate) fn with_baked_sizes(original: &Model, shapes: &Shapes) -> Option<Model> {
-    if shapes.baked.is_empty() {
+/// The original for the sizes at which alone it runs, and the values of controls that alone are served; `None` if there is
+/// nothing of this. All that was computed from those folds, and the result says what sizes it takes.
+pub(crate) fn narrowed(original: &Model, shapes: &Shapes, chosen: &Fixed) -> Option<Model> {
+    if shapes.baked.is_empty() && chosen.values.is_empty() {
         return None;
     }
     let mut model = original.clone();
-    shapes.fix_inputs(&mut model.graph).then_some(model)
+    chosen.fold(&mut model.graph);
+    let baked = !shapes.baked.is_empty() && shapes.fix_inputs(&mut model.graph);
+    (baked || !chosen.values.is_empty()).then_some(model)
 }
 
 fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), CompileError> {

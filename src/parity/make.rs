@@ -47,6 +47,12 @@ pub enum InputKind {
     },
     /// These, again and again: what a number selects.
     Values(Vec<f64>),
+    /// These texts, again and again: what a text selects.
+    Texts(Vec<Bytes>),
+    /// Places on an axis of that length: each of them once, as far as there is room, and then uniform.
+    Places {
+        upper: i64,
+    },
     /// Whole numbers from the first to the last, uniform: bytes of an image.
     Levels(i64, i64),
     Zeros,
@@ -220,6 +226,13 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
     if spec.kind == InputKind::Zeros {
         return zeros(*dtype, shape, count);
     }
+    if let InputKind::Texts(texts) = &spec.kind
+        && *dtype == DType::String
+        && !texts.is_empty()
+    {
+        let all = texts.iter().cycle().take(count).cloned().collect();
+        return Tensor::from_strings(shape.clone(), all).map_err(|e| e.to_string());
+    }
     if *dtype == DType::String {
         return Err(format!(
             "texts cannot be made up: give them with --inputs DATA.npz, or fix one with --input {}=TEXT",
@@ -259,6 +272,15 @@ fn numbers(
             let upper = bound(*upper)?;
             Box::new(move |_| Number::Int(random.below(upper).into()))
         }
+        InputKind::Places { upper } => {
+            let upper = bound(*upper)?;
+            Box::new(move |i| {
+                let drawn = random.below(upper);
+                let place = if (i as u64) < upper { i as u64 } else { drawn };
+                Number::Int(place.into())
+            })
+        }
+        InputKind::Texts(_) => return Err("texts are no numbers".to_owned()),
         InputKind::Ids(ids) => {
             let (upper, ends, padding) = (bound(ids.upper)?, ids.ends(), padding(ids.first));
             Box::new(move |i| {
