@@ -505,7 +505,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         ));
     }
     let ranges = calibration::warning(options, &original, manifest.calibration.as_ref());
-    manifest.warnings.extend(ranges.map(String::from));
+    let nearest = calibration::nearest(options);
+    let told = ranges.into_iter().chain(nearest).map(String::from);
+    manifest.warnings.extend(told);
     manifest.gates = gates::judge(options, &targets, &manifest);
     gates::pass(options, &manifest)?;
     stages::is_unchanged(&original)?;

@@ -10,9 +10,7 @@ use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{
-    Failure, Globals, NOT_PROVED, known_pass, print, print_json, print_verdicts, table::table,
-};
+use super::{Failure, Globals, NOT_PROVED, known_pass, print_json, table::table};
 use crate::bundle::Over;
 use crate::compile::{self, Options, Outcome};
 use crate::manifest::{Explained, Missed};
@@ -161,9 +159,9 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         true => print_json(&outcome.manifest)?,
         false => {
             for explained in &outcome.manifest.explain {
-                print(&explain(explained))?;
+                globals.show(&explain(explained))?;
             }
-            print_verdicts(&render(&outcome))?;
+            globals.show(&render(&outcome))?;
         }
     }
     let proved = |p: &parity::Report| p.pass();

@@ -40,7 +40,7 @@ pub enum CompileError {
         why: &'static str,
         source: std::io::Error,
     },
-    #[error("{}: the original does not run at these sizes: {why}; give others with --dim", model.display())]
+    #[error("{}: the original does not run at these sizes; give others with --dim: {why}", model.display())]
     Sizes { model: PathBuf, why: String },
     #[error("{source}{}", hint(.source))]
     Engine { source: EngineError },
@@ -66,12 +66,12 @@ pub enum CompileError {
         failed: String,
         advice: &'static str,
     },
-    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln: {source}; no bundle was written", model.display())]
+    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
         model: PathBuf,
         source: runtime::Error,
     },
-    #[error("{}: the search for nodes that must keep their precision stopped: {source}; no bundle was written. --no-search leaves it out, --keep names nodes", model.display())]
+    #[error("{}: the search for nodes that must keep their precision stopped; no bundle was written. --no-search leaves it out, --keep names nodes: {source}", model.display())]
     Search {
         model: PathBuf,
         source: Box<CompileError>,
@@ -175,12 +175,13 @@ impl CompileError {
             CompileError::Target(TargetError::NoGpu { .. }) => 5,
             CompileError::Target(_) => 2,
             CompileError::Recipe(_) => 2,
+            CompileError::Bundle(BundleError::NoBundle { .. }) => 3,
+            CompileError::Bundle(_) => 2,
             CompileError::Spec(SpecError::NotTensor { .. } | SpecError::NoType { .. }) => 3,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
             | CompileError::Keep { .. }
             | CompileError::Unsupported { .. }
-            | CompileError::Bundle(_)
             | CompileError::Io { .. }
             | CompileError::Inputs(_)
             | CompileError::Fix(_)

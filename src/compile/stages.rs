@@ -35,7 +35,7 @@ use crate::twin;
 
 pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, CompileError> {
     let (targets, why) = Targets::resolved(options.targets.as_ref())?;
-    if let Some(why) = why {
+    if let Some(why) = why.filter(|_| options.engine) {
         talk.warn(&why);
     }
     Ok(targets)
@@ -83,7 +83,8 @@ pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileErr
             format!("{old} has no FP8: it takes sm_89 or newer, so give other targets or --int8"),
         );
     }
-    if options.int8 == Some(Int8::Dynamic) && !options.standard {
+    // Plain ONNX without an engine is for any runtime.
+    if options.int8 == Some(Int8::Dynamic) && (options.engine || !options.standard) {
         let why = "TensorRT has no dynamic quantization: give --int8 with data for --calibrate, or --target cpu";
         return refuse("--int8=dynamic", why.into());
     }
@@ -91,7 +92,7 @@ pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileErr
 }
 
 pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
-    let model = onnx::read(bundle::model_path(&options.model))?;
+    let model = onnx::read(bundle::find_model(&options.model)?)?;
     let mut internal = None;
     model.graph.for_each_graph(&mut |g| {
         let mut nodes = g.nodes();

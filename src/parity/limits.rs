@@ -9,7 +9,7 @@ use super::floor::Floor;
 use super::metrics::Metrics;
 
 /// Limits on metrics. `None` does not check a metric.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Limits {
     /// Every bit must be equal.
     pub same_bits: bool,
@@ -217,7 +217,7 @@ impl Preset {
         }
     }
 
-    pub(super) fn names() -> [&'static str; 7] {
+    pub fn names() -> [&'static str; 7] {
         Preset::ALL.map(Preset::name)
     }
 

@@ -148,8 +148,7 @@ fn fit(shapes: &mut Shapes, runs: &mut Runs<'_>, settled: &mut Settled) -> Resul
         }
         shapes.follow();
         settled.warnings.push(format!(
-            "the model does not run at the corners of its profile ({}), so the profile holds the typical sizes only",
-            brief(&why)
+            "the profile holds the typical sizes only: the model does not run at the corners: {why}"
         ));
     }
     Ok(())
@@ -248,10 +247,8 @@ fn widen(
         }
         new.max = (good * step).max(range.opt);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); the profile ends at {name}={}",
-            range.max,
-            brief(&why),
-            new.max
+            "the profile ends at {name}={}, because the model does not run at {name}={}: {why}",
+            new.max, range.max
         ));
     }
     if !range.is_fixed()
@@ -267,20 +264,10 @@ fn widen(
         }
         new.min = (good * step).min(range.opt);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); the profile begins at {name}={}",
-            range.min,
-            brief(&why),
-            new.min
+            "the profile begins at {name}={}, because the model does not run at {name}={}: {why}",
+            new.min, range.min
         ));
     }
     corner.insert(name.to_string(), new.max);
     shapes.ranges.insert(name.to_string(), new);
-}
-
-fn brief(why: &str) -> String {
-    let line = why.lines().next().unwrap_or_default();
-    match line.char_indices().nth(160) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line.to_string(),
-    }
 }
