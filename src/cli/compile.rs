@@ -10,9 +10,9 @@ use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, NOT_PROVED, known_pass, print_json, table::table};
+use super::{Failure, Globals, NOT_PROVED, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
-use crate::compile::{self, Options, Outcome};
+use crate::compile::{self, Options, Outcome, Plan};
 use crate::manifest::{Explained, Missed};
 use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
@@ -65,6 +65,9 @@ pub(super) struct Args {
     /// Say where a pass (or all) came close and what stopped it; can be given several times.
     #[arg(long, value_name = "PASS|all", value_parser = known_pass)]
     explain: Vec<String>,
+    /// Print what would be done, as a recipe, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Print the manifest as JSON.
     #[arg(long)]
     json: bool,
@@ -152,6 +155,16 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         stays(&bundle, &options)?;
     }
     let terminal = Terminal::new(globals.quiet);
+    if args.dry_run {
+        let done = compile::plan(&options, &terminal);
+        terminal.clear();
+        let plan = done?;
+        match args.json {
+            true => print_json(&plan)?,
+            false => print(&planned(&plan)?)?,
+        }
+        return Ok(0);
+    }
     let done = compile::compile(&options, &terminal);
     terminal.clear();
     let outcome = done?;
@@ -169,6 +182,42 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         true => 0,
         false => NOT_PROVED,
     })
+}
+
+/// Columns of a comment.
+const WIDE: usize = 100;
+
+/// Words under a title, in lines that start with `#`.
+fn comment(what: &str, said: &str) -> String {
+    let mut out = format!("# {what}:");
+    let mut column = out.len();
+    for word in said.split(' ') {
+        if column + 1 + word.len() > WIDE {
+            out += "\n#  ";
+            column = 3;
+        }
+        out += " ";
+        out += word;
+        column += 1 + word.len();
+    }
+    out + "\n"
+}
+
+/// A recipe that says the same, with what has no place in one as comments.
+fn planned(plan: &Plan) -> Result<String, Failure> {
+    let recipe = serde_saphyr::to_string(&plan.recipe).map_err(Failure::usage)?;
+    let mut out = String::from("# Nothing was run or written.\n");
+    out += recipe.trim_end();
+    out += "\n";
+    let sizes = plan.sizes.as_deref().unwrap_or("as in the model");
+    for (what, said) in [
+        ("sizes", sizes),
+        ("stages", &plan.stages.join("; ")),
+        ("passes", &plan.passes.join(" ")),
+    ] {
+        out += &comment(what, said);
+    }
+    Ok(out)
 }
 
 /// A bundle that was given as the model is not written over.

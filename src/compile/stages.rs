@@ -111,6 +111,20 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
     }
 }
 
+/// Whether the files that are read later are there: whoever misspells one hears of it at once.
+pub(super) fn data_is_there(options: &Options) -> Result<(), CompileError> {
+    let data = &options.calibration;
+    let given = [&options.inputs, &data.data, &data.tokenizer];
+    for path in given.into_iter().flatten() {
+        fs::metadata(path).map_err(|source| CompileError::Io {
+            path: path.clone(),
+            why: "the data cannot be read",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
 /// Whether the bundle is written beside what is read, and not over it: the model with its external data, and what inputs and
 /// calibration come from.
 pub(super) fn spares_inputs(
