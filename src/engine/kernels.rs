@@ -47,11 +47,17 @@ pub struct Operand {
 #[serde(transparent)]
 pub struct Kernels(pub Vec<Kernel>);
 
-/// Layers that wait for streams or compute sizes, and launch nothing on the GPU.
-const NO_KERNELS: &[&str] = &["signal", "wait", "shape_call"];
+/// Layers that wait for streams or compute sizes on the host, and launch nothing on the GPU.
+const NO_KERNELS: &[&str] = &["signal", "wait", "shape_call", "reshape"];
+
+/// Begins the name of a layer that makes a size of a number, on the host.
+const HOST_CAST: &str = "cast_hvar";
 
 /// Kinds of layers that multiply matrices or convolve.
-const PRODUCTS: &[&str] = &["gemm", "runtime_fusion", "correlation"];
+const PRODUCTS: &[&str] = &["gemm", "runtime_fusion", CONVOLUTION];
+const CONVOLUTION: &str = "correlation";
+/// Part of the name of a convolution with what is fused to it.
+const FUSED_CONVOLUTION: &str = "_Corr";
 
 impl Kernels {
     /// Reads the lists in what the builder logged. Lines that are not understood are left out.
@@ -78,14 +84,6 @@ impl Kernels {
         found
     }
 
-    /// Bytes of activations that the kernels read and write; `None` where a size is dynamic.
-    pub fn traffic(&self) -> Option<u64> {
-        let moved = self
-            .launched()
-            .flat_map(|k| k.inputs.iter().chain(&k.outputs));
-        moved.map(Operand::bytes).sum()
-    }
-
     /// Dedicated kernels for attention.
     pub fn attention(&self) -> usize {
         self.launched().filter(|k| k.is_attention()).count()
@@ -94,7 +92,7 @@ impl Kernels {
 
 impl Kernel {
     pub fn launches(&self) -> bool {
-        !NO_KERNELS.contains(&self.kind.as_str())
+        !NO_KERNELS.contains(&self.kind.as_str()) && !self.name.starts_with(HOST_CAST)
     }
 
     /// A whole attention in one kernel.
@@ -107,15 +105,23 @@ impl Kernel {
         !self.is_attention() && PRODUCTS.contains(&self.kind.as_str())
     }
 
+    pub(super) fn is_convolution(&self) -> bool {
+        self.kind == CONVOLUTION || self.name.contains(FUSED_CONVOLUTION)
+    }
+
+    /// The matrix that a product holds.
+    pub(super) fn weight(&self) -> Option<&Operand> {
+        let matrices = self.constants.iter().filter(|o| o.is_matrix());
+        matrices.max_by_key(|o| o.shape.iter().product::<i64>())
+    }
+
     /// The types that a product multiplies.
     ///
     /// A residual that is added behind the product is an operand, too, so the type of the weight decides where one of the inputs
     /// has it. An integer beside a float is converted before it is multiplied.
     pub fn multiplies(&self) -> Multiplied {
-        let weight = self.constants.iter().filter(|o| o.is_matrix());
-        let weight = weight.max_by_key(|o| o.shape.iter().product::<i64>());
         let mut inputs = self.inputs.iter().filter(|o| o.is_matrix());
-        match weight {
+        match self.weight() {
             Some(weight) if inputs.clone().any(|i| i.dtype == weight.dtype) => {
                 Multiplied(weight.dtype, weight.dtype)
             }
@@ -132,19 +138,6 @@ impl Kernel {
 }
 
 impl Operand {
-    /// `None` where a size is dynamic, or the type is not known.
-    pub fn bytes(&self) -> Option<u64> {
-        let elements = self
-            .shape
-            .iter()
-            .try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))?;
-        Some(
-            elements
-                .checked_mul(self.dtype.storage_bits()?)?
-                .div_ceil(8),
-        )
-    }
-
     /// More than a number or a vector.
     fn is_matrix(&self) -> bool {
         self.shape.iter().filter(|&&d| d != 1).count() > 1

@@ -43,11 +43,13 @@ mod log;
 mod multiplied;
 mod network;
 mod parser_error;
+pub mod price;
 mod profile;
 mod progress;
 mod request;
 mod rtx;
 pub mod run;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod timing_cache;
@@ -66,3 +68,4 @@ pub use profile::{Profile, ProfileError, ProfileInput};
 pub use progress::{NoProgress, PHASE_BUILD, PHASE_PARSE, Progress};
 pub use request::{BuildRequest, Built, DataType, EngineBuilder, Form, Hardware, Plan, TensorInfo};
 pub use rtx::RtxBuilder;
+pub use sizes::Sizes;

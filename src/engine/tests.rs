@@ -133,8 +133,13 @@ fn several_capabilities_and_profiles_go_into_one_engine() {
             .iter()
             .all(|k| k.nodes.len() == 1 && k.kind == "kgen")
     );
-    assert_eq!(kernels[0].inputs[0].bytes(), Some(16));
-    assert_eq!(kernels[1].inputs[0].bytes(), None, "its batch is dynamic");
+    let sizes = Sizes::default();
+    assert_eq!(sizes.bytes(&kernels[0].inputs[0]), Some(16));
+    assert_eq!(
+        sizes.bytes(&kernels[1].inputs[0]),
+        None,
+        "its batch is dynamic"
+    );
 }
 
 #[test]

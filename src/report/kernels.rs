@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::section::Part;
-use crate::engine::{Kernel, Kernels, Otherwise};
+use crate::engine::{Kernel, Kernels, Otherwise, Sizes};
 use crate::manifest::EngineFacts;
 use crate::summary::bytes;
 
@@ -19,7 +19,7 @@ pub fn sentence(kernels: &Kernels) -> String {
         0 => {}
         n => parts.push(format!("attention {n} dedicated")),
     }
-    if let Some(traffic) = kernels.traffic() {
+    if let Some(traffic) = Sizes::default().traffic(kernels) {
         parts.push(format!("{} moved", bytes(traffic as usize)));
     }
     parts.join("; ")
