@@ -512,7 +512,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let told = ranges.into_iter().chain(nearest).map(String::from);
     manifest.warnings.extend(told);
     manifest.gates = gates::judge(options, &targets, &manifest);
-    gates::pass(options, &manifest)?;
+    let manifest = gates::pass(options, manifest)?;
     stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;

@@ -417,3 +417,89 @@ fn dynamic_quantization_is_for_no_engine_in_any_dialect() {
             .says(&["TensorRT has no dynamic quantization"]);
     }
 }
+
+#[test]
+fn a_gate_that_fails_shows_its_table_and_is_reported() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = Folder::with_model();
+    let files = ["md", "html", "json", "xml"].map(|form| folder.path(&format!("r.{form}")));
+    let reports: Vec<&str> = files
+        .iter()
+        .flat_map(|f| ["--report", f.as_str()])
+        .collect();
+    let read = || files.clone().map(|f| fs::read_to_string(f).unwrap());
+
+    // FP16 is not the same to the bit, and no search makes it so.
+    let args = ["--fp16", "--tolerance", "fp32-exact", "--no-search"];
+    let ran = folder.compile(&[&args[..], &reports].concat()).expect(1);
+    assert!(ran.err.lines().all(|line| line.len() < 500), "{}", ran.err);
+    let first = ran.out.lines().nth(2).unwrap();
+    assert!(first.contains("FAIL"), "{}", ran.out);
+    assert!(ran.out.contains("verdict"), "{}", ran.out);
+    let [md, html, json, xml] = read();
+    assert!(md.starts_with("# kiln compile: ❌ FAILS"), "{md}");
+    assert!(md.contains("| case |"), "{md}");
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("fails"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["parity"]["tolerance"]["name"], "fp32-exact");
+    assert!(xml.contains("<failure"), "{xml}");
+    let quiet = folder.compile(&[&args[..], &["-q"]].concat()).expect(1);
+    assert_eq!(quiet.out, "");
+    assert!(!folder.0.path().join("model.kiln").exists());
+
+    let args = ["--max-size-ratio", "0.001", "--no-latency"];
+    let ran = folder.compile(&[&args[..], &reports].concat()).expect(1);
+    assert!(ran.out.contains("size gate   FAILS"), "{}", ran.out);
+    let [md, html, json, xml] = read();
+    assert!(md.contains("gate on size") && html.contains("gate on size"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["gates"][0]["verdict"], "fail");
+    assert!(xml.contains("<failure"), "{xml}");
+
+    folder
+        .compile(&[&["--no-check"][..], &reports].concat())
+        .expect(0);
+    let [_, _, json, _] = read();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["target"], "cpu");
+}
+
+#[test]
+fn a_failure_names_the_worst_and_counts_the_others() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = Folder::with_model();
+    let gates = "gates: {parity: {limits: {y: {cosine: 1.0001}}}}";
+    let recipe = format!("{{model: model.onnx, target: cpu, latency: false, {gates}}}");
+    let recipe = folder.write("kiln.yaml", recipe.as_bytes());
+    kiln(&["compile", "-c", &recipe])
+        .expect(1)
+        .says(&["cosine 1, limit 1.0001", "and 1 more of 4 comparisons"]);
+}
+
+#[test]
+fn a_dry_run_writes_a_recipe_and_nothing_else() {
+    let folder = Folder::with_model();
+    let before = folder.listing();
+    let args = ["--fp16", "--dim", "batch=2:4:8", "--keep-op", "Gelu"];
+    let ran = folder
+        .compile(&[&args[..], &["--dry-run"]].concat())
+        .expect(0);
+    assert_eq!(folder.listing(), before);
+    assert!(ran.out.contains("# sizes: batch 2:4:8"), "{}", ran.out);
+    assert!(ran.out.contains("convert-fp16"), "{}", ran.out);
+    let recipe = folder.write("kiln.yaml", ran.out.as_bytes());
+    kiln(&["compile", "-c", &recipe, "--no-check"]).expect(0);
+    let made = folder.manifest("model.kiln");
+    assert_eq!(made["precision"], "fp16");
+    assert_eq!(made["sizes"]["batch"]["opt"], 4);
+    folder
+        .compile(&["--dry-run", "--dim", "nosuch=2"])
+        .expect(2);
+    let missing = folder.path("gone.npz");
+    let args = ["--inputs", &missing, "--dry-run"];
+    folder.compile(&args).expect(2).says(&["gone.npz"]);
+}

@@ -12,8 +12,8 @@ use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
-use crate::compile::{self, Options, Outcome, Plan};
-use crate::manifest::{Explained, Missed};
+use crate::compile::{self, CompileError, Options, Plan};
+use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
 use crate::report;
@@ -65,6 +65,10 @@ pub(super) struct Args {
     /// Say where a pass (or all) came close and what stopped it; can be given several times.
     #[arg(long, value_name = "PASS|all", value_parser = known_pass)]
     explain: Vec<String>,
+    /// Write the report to a file, too, also where a gate fails: .md, .html, .json, or .xml (JUnit). May be given several
+    /// times.
+    #[arg(long, value_name = "FILE")]
+    report: Vec<report::Target>,
     /// Print what would be done, as a recipe, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -167,14 +171,20 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     }
     let done = compile::compile(&options, &terminal);
     terminal.clear();
+    if let Err(e) = &done {
+        stopped(globals, &options, e, &args.report, args.json)?;
+    }
     let outcome = done?;
+    for target in &args.report {
+        target.write(&report::BundlePage(&outcome.manifest))?;
+    }
     match args.json {
         true => print_json(&outcome.manifest)?,
         false => {
             for explained in &outcome.manifest.explain {
                 globals.show(&explain(explained))?;
             }
-            globals.show(&render(&outcome))?;
+            globals.show(&render(&outcome.manifest, Some(&outcome.bundle)))?;
         }
     }
     let proved = |p: &parity::Report| p.pass();
@@ -218,6 +228,39 @@ fn planned(plan: &Plan) -> Result<String, Failure> {
         out += &comment(what, said);
     }
     Ok(out)
+}
+
+/// Shows and reports what a gate found that ended the compilation.
+fn stopped(
+    globals: &Globals,
+    options: &Options,
+    error: &CompileError,
+    reports: &[report::Target],
+    json: bool,
+) -> Result<(), Failure> {
+    let manifest = match error {
+        CompileError::Gates { manifest, .. } => manifest.as_deref(),
+        _ => None,
+    };
+    let shown = match (error, manifest) {
+        (CompileError::NotTheSame { parity, .. }, _) => {
+            let (header, rows) = report::parity_rows(parity);
+            table(&header, &rows) + "\n"
+        }
+        (_, Some(manifest)) => render(manifest, None) + "\n",
+        _ => String::new(),
+    };
+    if !json {
+        globals.show(&shown)?;
+    }
+    let failed = report::failed::Page::new(options, error);
+    for target in reports.iter().filter(|_| error.exit_code() == 1) {
+        match manifest {
+            Some(manifest) => target.write(&report::BundlePage(manifest))?,
+            None => target.write(&failed)?,
+        }
+    }
+    Ok(())
 }
 
 /// A bundle that was given as the model is not written over.
@@ -274,8 +317,7 @@ fn explain(explained: &Explained) -> String {
     )
 }
 
-fn render(outcome: &Outcome) -> String {
-    let m = &outcome.manifest;
+fn render(m: &Manifest, bundle: Option<&Path>) -> String {
     let mut out = String::new();
     let applied: Vec<Vec<String>> = (m.passes.iter())
         .filter(|p| p.applications > 0)
@@ -382,6 +424,8 @@ fn render(outcome: &Outcome) -> String {
     for gate in &m.gates {
         out += &format!("  {} gate   {gate}\n", gate.gate);
     }
-    out += &format!("  bundle   {}\n", outcome.bundle.display());
+    if let Some(bundle) = bundle {
+        out += &format!("  bundle   {}\n", bundle.display());
+    }
     out
 }

@@ -9,7 +9,9 @@ use crate::bundle::BundleError;
 use crate::calibrate::CalibrateError;
 use crate::engine::run::EngineRunError;
 use crate::engine::{DataType, EngineError};
+use crate::manifest::Manifest;
 use crate::parity;
+use crate::report;
 use crate::runtime;
 use crate::shapes::SpecError;
 use crate::targets::TargetError;
@@ -60,10 +62,12 @@ pub enum CompileError {
     Bench(#[from] BenchError),
     #[error(transparent)]
     Npz(#[from] parity::NpzError),
-    #[error("the result is not the same function as {}: {failed}; no bundle was written. {advice}", model.display())]
+    #[error("the result is not the same function as {}: {}{}; no bundle was written. {advice}", model.display(), on(.engine), report::failures(.parity))]
     NotTheSame {
         model: PathBuf,
-        failed: String,
+        /// What ran the engine, if it is the engine that differs.
+        engine: Option<String>,
+        parity: Box<parity::Report>,
         advice: &'static str,
     },
     #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
@@ -77,7 +81,12 @@ pub enum CompileError {
         source: Box<CompileError>,
     },
     #[error("{}: {failed}; no bundle was written", model.display())]
-    Gates { model: PathBuf, failed: String },
+    Gates {
+        model: PathBuf,
+        failed: String,
+        /// All that was found out, unless it was clear before that a gate cannot pass.
+        manifest: Option<Box<Manifest>>,
+    },
     #[error("{} has the SHA-256 {found}, and the recipe asks for {asked}: it is not the model that the recipe was made for", model.display())]
     OtherModel {
         model: PathBuf,
@@ -114,6 +123,11 @@ pub enum CompileError {
     Golden(#[from] crate::check::GoldenError),
     #[error("the manifest cannot be written: {0}")]
     Manifest(serde_json::Error),
+}
+
+fn on(engine: &Option<String>) -> String {
+    let runner = engine.as_ref();
+    runner.map_or(String::new(), |runner| format!("the engine on {runner}: "))
 }
 
 fn list(precisions: &[DataType]) -> String {

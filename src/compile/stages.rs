@@ -25,7 +25,6 @@ use crate::engine_parity::{self, EngineParity};
 use crate::fixed::{FixError, Fixed};
 use crate::parity::{self, Preset, Tolerance};
 use crate::prove::{self, Proof};
-use crate::report;
 use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime};
 use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
@@ -529,10 +528,15 @@ fn written(rewritten: &Rewritten) -> Option<HalfFormat> {
 }
 
 /// The result differs from the original, and what can be done about it.
-pub(crate) fn not_the_same(options: &Options, failed: String) -> CompileError {
+pub(crate) fn not_the_same(
+    options: &Options,
+    parity: parity::Report,
+    engine: Option<String>,
+) -> CompileError {
     CompileError::NotTheSame {
         model: options.model.clone(),
-        failed,
+        engine,
+        parity: Box::new(parity),
         advice: match (options.quantization(), options.half()) {
             (Some(_), _) => {
                 "Layers can be kept from quantization with --keep; `kiln bisect` finds the pass"
@@ -554,7 +558,7 @@ pub(super) fn prove(
 ) -> Result<parity::Report, CompileError> {
     let report = proof.compare(&tolerance(options, Some(rewritten))?)?;
     if report.failed() {
-        return Err(not_the_same(options, report::failures(&report)));
+        return Err(not_the_same(options, report, None));
     }
     proof.save(&partial.file(bundle::PROOF))?;
     Ok(report)
@@ -597,10 +601,9 @@ pub(super) fn prove_engine(
     let parity = proof
         .reference
         .compare_engine(runner.as_mut(), &tolerance)?;
-    match &parity {
+    match parity {
         EngineParity::Run { report, runner } if report.failed() => {
-            let failed = format!("the engine on {runner}: {}", report::failures(report));
-            Err(not_the_same(options, failed))
+            Err(not_the_same(options, *report, Some(runner.to_string())))
         }
         _ => Ok(parity),
     }
