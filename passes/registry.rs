@@ -49,7 +49,10 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
+    &lower::pad_columns::PadColumns,
+    &lower::separate_gates::SeparateGates,
     &lower::separate_weights::SeparateWeights,
+    &lower::split_heads::SplitHeads,
     &lower::split_skip_norm::SplitSkipNorm,
     &lower::split_transposed_conv::SplitTransposedConv,
     &lower::spread_offsets::SpreadOffsets,
@@ -167,6 +170,11 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::flatten_branches::FlattenBranches),
     // The layouts that operators of the target want meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
+    // Those of heads are where they stay.
+    Step::Run(&lower::split_heads::SplitHeads),
+    Step::Run(&lower::pad_columns::PadColumns),
+    // Activations are spelled out, and no rearrangement is merged any more.
+    Step::Run(&lower::separate_gates::SeparateGates),
     // Each layer squeezed or expanded the same tables.
     Step::Run(&clean::deduplicate::Deduplicate),
     // Equal weights are one by now.

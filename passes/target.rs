@@ -16,8 +16,6 @@ pub enum Dialect {
 /// How attention is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionForm {
-    /// The standard operator, of operator set 23.
-    Standard,
     /// com.microsoft:MultiHeadAttention.
     MultiHead,
     /// MatMul, Softmax, MatMul.
@@ -125,15 +123,30 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
-    /// The form in which attention over this dtype goes fastest. TensorRT has fused kernels for half precision only, and
-    /// refuses to build the operator in FP32 unless it may take it apart.
+    /// Whether products of one input become one, so that an activation behind one of them is a kernel of its own (measured by
+    /// TensorRT's list of kernels).
+    pub fn packs_products(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether a product with an odd number of columns gets one more, which is cut off again in what it is cast to (measured in
+    /// the same way).
+    pub fn pads_odd_products(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// The form in which attention over this dtype goes fastest.
     pub fn attention(&self, dtype: DType) -> AttentionForm {
         match self.dialect {
-            Dialect::TensorRt if matches!(dtype, DType::F16 | DType::BF16) => {
-                AttentionForm::Standard
-            }
             Dialect::OnnxRuntime if dtype == DType::F32 => AttentionForm::MultiHead,
             _ => AttentionForm::Products,
         }
+    }
+
+    /// Whether the two products of attention become one kernel with all that is computed on the scores between them, so that
+    /// conditions on scores cost nothing, and conditions on queries or results cost kernels of their own (measured with
+    /// TensorRT for RTX 1.7.1). It takes as many heads of keys as of queries.
+    pub fn joins_attention(&self) -> bool {
+        self.dialect == Dialect::TensorRt
     }
 }
