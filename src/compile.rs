@@ -5,6 +5,7 @@ pub(crate) mod calibration;
 mod error;
 mod gates;
 pub(crate) mod named;
+mod plan;
 pub(crate) mod stages;
 
 use std::cell::LazyCell;
@@ -20,6 +21,7 @@ use regex::Regex;
 pub use calibration::{Calibrated, Calibration, SAMPLES};
 pub use error::CompileError;
 pub use gates::Judged;
+pub use plan::{Plan, plan};
 pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Over, Partial};
@@ -257,6 +259,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     stages::fit(options, &targets)?;
     gates::possible(options, &targets)?;
     let device = stages::device(options, &targets);
+    stages::data_is_there(options)?;
     let output = output_path(options);
     stages::spares_inputs(options, &output, &[])?;
     let mut original = clock.time("read", || stages::read(options))?;
@@ -510,9 +513,11 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         ));
     }
     let ranges = calibration::warning(options, &original, manifest.calibration.as_ref());
-    manifest.warnings.extend(ranges.map(String::from));
+    let nearest = calibration::nearest(options);
+    let told = ranges.into_iter().chain(nearest).map(String::from);
+    manifest.warnings.extend(told);
     manifest.gates = gates::judge(options, &targets, &manifest);
-    gates::pass(options, &manifest)?;
+    let manifest = gates::pass(options, manifest)?;
     stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;

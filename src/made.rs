@@ -109,8 +109,7 @@ impl Maker<'_> {
             CompileError::Sizes { model, why } => CompileError::Sizes {
                 model,
                 why: format!(
-                    "{why}; the input \"{0}\" selects what is computed, and with --input {0}={1} the graph tells the sizes of \
-                     that",
+                    "the input \"{0}\" selects what is computed, and with --input {0}={1} the graph tells the sizes of that: {why}",
                     control.name,
                     written(control, &control.kind)
                 ),
@@ -229,8 +228,7 @@ pub(crate) fn gather(
             shapes.hold(&real.inputs);
             let why = why.to_string();
             out.warnings.push(format!(
-                "the original does not run on made inputs ({}), so the proof is on {} alone, and the profile holds its sizes",
-                why.lines().next().unwrap_or_default(),
+                "the original does not run on made inputs, so the proof is on {} alone, and the profile holds its sizes: {why}",
                 real.name
             ));
             let point = shapes.points().pop().map(|(_, point)| point);

@@ -155,6 +155,21 @@ pub fn of(model: &Model) -> Summary {
     }
 }
 
+impl Summary {
+    /// With what the file has beside the graph: Identity, where an output cannot bear its name otherwise.
+    #[must_use]
+    pub fn with_relays(mut self, relays: usize) -> Summary {
+        self.nodes += relays;
+        let identity = self.ops.iter_mut().find(|(op, _)| op == "Identity");
+        match identity {
+            Some((_, nodes)) => *nodes += relays,
+            None if relays > 0 => self.ops.push(("Identity".into(), relays)),
+            None => {}
+        }
+        self
+    }
+}
+
 /// Nodes by operator, nested graphs included.
 pub fn op_counts(graph: &Graph) -> BTreeMap<String, usize> {
     let mut ops = BTreeMap::new();

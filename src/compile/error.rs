@@ -9,7 +9,9 @@ use crate::bundle::BundleError;
 use crate::calibrate::CalibrateError;
 use crate::engine::run::EngineRunError;
 use crate::engine::{DataType, EngineError};
+use crate::manifest::Manifest;
 use crate::parity;
+use crate::report;
 use crate::runtime;
 use crate::shapes::SpecError;
 use crate::targets::TargetError;
@@ -40,7 +42,7 @@ pub enum CompileError {
         why: &'static str,
         source: std::io::Error,
     },
-    #[error("{}: the original does not run at these sizes: {why}; give others with --dim", model.display())]
+    #[error("{}: the original does not run at these sizes; give others with --dim: {why}", model.display())]
     Sizes { model: PathBuf, why: String },
     #[error("{}: an engine has one profile of sizes, for which TensorRT builds all branches, and the model runs at others with each value of a control: {sizes}; no bundle was written. Choose one: {commands}", model.display())]
     Ways {
@@ -73,24 +75,31 @@ pub enum CompileError {
     Bench(#[from] BenchError),
     #[error(transparent)]
     Npz(#[from] parity::NpzError),
-    #[error("the result is not the same function as {}: {failed}; no bundle was written. {advice}", model.display())]
+    #[error("the result is not the same function as {}: {}{}; no bundle was written. {advice}", model.display(), on(.engine), report::failures(.parity))]
     NotTheSame {
         model: PathBuf,
-        failed: String,
+        /// What ran the engine, if it is the engine that differs.
+        engine: Option<String>,
+        parity: Box<parity::Report>,
         advice: &'static str,
     },
-    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln: {source}; no bundle was written", model.display())]
+    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
         model: PathBuf,
         source: runtime::Error,
     },
-    #[error("{}: the search for nodes that must keep their precision stopped: {source}; no bundle was written. --no-search leaves it out, --keep names nodes", model.display())]
+    #[error("{}: the search for nodes that must keep their precision stopped; no bundle was written. --no-search leaves it out, --keep names nodes: {source}", model.display())]
     Search {
         model: PathBuf,
         source: Box<CompileError>,
     },
     #[error("{}: {failed}; no bundle was written", model.display())]
-    Gates { model: PathBuf, failed: String },
+    Gates {
+        model: PathBuf,
+        failed: String,
+        /// All that was found out, unless it was clear before that a gate cannot pass.
+        manifest: Option<Box<Manifest>>,
+    },
     #[error("{} has the SHA-256 {found}, and the recipe asks for {asked}: it is not the model that the recipe was made for", model.display())]
     OtherModel {
         model: PathBuf,
@@ -127,6 +136,11 @@ pub enum CompileError {
     Golden(#[from] crate::check::GoldenError),
     #[error("the manifest cannot be written: {0}")]
     Manifest(serde_json::Error),
+}
+
+fn on(engine: &Option<String>) -> String {
+    let runner = engine.as_ref();
+    runner.map_or(String::new(), |runner| format!("the engine on {runner}: "))
 }
 
 fn list(precisions: &[DataType]) -> String {
@@ -216,12 +230,13 @@ impl CompileError {
             CompileError::Target(TargetError::NoGpu { .. }) => 5,
             CompileError::Target(_) => 2,
             CompileError::Recipe(_) => 2,
+            CompileError::Bundle(BundleError::NoBundle { .. }) => 3,
+            CompileError::Bundle(_) => 2,
             CompileError::Spec(SpecError::NotTensor { .. } | SpecError::NoType { .. }) => 3,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
             | CompileError::Keep { .. }
             | CompileError::Unsupported { .. }
-            | CompileError::Bundle(_)
             | CompileError::Io { .. }
             | CompileError::Inputs(_)
             | CompileError::Fix(_)

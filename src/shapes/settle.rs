@@ -159,8 +159,7 @@ fn fit(shapes: &mut Shapes, runs: &mut Runs<'_>, settled: &mut Settled) -> Resul
         }
         shapes.follow();
         settled.warnings.push(format!(
-            "the model does not run at the corners of its profile ({}), so the profile holds the typical sizes only",
-            brief(&why)
+            "the profile holds the typical sizes only: the model does not run at the corners: {why}"
         ));
     }
     Ok(())
@@ -216,10 +215,8 @@ fn widen(
         }
         new.max = (good * step).max(range.opt);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); the profile ends at {name}={}",
-            range.max,
-            brief(&why),
-            new.max
+            "the profile ends at {name}={}, because the model does not run at {name}={}: {why}",
+            new.max, range.max
         ));
     }
     if !range.is_fixed()
@@ -235,24 +232,10 @@ fn widen(
         }
         new.min = (good * step).min(range.opt);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); the profile begins at {name}={}",
-            range.min,
-            brief(&why),
-            new.min
+            "the profile begins at {name}={}, because the model does not run at {name}={}: {why}",
+            new.min, range.min
         ));
     }
     corner.insert(name.to_string(), new.max);
     shapes.ranges.insert(name.to_string(), new);
-}
-
-pub(super) fn brief(why: &str) -> String {
-    // ONNX Runtime tells of each body on the way before it comes to the node.
-    let line = why.lines().next().unwrap_or_default();
-    let line = line.rsplit("Status Message: ").next().unwrap_or(line);
-    // And of the lines of its own source.
-    let line = line.rsplit(" was false. ").next().unwrap_or(line);
-    match line.char_indices().nth(160) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line.to_string(),
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kiln_graph::infer::Expr;
 
-use super::settle::{Runs, Settled, brief};
+use super::settle::{Runs, Settled};
 use super::{Point, Range, Shapes};
 
 /// Ranges around `found`, at which the model runs. A dimension for which no other size runs is tried together with those
@@ -153,11 +153,10 @@ impl Around<'_, '_> {
         };
         shapes.ranges.insert(name.to_string(), range);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); it runs from {name}={} to {}, which the profile holds",
-            if planned.opt == n { planned.max } else { planned.opt },
-            brief(why),
+            "the profile goes from {name}={} to {}, because the model does not run at {name}={}: {why}",
             range.min,
-            range.max
+            range.max,
+            if planned.opt == n { planned.max } else { planned.opt },
         ));
     }
 
