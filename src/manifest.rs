@@ -10,6 +10,7 @@ use kiln_passes::{MissReport, PassReport, Remark};
 use serde::{Deserialize, Serialize};
 
 use crate::bench;
+use crate::bundle::{self, BundleError};
 use crate::compile::{Calibrated, Int8, Judged, Options, Rewritten, Source};
 use crate::engine::{Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::{EngineParity, NotRun};
@@ -261,15 +262,15 @@ pub struct EngineFacts {
 /// Why the kernels of a bundle's engine are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelsError {
-    #[error("{} is no kiln bundle: {source}", path.display())]
-    NoBundle { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("{}: the manifest cannot be read: {source}", path.display())]
+    Unread { path: PathBuf, source: io::Error },
     #[error("{}: the manifest is not read: {source}", path.display())]
     Manifest {
         path: PathBuf,
         source: serde_json::Error,
     },
-    #[error("{} has no engine: compile it with --target of a GPU", .0.display())]
-    NoEngine(PathBuf),
     #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
     Unlisted(PathBuf),
 }
@@ -292,22 +293,23 @@ pub struct EngineKernels {
 ///
 /// # Errors
 /// When it is no bundle, has no engine, or nothing is known of the kernels.
-pub fn kernels(bundle: &Path) -> Result<EngineKernels, KernelsError> {
+pub fn kernels(folder: &Path) -> Result<EngineKernels, KernelsError> {
     #[derive(Deserialize)]
     struct Part {
         engine: Option<EngineKernels>,
     }
-    let path = bundle.join(crate::bundle::MANIFEST);
-    let text = fs::read(&path).map_err(|source| KernelsError::NoBundle {
-        path: bundle.to_path_buf(),
+    bundle::find_engine(folder)?;
+    let path = folder.join(bundle::MANIFEST);
+    let text = fs::read(&path).map_err(|source| KernelsError::Unread {
+        path: path.clone(),
         source,
     })?;
     let part: Part =
         serde_json::from_slice(&text).map_err(|source| KernelsError::Manifest { path, source })?;
-    let bundle = bundle.to_path_buf();
+    let folder = folder.to_path_buf();
     match part.engine {
-        None => Err(KernelsError::NoEngine(bundle)),
-        Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(bundle)),
+        None => Err(BundleError::NoEngine(folder).into()),
+        Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(folder)),
         Some(listed) => Ok(listed),
     }
 }
@@ -359,6 +361,10 @@ impl Manifest {
         rewritten: &Rewritten,
         written: &Written,
     ) -> Manifest {
+        let mut ops_after = rewritten.ops_after.clone();
+        if written.relays > 0 {
+            *ops_after.entry("Identity".into()).or_default() += written.relays;
+        }
         let mut manifest = Manifest {
             kiln: env!("CARGO_PKG_VERSION").into(),
             source: SourceFacts {
@@ -396,9 +402,9 @@ impl Manifest {
             },
             sizes: BTreeMap::new(),
             before: summary::of(original),
-            after: summary::of(&rewritten.model),
+            after: summary::of(&rewritten.model).with_relays(written.relays),
             ops_before: rewritten.ops_before.clone(),
-            ops_after: rewritten.ops_after.clone(),
+            ops_after,
             blocks: rewritten.blocks.clone(),
             attention: rewritten.attention.clone(),
             passes: Vec::new(),
@@ -456,8 +462,12 @@ impl Manifest {
         // Whether projections are packed is the target's choice.
         let none = |b: &&Found| b.found > 0 && b.fused == 0 && b.kind != "packed projections";
         for block in rewritten.blocks.iter().filter(none) {
-            manifest.warnings.push(format!(
-                "none of {} {} was fused; --explain all says why",
+            let why = match &block.why {
+                Some(why) => format!(": {why}"),
+                None => "; --explain all says why".into(),
+            };
+            (manifest.warnings).push(format!(
+                "none of {} {} was fused{why}",
                 block.found, block.kind
             ));
         }

@@ -27,7 +27,7 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     if args.engine {
         return engine(&args);
     }
-    let path = bundle::model_path(&args.model);
+    let path = bundle::find_model(&args.model).map_err(Failure::model)?;
     let model = kiln_graph::onnx::read(&path).map_err(Failure::model)?;
     if args.text {
         let message = kiln_graph::onnx::to_proto(&model).map_err(Failure::model)?;

@@ -141,7 +141,7 @@ fn engine_report(
     talk: &dyn Talk,
 ) -> Result<EngineReport, CompileError> {
     let name = folder.file_stem().unwrap_or_default().to_string_lossy();
-    let plan_path = folder.join(bundle::ENGINE);
+    let plan_path = bundle::find_engine(folder)?;
     let failed = |source| CompileError::Io {
         path: plan_path.clone(),
         why: "the bundle's engine cannot be read",
@@ -220,7 +220,7 @@ fn format(model: &Model) -> Format {
 }
 
 fn grid(request: &Request, model: &Model) -> Result<Vec<Point>, CompileError> {
-    let shapes = Shapes::new(&model.graph, &super::grid::dims(&request.axes), &[])?;
+    let shapes = super::grid::shapes_of(model, &request.axes)?;
     let typical: Point = (shapes.ranges.iter())
         .map(|(name, r)| (name.clone(), r.opt))
         .collect();
