@@ -11,6 +11,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::raise_opset::RaiseOpset,
     &clean::eliminate_dead::EliminateDead,
     &clean::eliminate_noop::EliminateNoop,
+    &clean::expand_einsum::ExpandEinsum,
     &clean::merge_chains::MergeChains,
     &clean::sink_scales::SinkScales,
     &clean::merge_views::MergeViews,
@@ -22,6 +23,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::simplify_masks::SimplifyMasks,
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
+    &clean::normalize_scores::NormalizeScores,
     &fuse::adopt_attention::AdoptAttention,
     &fuse::drop_key_bias::DropKeyBias,
     &fuse::fuse_attention::FuseAttention,
@@ -48,6 +50,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
     &lower::lower_axes::LowerAxes,
+    &lower::lower_eye_like::LowerEyeLike,
     &lower::lower_int4::LowerInt4,
     &lower::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
@@ -74,6 +77,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fold::fold_shapes::FoldShapes),
     // Conditions on sizes are constants now. Before anything is folded that only the other branch reads.
     Step::Run(&fold::fold_branches::FoldBranches),
+    // Weights that it turns are folded below.
+    Step::Run(&clean::expand_einsum::ExpandEinsum),
     // Writes the new weights as arithmetic on constants, which the next pass folds.
     Step::Run(&fuse::fuse_conv_batch_norm::FuseConvBatchNorm),
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
@@ -108,6 +113,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::merge_views::MergeViews),
     // What the model came with is then like what is fused.
     Step::Run(&lower::expand_attention::ExpandAttention),
+    Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
     // What fusions rearrange meets the rearrangements around it.
@@ -116,6 +122,20 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Fused),
+];
+
+/// What is left of a model of which more is known, by constants that were inputs: branches that are not taken go.
+pub static FOLD: &[Step] = &[
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    // A branch may hold another condition on what is constant now.
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
 
 /// Runs after [`DEFAULT`] for `--int8`, and before [`FP16`], which narrows what is left.
@@ -176,6 +196,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
     Step::Run(&lower::lower_axes::LowerAxes),
+    Step::Run(&lower::lower_eye_like::LowerEyeLike),
     Step::Run(&lower::spread_offsets::SpreadOffsets),
     // After all that reads the types of results.
     Step::Run(&lower::flatten_branches::FlattenBranches),

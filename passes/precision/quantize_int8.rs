@@ -24,7 +24,8 @@ impl Pass for QuantizeInt8 {
 
     fn details(&self) -> String {
         "`x · w` with a constant w [K, N] becomes a product of quantized numbers: w is INT8 with one scale for each column, x \
-         has one scale for all, from calibration. TensorRT takes x as INT8 around zero, ONNX Runtime as UINT8 with a zero \
+         has one scale for all, from calibration. For TensorRT, what the columns' scales have in common is the scale of w, and a Mul \
+         behind the product has the rest: its kernels apply one scale only. TensorRT takes x as INT8 around zero, ONNX Runtime as UINT8 with a zero \
          point; both are written as QuantizeLinear and DequantizeLinear, which they fuse into the product. Ranges are those \
          with the least expected error of min-max, percentile, entropy and MSE; weights are clamped where that lowers the error \
          of the product. Up to 16 channels of x that are much larger than the others are multiplied apart as floats, or channels are \

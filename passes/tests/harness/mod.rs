@@ -123,7 +123,7 @@ fn measured(text: &str) -> (String, f32, f32) {
     (name.trim().to_string(), number(min), number(max))
 }
 
-/// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large, or
+/// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large, or 40 away, or
 /// every channel one to 32 times.
 fn stats(case: &Case, model: &Model) -> Stats {
     let Some(ranges) = &case.ranges else {
@@ -140,8 +140,12 @@ fn stats(case: &Case, model: &Model) -> Stats {
         ("uneven", c) => 2f32.powi(c as i32 % 6),
         ("outlier", 3) => 30.0,
         ("infinite", 3) => f32::INFINITY,
-        ("even" | "outlier" | "infinite", _) => 1.0,
+        ("even" | "outlier" | "infinite" | "far", _) => 1.0,
         (other, _) => panic!("{}: unknown ranges {other}", case.path.display()),
+    };
+    let offset = |channel: usize| match (ranges.as_str(), channel) {
+        ("far", 3) => 40.0,
+        _ => 0.0,
     };
     let mut model = model.clone();
     kiln_graph::infer::annotate(&mut model.graph);
@@ -151,7 +155,7 @@ fn stats(case: &Case, model: &Model) -> Stats {
         let values: Vec<f32> = (0..64 * channels)
             .map(|k| {
                 let v = (k * 37 % 251) as f32 * (8.0 / 250.0) - 4.0;
-                v * factor(k % channels)
+                v * factor(k % channels) + offset(k % channels)
             })
             .collect();
         let mut collector = Collector::new();
