@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models clean
+.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models clean
 
 setup: $(VENV)/.ready
 
@@ -127,6 +127,14 @@ MODELS = fixtures/models
 coverage: setup
 	cargo run --release --example coverage -- $(MODELS) > target/coverage.md
 	@cat target/coverage.md
+
+# Kernels and bytes of TensorRT's engines, of plain FP16 files and of kiln's, on a folder of models and on the full-size ones that are
+# here: docs/engines.md. What was measured with the same binary and file is kept; ENGINES=--both builds everything for sm_120, too, and
+# --half leaves INT8, FP8 and INT4 out.
+ENGINES =
+
+engines: setup .venv-peers/.ready
+	DEMO_MODEL="$(DEMO_MODEL)" cargo run --release --example engines -- $(ENGINES) $(MODELS) benches/results/engines.json docs/engines.md
 
 # Accuracy, size and latency of kiln's low precisions beside those of ONNX Runtime's and NVIDIA's tools, on trained models:
 # docs/precision.md. The peers need 7 GB for their environments, and are done once; PRECISION_MODELS=minilm-l3 takes one model.

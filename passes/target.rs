@@ -16,8 +16,6 @@ pub enum Dialect {
 /// How attention is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionForm {
-    /// The standard operator, of operator set 23.
-    Standard,
     /// com.microsoft:MultiHeadAttention.
     MultiHead,
     /// MatMul, Softmax, MatMul.
@@ -32,6 +30,8 @@ pub struct Target {
     pub dialect: Dialect,
     /// The default-domain operator set that the model is raised to, if it is older.
     pub opset: i64,
+    /// Whether it multiplies matrices in FP32, and in integers with a result in FP32. Turing's TensorRT does neither.
+    pub fp32_products: bool,
 }
 
 impl Target {
@@ -41,6 +41,7 @@ impl Target {
             name: "cpu".into(),
             dialect: Dialect::OnnxRuntime,
             opset: 20,
+            fp32_products: true,
         }
     }
 
@@ -50,6 +51,7 @@ impl Target {
             name: name.into(),
             dialect: Dialect::TensorRt,
             opset: 23,
+            fp32_products: true,
         }
     }
 
@@ -59,6 +61,7 @@ impl Target {
             name: "standard".into(),
             dialect: Dialect::Standard,
             opset: 20,
+            fp32_products: true,
         }
     }
 
@@ -70,6 +73,14 @@ impl Target {
     /// Whether one product with packed weights and a Split beats the products it replaces.
     pub fn packs_projections(&self) -> bool {
         self.dialect != Dialect::OnnxRuntime
+    }
+
+    /// Whether a bias between a projection and the telling apart of heads costs attention kernels of its own. TensorRT for
+    /// RTX 1.7.1 reads the heads out of a product's result as it is, but writes queries, keys and values once more as soon as
+    /// one of them has a bias: 10 kernels a layer of an encoder, and 7 without biases (sm_86 to sm_120, FP16, BF16 and FP32).
+    /// ONNX Runtime's operators take the biases with them.
+    pub fn biases_keep_projections_apart(&self) -> bool {
+        self.dialect == Dialect::TensorRt
     }
 
     /// Whether integers stand for floats around zero only, between QuantizeLinear and DequantizeLinear: TensorRT has no
@@ -118,6 +129,17 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether attention is an operator that scales scores before it adds biases. TensorRT finds either spelling by itself, and
+    /// scaling biases apart costs a kernel a layer (XLNet with TensorRT for RTX 1.7.1: 32 kernels instead of 30).
+    pub fn scales_before_biases(&self) -> bool {
+        self.dialect == Dialect::OnnxRuntime
+    }
+
+    /// Whether EyeLike has known sizes: TensorRT's parser refuses others.
+    pub fn needs_sizes_of_eye_like(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether one number added behind a convolution along one axis is written once for each channel: TensorRT's builder
     /// makes it the bias and stops at one of one element (measured with TensorRT for RTX 1.7.1).
     pub fn spreads_offsets(&self) -> bool {
@@ -137,15 +159,30 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
-    /// The form in which attention over this dtype goes fastest. TensorRT has fused kernels for half precision only, and
-    /// refuses to build the operator in FP32 unless it may take it apart.
+    /// Whether products of one input become one, so that an activation behind one of them is a kernel of its own (measured by
+    /// TensorRT's list of kernels).
+    pub fn packs_products(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether a product with an odd number of columns gets one more, which is cut off again in what it is cast to (measured in
+    /// the same way).
+    pub fn pads_odd_products(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// The form in which attention over this dtype goes fastest.
     pub fn attention(&self, dtype: DType) -> AttentionForm {
         match self.dialect {
-            Dialect::TensorRt if matches!(dtype, DType::F16 | DType::BF16) => {
-                AttentionForm::Standard
-            }
             Dialect::OnnxRuntime if dtype == DType::F32 => AttentionForm::MultiHead,
             _ => AttentionForm::Products,
         }
+    }
+
+    /// Whether the two products of attention become one kernel with all that is computed on the scores between them, so that
+    /// conditions on scores cost nothing, and conditions on queries or results cost kernels of their own (measured with
+    /// TensorRT for RTX 1.7.1). It takes as many heads of keys as of queries.
+    pub fn joins_attention(&self) -> bool {
+        self.dialect == Dialect::TensorRt
     }
 }

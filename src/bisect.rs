@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::bundle;
 use crate::compile::calibration;
+use crate::compile::named;
 use crate::compile::stages::{self, Passes};
 use crate::compile::{CompileError, Options, Rewritten};
 use crate::parity::{Report, Tolerance, Unproved};
@@ -116,6 +117,7 @@ pub fn bisect(
 ) -> Result<Bisection, CompileError> {
     talk.stage("read");
     let mut original = stages::read(options)?;
+    named::outputs(options, &original)?;
     let fixed = stages::fix(options, &mut original)?;
     let mut shapes = stages::shapes(options, &original)?;
     let (targets, _) = Targets::resolved(options.targets.as_ref())?;
@@ -129,6 +131,7 @@ pub fn bisect(
         talk,
     };
     let mut fused = pipeline.fused()?;
+    named::kept(options, &original, &fused.model)?;
     talk.stage("sizes");
     let device = stages::device(options, &pipeline.targets);
     let request = prove::Request {
@@ -141,12 +144,13 @@ pub fn bisect(
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
         thorough: false,
         half_io: options.half_io,
+        one_profile: false,
         result: Some("the model after some of its passes".into()),
         device,
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut reference = prove::open(&request, &mut shapes, talk)?;
-    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+    if let Some(baked) = stages::narrowed(&original, &shapes, &reference.chosen) {
         pipeline.original = baked;
         fused = pipeline.fused()?;
     }

@@ -1,6 +1,9 @@
 //! The output folder: written aside, then renamed, so that there is a whole bundle or none.
 
+mod keep;
+
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +16,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::scratch::{self, Held};
+
+pub use keep::{Over, spares};
 
 /// The optimized model's file in a bundle.
 pub const MODEL: &str = "model.onnx";
@@ -36,8 +41,25 @@ pub enum BundleError {
         why: &'static str,
         source: io::Error,
     },
-    #[error("{} exists and is no kiln bundle (it has no {MANIFEST}); choose another place with -o", .0.display())]
+    #[error("{} exists and is no kiln bundle (it has no {MANIFEST}): choose another place with -o, or --force to write a bundle there", .0.display())]
     NotOurs(PathBuf),
+    #[error("{} exists, and --no-clobber leaves what exists", .0.display())]
+    Exists(PathBuf),
+    #[error("{} is read, and a bundle at {} would be written over it: choose another place with -o", file.display(), target.display())]
+    Input { file: PathBuf, target: PathBuf },
+    #[error("{} is no kiln bundle: it has no {MODEL}{}", path.display(), holds(.models))]
+    NoBundle { path: PathBuf, models: Vec<String> },
+    #[error("{} has no engine: compile it for a GPU (--target sm_89) and without --no-engine", .0.display())]
+    NoEngine(PathBuf),
+    #[error("{} is no kiln bundle, and engines are in bundles: `kiln compile` makes one", .0.display())]
+    NoFolder(PathBuf),
+}
+
+fn holds(models: &[String]) -> String {
+    match models.is_empty() {
+        true => String::new(),
+        false => format!("; it holds {}: name one of them", models.join(", ")),
+    }
 }
 
 /// The ONNX file of a bundle, or the path itself if it is no folder.
@@ -45,6 +67,41 @@ pub fn model_path(path: &Path) -> PathBuf {
     match path.is_dir() {
         true => path.join(MODEL),
         false => path.to_path_buf(),
+    }
+}
+
+/// As [`model_path`], of a folder that is a bundle.
+///
+/// # Errors
+/// When a folder is none, with the models that it holds.
+pub fn find_model(path: &Path) -> Result<PathBuf, BundleError> {
+    let model = model_path(path);
+    if !path.is_dir() || model.exists() {
+        return Ok(model);
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut models: Vec<String> = names.filter(|n| n.ends_with(".onnx")).collect();
+    models.sort();
+    Err(BundleError::NoBundle {
+        path: path.to_path_buf(),
+        models,
+    })
+}
+
+/// The engine of a bundle.
+///
+/// # Errors
+/// When it is no bundle, or has no engine.
+pub fn find_engine(bundle: &Path) -> Result<PathBuf, BundleError> {
+    if bundle.is_file() {
+        return Err(BundleError::NoFolder(bundle.to_path_buf()));
+    }
+    find_model(bundle)?;
+    let engine = bundle.join(ENGINE);
+    match engine.is_file() {
+        true => Ok(engine),
+        false => Err(BundleError::NoEngine(bundle.to_path_buf())),
     }
 }
 
@@ -62,6 +119,7 @@ pub struct Partial {
     folder: PathBuf,
     /// Folders of killed processes that were removed, and older bundles that such processes had moved aside.
     pub swept: Vec<Swept>,
+    over: Over,
     done: bool,
     held: Held,
     _lock: Option<File>,
@@ -205,12 +263,10 @@ impl Partial {
     /// Makes an empty folder beside `target`.
     ///
     /// # Errors
-    /// When the place cannot be written, or `target` exists and is no bundle.
-    pub fn new(target: &Path) -> Result<Partial, BundleError> {
+    /// When the place cannot be written, or what is at `target` must stay.
+    pub fn new(target: &Path, over: Over) -> Result<Partial, BundleError> {
         let swept = sweep(target);
-        if target.exists() && !target.join(MANIFEST).is_file() {
-            return Err(BundleError::NotOurs(target.to_path_buf()));
-        }
+        keep::allows(over, target)?;
         let failed =
             |folder: &Path, source| io_error(folder, "the bundle cannot be made here")(source);
         if let Some(parent) = target.parent() {
@@ -233,6 +289,7 @@ impl Partial {
                 target: target.to_path_buf(),
                 folder,
                 swept,
+                over,
                 done: false,
                 held,
                 _lock: lock,
@@ -254,24 +311,27 @@ impl Partial {
         fs::write(&path, data).map_err(io_error(&path, "cannot be written"))
     }
 
-    /// Puts the bundle in its place; an older one is replaced at once, if the file system can exchange two folders. Of
-    /// several that are written at the same time, the last to finish stays.
+    /// Puts the bundle in its place; an older one is replaced at once, if the file system can exchange two folders, and what
+    /// others put into it stays. Of several that are written at the same time, the last to finish stays. Gives the place, and
+    /// the names of others' files in it.
     ///
     /// # Errors
-    /// When a rename fails; the older bundle is then where it was.
-    pub fn finish(mut self) -> Result<PathBuf, BundleError> {
-        let placed = self.held.whole(|| place(&self.folder, &self.target));
+    /// When a rename fails, or a file cannot be kept; the older bundle is then where it was.
+    pub fn finish(mut self) -> Result<(PathBuf, Vec<OsString>), BundleError> {
+        let kept = keep::take_along(&self.target, &self.folder)?;
+        let placed = self
+            .held
+            .whole(|| place(&self.folder, &self.target, self.over));
         self.done = placed.is_ok();
         if let Some(old) = placed? {
-            // The bundle is in its place; what cannot be removed now is swept by the next compilation.
-            let _ = fs::remove_dir_all(old);
+            keep::remove(&old);
         }
-        Ok(self.target.clone())
+        Ok((self.target.clone(), kept))
     }
 }
 
 /// Renames `folder` to `target`. Gives the place of the bundle that was there.
-fn place(folder: &Path, target: &Path) -> Result<Option<PathBuf>, BundleError> {
+fn place(folder: &Path, target: &Path, over: Over) -> Result<Option<PathBuf>, BundleError> {
     let failed = io_error(target, "the bundle cannot be put in its place");
     // Another compilation may put its bundle there, or take one away, between any two of these steps.
     for _ in 0..100 {
@@ -280,9 +340,7 @@ fn place(folder: &Path, target: &Path) -> Result<Option<PathBuf>, BundleError> {
             Err(_) if target.exists() => {}
             Err(e) => return Err(failed(e)),
         }
-        if !target.join(MANIFEST).is_file() {
-            return Err(BundleError::NotOurs(target.to_path_buf()));
-        }
+        keep::allows(over, target)?;
         match renameat_with(CWD, folder, CWD, target, RenameFlags::EXCHANGE) {
             Ok(()) => return Ok(Some(folder.to_path_buf())),
             Err(Errno::NOENT) if folder.exists() => continue,
@@ -337,13 +395,13 @@ mod tests {
     fn a_bundle_is_whole_or_absent() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("m.kiln");
-        let partial = Partial::new(&target).unwrap();
+        let partial = Partial::new(&target, Over::Bundles).unwrap();
         partial.write(MODEL, b"x").unwrap();
         drop(partial);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
         for round in ["one", "two"] {
-            let partial = Partial::new(&target).unwrap();
+            let partial = Partial::new(&target, Over::Bundles).unwrap();
             partial.write(MANIFEST, round.as_bytes()).unwrap();
             partial.finish().unwrap();
             assert_eq!(fs::read_to_string(target.join(MANIFEST)).unwrap(), round);
@@ -356,8 +414,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("precious");
         fs::create_dir(&target).unwrap();
+        fs::write(target.join("thesis.txt"), "").unwrap();
         assert!(matches!(
-            Partial::new(&target),
+            Partial::new(&target, Over::Bundles),
             Err(BundleError::NotOurs(_))
         ));
     }
@@ -366,7 +425,7 @@ mod tests {
     fn what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("m.kiln");
-        let living = Partial::new(&target).unwrap();
+        let living = Partial::new(&target, Over::Bundles).unwrap();
         living.write(MODEL, b"x").unwrap();
         for left in ["m.kiln.4.part", "m.kiln.4.0.part"] {
             fs::create_dir(dir.path().join(left)).unwrap();
@@ -381,7 +440,7 @@ mod tests {
         for other in foreign {
             fs::create_dir(dir.path().join(other)).unwrap();
         }
-        let partial = Partial::new(&target).unwrap();
+        let partial = Partial::new(&target, Over::Bundles).unwrap();
         assert_eq!(partial.swept.len(), 2, "{:?}", partial.swept);
         assert!(living.file(MODEL).exists());
         drop((partial, living));
@@ -395,7 +454,7 @@ mod tests {
         let aside = dir.path().join("m.kiln.4.0.old");
         fs::create_dir(&aside).unwrap();
         fs::write(aside.join(MANIFEST), "one").unwrap();
-        let partial = Partial::new(&target).unwrap();
+        let partial = Partial::new(&target, Over::Bundles).unwrap();
         assert_eq!(partial.swept, [Swept::Restored(target.clone())]);
         drop(partial);
         assert_eq!(fs::read_to_string(target.join(MANIFEST)).unwrap(), "one");
@@ -410,7 +469,7 @@ mod tests {
                 let target = &target;
                 s.spawn(move || {
                     for _ in 0..20 {
-                        let partial = Partial::new(target).unwrap();
+                        let partial = Partial::new(target, Over::Bundles).unwrap();
                         let mark = writer.to_string();
                         partial.write(MODEL, mark.as_bytes()).unwrap();
                         partial.write(MANIFEST, mark.as_bytes()).unwrap();
@@ -422,5 +481,56 @@ mod tests {
         let read = |name| fs::read_to_string(target.join(name)).unwrap();
         assert_eq!(read(MODEL), read(MANIFEST));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_others_put_into_a_bundle_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("m.kiln");
+        let write = |over, mark: &str| {
+            let partial = Partial::new(&target, over).unwrap();
+            partial.write(MANIFEST, mark.as_bytes()).unwrap();
+            partial.finish().unwrap().1
+        };
+        fs::create_dir(&target).unwrap();
+        assert!(write(Over::Bundles, "one").is_empty());
+        fs::write(target.join(ENGINE), "an engine").unwrap();
+        fs::write(target.join("notes.txt"), "mine").unwrap();
+        fs::create_dir(target.join("data")).unwrap();
+        fs::write(target.join("data/x.npz"), "x").unwrap();
+        std::os::unix::fs::symlink("nowhere", target.join("link")).unwrap();
+        assert_eq!(write(Over::Bundles, "two"), ["data", "link", "notes.txt"]);
+        let read = |name: &str| fs::read_to_string(target.join(name)).unwrap();
+        assert_eq!(
+            (read("notes.txt"), read("data/x.npz")),
+            ("mine".into(), "x".into())
+        );
+        assert!(target.join("link").is_symlink() && !target.join(ENGINE).exists());
+        let again = Partial::new(&target, Over::Nothing);
+        assert!(matches!(again, Err(BundleError::Exists(_))));
+
+        fs::remove_file(target.join(MANIFEST)).unwrap();
+        assert_eq!(
+            write(Over::Anything, "three"),
+            ["data", "link", "notes.txt"]
+        );
+        fs::remove_dir_all(&target).unwrap();
+        fs::write(&target, "a file").unwrap();
+        write(Over::Anything, "four");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_read_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("m.kiln");
+        let model = target.join(MODEL);
+        assert!(spares(&target, [model.as_path()]).is_ok());
+        fs::create_dir(&target).unwrap();
+        fs::write(&model, "").unwrap();
+        let roundabout = dir.path().join("m.kiln/../m.kiln");
+        let refused = spares(&roundabout, [dir.path(), model.as_path()]).unwrap_err();
+        assert!(matches!(&refused, BundleError::Input { file, .. } if *file == model));
+        assert!(spares(&target, [dir.path()]).is_ok());
     }
 }

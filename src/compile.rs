@@ -4,6 +4,8 @@ mod build;
 pub(crate) mod calibration;
 mod error;
 mod gates;
+pub(crate) mod named;
+mod plan;
 pub(crate) mod stages;
 
 use std::cell::LazyCell;
@@ -18,9 +20,11 @@ use regex::Regex;
 
 pub use calibration::{Calibrated, Calibration, SAMPLES};
 pub use error::CompileError;
+pub use gates::Judged;
+pub use plan::{Plan, plan};
 pub use stages::{Rewritten, Source};
 
-use crate::bundle::{self, Partial};
+use crate::bundle::{self, Over, Partial};
 use crate::check::Precision;
 use crate::engine::Form;
 use crate::engine_parity::{EngineParity, NotRun};
@@ -43,6 +47,8 @@ pub struct Options {
     pub model: PathBuf,
     /// The bundle; beside the model if it is not given.
     pub output: Option<PathBuf>,
+    /// What may be there.
+    pub over: Over,
     /// The local GPU's, or a portable engine's, if it is not given.
     pub targets: Option<Targets>,
     pub fp16: bool,
@@ -132,6 +138,7 @@ impl Options {
         Options {
             model: model.into(),
             output: None,
+            over: Over::default(),
             targets: None,
             fp16: false,
             bf16: false,
@@ -250,12 +257,17 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let targets = stages::targets(options, talk)?;
     stages::fit(options, &targets)?;
-    gates::possible(options)?;
+    gates::possible(options, &targets)?;
     let device = stages::device(options, &targets);
+    stages::data_is_there(options)?;
+    let output = output_path(options);
+    stages::spares_inputs(options, &output, &[])?;
     let mut original = clock.time("read", || stages::read(options))?;
+    stages::spares_inputs(options, &output, &original.sources)?;
+    named::outputs(options, &original)?;
     let fixed = stages::fix(options, &mut original)?;
     let mut shapes = stages::shapes(options, &original)?;
-    let partial = Partial::new(&output_path(options))?;
+    let partial = Partial::new(&output, options.over)?;
     for swept in &partial.swept {
         talk.warn(&swept.to_string());
     }
@@ -283,6 +295,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let mut fused = clock.time("passes", || {
         stages::rewrite(options, &targets, &fusing, original.clone(), talk)
     })?;
+    named::kept(options, &original, &fused.model)?;
     if builder.is_some() {
         build::readable(&fused.model)?;
     }
@@ -298,6 +311,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 optimized: stages::proved_as_optimized(options, &targets),
                 thorough: false,
                 half_io: options.half_io,
+                one_profile: builder.is_some(),
                 result: Some(result_name(options)),
                 device,
                 ort_lib: options.ort_lib.as_deref(),
@@ -312,7 +326,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     if let Some(sizes) = shapes.describe() {
         talk.note(&format!("sizes: {sizes}"));
     }
-    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+    let (chosen, selecting) = reference.as_ref().map_or_else(Default::default, |r| {
+        (r.chosen.clone(), r.selecting.clone())
+    });
+    if let Some(baked) = stages::narrowed(&original, &shapes, &chosen) {
         fused = clock.time("passes", || {
             stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;
@@ -385,6 +402,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 &partial,
                 talk,
             )
+            .map_err(|e| e.beside(&selecting))
         })
     };
     let mut search = None;
@@ -495,17 +513,22 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         ));
     }
     let ranges = calibration::warning(options, &original, manifest.calibration.as_ref());
-    manifest.warnings.extend(ranges.map(String::from));
-    gates::pass(options, &manifest)?;
+    let nearest = calibration::nearest(options);
+    let told = ranges.into_iter().chain(nearest).map(String::from);
+    manifest.warnings.extend(told);
+    manifest.gates = gates::judge(options, &targets, &manifest);
+    let manifest = gates::pass(options, manifest)?;
     stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;
     partial.write(bundle::REPORT, report::markdown(&manifest).as_bytes())?;
     partial.write(bundle::REPORT_PAGE, report::html(&manifest).as_bytes())?;
-    Ok(Outcome {
-        bundle: partial.finish()?,
-        manifest,
-    })
+    let (bundle, kept) = partial.finish()?;
+    if !kept.is_empty() {
+        let kept: Vec<_> = kept.iter().map(|name| name.to_string_lossy()).collect();
+        talk.note(&format!("kept in the bundle: {}", kept.join(", ")));
+    }
+    Ok(Outcome { bundle, manifest })
 }
 
 const NO_BF16: &str =
@@ -516,7 +539,8 @@ pub(crate) fn result_name(options: &Options) -> String {
     format!("the result of compiling {}", options.model.display())
 }
 
-fn output_path(options: &Options) -> PathBuf {
+/// Where the bundle goes.
+pub(crate) fn output_path(options: &Options) -> PathBuf {
     let chosen = options.output.clone();
     chosen.unwrap_or_else(|| bundle::default_path(Path::new(&options.model)))
 }

@@ -30,6 +30,7 @@ mod loader;
 mod made;
 pub mod manifest;
 mod mapped;
+mod nearest;
 pub mod nvidia;
 pub mod parity;
 pub mod prove;

@@ -193,7 +193,8 @@ impl<'g> InternalAttention<'g> {
         self.0.flag("guarded", false)
     }
 
-    /// What becomes of a row whose keys are all hidden; `None` where none can be, or where it is guarded.
+    /// What becomes of a row whose keys are all hidden; `None` where none can be, where it is guarded, and where it is NaN
+    /// because what hides is infinite.
     pub fn keyless(&self) -> Option<Keyless> {
         Keyless::ALL
             .into_iter()
@@ -218,19 +219,16 @@ pub enum Keyless {
     Uniform,
     /// What hides is added and leaves the scores their differences: the row is what it would be without a mask.
     Shifted,
-    /// What hides is infinite, and the row is NaN.
-    Nan,
 }
 
 impl Keyless {
-    const ALL: [Keyless; 3] = [Keyless::Uniform, Keyless::Shifted, Keyless::Nan];
+    const ALL: [Keyless; 2] = [Keyless::Uniform, Keyless::Shifted];
 
     /// The attribute's value.
     pub fn name(self) -> &'static str {
         match self {
             Keyless::Uniform => "uniform",
             Keyless::Shifted => "shifted",
-            Keyless::Nan => "nan",
         }
     }
 }

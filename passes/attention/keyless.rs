@@ -30,7 +30,8 @@ pub fn keyless(g: &Graph, biases: &[Addend], dtype: DType, guarded: bool) -> Opt
         return outside;
     }
     match found.lowest {
-        f64::NEG_INFINITY => Some(Keyless::Nan),
+        // NaN in every format.
+        f64::NEG_INFINITY => None,
         x if x <= absorbing(dtype) => Some(Keyless::Uniform),
         _ if outside.is_some() => outside,
         x if x <= HIDES => Some(Keyless::Shifted),

@@ -23,12 +23,31 @@ impl Lower<'_, '_> {
 
     /// The queries, with zeros in rows whose keys all count the same: their scores are equal, whatever is added to them.
     pub(super) fn attending(&mut self, q: ValueId) -> Ref {
-        let Some(bias) = self.told(Keyless::Uniform) else {
+        let uniform = self.told(Keyless::Uniform);
+        let Some(bias) = uniform.filter(|_| !self.cx.target.joins_attention()) else {
             return q.into();
         };
         let seen = self.above(bias, HIDDEN);
         let zero = self.number(0.0);
         self.node("Where", &[seen, q.into(), zero], Attrs::new())
+    }
+
+    /// The biased scores, with those of hidden keys made equal: the same as [`Lower::attending`], where nothing is written
+    /// between the products. No softmax sees how far below the others a hidden key is.
+    pub(super) fn levelled(&mut self, scores: Ref) -> Ref {
+        let uniform = self.told(Keyless::Uniform);
+        let Some(bias) = uniform.filter(|_| self.cx.target.joins_attention()) else {
+            return scores;
+        };
+        let lowest = self.number(HIDDEN);
+        let level = self.node("Max", &[scores, lowest], Attrs::new());
+        if !self.attention.is_guarded() {
+            return level;
+        }
+        // What is guarded is told by infinite numbers.
+        let infinite = self.number(f64::NEG_INFINITY);
+        let finite = self.node("Greater", &[bias.into(), infinite], Attrs::new());
+        self.node("Where", &[finite, level, infinite], Attrs::new())
     }
 
     /// The bias, without what is added to all keys of a row: no softmax sees the difference, and scores keep their digits.
@@ -40,16 +59,6 @@ impl Lower<'_, '_> {
         self.node("Sub", &[bias.into(), most], Attrs::new())
     }
 
-    /// NaN in rows whose keys are all hidden by an infinite bias, of which operators make something else.
-    pub(super) fn poisoned(&mut self, made: Ref) -> Ref {
-        let Some(bias) = self.told(Keyless::Nan) else {
-            return made;
-        };
-        let seen = self.above(bias, f64::NEG_INFINITY);
-        let nan = self.number(f64::NAN);
-        self.node("Where", &[seen, made, nan], Attrs::new())
-    }
-
     /// Whether a row of scores has a key that is not hidden, as [batch, heads, queries, 1]; `None` if nothing guards it.
     pub(super) fn visible(&mut self) -> Option<Ref> {
         let bias = self
@@ -59,8 +68,23 @@ impl Lower<'_, '_> {
         Some(self.above(bias, f64::NEG_INFINITY))
     }
 
+    /// Probabilities with zeros in rows whose keys are all hidden by an infinite bias, where that costs nothing: softmax makes
+    /// NaN of these.
+    pub(super) fn defined(&mut self, weights: Ref) -> Ref {
+        let guarded = self.attention.is_guarded() && self.attention.bias().is_some();
+        if !guarded || !self.cx.target.joins_attention() {
+            return weights;
+        }
+        let missing = self.node("IsNaN", &[weights], Attrs::new());
+        let zero = self.number(0.0);
+        self.node("Where", &[missing, zero, weights], Attrs::new())
+    }
+
     /// Zeros for the rows whose keys are all hidden, as `Where(IsNaN(p), 0, p)` gives them.
     pub(super) fn guard(&mut self, made: Ref) -> Ref {
+        if self.cx.target.joins_attention() {
+            return made;
+        }
         let Some(visible) = self.visible() else {
             return made;
         };

@@ -20,16 +20,16 @@ impl Rule for LowerAttention {
     }
 
     fn about(&self) -> &'static str {
-        "write attention as the target takes it: Attention, MultiHeadAttention, or MatMul-Softmax-MatMul"
+        "write attention as the target takes it: MultiHeadAttention, or MatMul-Softmax-MatMul"
     }
 
     fn details(&self) -> String {
-        "TensorRT takes the standard Attention (opset 23) in half precision; ONNX Runtime takes MultiHeadAttention of \
-         com.microsoft, whose operands are [batch, seq, heads · size]; what neither takes (a cap on the scores, grouped \
-         queries in ONNX Runtime; in TensorRT FP32, bodies of If and Loop, models with Scan, LSTM, GRU or RNN, causality \
-         beside a mask, one tensor as queries, keys and values) and plain ONNX get the two products with the scale on the query. Rows \
-         whose keys are all hidden give zeros where the original guards them, and what the original gives elsewhere: in half \
-         precision the query of such a row becomes zero where its scores are lost in the mask."
+        "ONNX Runtime takes MultiHeadAttention of com.microsoft, whose operands are [batch, seq, heads · size]. What it does \
+         not take (a cap on the scores, grouped queries), TensorRT and plain ONNX get the two products with the scale on the \
+         query. TensorRT makes one kernel of them and of all that is computed on the scores between them, where the standard \
+         Attention costs it another one for the mask and one behind the result. Rows whose keys are all hidden give zeros \
+         where the original guards them, and what the original gives elsewhere: in half precision, where a mask does not \
+         absorb the scores, those of such a row are made equal."
             .into()
     }
 
@@ -70,10 +70,6 @@ impl Rule for LowerAttention {
             // No operator of a target gives these.
             _ if lower.attention.probabilities().is_some() => None,
             AttentionForm::MultiHead => lower.multi_head(q, k, v),
-            AttentionForm::Standard if lower.fits_standard(q, k, v) => {
-                let made = lower.standard(q, k, v);
-                made.map(|made| lower.guard(made))
-            }
             _ => None,
         };
         let made = match one {
@@ -92,16 +88,6 @@ impl Rule for LowerAttention {
         lower.patch.replace(output, made);
         Ok(lower.patch)
     }
-}
-
-/// Operators beside which TensorRT's builder crashes over the Attention operator, wherever in the model they are (measured
-/// with TensorRT for RTX 1.7.1, which builds it beside Loop and If).
-const RECURRENCES: &[&str] = &["GRU", "LSTM", "RNN", "Scan"];
-
-fn recurs(g: &Graph) -> bool {
-    let mut found = false;
-    g.for_each_graph(&mut |g| found |= g.nodes().any(|(_, n)| n.op().is_any(RECURRENCES)));
-    found
 }
 
 struct Operands {
@@ -132,8 +118,8 @@ fn zeros(width: i64) -> Option<Tensor> {
 }
 
 pub(super) struct Lower<'a, 'c> {
-    g: &'a Graph,
-    cx: &'a Context<'c>,
+    pub(super) g: &'a Graph,
+    pub(super) cx: &'a Context<'c>,
     pub(super) attention: InternalAttention<'a>,
     pub(super) patch: Patch,
     pub(super) dtype: DType,
@@ -157,35 +143,6 @@ impl Lower<'_, '_> {
     fn reshape(&mut self, x: Ref, shape: &[i64]) -> Ref {
         let shape = self.patch.constant(Tensor::vector(shape));
         self.node("Reshape", &[x, shape], Attrs::new())
-    }
-
-    /// Whether the target takes Attention-23 here: without a cap, with a mask or causal but not both, over more than one
-    /// tensor (TensorRT's process ends at one), outside bodies (where TensorRT's parser loses its operands), in a model
-    /// without recurrences and of an operator set that has it.
-    fn fits_standard(&self, q: ValueId, k: ValueId, v: ValueId) -> bool {
-        let hides_twice = self.attention.is_causal() && self.attention.bias().is_some();
-        self.attention.softcap() == 0.0
-            && !hides_twice
-            && (q != k || k != v)
-            && !self.cx.in_body
-            && self.g.opset() >= 23
-            && !recurs(self.g)
-    }
-
-    /// Attention-23: [batch, heads, seq, size] throughout, grouped queries by the number of heads. Its mask broadcasts in
-    /// batch and heads only (ONNX Runtime refuses [batch, 1, 1, keys]).
-    fn standard(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Option<Ref> {
-        let mut attrs = Attrs::new().with("scale", self.attention.scale());
-        if self.attention.is_causal() {
-            attrs.set("is_causal", 1i64);
-        }
-        let mut inputs = vec![self.attending(q), k.into(), v.into()];
-        if let Some(bias) = self.attention.bias() {
-            let bias = self.shifted(bias);
-            inputs.push(self.full_bias(bias, q, k)?);
-        }
-        let made = self.patch.node(Op::onnx("Attention"), inputs, attrs);
-        Some(self.poisoned(made))
     }
 
     /// com.microsoft:MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`): one number of heads, operands [batch,
@@ -408,10 +365,7 @@ impl Lower<'_, '_> {
             scores = self.node("Tanh", &[scores], Attrs::new());
             scores = self.node("Mul", &[scores, up], Attrs::new());
         }
-        if let Some(bias) = self.attention.bias() {
-            let bias = self.shifted(bias);
-            scores = self.node("Add", &[scores, bias], Attrs::new());
-        }
+        scores = self.biased(scores);
         if self.attention.is_causal() {
             let (shown, hidden) = (self.number(0.0), self.number(f64::NEG_INFINITY));
             let later = self.later(q, turned);
@@ -419,6 +373,7 @@ impl Lower<'_, '_> {
             scores = self.node("Add", &[scores, mask], Attrs::new());
         }
         let weights = self.node("Softmax", &[scores], Attrs::new().with("axis", -1i64));
+        let weights = self.defined(weights);
         Ok((weights, self.node("MatMul", &[weights, v], Attrs::new())))
     }
 
@@ -445,7 +400,8 @@ impl Lower<'_, '_> {
     fn repeated(&mut self, q: ValueId, x: ValueId) -> Result<Ref, Miss> {
         let (have, want) = (self.size(x, 1), self.size(q, 1));
         // One head of keys and values for all queries is broadcast by the product itself.
-        if have == want || have == Some(1) {
+        let broadcast = have == Some(1) && !self.cx.target.joins_attention();
+        if have == want || broadcast {
             return Ok(x.into());
         }
         let (Some(have), Some(want), Some(size)) = (have, want, self.size(x, 3)) else {

@@ -137,7 +137,7 @@ impl Checked {
 /// When a model cannot be read or run. Outputs that differ are in the report.
 pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError> {
     talk.stage("read");
-    let path = bundle::model_path(&options.candidate);
+    let path = bundle::find_model(&options.candidate)?;
     let candidate = onnx::read(&path)?;
     let options = &Options {
         device: device(options, &candidate),
@@ -156,6 +156,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
+            limits_fit(&tolerance, &candidate)?;
             let golden = golden::compare(options, file, &path, &candidate, &tolerance)?;
             let engine = engine.map(|_| EngineParity::NotRun {
                 why: "recorded outputs are compared with the model, not with the engine".into(),
@@ -164,7 +165,8 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
             (golden.report, None, None, file, proved)
         }
         Against::Reference(given) if options.pieces => {
-            let mut original = onnx::read(bundle::model_path(given))?;
+            let mut original = onnx::read(bundle::find_model(given)?)?;
+            limits_fit(&tolerance, &original)?;
             fix(options, &mut original, &candidate)?;
             let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
             pieces = Some(found);
@@ -175,8 +177,9 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
             (report, None, None, given, proved)
         }
         Against::Reference(given) => {
-            let reference = bundle::model_path(given);
+            let reference = bundle::find_model(given)?;
             let mut original = onnx::read(&reference)?;
+            limits_fit(&tolerance, &original)?;
             let fixed = fix(options, &mut original, &candidate)?;
             let mut opened = open(options, &reference, &original, &fixed, &candidate, talk)?;
             if let Some(file) = &options.record {
@@ -227,6 +230,12 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         placements,
         environment: environment(),
     })
+}
+
+/// Whether limits are for outputs that the model has.
+fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), CompileError> {
+    let outputs = model.graph.outputs().iter().map(|o| &*o.name);
+    Ok(tolerance.names_outputs_of(outputs)?)
 }
 
 /// Compares piece by piece, at the smallest, typical and largest sizes.
@@ -325,6 +334,7 @@ fn open(
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
         half_io: half_io(options),
+        one_profile: false,
         result: None,
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),

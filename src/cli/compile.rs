@@ -1,22 +1,23 @@
 //! `kiln compile`
 
 use std::cmp::Reverse;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
 
 use super::build;
 use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{
-    Failure, Globals, NOT_PROVED, known_pass, print, print_json, print_verdicts, table::table,
-};
-use crate::compile::{self, Options, Outcome};
-use crate::manifest::{Explained, Missed};
+use super::{Failure, Globals, NOT_PROVED, known_pass, print, print_json, table::table};
+use crate::bundle::Over;
+use crate::compile::{self, CompileError, Options, Plan};
+use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
 use crate::report;
-use crate::summary::bytes;
+use crate::summary::{Found, bytes};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -27,6 +28,12 @@ pub(super) struct Args {
     /// Where the bundle goes [default: MODEL.kiln beside the model].
     #[arg(short, long, value_name = "BUNDLE")]
     output: Option<PathBuf>,
+    /// Leave alone whatever is where the bundle goes, older bundles too.
+    #[arg(long)]
+    no_clobber: bool,
+    /// Write the bundle where something else is: a file is replaced, other files in a folder stay.
+    #[arg(long, conflicts_with = "no_clobber")]
+    force: bool,
     /// Build no engine.
     #[arg(long)]
     no_engine: bool,
@@ -39,12 +46,13 @@ pub(super) struct Args {
     /// Fail where the result is out of tolerance, instead of searching nodes that must keep their precision.
     #[arg(long)]
     no_search: bool,
-    /// Fail if the median latency in ONNX Runtime is more than this part of the original's.
-    #[arg(long, value_name = "RATIO")]
-    max_latency_ratio: Option<f64>,
-    /// Fail if model.onnx has more bytes than this part of the original.
-    #[arg(long, value_name = "RATIO")]
-    max_size_ratio: Option<f64>,
+    /// Fail if the median latency is more than this part of the original's, both in ONNX Runtime on what the target is: the
+    /// CPU, or a GPU of this machine. `off` drops a recipe's gate.
+    #[arg(long, value_name = "RATIO|off", value_parser = ratio)]
+    max_latency_ratio: Option<Ratio>,
+    /// Fail if model.onnx has more bytes than this part of the original. `off` drops a recipe's gate.
+    #[arg(long, value_name = "RATIO|off", value_parser = ratio)]
+    max_size_ratio: Option<Ratio>,
     /// Fail unless the engine runs on a GPU of this machine and gives what the original gives (engine-parity), or unless its
     /// kernels multiply in a precision (int8, fp8, int4, fp16, bf16). May be given several times.
     #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required)]
@@ -57,9 +65,40 @@ pub(super) struct Args {
     /// Say where a pass (or all) came close and what stopped it; can be given several times.
     #[arg(long, value_name = "PASS|all", value_parser = known_pass)]
     explain: Vec<String>,
+    /// Write the report to a file, too, also where a gate fails: .md, .html, .json, or .xml (JUnit). May be given several
+    /// times.
+    #[arg(long, value_name = "FILE")]
+    report: Vec<report::Target>,
+    /// Print what would be done, as a recipe, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Print the manifest as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// A limit on a gate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ratio {
+    Off,
+    Most(f64),
+}
+
+impl Ratio {
+    fn limit(self) -> Option<f64> {
+        match self {
+            Ratio::Off => None,
+            Ratio::Most(limit) => Some(limit),
+        }
+    }
+}
+
+fn ratio(text: &str) -> Result<Ratio, String> {
+    match (text, text.parse::<f64>()) {
+        ("off", _) => Ok(Ratio::Off),
+        (_, Ok(limit)) if limit.is_finite() && limit > 0.0 => Ok(Ratio::Most(limit)),
+        _ => Err("write a ratio such as 0.8, or off".into()),
+    }
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
@@ -82,19 +121,26 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         build: args.build.recipe(),
         gates: Gates {
             latency: Latency {
-                max_ratio: args.max_latency_ratio,
+                max_ratio: args.max_latency_ratio.and_then(Ratio::limit),
             },
             engine_parity: Required::engine_parity(&args.require).then_some(true),
             precision: Required::precision(&args.require),
             size: Size {
-                max_ratio: args.max_size_ratio,
+                max_ratio: args.max_size_ratio.and_then(Ratio::limit),
                 ..Size::default()
             },
             ..Gates::default()
         },
         ..Recipe::default()
     };
-    let recipe = args.conversion.recipe(more)?;
+    let read = args.conversion.bundle();
+    let mut recipe = args.conversion.recipe(more)?;
+    if args.max_latency_ratio == Some(Ratio::Off) {
+        recipe.gates.latency.max_ratio = None;
+    }
+    if args.max_size_ratio == Some(Ratio::Off) {
+        recipe.gates.size.max_ratio = None;
+    }
     let options = Options {
         dump_after,
         explain: args.explain,
@@ -102,19 +148,43 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         ort_lib: globals.ort_lib.clone(),
         trt_lib: globals.trt_lib.clone(),
         builder: Some(super::this_program()),
+        over: match (args.no_clobber, args.force) {
+            (true, _) => Over::Nothing,
+            (_, true) => Over::Anything,
+            _ => Over::Bundles,
+        },
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
+    if let Some(bundle) = read {
+        stays(&bundle, &options)?;
+    }
     let terminal = Terminal::new(globals.quiet);
+    if args.dry_run {
+        let done = compile::plan(&options, &terminal);
+        terminal.clear();
+        let plan = done?;
+        match args.json {
+            true => print_json(&plan)?,
+            false => print(&planned(&plan)?)?,
+        }
+        return Ok(0);
+    }
     let done = compile::compile(&options, &terminal);
     terminal.clear();
+    if let Err(e) = &done {
+        stopped(globals, &options, e, &args.report, args.json)?;
+    }
     let outcome = done?;
+    for target in &args.report {
+        target.write(&report::BundlePage(&outcome.manifest))?;
+    }
     match args.json {
         true => print_json(&outcome.manifest)?,
         false => {
             for explained in &outcome.manifest.explain {
-                print(&explain(explained))?;
+                globals.show(&explain(explained))?;
             }
-            print_verdicts(&render(&outcome))?;
+            globals.show(&render(&outcome.manifest, Some(&outcome.bundle)))?;
         }
     }
     let proved = |p: &parity::Report| p.pass();
@@ -122,6 +192,88 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         true => 0,
         false => NOT_PROVED,
     })
+}
+
+/// Columns of a comment.
+const WIDE: usize = 100;
+
+/// Words under a title, in lines that start with `#`.
+fn comment(what: &str, said: &str) -> String {
+    let mut out = format!("# {what}:");
+    let mut column = out.len();
+    for word in said.split(' ') {
+        if column + 1 + word.len() > WIDE {
+            out += "\n#  ";
+            column = 3;
+        }
+        out += " ";
+        out += word;
+        column += 1 + word.len();
+    }
+    out + "\n"
+}
+
+/// A recipe that says the same, with what has no place in one as comments.
+fn planned(plan: &Plan) -> Result<String, Failure> {
+    let recipe = serde_saphyr::to_string(&plan.recipe).map_err(Failure::usage)?;
+    let mut out = String::from("# Nothing was run or written.\n");
+    out += recipe.trim_end();
+    out += "\n";
+    let sizes = plan.sizes.as_deref().unwrap_or("as in the model");
+    for (what, said) in [
+        ("sizes", sizes),
+        ("stages", &plan.stages.join("; ")),
+        ("passes", &plan.passes.join(" ")),
+    ] {
+        out += &comment(what, said);
+    }
+    Ok(out)
+}
+
+/// Shows and reports what a gate found that ended the compilation.
+fn stopped(
+    globals: &Globals,
+    options: &Options,
+    error: &CompileError,
+    reports: &[report::Target],
+    json: bool,
+) -> Result<(), Failure> {
+    let manifest = match error {
+        CompileError::Gates { manifest, .. } => manifest.as_deref(),
+        _ => None,
+    };
+    let shown = match (error, manifest) {
+        (CompileError::NotTheSame { parity, .. }, _) => {
+            let (header, rows) = report::parity_rows(parity);
+            table(&header, &rows) + "\n"
+        }
+        (_, Some(manifest)) => render(manifest, None) + "\n",
+        _ => String::new(),
+    };
+    if !json {
+        globals.show(&shown)?;
+    }
+    let failed = report::failed::Page::new(options, error);
+    for target in reports.iter().filter(|_| error.exit_code() == 1) {
+        match manifest {
+            Some(manifest) => target.write(&report::BundlePage(manifest))?,
+            None => target.write(&failed)?,
+        }
+    }
+    Ok(())
+}
+
+/// A bundle that was given as the model is not written over.
+fn stays(bundle: &Path, options: &Options) -> Result<(), Failure> {
+    let place = compile::output_path(options);
+    match (bundle.canonicalize(), place.canonicalize()) {
+        (Ok(read), Ok(written)) if read == written => Err(Failure::usage(anyhow!(
+            "{bundle} is a bundle, and would be written over: say with -o where its original is compiled to, or make it again in \
+             its place with `kiln compile -c {bundle}/manifest.json -o {bundle}`",
+            bundle = bundle.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Misses shown of one pass; `--json` has all.
@@ -165,8 +317,7 @@ fn explain(explained: &Explained) -> String {
     )
 }
 
-fn render(outcome: &Outcome) -> String {
-    let m = &outcome.manifest;
+fn render(m: &Manifest, bundle: Option<&Path>) -> String {
     let mut out = String::new();
     let applied: Vec<Vec<String>> = (m.passes.iter())
         .filter(|p| p.applications > 0)
@@ -203,9 +354,7 @@ fn render(outcome: &Outcome) -> String {
         m.before.nodes, m.after.nodes
     );
     let blocks = m.blocks.iter().filter(|b| b.found > 0);
-    let blocks: Vec<String> = blocks
-        .map(|b| format!("{} {} of {}", b.kind, b.fused, b.found))
-        .collect();
+    let blocks: Vec<String> = blocks.map(Found::describe).collect();
     if !blocks.is_empty() {
         out += &format!("  fused    {}\n", blocks.join(", "));
     }
@@ -270,6 +419,11 @@ fn render(outcome: &Outcome) -> String {
     if m.engine.is_some() {
         out += &format!("  engine parity   {}\n", m.engine_parity);
     }
-    out += &format!("  bundle   {}\n", outcome.bundle.display());
+    for gate in &m.gates {
+        out += &format!("  {} gate   {gate}\n", gate.gate);
+    }
+    if let Some(bundle) = bundle {
+        out += &format!("  bundle   {}\n", bundle.display());
+    }
     out
 }

@@ -1,11 +1,15 @@
 //! What is made of a model: the arguments that every command which rewrites one has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
+use clap::builder::PossibleValuesParser;
 use kiln_graph::Op;
 
 use super::Failure;
+use crate::bundle;
 use crate::fixed::InputValue;
+use crate::parity::Preset;
 use crate::recipe::{
     self, Dialect, Floats, Gates, Given, Linear, Parity, Precision, Recipe, Sizes, operator,
 };
@@ -15,7 +19,8 @@ use crate::targets::Targets;
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("half").args(["fp16", "bf16"])))]
 pub(super) struct Conversion {
-    /// The model: ONNX, with external data beside it if it has some.
+    /// The model: ONNX, with external data beside it if it has some. Of a bundle it is the original, and the recipe that made
+    /// the bundle.
     #[arg(required_unless_present = "recipe")]
     model: Option<PathBuf>,
     /// A recipe (.yaml), or the manifest.json of a bundle that is to be made again. Options lie over it.
@@ -57,7 +62,9 @@ pub(super) struct Conversion {
     #[arg(long, value_name = "FILE")]
     calibration_cache: Option<PathBuf>,
     /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on)
-    /// [default: 32, or with --calibrate 16 where the result is out of tolerance otherwise].
+    /// [default: 32, or with --calibrate 16 where the result is out of tolerance otherwise]. With --calibrate the errors of
+    /// weights make up for each other on the data; without it, layers that come out of tolerance keep their precision, of a
+    /// small model often half of them.
     #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true)]
     int4: Option<Option<usize>>,
     /// Convert the graph's inputs and outputs too.
@@ -89,8 +96,8 @@ pub(super) struct Conversion {
     /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
     #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
     keep_op: Vec<Op>,
-    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: that of the precision].
-    #[arg(long, value_name = "NAME")]
+    /// How close outputs must be [default: that of the precision].
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::names()))]
     tolerance: Option<String>,
     /// Seed of the inputs that are made [default: 1].
     #[arg(long)]
@@ -98,14 +105,30 @@ pub(super) struct Conversion {
 }
 
 impl Conversion {
+    /// The model, if it is a bundle.
+    pub(super) fn bundle(&self) -> Option<PathBuf> {
+        let model = self.model.clone()?;
+        model.join(bundle::MANIFEST).is_file().then_some(model)
+    }
+
     /// What was given on the command line, over the recipe that it names.
     ///
     /// # Errors
-    /// When the recipe cannot be read.
-    pub(super) fn recipe(self, more: Recipe) -> Result<Recipe, Failure> {
-        let base = match &self.recipe {
-            Some(path) => recipe::read(path).map_err(Failure::usage)?,
-            None => Recipe::default(),
+    /// When the recipe cannot be read, or the original of a bundle is not where it was.
+    pub(super) fn recipe(mut self, more: Recipe) -> Result<Recipe, Failure> {
+        let base = match (&self.recipe, self.bundle()) {
+            (Some(_), Some(bundle)) => {
+                return Err(Failure::usage(anyhow!(
+                    "{} is a bundle, and its recipe is in it: give the bundle or -c, not both",
+                    bundle.display()
+                )));
+            }
+            (Some(path), None) => recipe::read(path).map_err(Failure::usage)?,
+            (None, Some(bundle)) => {
+                self.model = None;
+                again(&bundle)?
+            }
+            (None, None) => Recipe::default(),
         };
         let over = more.over(&self.given()).map_err(Failure::usage)?;
         over.over(&base).map_err(Failure::usage)
@@ -165,6 +188,19 @@ impl Conversion {
             },
             ..Recipe::default()
         }
+    }
+}
+
+/// The recipe of a bundle, whose original is still where it was.
+fn again(bundle: &Path) -> Result<Recipe, Failure> {
+    let recipe = recipe::read(&bundle.join(bundle::MANIFEST)).map_err(Failure::usage)?;
+    match &recipe.model {
+        Some(original) if !original.exists() => Err(Failure::model(anyhow!(
+            "{} was made from {}, which is not there: give the original",
+            bundle.display(),
+            original.display()
+        ))),
+        _ => Ok(recipe),
     }
 }
 

@@ -1,30 +1,81 @@
-//! Gates on latency and size; parity has its own.
+//! Gates on latency, size, precision and the engine's parity; the parity of the model has its own.
+
+use serde::Serialize;
 
 use super::{CompileError, Options};
+use crate::bench::{Ratio, baseline::Verdict};
 use crate::check::{Multiplication, Precision};
 use crate::engine_parity::NotRun;
 use crate::manifest::Manifest;
 use crate::nvidia::driver;
 use crate::report;
+use crate::targets::Targets;
 
-/// Whether the gates can pass on this machine at all, before any work is done.
+/// A gate that was set, and what it says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// `latency`, `size`, `precision` or `engine parity`.
+    pub gate: &'static str,
+    pub verdict: Verdict,
+    /// What was found, and the limit; or why nothing was held against it.
+    pub why: String,
+}
+
+impl std::fmt::Display for Judged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.verdict {
+            Verdict::Pass => write!(f, "passes: {}", self.why),
+            Verdict::Fail => write!(f, "FAILS: {}", self.why),
+            Verdict::Unclear => write!(f, "unclear: {}", self.why),
+            Verdict::NotRun => write!(f, "not run: {}", self.why),
+        }
+    }
+}
+
+fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
+    let verdict = match pass {
+        true => Verdict::Pass,
+        false => Verdict::Fail,
+    };
+    Judged { gate, verdict, why }
+}
+
+/// Whether the gates can pass on this machine and with these options at all, before any work is done.
 ///
 /// # Errors
-/// [`CompileError::Gates`] where an engine must run and nothing could.
-pub(super) fn possible(options: &Options) -> Result<(), CompileError> {
-    if !options.gates.engine_parity {
-        return Ok(());
-    }
-    let why = match (options.engine, options.check, driver::probe()) {
-        (false, ..) => NotRun::no_engine(),
-        (_, false, _) => NotRun::unchecked(),
-        (_, _, Err(_)) => NotRun::no_device(),
-        (true, true, Ok(_)) => return Ok(()),
+/// [`CompileError::Gates`] with the first that cannot.
+pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), CompileError> {
+    let gates = &options.gates;
+    let engine = options.engine && *targets != Targets::Cpu;
+    let unmeasured = match (options.check, options.latency) {
+        (false, _) => Some("--no-check"),
+        (true, false) => Some("--no-latency"),
+        (true, true) => None,
     };
-    Err(CompileError::Gates {
-        model: options.model.clone(),
-        failed: format!("engine parity: not run, {}", why.0),
-    })
+    let failed = match (gates.latency_ratio, unmeasured, gates.precision) {
+        (Some(_), Some(option), _) => Some(format!(
+            "the latency was not measured ({option}), and the gate wants it; --max-latency-ratio off drops the gate"
+        )),
+        (.., Some(precision)) if !engine => Some(format!("{precision}: no engine is built")),
+        _ if gates.engine_parity => {
+            let why = match (engine, options.check, driver::probe()) {
+                (false, ..) => Some(NotRun::no_engine()),
+                (_, false, _) => Some(NotRun::unchecked()),
+                (_, _, Err(_)) => Some(NotRun::no_device()),
+                (true, true, Ok(_)) => None,
+            };
+            why.map(|why| format!("engine parity: not run, {}", why.0))
+        }
+        _ => None,
+    };
+    match failed {
+        None => Ok(()),
+        Some(failed) => Err(CompileError::Gates {
+            model: options.model.clone(),
+            failed,
+            manifest: None,
+        }),
+    }
 }
 
 /// Why the engine does not multiply as it must, or why that is not known.
@@ -37,47 +88,125 @@ fn lacks(asked: Precision, m: &Manifest) -> Option<String> {
     Some(format!("{asked}: {why}"))
 }
 
-/// # Errors
-/// [`CompileError::Gates`] with all that failed.
-pub(super) fn pass(options: &Options, m: &Manifest) -> Result<(), CompileError> {
-    let gates = &options.gates;
-    let mut failed = Vec::new();
-    if let Some(limit) = gates.latency_ratio {
-        match m.latency.as_ref().and_then(|l| l.ratios.first()) {
-            None => failed.push("the latency was not measured, and the gate wants it".to_string()),
-            Some(ratio) => {
-                let found = 1.0 / ratio.speedup;
-                // Noise is no reason to fail: the interval must be beyond the limit.
-                let least = ratio.interval.map_or(found, |i| 1.0 / i.high);
-                if least > limit {
-                    failed.push(format!(
-                        "the latency is {found:.3} of the original's, the limit {limit}"
-                    ));
-                }
-            }
-        }
+/// The latency belongs to where the result serves: milliseconds of a CPU say nothing about an engine.
+fn latency(limit: f64, targets: &Targets, m: &Manifest) -> Judged {
+    let on_cpu = m.device.as_ref().is_none_or(|d| d.device.is_cpu());
+    if *targets != Targets::Cpu && on_cpu {
+        return Judged {
+            gate: "latency",
+            verdict: Verdict::NotRun,
+            why: format!("the result serves on {targets}, and this machine timed it on its CPU"),
+        };
     }
-    if let (true, Some(why)) = (gates.engine_parity, m.engine_parity.not_run()) {
-        failed.push(format!("engine parity: not run, {why}"));
+    match m.latency.as_ref().and_then(|l| l.ratios.first()) {
+        None => judged(
+            "latency",
+            false,
+            "the latency was not measured, and the gate wants it".into(),
+        ),
+        Some(ratio) => held(ratio, limit),
     }
-    if let Some(asked) = gates.precision {
-        failed.extend(lacks(asked, m));
+}
+
+/// Noise is no reason to fail: the whole interval must be beyond the limit.
+fn held(ratio: &Ratio, limit: f64) -> Judged {
+    let found = 1.0 / ratio.speedup;
+    let between = ratio.interval.map(|i| (1.0 / i.high, 1.0 / i.low));
+    let (least, most) = between.unwrap_or((found, found));
+    let interval = between.map_or(", too few runs for an interval".into(), |(least, most)| {
+        format!(", between {least:.3} and {most:.3} with 95 %")
+    });
+    Judged {
+        gate: "latency",
+        verdict: match (least > limit, most > limit) {
+            (true, _) => Verdict::Fail,
+            (false, true) => Verdict::Unclear,
+            (false, false) => Verdict::Pass,
+        },
+        why: format!("the latency is {found:.3} of the original's{interval}, the limit {limit}"),
     }
+}
+
+fn sizes(options: &Options, m: &Manifest) -> impl Iterator<Item = Judged> {
     let bytes = report::model_bytes(m);
-    if let Some(limit) = gates.bytes.filter(|&limit| bytes > limit) {
-        failed.push(format!("the model has {bytes} bytes, the limit is {limit}"));
-    }
     let ratio = bytes as f64 / m.source.bytes.max(1) as f64;
-    if let Some(limit) = gates.bytes_ratio.filter(|&limit| ratio > limit) {
-        failed.push(format!(
-            "the model has {ratio:.3} of the original's size, the limit is {limit}"
+    let absolute = options.gates.bytes.map(|limit| {
+        let why = format!("the model has {bytes} bytes, the limit is {limit}");
+        judged("size", bytes <= limit, why)
+    });
+    let relative = options.gates.bytes_ratio.map(|limit| {
+        let why = format!("the model has {ratio:.3} of the original's size, the limit is {limit}");
+        judged("size", ratio <= limit, why)
+    });
+    absolute.into_iter().chain(relative)
+}
+
+/// Every gate that was set.
+pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<Judged> {
+    let gates = &options.gates;
+    let mut all = Vec::new();
+    all.extend(gates.latency_ratio.map(|limit| latency(limit, targets, m)));
+    all.extend(sizes(options, m));
+    if let Some(asked) = gates.precision {
+        let lacks = lacks(asked, m);
+        let pass = lacks.is_none();
+        all.push(judged(
+            "precision",
+            pass,
+            lacks.unwrap_or(asked.to_string()),
         ));
     }
+    if gates.engine_parity {
+        let not_run = m.engine_parity.not_run();
+        let why = not_run.map(|why| format!("engine parity: not run, {why}"));
+        let pass = why.is_none();
+        let why = why.unwrap_or_else(|| m.engine_parity.to_string());
+        all.push(judged("engine parity", pass, why));
+    }
+    all
+}
+
+/// The manifest again, if no gate failed.
+///
+/// # Errors
+/// [`CompileError::Gates`] with all that failed.
+pub(super) fn pass(options: &Options, m: Manifest) -> Result<Manifest, CompileError> {
+    let failed = m.gates.iter().filter(|g| g.verdict == Verdict::Fail);
+    let failed: Vec<&str> = failed.map(|g| g.why.as_str()).collect();
     match failed.is_empty() {
-        true => Ok(()),
+        true => Ok(m),
         false => Err(CompileError::Gates {
             model: options.model.clone(),
             failed: failed.join("; "),
+            manifest: Some(Box::new(m)),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Interval;
+
+    #[test]
+    fn a_latency_fails_only_where_its_whole_interval_is_beyond_the_limit() {
+        // A speed-up of 0.8 to 1.25 is a latency of 0.8 to 1.25.
+        let ratio = Ratio {
+            baseline: "original".into(),
+            subject: "result".into(),
+            speedup: 1.0,
+            interval: Some(Interval {
+                low: 0.8,
+                high: 1.25,
+                level: 0.95,
+            }),
+        };
+        let verdict = |limit| held(&ratio, limit).verdict;
+        assert_eq!(verdict(0.7), Verdict::Fail);
+        assert_eq!(verdict(1.0), Verdict::Unclear);
+        assert_eq!(verdict(1.3), Verdict::Pass);
+        let why = held(&ratio, 0.7).to_string();
+        assert!(why.starts_with("FAILS: the latency is 1.000"), "{why}");
+        assert!(why.contains("between 0.800 and 1.250 with 95 %"), "{why}");
     }
 }

@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::DataType;
+use super::{DataType, sizes};
 
 /// Whether a message of the builder's lists an engine's kernels.
 pub(super) fn is_list(message: &[u8]) -> bool {
@@ -18,7 +19,7 @@ pub(super) fn is_list(message: &[u8]) -> bool {
 }
 
 /// A layer of an engine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Kernel {
     pub name: String,
     /// TensorRT's word: `gemm`, `kgen` for a generated kernel, `runtime_fusion` for a product with what is fused to it, …
@@ -32,7 +33,7 @@ pub struct Kernel {
 }
 
 /// A tensor that a kernel reads or writes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Operand {
     pub name: String,
     /// -1 stands for a dynamic dimension.
@@ -43,15 +44,21 @@ pub struct Operand {
 }
 
 /// The kernels of an engine in the order in which they run; empty where the builder did not list them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Kernels(pub Vec<Kernel>);
 
-/// Layers that wait for streams or compute sizes, and launch nothing on the GPU.
-const NO_KERNELS: &[&str] = &["signal", "wait", "shape_call"];
+/// Layers that wait for streams or compute sizes on the host, and launch nothing on the GPU.
+const NO_KERNELS: &[&str] = &["signal", "wait", "shape_call", "reshape"];
+
+/// Begins the name of a layer that makes a size of a number, on the host.
+const HOST_CAST: &str = "cast_hvar";
 
 /// Kinds of layers that multiply matrices or convolve.
-const PRODUCTS: &[&str] = &["gemm", "runtime_fusion", "correlation"];
+const PRODUCTS: &[&str] = &["gemm", "runtime_fusion", CONVOLUTION];
+const CONVOLUTION: &str = "correlation";
+/// Part of the name of a convolution with what is fused to it.
+const FUSED_CONVOLUTION: &str = "_Corr";
 
 impl Kernels {
     /// Reads the lists in what the builder logged. Lines that are not understood are left out.
@@ -78,14 +85,6 @@ impl Kernels {
         found
     }
 
-    /// Bytes of activations that the kernels read and write; `None` where a size is dynamic.
-    pub fn traffic(&self) -> Option<u64> {
-        let moved = self
-            .launched()
-            .flat_map(|k| k.inputs.iter().chain(&k.outputs));
-        moved.map(Operand::bytes).sum()
-    }
-
     /// Dedicated kernels for attention.
     pub fn attention(&self) -> usize {
         self.launched().filter(|k| k.is_attention()).count()
@@ -94,7 +93,7 @@ impl Kernels {
 
 impl Kernel {
     pub fn launches(&self) -> bool {
-        !NO_KERNELS.contains(&self.kind.as_str())
+        !NO_KERNELS.contains(&self.kind.as_str()) && !self.name.starts_with(HOST_CAST)
     }
 
     /// A whole attention in one kernel.
@@ -107,15 +106,23 @@ impl Kernel {
         !self.is_attention() && PRODUCTS.contains(&self.kind.as_str())
     }
 
+    pub(super) fn is_convolution(&self) -> bool {
+        self.kind == CONVOLUTION || self.name.contains(FUSED_CONVOLUTION)
+    }
+
+    /// The matrix that a product holds.
+    pub(super) fn weight(&self) -> Option<&Operand> {
+        let matrices = self.constants.iter().filter(|o| o.is_matrix());
+        matrices.max_by_key(|o| o.shape.iter().product::<i64>())
+    }
+
     /// The types that a product multiplies.
     ///
     /// A residual that is added behind the product is an operand, too, so the type of the weight decides where one of the inputs
     /// has it. An integer beside a float is converted before it is multiplied.
     pub fn multiplies(&self) -> Multiplied {
-        let weight = self.constants.iter().filter(|o| o.is_matrix());
-        let weight = weight.max_by_key(|o| o.shape.iter().product::<i64>());
         let mut inputs = self.inputs.iter().filter(|o| o.is_matrix());
-        match weight {
+        match self.weight() {
             Some(weight) if inputs.clone().any(|i| i.dtype == weight.dtype) => {
                 Multiplied(weight.dtype, weight.dtype)
             }
@@ -132,17 +139,14 @@ impl Kernel {
 }
 
 impl Operand {
-    /// `None` where a size is dynamic, or the type is not known.
-    pub fn bytes(&self) -> Option<u64> {
-        let elements = self
-            .shape
-            .iter()
-            .try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))?;
-        Some(
-            elements
-                .checked_mul(self.dtype.storage_bits()?)?
-                .div_ceil(8),
-        )
+    /// The number of its open dimensions.
+    pub(super) fn open(&self) -> usize {
+        self.shape.iter().filter(|&&d| d < 0).count()
+    }
+
+    /// The product of its other dimensions.
+    pub(super) fn known(&self) -> u64 {
+        sizes::known(&self.shape)
     }
 
     /// More than a number or a vector.

@@ -133,8 +133,17 @@ fn several_capabilities_and_profiles_go_into_one_engine() {
             .iter()
             .all(|k| k.nodes.len() == 1 && k.kind == "kgen")
     );
-    assert_eq!(kernels[0].inputs[0].bytes(), Some(16));
-    assert_eq!(kernels[1].inputs[0].bytes(), None, "its batch is dynamic");
+    let sizes = Sizes::default();
+    assert_eq!(sizes.bytes(&kernels[0].inputs[0]), Some(16));
+    assert_eq!(
+        sizes.bytes(&kernels[1].inputs[0]),
+        None,
+        "its batch is dynamic"
+    );
+    let model = kiln_graph::onnx::read_bytes(onnx.clone().into(), None).unwrap();
+    let sizes = Sizes::at(&built.kernels, &model.graph, &[("x".into(), vec![4, 4])]);
+    assert_eq!(sizes.bytes(&kernels[1].inputs[0]), Some(64));
+    assert_eq!(sizes.moved(kernels[1]), Some(64 + 48));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What difference from the reference is accepted, by name.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::floor::Floor;
 use super::limits::{Limits, MARGIN_FACTOR, Preset, Verdict};
 use super::metrics::Metrics;
+use crate::nearest;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ToleranceError {
@@ -15,10 +16,12 @@ pub enum ToleranceError {
         "\"{text}\" is not OUTPUT:METRIC=LIMIT[,METRIC=LIMIT…] (for example logits:cosine=0.999,max_abs=1e-3): {reason}"
     )]
     Override { text: String, reason: String },
+    #[error("a limit is for output '{output}', which the model does not have; it has: {has}")]
+    NoOutput { output: String, has: String },
 }
 
 /// A named tolerance, with other limits for some outputs.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Tolerance {
     pub name: String,
     pub limits: Limits,
@@ -70,6 +73,24 @@ impl Tolerance {
         }
         self.overrides.push((output.to_owned(), limits));
         Ok(self)
+    }
+
+    /// Whether limits are for outputs that there are: others would never be held against anything.
+    ///
+    /// # Errors
+    /// When one is not, with the names that there are.
+    pub fn names_outputs_of<'a>(
+        &self,
+        outputs: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<(), ToleranceError> {
+        let known = |name: &str| outputs.clone().any(|o| o == name);
+        match self.overrides.iter().find(|(name, _)| !known(name)) {
+            None => Ok(()),
+            Some((output, _)) => Err(ToleranceError::NoOutput {
+                output: output.clone(),
+                has: nearest::instead(outputs, output),
+            }),
+        }
     }
 
     /// The limits for an output.

@@ -8,6 +8,7 @@ use kiln_graph::limits;
 use serde_json::Value;
 
 use super::Recipe;
+use crate::nearest;
 
 /// A recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -115,14 +116,11 @@ fn known(path: &Path, value: &Value, schema: &Value, at: &str) -> Result<(), Rec
         };
         let Some(schema) = properties.get(key) else {
             let names = || properties.keys();
-            let nearest = names()
-                .map(|name| (strsim::damerau_levenshtein(name, key), name))
-                .filter(|(distance, name)| *distance <= 1 + name.len() / 3)
-                .min();
+            let nearest = nearest::slip(names().map(String::as_str), key);
             return Err(RecipeError::UnknownKey {
                 path: path.to_path_buf(),
                 key: full,
-                nearest: nearest.map(|(_, name)| name.clone()),
+                nearest: nearest.map(String::from),
                 known: names().cloned().collect::<Vec<_>>().join(", "),
             });
         };

@@ -1,0 +1,83 @@
+//! What is added to the scores, written so that nothing of their size is computed outside the kernel that joins them.
+
+use kiln_graph::ops::Keyless;
+use kiln_graph::{Attrs, Graph, Tensor, ValueId};
+
+use super::lower_attention::Lower;
+use crate::attention::keyless::HIDES;
+use crate::patch::Ref;
+
+/// A bias that is 0 where a key is seen and one number elsewhere, beside what else it adds.
+#[derive(Clone, Copy, Debug)]
+struct Selection {
+    condition: ValueId,
+    keeps_where: bool,
+    fill: ValueId,
+    /// What else is added.
+    rest: Option<ValueId>,
+}
+
+impl Selection {
+    fn of(g: &Graph, bias: ValueId) -> Option<Selection> {
+        Selection::alone(g, bias).or_else(|| {
+            let sum = g.node(g.producer_if(bias, "Add")?);
+            let (a, b) = (sum.input(0)?, sum.input(1)?);
+            let beside = |mask: ValueId, rest: ValueId| {
+                let found = Selection::alone(g, mask)?;
+                let rest = Some(rest);
+                Some(Selection { rest, ..found })
+            };
+            beside(a, b).or_else(|| beside(b, a))
+        })
+    }
+
+    fn alone(g: &Graph, bias: ValueId) -> Option<Selection> {
+        let node = g.node(g.producer_if(bias, "Where")?);
+        let (condition, yes, no) = (node.input(0)?, node.input(1)?, node.input(2)?);
+        let number = |v: ValueId| g.constant(v).and_then(Tensor::as_f64);
+        let (a, b) = (number(yes)?, number(no)?);
+        let keeps_where = match (a == 0.0 && b <= HIDES, b == 0.0 && a <= HIDES) {
+            (true, _) => true,
+            (_, true) => false,
+            _ => return None,
+        };
+        Some(Selection {
+            condition,
+            keeps_where,
+            fill: if keeps_where { no } else { yes },
+            rest: None,
+        })
+    }
+}
+
+impl Lower<'_, '_> {
+    /// The scores with the bias. A mask selects instead of being added, where nothing is written between the products: its
+    /// condition has half the bytes or less, and TensorRT for RTX 1.7.1 makes seven kernels of a mask of 0 and -∞ that is added.
+    pub(super) fn biased(&mut self, scores: Ref) -> Ref {
+        let Some(bias) = self.attention.bias() else {
+            return scores;
+        };
+        let selects = self.cx.target.joins_attention()
+            // The number itself counts.
+            && self.attention.keyless() != Some(Keyless::Shifted);
+        let Some(mask) = Selection::of(self.g, bias).filter(|_| selects) else {
+            let bias = self.shifted(bias);
+            let scores = self.node("Add", &[scores, bias], Attrs::new());
+            return self.levelled(scores);
+        };
+        let shown = match mask.rest {
+            Some(rest) => self.node("Add", &[scores, rest.into()], Attrs::new()),
+            None => scores,
+        };
+        let (condition, fill) = (mask.condition.into(), mask.fill.into());
+        let branches = match mask.keeps_where {
+            true => [condition, shown, fill],
+            false => [condition, fill, shown],
+        };
+        let scores = self.node("Where", &branches, Attrs::new());
+        match mask.rest {
+            Some(_) => self.levelled(scores),
+            None => scores,
+        }
+    }
+}
