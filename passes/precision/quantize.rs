@@ -342,6 +342,7 @@ impl Quantizer {
             .collect();
         let (mut choice, mut moments, mut smoothing) = (None, None, None);
         let mut offsets: Vec<Option<Vec<f64>>> = vec![None; layers.len()];
+        let mut middle = None;
         // Channels apart and factors help ranges of each run as well.
         let scheme = match self.activation {
             Form::Static(scheme) => scheme,
@@ -357,18 +358,19 @@ impl Quantizer {
                 gains: &gains,
             };
             let norm = smooth::norm(g, input, &layers);
+            let joins = cx.target.joins_elementwise() && matches!(self.activation, Form::Static(_));
             // Channels of norms have about the same ranges for all inputs. Attention and activations do not: what one row of
             // attention gives depends on how many keys it has.
-            let joins = cx.target.joins_elementwise()
-                && matches!(self.activation, Form::Static(_))
-                && smooth::normalization(g, input).is_some();
+            let steady = joins && smooth::normalization(g, input).is_some();
             let free = smooth::Free {
-                factors: joins || norm.is_some(),
-                offsets: joins,
+                factors: steady || norm.is_some(),
+                offsets: steady,
             };
-            let found = choice
-                .as_ref()
-                .and_then(|plain| smooth::choose(stats, scheme, &readers, plain, free));
+            let found = choice.as_ref().and_then(|plain| {
+                let found = smooth::choose(stats, scheme, &readers, plain, free);
+                let around = || smooth::around(stats, &gains, plain);
+                found.or_else(|| around().filter(|_| joins && scheme == Scheme::INT8))
+            });
             if let Some(smooth) = found
                 && let Some(x) = smooth::apply(
                     g,
@@ -386,6 +388,7 @@ impl Quantizer {
                         row.iter_mut().for_each(|v| *v *= s);
                     }
                 }
+                middle = smooth.middle;
                 smoothing = Some(smooth.name(x == input));
                 moments = Some(smooth.moments);
                 choice = Some(smooth.choice);
@@ -394,7 +397,7 @@ impl Quantizer {
         let behind = cx.target.scales_columns_behind();
         let mut activation = None;
         let mut done = 0;
-        for ((layer, matrix), offset) in layers.iter().zip(matrices).zip(&offsets) {
+        for ((layer, matrix), offset) in layers.iter().zip(matrices).zip(offsets) {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let weight = matrix.ok_or(weights::Unfit::Type);
             let input = Operand {
@@ -410,6 +413,9 @@ impl Quantizer {
                     continue;
                 }
             };
+            let rounded = middle.and_then(|d| Some((d, weight.sums()?)));
+            let rounded = rounded.map(|(d, sums)| sums.iter().map(|v| f64::from(d) * v).collect());
+            let offset: Option<Vec<f64>> = rounded.or(offset);
             let mut write = Writer {
                 g,
                 pass: self.pass,
