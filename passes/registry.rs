@@ -39,6 +39,7 @@ pub static ALL: &[&dyn Pass] = &[
     &precision::convert_bf16::ConvertBf16,
     &lower::absorb_offsets::AbsorbOffsets,
     &lower::dequantize_constants::DequantizeConstants,
+    &lower::detach_heads::DetachHeads,
     &lower::expand_attention::ExpandAttention,
     &lower::expand_qoperators::ExpandQoperators,
     &lower::flatten_branches::FlattenBranches,
@@ -172,6 +173,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&clean::merge_views::MergeViews),
     // Those of heads are where they stay.
     Step::Run(&lower::split_heads::SplitHeads),
+    Step::Run(&lower::detach_heads::DetachHeads),
     Step::Run(&lower::pad_columns::PadColumns),
     // Activations are spelled out, and no rearrangement is merged any more.
     Step::Run(&lower::separate_gates::SeparateGates),
