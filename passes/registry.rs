@@ -13,6 +13,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::eliminate_noop::EliminateNoop,
     &clean::merge_chains::MergeChains,
     &clean::sink_scales::SinkScales,
+    &clean::take_rows::TakeRows,
     &clean::merge_views::MergeViews,
     &clean::unflatten_gemm::UnflattenGemm,
     &clean::deduplicate::Deduplicate,
@@ -107,6 +108,8 @@ pub static DEFAULT: &[Step] = &[
     // What the model came with is then like what is fused.
     Step::Run(&lower::expand_attention::ExpandAttention),
     Step::Run(&fuse::fuse_attention::FuseAttention),
+    // The query of one row is of another input than keys and values.
+    Step::Run(&clean::take_rows::TakeRows),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
     // What fusions rearrange meets the rearrangements around it.
     Step::Run(&clean::merge_views::MergeViews),

@@ -9,4 +9,5 @@ pub mod normalize_axes;
 pub mod normalize_powers;
 pub mod simplify_masks;
 pub mod sink_scales;
+pub mod take_rows;
 pub mod unflatten_gemm;
