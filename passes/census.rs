@@ -41,6 +41,8 @@ pub struct AttentionBlock {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Census {
     pub attention: Count,
+    /// Of those left, attentions whose probabilities become integers.
+    pub quantized: usize,
     /// LayerNormalization, RMSNormalization, GroupNormalization, InstanceNormalization.
     pub norms: Count,
     /// Gelu, Swish and their kin.
@@ -96,7 +98,10 @@ fn count(census: &mut Census, g: &Graph, id: NodeId, node: &Node) {
                 _ => {}
             }
         }
-        "Softmax" if feeds_product(g, node) => census.attention.left += 1,
+        "Softmax" if feeds_product(g, node) => {
+            census.attention.left += 1;
+            census.quantized += usize::from(is_quantized(g, node));
+        }
         "LayerNormalization"
         | "RMSNormalization"
         | "SimplifiedLayerNormalization"
@@ -160,6 +165,20 @@ pub fn feeds_product(g: &Graph, node: &Node) -> bool {
         at = next;
     }
     false
+}
+
+/// Whether the node's result becomes integers, perhaps of another zero point: it is rounded between softmax and the values,
+/// which no attention of one operator does.
+fn is_quantized(g: &Graph, node: &Node) -> bool {
+    let quantizes = |v: ValueId| {
+        let mut readers = g.value(v).uses().iter().map(|u| g.node(u.node));
+        readers.any(|n| n.op().is("QuantizeLinear"))
+    };
+    let offset = |v: ValueId| {
+        let mut readers = g.value(v).uses().iter().map(|u| g.node(u.node));
+        readers.any(|n| n.op().is("Add") && n.output(0).is_some_and(quantizes))
+    };
+    node.output(0).is_some_and(|p| quantizes(p) || offset(p))
 }
 
 /// A square root of a mean: the deviation that a norm divides by.

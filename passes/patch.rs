@@ -40,6 +40,7 @@ pub struct Patch {
     steps: Vec<Step>,
     made: usize,
     replaced: Vec<(ValueId, Ref)>,
+    changed: Vec<ValueId>,
     remarks: Vec<Remark>,
 }
 
@@ -121,6 +122,12 @@ impl Patch {
         self.replaced.push((old, new.into()));
     }
 
+    /// The numbers of `value` are others once the patch is applied, so it loses its name: values of one name are held against
+    /// each other where two models are compared.
+    pub fn change(&mut self, value: ValueId) {
+        self.changed.push(value);
+    }
+
     /// What a user should know once the patch is applied.
     pub fn remark(&mut self, remark: Remark) {
         self.remarks.push(remark);
@@ -189,6 +196,9 @@ impl Patch {
                     }
                 }
             }
+        }
+        for value in self.changed {
+            g.set_value_name(value, "");
         }
         let mut seeds = vec![root];
         for (old, new) in self.replaced {

@@ -11,6 +11,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::raise_opset::RaiseOpset,
     &clean::eliminate_dead::EliminateDead,
     &clean::eliminate_noop::EliminateNoop,
+    &clean::expand_einsum::ExpandEinsum,
     &clean::merge_chains::MergeChains,
     &clean::sink_scales::SinkScales,
     &clean::take_rows::TakeRows,
@@ -23,7 +24,9 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::simplify_masks::SimplifyMasks,
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
+    &clean::normalize_scores::NormalizeScores,
     &fuse::adopt_attention::AdoptAttention,
+    &fuse::drop_key_bias::DropKeyBias,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
@@ -33,6 +36,8 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
     &fuse::fuse_rotary::FuseRotary,
     &fuse::fuse_swish::FUSE_SWISH,
+    &fuse::move_value_bias::MoveValueBias,
+    &fuse::sink_query_bias::SinkQueryBias,
     &precision::quantize_int8::QuantizeInt8,
     &precision::quantize_fp8::QuantizeFp8,
     &precision::quantize_int4::QuantizeInt4,
@@ -47,6 +52,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
     &lower::lower_axes::LowerAxes,
+    &lower::lower_eye_like::LowerEyeLike,
     &lower::lower_int4::LowerInt4,
     &lower::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
@@ -73,6 +79,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fold::fold_shapes::FoldShapes),
     // Conditions on sizes are constants now. Before anything is folded that only the other branch reads.
     Step::Run(&fold::fold_branches::FoldBranches),
+    // Weights that it turns are folded below.
+    Step::Run(&clean::expand_einsum::ExpandEinsum),
     // Writes the new weights as arithmetic on constants, which the next pass folds.
     Step::Run(&fuse::fuse_conv_batch_norm::FuseConvBatchNorm),
     // Whole shape mazes are gone by now, so that the runtime computes only real numbers.
@@ -107,6 +115,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::merge_views::MergeViews),
     // What the model came with is then like what is fused.
     Step::Run(&lower::expand_attention::ExpandAttention),
+    Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     // The query of one row is of another input than keys and values.
     Step::Run(&clean::take_rows::TakeRows),
@@ -117,6 +126,20 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Fused),
+];
+
+/// What is left of a model of which more is known, by constants that were inputs: branches that are not taken go.
+pub static FOLD: &[Step] = &[
+    Step::Run(&clean::eliminate_dead::EliminateDead),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    // A branch may hold another condition on what is constant now.
+    Step::Run(&fold::fold_constants::FoldConstants),
+    Step::Run(&fold::fold_branches::FoldBranches),
+    Step::Run(&fold::fold_shapes::FoldShapes),
+    Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
 
 /// Runs after [`DEFAULT`] for `--int8`, and before [`FP16`], which narrows what is left.
@@ -143,6 +166,11 @@ pub static INT4: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
+    // Projections that are quantized by now keep their biases: TensorRT multiplies them in 8 bits with these only.
+    Step::Run(&fuse::drop_key_bias::DropKeyBias),
+    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    // What could not be moved away.
+    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
     Step::Run(&precision::convert_fp16::ConvertFp16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
@@ -152,6 +180,9 @@ pub static FP16: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--bf16`.
 pub static BF16: &[Step] = &[
+    Step::Run(&fuse::drop_key_bias::DropKeyBias),
+    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
     Step::Run(&precision::convert_bf16::ConvertBf16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
@@ -169,6 +200,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
     Step::Run(&lower::lower_axes::LowerAxes),
+    Step::Run(&lower::lower_eye_like::LowerEyeLike),
     Step::Run(&lower::spread_offsets::SpreadOffsets),
     // After all that reads the types of results.
     Step::Run(&lower::flatten_branches::FlattenBranches),

@@ -30,6 +30,8 @@ pub struct Target {
     pub dialect: Dialect,
     /// The default-domain operator set that the model is raised to, if it is older.
     pub opset: i64,
+    /// Whether it multiplies matrices in FP32, and in integers with a result in FP32. Turing's TensorRT does neither.
+    pub fp32_products: bool,
 }
 
 impl Target {
@@ -39,6 +41,7 @@ impl Target {
             name: "cpu".into(),
             dialect: Dialect::OnnxRuntime,
             opset: 20,
+            fp32_products: true,
         }
     }
 
@@ -48,6 +51,7 @@ impl Target {
             name: name.into(),
             dialect: Dialect::TensorRt,
             opset: 23,
+            fp32_products: true,
         }
     }
 
@@ -57,6 +61,7 @@ impl Target {
             name: "standard".into(),
             dialect: Dialect::Standard,
             opset: 20,
+            fp32_products: true,
         }
     }
 
@@ -70,9 +75,28 @@ impl Target {
         self.dialect != Dialect::OnnxRuntime
     }
 
+    /// Whether queries, keys and values are written once more because of a bias between their projection and the telling
+    /// apart of heads. TensorRT for RTX 1.7.1 reads heads out of a product's result as it is (measured, docs/decisions.md);
+    /// ONNX Runtime's operators take the biases with them.
+    pub fn biases_keep_projections_apart(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether integers stand for floats around zero only, between QuantizeLinear and DequantizeLinear: TensorRT has no
     /// zero points, no UINT8 and no arithmetic on integers (its `docs/operators.md`).
     pub fn quantizes_symmetrically(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether products of quantized numbers have one scale for the whole weight, and factors of the columns behind. With a scale
+    /// for each column TensorRT's builder multiplies what a Split takes apart in floats, and hands on the bare sums of integers,
+    /// which FP16 cannot hold (measured with TensorRT for RTX 1.7.1: kernels and constants of the plan).
+    pub fn scales_columns_behind(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether what computes each element by itself is part of the kernel in front of it, and costs nothing.
+    pub fn joins_elementwise(&self) -> bool {
         self.dialect == Dialect::TensorRt
     }
 
@@ -101,6 +125,17 @@ impl Target {
     /// Whether results of an If whose branches differ in a size are vectors: TensorRT's builder stops at other ones beside
     /// another dynamic size.
     pub fn flattens_branches(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
+    /// Whether attention is an operator that scales scores before it adds biases. TensorRT finds either spelling by itself, and
+    /// scaling biases apart costs a kernel a layer (XLNet with TensorRT for RTX 1.7.1: 32 kernels instead of 30).
+    pub fn scales_before_biases(&self) -> bool {
+        self.dialect == Dialect::OnnxRuntime
+    }
+
+    /// Whether EyeLike has known sizes: TensorRT's parser refuses others.
+    pub fn needs_sizes_of_eye_like(&self) -> bool {
         self.dialect == Dialect::TensorRt
     }
 

@@ -1,9 +1,10 @@
 //! Values as rearrangements of another one.
 //!
-//! Reshape, Transpose, Squeeze, Unsqueeze, Flatten and picking one slice out of a packed dimension move elements and
-//! change none. A [`View`] composes a chain of them: the dimensions of the source are cut into atoms, and each dimension
-//! of the result is a sequence of atoms, as in the notation of einops (`b s (h d) -> b h s d`). Two chains that
-//! rearrange alike have the same view, whatever their spelling, and [`View::emit`] writes the shortest.
+//! Reshape, Transpose, Squeeze, Unsqueeze, Flatten and picking one slice out of a packed dimension (Gather or Slice of one
+//! index, Split into single ones) move elements and change none. A [`View`] composes a chain of them: the dimensions of the
+//! source are cut into atoms, and each dimension of the result is a sequence of atoms, as in the notation of einops
+//! (`b s (h d) -> b h s d`). Two chains that rearrange alike have the same view, whatever their spelling, and
+//! [`View::emit`] writes the shortest.
 
 use kiln_graph::infer::{Expr, Facts};
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, limits, ops};
@@ -38,11 +39,15 @@ fn rearranged(g: &Graph, node: NodeId) -> Option<ValueId> {
     if n.op().is_any(simple) {
         return n.input(0);
     }
+    let floats = |v: ValueId| g.value(v).ty().dtype().is_some_and(|t| t.is_float());
+    if n.op().is_any(&["Split", "Slice"]) {
+        return n.input(0).filter(|&v| floats(v));
+    }
     let gather = ops::Gather::of(g, node)?;
     let index = gather.constant(1)?;
     // Picking a size out of a shape is arithmetic, not a rearrangement of data.
-    let data = gather.dtype(0).is_some_and(|t| t.is_float());
-    (data && index.rank() == 0 && index.dtype().is_int()).then(|| n.input(0))?
+    let data = n.input(0).filter(|&v| floats(v))?;
+    (index.rank() == 0 && index.dtype().is_int()).then_some(data)
 }
 
 impl View {
@@ -123,22 +128,46 @@ impl View {
         } else if let Some(gather) = ops::Gather::of(g, node) {
             let axis = ops::resolve_axis(gather.axis(), self.dims.len())?;
             let index = gather.constant(1)?.as_i64()?;
-            let picked = self.dims.remove(axis);
-            match (picked.as_slice(), self.picked) {
-                ([], _) if index == 0 || index == -1 => {}
-                ([atom], None) => {
-                    let size = self.size(*atom).as_i64()?;
-                    let index = if index < 0 { index + size } else { index };
-                    (0..size).contains(&index).then_some(())?;
-                    self.picked = Some((*atom, index));
-                }
-                _ => return None,
-            }
+            self.pick(axis, index)?;
+        } else if let Some(split) = ops::Split::of(g, node) {
+            let axis = ops::resolve_axis(split.axis(), self.dims.len())?;
+            let single = facts.dims(made)?.get(axis)?.as_i64() == Some(1);
+            let even = g.node(node).outputs().len() as i64;
+            let whole = self.product(&self.dims[axis])?.as_i64();
+            (single && whole == Some(even)).then_some(())?;
+            let index = (n.outputs().iter()).position(|&v| v == Some(made))?;
+            self.pick(axis, i64::try_from(index).ok()?)?;
+            self.dims.insert(axis, Vec::new());
+        } else if let Some(slice) = ops::Slice::of(g, node) {
+            let ranges = slice.ranges()?;
+            let [range] = ranges.as_slice() else {
+                return None;
+            };
+            let axis = ops::resolve_axis(range.axis, self.dims.len())?;
+            let single = facts.dims(made)?.get(axis)?.as_i64() == Some(1);
+            (single && range.step == 1).then_some(())?;
+            self.pick(axis, range.start)?;
+            self.dims.insert(axis, Vec::new());
         } else {
             self.regroup(facts.dims(made)?)?;
         }
         self.nodes.insert(0, node);
         Some(self)
+    }
+
+    /// Takes one index of a dimension, and the dimension away.
+    fn pick(&mut self, axis: usize, index: i64) -> Option<()> {
+        match (self.dims.remove(axis).as_slice(), self.picked) {
+            ([], _) if index == 0 || index == -1 => {}
+            ([atom], None) => {
+                let size = self.size(*atom).as_i64()?;
+                let index = if index < 0 { index + size } else { index };
+                (0..size).contains(&index).then_some(())?;
+                self.picked = Some((*atom, index));
+            }
+            _ => return None,
+        }
+        Some(())
     }
 
     /// Reshapes to these dimensions, cutting atoms where they must be.
@@ -223,6 +252,21 @@ impl View {
             sole.is_some_and(|v| v.uses().len() == 1 && !v.is_output())
         });
         1 + inner.count()
+    }
+
+    /// Whether it is one of several parts that are picked out of one rearrangement of the source, which nothing else reads.
+    pub fn is_unpacked(&self, g: &Graph) -> bool {
+        let picks = |n: NodeId| g.node(n).op().is_any(&["Gather", "Split", "Slice"]);
+        let Some(at) = self.nodes.iter().take(2).position(|&n| picks(n)) else {
+            return false;
+        };
+        let Some(data) = g.node(self.nodes[at]).input(0) else {
+            return false;
+        };
+        let value = g.value(data);
+        let direct = at == 0 || !g.node(self.nodes[at]).op().is("Gather");
+        let readers = value.uses().iter().all(|usage| picks(usage.node));
+        self.is_part() && direct && at + 1 < self.nodes.len() && readers && !value.is_output()
     }
 
     /// Writes the view with as few nodes as it takes. Gives the value and the number of nodes; `None` where a shape is

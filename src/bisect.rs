@@ -144,12 +144,13 @@ pub fn bisect(
         optimized: stages::proved_as_optimized(options, &pipeline.targets),
         thorough: false,
         half_io: options.half_io,
+        one_profile: false,
         result: Some("the model after some of its passes".into()),
         device,
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut reference = prove::open(&request, &mut shapes, talk)?;
-    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+    if let Some(baked) = stages::narrowed(&original, &shapes, &reference.chosen) {
         pipeline.original = baked;
         fused = pipeline.fused()?;
     }

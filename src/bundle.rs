@@ -47,8 +47,19 @@ pub enum BundleError {
     Exists(PathBuf),
     #[error("{} is read, and a bundle at {} would be written over it: choose another place with -o", file.display(), target.display())]
     Input { file: PathBuf, target: PathBuf },
-    #[error("{} is no kiln bundle: it has neither {MODEL} nor {MANIFEST}", .0.display())]
-    NoBundle(PathBuf),
+    #[error("{} is no kiln bundle: it has no {MODEL}{}", path.display(), holds(.models))]
+    NoBundle { path: PathBuf, models: Vec<String> },
+    #[error("{} has no engine: compile it for a GPU (--target sm_89) and without --no-engine", .0.display())]
+    NoEngine(PathBuf),
+    #[error("{} is no kiln bundle, and engines are in bundles: `kiln compile` makes one", .0.display())]
+    NoFolder(PathBuf),
+}
+
+fn holds(models: &[String]) -> String {
+    match models.is_empty() {
+        true => String::new(),
+        false => format!("; it holds {}: name one of them", models.join(", ")),
+    }
 }
 
 /// The ONNX file of a bundle, or the path itself if it is no folder.
@@ -56,6 +67,41 @@ pub fn model_path(path: &Path) -> PathBuf {
     match path.is_dir() {
         true => path.join(MODEL),
         false => path.to_path_buf(),
+    }
+}
+
+/// As [`model_path`], of a folder that is a bundle.
+///
+/// # Errors
+/// When a folder is none, with the models that it holds.
+pub fn find_model(path: &Path) -> Result<PathBuf, BundleError> {
+    let model = model_path(path);
+    if !path.is_dir() || model.exists() {
+        return Ok(model);
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut models: Vec<String> = names.filter(|n| n.ends_with(".onnx")).collect();
+    models.sort();
+    Err(BundleError::NoBundle {
+        path: path.to_path_buf(),
+        models,
+    })
+}
+
+/// The engine of a bundle.
+///
+/// # Errors
+/// When it is no bundle, or has no engine.
+pub fn find_engine(bundle: &Path) -> Result<PathBuf, BundleError> {
+    if bundle.is_file() {
+        return Err(BundleError::NoFolder(bundle.to_path_buf()));
+    }
+    find_model(bundle)?;
+    let engine = bundle.join(ENGINE);
+    match engine.is_file() {
+        true => Ok(engine),
+        false => Err(BundleError::NoEngine(bundle.to_path_buf())),
     }
 }
 

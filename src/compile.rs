@@ -5,6 +5,7 @@ pub(crate) mod calibration;
 mod error;
 mod gates;
 pub(crate) mod named;
+mod plan;
 pub(crate) mod stages;
 
 use std::cell::LazyCell;
@@ -20,6 +21,7 @@ use regex::Regex;
 pub use calibration::{Calibrated, Calibration, SAMPLES};
 pub use error::CompileError;
 pub use gates::Judged;
+pub use plan::{Plan, plan};
 pub use stages::{Rewritten, Source};
 
 use crate::bundle::{self, Over, Partial};
@@ -257,6 +259,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     stages::fit(options, &targets)?;
     gates::possible(options, &targets)?;
     let device = stages::device(options, &targets);
+    stages::data_is_there(options)?;
     let output = output_path(options);
     stages::spares_inputs(options, &output, &[])?;
     let mut original = clock.time("read", || stages::read(options))?;
@@ -308,6 +311,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 optimized: stages::proved_as_optimized(options, &targets),
                 thorough: false,
                 half_io: options.half_io,
+                one_profile: builder.is_some(),
                 result: Some(result_name(options)),
                 device,
                 ort_lib: options.ort_lib.as_deref(),
@@ -322,7 +326,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     if let Some(sizes) = shapes.describe() {
         talk.note(&format!("sizes: {sizes}"));
     }
-    if let Some(baked) = stages::with_baked_sizes(&original, &shapes) {
+    let (chosen, selecting) = reference.as_ref().map_or_else(Default::default, |r| {
+        (r.chosen.clone(), r.selecting.clone())
+    });
+    if let Some(baked) = stages::narrowed(&original, &shapes, &chosen) {
         fused = clock.time("passes", || {
             stages::rewrite(options, &targets, &fusing, baked, talk)
         })?;
@@ -395,6 +402,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
                 &partial,
                 talk,
             )
+            .map_err(|e| e.beside(&selecting))
         })
     };
     let mut search = None;
@@ -505,9 +513,11 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         ));
     }
     let ranges = calibration::warning(options, &original, manifest.calibration.as_ref());
-    manifest.warnings.extend(ranges.map(String::from));
+    let nearest = calibration::nearest(options);
+    let told = ranges.into_iter().chain(nearest).map(String::from);
+    manifest.warnings.extend(told);
     manifest.gates = gates::judge(options, &targets, &manifest);
-    gates::pass(options, &manifest)?;
+    let manifest = gates::pass(options, manifest)?;
     stages::is_unchanged(&original)?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &json)?;

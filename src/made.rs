@@ -1,16 +1,21 @@
 //! The cases of a proof: real inputs and made ones, at the sizes at which the original runs on them.
 
+mod ways;
+
 use std::path::Path;
 
-use kiln_graph::{Dim, Tensor};
+use kiln_graph::Tensor;
 
 use crate::compile::CompileError;
 use crate::fixed::Fixed;
-use crate::parity::{self, Case, InputKind, InputSpec};
+use crate::parity::{self, Case, InputSpec};
 use crate::prove::Request;
 use crate::runtime::{self, Session, TensorInfo};
-use crate::shapes::{self, Kinds, Point, Range, Settled, Shapes, Wanted};
+use crate::shapes::{self, Kinds, Point, Settled, Shapes, Wanted};
 use crate::talk::Talk;
+
+pub(crate) use ways::Apart;
+use ways::{Way, written};
 
 /// Tensors by the names of inputs or outputs.
 type Named = Vec<(String, Tensor)>;
@@ -25,6 +30,10 @@ pub(crate) struct Gathered {
     pub batch: usize,
     /// What had to change, and what selects among ways of the model.
     pub warnings: Vec<String>,
+    /// What to make, with the controls' values of the profile.
+    pub kinds: Kinds,
+    /// Controls of which the result has the value of the real inputs alone.
+    pub chosen: Fixed,
 }
 
 pub(crate) const TYPICAL: &str = "typical";
@@ -63,7 +72,7 @@ impl Maker<'_> {
     }
 
     /// What controls may select instead: one of them changes in each.
-    fn choices(&self) -> Vec<(String, Kinds)> {
+    fn choices(&self) -> Vec<Choice> {
         let mut all = Vec::new();
         for (k, wanted) in self.kinds.0.iter().enumerate() {
             if self.fixed.get(&wanted.name).is_some() {
@@ -74,10 +83,20 @@ impl Maker<'_> {
                 let chosen = &mut kinds.0[k];
                 let before = std::mem::replace(&mut chosen.kind, other.clone());
                 chosen.others[at] = before;
-                all.push((format!("{}={}", wanted.name, written(other)), kinds));
+                all.push(Choice {
+                    name: format!("{}={}", wanted.name, written(wanted, other)),
+                    input: wanted.name.clone(),
+                    kinds,
+                });
             }
         }
         all
+    }
+
+    /// Whether there is a control that nobody fixed.
+    fn controls(&self) -> bool {
+        let mut all = self.kinds.0.iter();
+        all.any(|w| w.is_control() && self.fixed.get(&w.name).is_none())
     }
 
     /// An argument that selects what is computed selects the sizes that it runs at, too, which the graph tells once it is fixed.
@@ -90,10 +109,9 @@ impl Maker<'_> {
             CompileError::Sizes { model, why } => CompileError::Sizes {
                 model,
                 why: format!(
-                    "{why}; the input \"{0}\" selects what is computed, and with --input {0}={1} the graph tells the sizes of \
-                     that",
+                    "the input \"{0}\" selects what is computed, and with --input {0}={1} the graph tells the sizes of that: {why}",
                     control.name,
-                    written(&control.kind)
+                    written(control, &control.kind)
                 ),
             },
             other => other,
@@ -105,9 +123,9 @@ impl Maker<'_> {
         let controls = self.kinds.0.iter().filter(|w| w.is_control());
         let free = controls.filter(|w| self.fixed.get(&w.name).is_none());
         free.map(|w| {
-            let others = w.others.iter().map(written);
+            let others = w.others.iter().map(|other| written(w, other));
             let tried = others.filter(|v| cases.contains(&format!("{}={v}", w.name)));
-            let all: Vec<String> = std::iter::once(written(&w.kind)).chain(tried).collect();
+            let all: Vec<String> = std::iter::once(written(w, &w.kind)).chain(tried).collect();
             format!(
                 "the input \"{0}\" is an argument, and made inputs have it {1}; fix it with --input {0}=VALUE, or give \
                  real inputs with --inputs",
@@ -119,15 +137,12 @@ impl Maker<'_> {
     }
 }
 
-/// The numbers of a control.
-fn written(kind: &InputKind) -> String {
-    match kind {
-        InputKind::Values(values) => {
-            let all: Vec<String> = values.iter().map(f64::to_string).collect();
-            all.join(",")
-        }
-        other => format!("{other:?}"),
-    }
+/// Another value of a control.
+struct Choice {
+    /// `sr=8000`.
+    name: String,
+    input: String,
+    kinds: Kinds,
 }
 
 /// What a session takes of a case's inputs: all but those that were dropped from it.
@@ -166,7 +181,7 @@ fn real(path: &Path, infos: &[TensorInfo], fixed: &Fixed) -> Result<Case, Compil
 /// Finds the sizes, which `shapes` shrinks to, and gathers the cases.
 ///
 /// # Errors
-/// When real inputs do not fit, and when neither they nor made ones run.
+/// When real inputs do not fit, when neither they nor made ones run, and when one profile is wanted and the model has none.
 pub(crate) fn gather(
     request: &Request<'_>,
     session: &mut Session,
@@ -181,18 +196,27 @@ pub(crate) fn gather(
     let given = request.inputs;
     let real = given.map(|path| real(path, session.inputs(), maker.fixed));
     let real = real.transpose()?;
+    if let Some(real) = &real {
+        ways::prefer(&mut maker.kinds, real);
+    }
+    let whole = shapes.clone();
     let found = settle(request, session, &mut maker, real.as_ref(), shapes);
     let mut out = Gathered {
         cases: real.iter().cloned().collect(),
         made: Vec::new(),
         batch: 1,
         warnings: Vec::new(),
+        kinds: maker.kinds.clone(),
+        chosen: Fixed::default(),
     };
     match (found, real) {
-        (Ok(settled), _) => {
+        (Ok(settled), real) => {
             out.warnings = settled.warnings;
-            made(request, session, &maker, shapes, &mut out)?;
-            out.warnings.extend(maker.remarks(&out.made));
+            let apart = made(request, session, &maker, &whole, shapes, &mut out)?;
+            match apart.is_empty() {
+                true => out.warnings.extend(maker.remarks(&out.made)),
+                false => out.divide(request, &maker, &apart, real.as_ref(), shapes)?,
+            }
         }
         (Err(why), Some(real)) => {
             // Only what runs on the real inputs may do without made ones.
@@ -201,11 +225,10 @@ pub(crate) fn gather(
                 &without(session, maker.fixed, &real),
                 parity::Side::Reference,
             )?;
-            hold(shapes, &real);
+            shapes.hold(&real.inputs);
             let why = why.to_string();
             out.warnings.push(format!(
-                "the original does not run on made inputs ({}), so the proof is on {} alone, and the profile holds its sizes",
-                why.lines().next().unwrap_or_default(),
+                "the original does not run on made inputs, so the proof is on {} alone, and the profile holds its sizes: {why}",
                 real.name
             ));
             let point = shapes.points().pop().map(|(_, point)| point);
@@ -226,8 +249,8 @@ fn without(session: &Session, fixed: &Fixed, case: &Case) -> Case {
     }
 }
 
-/// Finds what the model runs on: the first choice of what controls select, else others, at the default sizes, else at
-/// those of real inputs.
+/// Finds what the model runs on: the first choice of what controls select, else others, each at the sizes of what it
+/// leaves of the model.
 fn settle(
     request: &Request<'_>,
     session: &mut Session,
@@ -235,105 +258,138 @@ fn settle(
     real: Option<&Case>,
     shapes: &mut Shapes,
 ) -> Result<Settled, CompileError> {
-    let points = shapes.points();
-    let typical = points.iter().find(|(name, _)| *name == TYPICAL);
-    let typical = typical.map(|(_, point)| point.clone()).unwrap_or_default();
     // What cannot be made at any size is no matter of sizes.
-    maker.at(shapes, &typical)?;
-    let choices = maker.choices();
-    let knows_more = !choices.is_empty() || real.is_some();
-    if knows_more && maker.runs(session, shapes, &typical).is_err() {
-        for kinds in choices.iter().map(|(_, kinds)| kinds) {
-            let first = std::mem::replace(&mut maker.kinds, kinds.clone());
-            if maker.runs(session, shapes, &typical).is_ok() {
-                return attempt(request, session, maker, shapes);
-            }
-            maker.kinds = first;
-        }
-        // Sizes that are known to be right need no search.
-        if let Some(real) = real {
-            let mut there = shapes.clone();
-            hold(&mut there, real);
-            if let Ok(settled) = attempt(request, session, maker, &mut there) {
-                *shapes = there;
-                return Ok(settled);
-            }
+    maker.at(shapes, &typical(shapes))?;
+    if !maker.controls() {
+        let mut way = Way::of(request, &maker.kinds, shapes);
+        let settled = attempt(request, session, maker, real, &mut way)?;
+        return Ok(adopted(request, way, settled, shapes));
+    }
+    let mut failed = None;
+    let first = maker.kinds.clone();
+    let others = maker.choices().into_iter().map(|choice| choice.kinds);
+    for kinds in std::iter::once(first.clone()).chain(others.take(MOST_SETTLED)) {
+        let mut way = Way::of(request, &kinds, shapes);
+        maker.kinds = kinds;
+        match attempt(request, session, maker, real, &mut way) {
+            Ok(settled) => return Ok(adopted(request, way, settled, shapes)),
+            Err(why) => failed = failed.or(Some(why)),
         }
     }
-    let first = match attempt(request, session, maker, shapes) {
-        Ok(settled) => return Ok(settled),
-        Err(why) => why,
-    };
-    for (_, kinds) in choices.into_iter().take(MOST_SETTLED) {
-        let before = std::mem::replace(&mut maker.kinds, kinds);
-        if let Ok(settled) = attempt(request, session, maker, shapes) {
-            return Ok(settled);
-        }
-        maker.kinds = before;
-    }
-    Err(first)
+    maker.kinds = first;
+    Err(failed.unwrap_or_else(|| CompileError::Sizes {
+        model: request.reference.to_path_buf(),
+        why: "none were tried".into(),
+    }))
 }
 
-/// Looks for sizes with one choice; leaves them as they were where there are none.
+/// The sizes of a way, as what is built can have them.
+fn adopted(request: &Request<'_>, way: Way, mut settled: Settled, shapes: &mut Shapes) -> Settled {
+    *shapes = way.shapes;
+    if !request.one_profile {
+        return settled;
+    }
+    let held = shapes.decide_branches(&way.folded);
+    if !held.is_empty() {
+        let size = |name: &String| Some(format!("{name}={}", shapes.ranges.get(name)?.opt));
+        let sizes: Vec<String> = held.iter().filter_map(size).collect();
+        settled.warnings.push(format!(
+            "an engine's tensors have one rank, and the model has branches of different ranks that a size decides between, so \
+             the profile holds {}; --dim gives another size",
+            sizes.join(", ")
+        ));
+    }
+    settled
+}
+
+fn typical(shapes: &Shapes) -> Point {
+    let points = shapes.points().into_iter();
+    let mut typical = points.filter(|(name, _)| *name == TYPICAL);
+    typical.next().map(|(_, point)| point).unwrap_or_default()
+}
+
+/// Looks for the sizes of one way, those of real inputs before others; its shapes are of no use where there are none.
 fn attempt(
     request: &Request<'_>,
     session: &mut Session,
     maker: &Maker<'_>,
-    shapes: &mut Shapes,
+    real: Option<&Case>,
+    way: &mut Way,
 ) -> Result<Settled, CompileError> {
-    let before = shapes.clone();
+    let before = way.shapes.clone();
+    let near = real.map(|real| {
+        let mut there = before.clone();
+        there.hold(&real.inputs);
+        typical(&there)
+    });
     let mut probe = |point: &Point| maker.runs(session, &before, point);
-    let settled = shapes::settle(&request.original.graph, request.folded, shapes, &mut probe);
-    settled.map_err(|why| {
-        *shapes = before.clone();
-        CompileError::Sizes {
-            model: request.reference.to_path_buf(),
-            why,
-        }
+    let settled = shapes::settle_near(
+        &way.graph,
+        &way.folded,
+        &mut way.shapes,
+        near.as_ref(),
+        &mut probe,
+    );
+    settled.map_err(|why| CompileError::Sizes {
+        model: request.reference.to_path_buf(),
+        why,
     })
 }
 
-/// Makes dimensions that the user left open those of real inputs.
-fn hold(shapes: &mut Shapes, case: &Case) {
-    for input in &shapes.inputs {
-        let Some((_, tensor)) = case.inputs.iter().find(|(n, _)| *n == input.name) else {
-            continue;
-        };
-        for (dim, &size) in input.dims.iter().zip(tensor.dims()) {
-            if let Dim::Symbol(s) = dim
-                && !shapes.given.iter().any(|g| **g == **s)
-            {
-                shapes.ranges.insert(s.to_string(), Range::fixed(size));
-            }
-        }
-    }
-}
-
-/// Adds the made cases.
+/// Adds the made cases; gives the choices with which the model runs at other sizes. `whole` are the sizes before any choice.
 fn made(
     request: &Request<'_>,
     session: &mut Session,
     maker: &Maker<'_>,
+    whole: &Shapes,
     shapes: &Shapes,
     out: &mut Gathered,
-) -> Result<(), CompileError> {
+) -> Result<Vec<Apart>, CompileError> {
     let points = shapes.points();
+    let typical = typical(shapes);
+    out.batch = shapes.batch(&typical);
     for (name, point) in &points {
-        if *name == TYPICAL {
-            out.batch = shapes.batch(point);
-        }
         out.push(name, maker.at(shapes, point)?);
     }
-    let typical = points.iter().find(|(name, _)| *name == TYPICAL);
-    let Some((_, typical)) = typical else {
-        return Ok(());
-    };
-    for (name, kinds) in maker.choices().into_iter().take(MOST_CHOICES) {
-        let inputs = maker.make(kinds.specs(shapes, typical))?;
-        out.try_push(session, maker.fixed, &name, inputs);
+    let mut apart = Vec::new();
+    for choice in maker.choices().into_iter().take(MOST_CHOICES) {
+        let other = Maker {
+            kinds: choice.kinds,
+            ..*maker
+        };
+        let inputs = other.at(shapes, &typical)?;
+        let runs = out.try_push(session, maker.fixed, &choice.name, inputs);
+        let at = |session: &mut Session, point| other.runs(session, shapes, point).is_ok();
+        if runs && points.iter().all(|(_, point)| at(session, point)) {
+            continue;
+        }
+        let mut way = Way::of(request, &other.kinds, whole);
+        if attempt(request, session, &other, None, &mut way).is_err() {
+            if !runs {
+                out.warnings.push(format!(
+                    "with {} the model runs at no sizes that were tried: nothing is proved of it",
+                    choice.name
+                ));
+            }
+            continue;
+        }
+        for (name, point) in way.shapes.points() {
+            let name = match name {
+                TYPICAL => choice.name.clone(),
+                _ => format!("{}, {name}", choice.name),
+            };
+            if !out.made.contains(&name) {
+                out.push(&name, other.at(&way.shapes, &point)?);
+            }
+        }
+        apart.push(Apart {
+            choice: choice.name,
+            input: choice.input,
+            sizes: way.shapes.describe().unwrap_or_default(),
+        });
     }
     if !request.thorough {
-        return Ok(());
+        return Ok(apart);
     }
     if let Some(point) = shapes.several() {
         out.try_push(
@@ -343,7 +399,7 @@ fn made(
             maker.at(shapes, &point)?,
         );
     }
-    let mut padded = maker.specs(shapes, typical);
+    let mut padded = maker.specs(shapes, &typical);
     let mut any = false;
     for spec in &mut padded {
         let long = spec.shape.last().is_some_and(|&n| n > 1);
@@ -355,10 +411,19 @@ fn made(
     if any {
         out.try_push(session, maker.fixed, "padded", maker.make(padded)?);
     }
-    Ok(())
+    Ok(apart)
 }
 
 impl Gathered {
+    /// Controls that select branches and that nobody fixed, with their first values.
+    pub fn selecting(&self, fixed: &Fixed) -> Vec<String> {
+        let free = |name: &str| fixed.get(name).is_none() && self.chosen.get(name).is_none();
+        let all = self.kinds.0.iter();
+        let all = all.filter(|w| w.branches && w.is_control() && free(&w.name));
+        all.map(|w| format!("{}={}", w.name, written(w, &w.kind)))
+            .collect()
+    }
+
     fn push(&mut self, name: &str, inputs: Named) {
         self.made.push(name.to_string());
         self.cases.push(Case {
@@ -368,9 +433,17 @@ impl Gathered {
     }
 
     /// Adds a case if the model runs on it: it need not, as nobody asked for it.
-    fn try_push(&mut self, session: &mut Session, fixed: &Fixed, name: &str, inputs: Named) {
-        if run(session, fixed, &inputs).is_ok() {
+    fn try_push(
+        &mut self,
+        session: &mut Session,
+        fixed: &Fixed,
+        name: &str,
+        inputs: Named,
+    ) -> bool {
+        let runs = run(session, fixed, &inputs).is_ok();
+        if runs {
             self.push(name, inputs);
         }
+        runs
     }
 }

@@ -10,8 +10,9 @@ use kiln_passes::{MissReport, PassReport, Remark};
 use serde::{Deserialize, Serialize};
 
 use crate::bench;
+use crate::bundle::{self, BundleError};
 use crate::compile::{Calibrated, Int8, Judged, Options, Rewritten, Source};
-use crate::engine::{Kernels, Network, Otherwise, TensorInfo};
+use crate::engine::{Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::parity;
 use crate::prove::Placed;
@@ -249,6 +250,8 @@ pub struct EngineFacts {
     pub kernels: Kernels,
     /// Quantized layers that it multiplies in another type.
     pub otherwise: Vec<Otherwise>,
+    /// What the kernels move and cost on paper at typical sizes; `null` where the builder did not list them.
+    pub paper: Option<Paper>,
     /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
     pub attention_decomposed: bool,
     pub inputs: Vec<TensorInfo>,
@@ -259,47 +262,55 @@ pub struct EngineFacts {
 /// Why the kernels of a bundle's engine are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelsError {
-    #[error("{} is no kiln bundle: {source}", path.display())]
-    NoBundle { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error("{}: the manifest cannot be read: {source}", path.display())]
+    Unread { path: PathBuf, source: io::Error },
     #[error("{}: the manifest is not read: {source}", path.display())]
     Manifest {
         path: PathBuf,
         source: serde_json::Error,
     },
-    #[error("{} has no engine: compile it with --target of a GPU", .0.display())]
-    NoEngine(PathBuf),
     #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
     Unlisted(PathBuf),
 }
 
-/// The kernels of a bundle's engine, and the layers that it multiplies in another type.
+/// What a bundle says of its engine's kernels.
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct EngineKernels {
+    /// In the order in which they run.
+    #[serde(default)]
+    pub kernels: Kernels,
+    /// Quantized layers that they multiply in another type.
+    #[serde(default)]
+    pub otherwise: Vec<Otherwise>,
+    /// What they move and cost on paper; `null` where an older kiln made the bundle.
+    #[serde(default)]
+    pub paper: Option<Paper>,
+}
+
+/// The kernels of a bundle's engine.
 ///
 /// # Errors
 /// When it is no bundle, has no engine, or nothing is known of the kernels.
-pub fn kernels(bundle: &Path) -> Result<(Kernels, Vec<Otherwise>), KernelsError> {
+pub fn kernels(folder: &Path) -> Result<EngineKernels, KernelsError> {
     #[derive(Deserialize)]
     struct Part {
-        engine: Option<Listed>,
+        engine: Option<EngineKernels>,
     }
-    #[derive(Deserialize)]
-    struct Listed {
-        #[serde(default)]
-        kernels: Kernels,
-        #[serde(default)]
-        otherwise: Vec<Otherwise>,
-    }
-    let path = bundle.join(crate::bundle::MANIFEST);
-    let text = fs::read(&path).map_err(|source| KernelsError::NoBundle {
-        path: bundle.to_path_buf(),
+    bundle::find_engine(folder)?;
+    let path = folder.join(bundle::MANIFEST);
+    let text = fs::read(&path).map_err(|source| KernelsError::Unread {
+        path: path.clone(),
         source,
     })?;
     let part: Part =
         serde_json::from_slice(&text).map_err(|source| KernelsError::Manifest { path, source })?;
-    let bundle = bundle.to_path_buf();
+    let folder = folder.to_path_buf();
     match part.engine {
-        None => Err(KernelsError::NoEngine(bundle)),
-        Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(bundle)),
-        Some(listed) => Ok((listed.kernels, listed.otherwise)),
+        None => Err(BundleError::NoEngine(folder).into()),
+        Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(folder)),
+        Some(listed) => Ok(listed),
     }
 }
 
@@ -350,6 +361,10 @@ impl Manifest {
         rewritten: &Rewritten,
         written: &Written,
     ) -> Manifest {
+        let mut ops_after = rewritten.ops_after.clone();
+        if written.relays > 0 {
+            *ops_after.entry("Identity".into()).or_default() += written.relays;
+        }
         let mut manifest = Manifest {
             kiln: env!("CARGO_PKG_VERSION").into(),
             source: SourceFacts {
@@ -387,9 +402,9 @@ impl Manifest {
             },
             sizes: BTreeMap::new(),
             before: summary::of(original),
-            after: summary::of(&rewritten.model),
+            after: summary::of(&rewritten.model).with_relays(written.relays),
             ops_before: rewritten.ops_before.clone(),
-            ops_after: rewritten.ops_after.clone(),
+            ops_after,
             blocks: rewritten.blocks.clone(),
             attention: rewritten.attention.clone(),
             passes: Vec::new(),
@@ -447,8 +462,12 @@ impl Manifest {
         // Whether projections are packed is the target's choice.
         let none = |b: &&Found| b.found > 0 && b.fused == 0 && b.kind != "packed projections";
         for block in rewritten.blocks.iter().filter(none) {
-            manifest.warnings.push(format!(
-                "none of {} {} was fused; --explain all says why",
+            let why = match &block.why {
+                Some(why) => format!(": {why}"),
+                None => "; --explain all says why".into(),
+            };
+            (manifest.warnings).push(format!(
+                "none of {} {} was fused{why}",
                 block.found, block.kind
             ));
         }

@@ -196,8 +196,7 @@ pub fn run(
         }
     }
     let Some((mut candidate, mut kept)) = best else {
-        let failed = crate::report::failures(&first);
-        return Err(stages::not_the_same(options, failed));
+        return Err(stages::not_the_same(options, first, None));
     };
     let halves = (groups[..high].iter().rev())
         .filter(|g| g.layers.len() > 1)

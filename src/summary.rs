@@ -33,6 +33,20 @@ pub struct Found {
     pub kind: &'static str,
     pub found: usize,
     pub fused: usize,
+    /// Why some are left, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl Found {
+    /// `attention 2 of 3 (1 has …)`
+    pub fn describe(&self) -> String {
+        let counted = format!("{} {} of {}", self.kind, self.fused, self.found);
+        match &self.why {
+            Some(why) => format!("{counted} ({why})"),
+            None => counted,
+        }
+    }
 }
 
 /// The blocks of a census by kind. A block that only `before` shows counts as found: what was fused wrongly is gone.
@@ -41,9 +55,18 @@ pub fn found(before: &Census, after: &Census) -> Vec<Found> {
         kind,
         found: count(before).found().max(count(after).found()),
         fused: count(after).fused,
+        why: None,
+    };
+    let attention = row("attention", |c| c.attention);
+    let left = attention.found - attention.fused;
+    let quantized = before.quantized.min(left);
+    let why = match quantized {
+        0 => None,
+        n if n == attention.found => Some("their probabilities are quantized".to_string()),
+        n => Some(format!("{n} with quantized probabilities")),
     };
     vec![
-        row("attention", |c| c.attention),
+        Found { why, ..attention },
         row("norms", |c| c.norms),
         row("activations", |c| c.activations),
         row("rotary", |c| c.rotary),
@@ -129,6 +152,21 @@ pub fn of(model: &Model) -> Summary {
         ops,
         blocks: found(&census, &census),
         functions: model.functions().map(|(d, n)| format!("{d}.{n}")).collect(),
+    }
+}
+
+impl Summary {
+    /// With what the file has beside the graph: Identity, where an output cannot bear its name otherwise.
+    #[must_use]
+    pub fn with_relays(mut self, relays: usize) -> Summary {
+        self.nodes += relays;
+        let identity = self.ops.iter_mut().find(|(op, _)| op == "Identity");
+        match identity {
+            Some((_, nodes)) => *nodes += relays,
+            None if relays > 0 => self.ops.push(("Identity".into(), relays)),
+            None => {}
+        }
+        self
     }
 }
 

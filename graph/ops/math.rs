@@ -1,4 +1,4 @@
-//! Arithmetic with attributes: Gemm, Gelu, Cast, Clip, Dropout.
+//! Arithmetic with attributes: Gemm, Einsum, Gelu, Cast, Clip, Dropout.
 
 use super::view;
 use crate::{DType, ValueId};
@@ -27,6 +27,17 @@ impl Gemm<'_> {
     /// Optional from Gemm-11 on.
     pub fn c(&self) -> Option<ValueId> {
         self.input(2)
+    }
+}
+
+view! {
+    Einsum: "Einsum" { "equation": Str }
+}
+
+impl Einsum<'_> {
+    /// Required; without one it is no equation.
+    pub fn equation(&self) -> &str {
+        self.str("equation", "")
     }
 }
 

@@ -31,7 +31,7 @@ mod slice;
 pub mod traits;
 
 pub use attention::{Attention, InternalAttention, Keyless, MicrosoftAttention, RotaryEmbedding};
-pub use math::{Cast, Clip, Dropout, Gelu, Gemm, LeakyRelu};
+pub use math::{Cast, Clip, Dropout, Einsum, Gelu, Gemm, LeakyRelu};
 pub use nn::{AutoPad, Conv, Pool};
 pub use norm::{
     BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization,
@@ -41,8 +41,8 @@ pub use quant::{DequantizeLinear, QuantizeLinear};
 pub use reduce::{ArgReduce, Axes, REDUCTIONS, REDUCTIONS_OF_18, Reduce, ReduceKind, TopK};
 pub use resize::Resize;
 pub use shape::{
-    Concat, ConstantOfShape, Expand, Flatten, Gather, GatherND, Reshape, Shape, Squeeze, Transpose,
-    Trilu, Unsqueeze,
+    Concat, ConstantOfShape, Expand, EyeLike, Flatten, Gather, GatherND, Reshape, Shape, Squeeze,
+    Transpose, Trilu, Unsqueeze,
 };
 pub use slice::{Pad, Range, Slice, Split, Where};
 

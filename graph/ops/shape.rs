@@ -126,6 +126,17 @@ impl Gather<'_> {
 }
 
 view! {
+    EyeLike: "EyeLike" { "k": Int, "dtype": Int }
+}
+
+impl EyeLike<'_> {
+    /// The diagonal of ones: 0 is the main one, above it are positive ones.
+    pub fn k(&self) -> i64 {
+        self.int("k", 0)
+    }
+}
+
+view! {
     GatherND: "GatherND" { "batch_dims": Int }
 }
 

@@ -16,7 +16,7 @@ impl Rule for MergeViews {
     }
 
     fn about(&self) -> &'static str {
-        "rewrite chains of Reshape, Transpose, Squeeze, Unsqueeze, Flatten and Gather of one index as the shortest chain"
+        "rewrite chains of Reshape, Transpose, Squeeze, Unsqueeze, Flatten and picking one index as the shortest chain"
     }
 
     fn details(&self) -> String {
@@ -24,7 +24,8 @@ impl Rule for MergeViews {
          again as at most Split, Reshape, Transpose, Reshape. So the many spellings of splitting heads become one: \
          `Reshape(x, {-1, s, 16})`, `Transpose`, `Reshape(…, {b, 4, 16, s})` of a value of shape [b, 4, s, 16] is one \
          Transpose. Picking one of several packed parts becomes an output of Split. Applied where fewer nodes are left, \
-         or as many but none with a computed shape."
+         or as many but none with a computed shape; where parts are picked out of one rearrangement that nothing else \
+         reads, all of them, so that they are split before they are moved."
             .into()
     }
 
@@ -72,7 +73,8 @@ impl Rule for MergeViews {
             let computed = shape.is_some_and(|v| g.constant(v).is_none());
             g.node(n).op().is("Reshape") && computed || g.node(n).op().is("Gather")
         });
-        if count < dying || (count == dying && odd) {
+        let unpacked = view.is_unpacked(g) && count <= depth;
+        if count < dying || (count == dying && odd) || unpacked {
             patch.replace(output, made);
             return Ok(patch);
         }

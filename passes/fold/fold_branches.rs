@@ -1,7 +1,7 @@
 //! An If whose condition is constant becomes the branch that it takes.
 
 use kiln_graph::graph::Inputs;
-use kiln_graph::{Attr, Attrs, Def, Graph, Model, NodeId, Op, ValueId};
+use kiln_graph::{Attr, Attrs, Def, Graph, Model, NodeId, Op, ValueId, infer};
 use rustc_hash::FxHashMap;
 
 use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
@@ -35,11 +35,11 @@ impl Pass for FoldBranches {
         in_each_graph(model, &mut |g| {
             let mut folded = 0;
             // A branch may hold another If.
-            while let Some(id) = next(g) {
+            while let Some((id, holds)) = next(g) {
                 if !cx.admit(NAME, || g.label(id)) {
                     break;
                 }
-                inline(g, id)?;
+                inline(g, id, holds)?;
                 folded += 1;
             }
             Ok(folded)
@@ -47,19 +47,30 @@ impl Pass for FoldBranches {
     }
 }
 
-/// An If that always takes the same branch.
-fn next(g: &Graph) -> Option<NodeId> {
-    let folds = |&id: &NodeId| taken(g, id).is_some();
-    g.nodes().map(|(id, _)| id).find(folds)
+/// An If that always takes the same branch, and whether its condition holds.
+fn next(g: &Graph) -> Option<(NodeId, bool)> {
+    let conditions = || {
+        let ifs = g.nodes().filter(|(_, node)| node.op().is("If"));
+        ifs.filter_map(|(id, node)| Some((id, node.input(0)?)))
+    };
+    let constant = |v| Some(g.constant(v)?.as_i64()? != 0);
+    let folds = |id, holds| taken(g, id, holds).map(|_| (id, holds));
+    if let Some(found) = conditions().find_map(|(id, v)| folds(id, constant(v)?)) {
+        return Some(found);
+    }
+    // What stood in a branch may compare constants with each other.
+    conditions().next()?;
+    let facts = infer::infer(g);
+    let inferred = |v| Some(facts.values(v)?.first()?.as_i64()? != 0);
+    conditions().find_map(|(id, v)| folds(id, inferred(v)?))
 }
 
-/// The branch that an If takes, if that is known.
-fn taken(g: &Graph, id: NodeId) -> Option<&Graph> {
+/// The branch that an If takes where its condition holds, or does not.
+fn taken(g: &Graph, id: NodeId, holds: bool) -> Option<&Graph> {
     let node = g.node(id);
-    let condition = g.constant(node.input(0).filter(|_| node.op().is("If"))?)?;
-    let name = match condition.as_i64()? {
-        0 => "else_branch",
-        _ => "then_branch",
+    let name = match holds {
+        false => "else_branch",
+        true => "then_branch",
     };
     match node.attrs().get(name)? {
         Attr::Graph(branch) if branch.outputs().len() == node.outputs().len() => Some(branch),
@@ -67,8 +78,8 @@ fn taken(g: &Graph, id: NodeId) -> Option<&Graph> {
     }
 }
 
-fn inline(g: &mut Graph, id: NodeId) -> Result<(), PassFailure> {
-    let Some(branch) = taken(g, id).cloned() else {
+fn inline(g: &mut Graph, id: NodeId, holds: bool) -> Result<(), PassFailure> {
+    let Some(branch) = taken(g, id, holds).cloned() else {
         return Ok(());
     };
     let order = branch.topo_order()?;

@@ -1,6 +1,6 @@
 //! Shape arithmetic, computed symbolically: no runtime, and no fixed sizes where the model has symbols.
 
-use kiln_graph::infer::{self, Facts};
+use kiln_graph::infer::{self, Expr, Facts};
 use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
@@ -49,7 +49,9 @@ fn fold(g: &mut Graph, facts: &Facts, cx: &mut Context<'_>) -> Result<usize, Pas
         };
         let patch = match node.op().is("Reshape") {
             true => target_of_reshape(g, facts, id),
-            false => known_integers(g, facts, id, output),
+            false => {
+                known_integers(g, facts, id, output).or_else(|| from_inputs(g, facts, id, output))
+            }
         };
         let Some(patch) = patch else { continue };
         if !cx.admit("fold-shapes", || g.label(id)) {
@@ -107,4 +109,80 @@ fn target_of_reshape(g: &Graph, facts: &Facts, id: NodeId) -> Option<Patch> {
     let made = patch.node(Op::onnx("Reshape"), [x.into(), constant], Attrs::new());
     patch.replace(output, made);
     Some(patch)
+}
+
+/// Nodes that are looked at on the way from sizes to the shape that they come of.
+const MAZE: usize = 64;
+
+/// Sizes that come of the shape of scores, taken from inputs of the graph instead.
+fn from_inputs(g: &Graph, facts: &Facts, id: NodeId, output: ValueId) -> Option<Patch> {
+    let whole = facts.ty(output).dtype() == Some(DType::I64);
+    if !whole || g.node(id).outputs().len() != 1 || g.opset() < 15 {
+        return None;
+    }
+    let values = facts.values(output)?;
+    let scalar = facts.ty(output).rank()? == 0;
+    if values.is_empty() || !comes_of_scores(g, facts, id) {
+        return None;
+    }
+    let mut patch = Patch::new();
+    let mut parts = Vec::new();
+    for value in values {
+        parts.push(match value.as_i64() {
+            Some(n) => patch.constant(Tensor::vector(&[n])),
+            None => {
+                let (input, axis) = axis_of_input(g, facts, value)?;
+                let ends = Attrs::new().with("start", axis).with("end", axis + 1);
+                patch.node(Op::onnx("Shape"), [input.into()], ends)
+            }
+        });
+    }
+    let made = match (parts.as_slice(), scalar) {
+        (&[one], true) => patch.node(Op::onnx("Squeeze"), [one], Attrs::new()),
+        (&[one], false) => one,
+        _ => patch.node(Op::onnx("Concat"), parts, Attrs::new().with("axis", 0)),
+    };
+    patch.replace(output, made);
+    Some(patch)
+}
+
+/// An input of the graph that has this size along an axis.
+fn axis_of_input(g: &Graph, facts: &Facts, size: &Expr) -> Option<(ValueId, i64)> {
+    size.lone_symbol()?;
+    g.inputs().iter().find_map(|&v| {
+        let at = facts.dims(v)?.iter().position(|d| d == size)?;
+        Some((v, at as i64))
+    })
+}
+
+/// Whether a node computes with sizes alone, and some of these are of a value whose last two dimensions are both open.
+fn comes_of_scores(g: &Graph, facts: &Facts, id: NodeId) -> bool {
+    let (mut todo, mut scores) = (vec![id], false);
+    for _ in 0..MAZE {
+        let Some(id) = todo.pop() else {
+            return scores;
+        };
+        let node = g.node(id);
+        if node.op().is("Shape") {
+            let dims = node.input(0).and_then(|v| facts.dims(v));
+            scores |= matches!(dims, Some([_, .., a, b]) if dims.is_some_and(|d| d.len() > 2)
+                && a.as_i64().is_none() && b.as_i64().is_none());
+            continue;
+        }
+        let small = node
+            .outputs()
+            .iter()
+            .flatten()
+            .all(|&v| facts.values(v).is_some());
+        if !small || node.has_subgraphs() {
+            return false;
+        }
+        todo.extend(
+            node.inputs()
+                .iter()
+                .flatten()
+                .filter_map(|&v| g.producer(v)),
+        );
+    }
+    false
 }

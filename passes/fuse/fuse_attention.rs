@@ -33,7 +33,9 @@ impl Rule for FuseAttention {
          `Where(IsNaN(p), 0, p)` is dropped where the bias is finite, so that no row can be NaN; elsewhere it is kept as \
          the attribute `guarded`: a row whose keys are all hidden gives zeros. What else becomes of such a row is the \
          attribute `keyless`: `uniform` where a number is added that absorbs the scores, `shifted` where one is that does \
-         not. Infinite numbers make the row NaN in every format."
+         not. Infinite numbers make the row NaN in every format. Attention whose scores or probabilities are quantized \
+         stays: one operator would drop that rounding, with which the model was judged, and TensorRT fuses the parts by \
+         itself where it can."
             .into()
     }
 

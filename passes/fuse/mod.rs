@@ -2,6 +2,7 @@
 
 pub mod adopt_attention;
 mod attention_heads;
+pub mod drop_key_bias;
 pub mod fuse_attention;
 pub mod fuse_conv_batch_norm;
 pub mod fuse_gelu;
@@ -12,6 +13,8 @@ pub mod fuse_rms_norm;
 pub mod fuse_rotary;
 pub mod fuse_swish;
 mod half_table;
+pub mod move_value_bias;
+pub mod sink_query_bias;
 
 use kiln_graph::{Dim, Graph};
 

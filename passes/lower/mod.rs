@@ -11,6 +11,7 @@ mod keyless_rows;
 pub mod lower_activations;
 pub mod lower_attention;
 pub mod lower_axes;
+pub mod lower_eye_like;
 pub mod lower_int4;
 pub mod lower_nbits;
 pub mod lower_norms;

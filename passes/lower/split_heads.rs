@@ -1,4 +1,4 @@
-//! Packed projections with a bias in the form that TensorRT moves once.
+//! Packed projections in the form that TensorRT moves once.
 
 use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId, ops};
 
@@ -15,16 +15,18 @@ impl Rule for SplitHeads {
     }
 
     fn about(&self) -> &'static str {
-        "split packed projections by heads instead of by channels, where a bias is added to them"
+        "split packed projections by heads instead of by channels, where a bias is added to them or they multiply in 8 bits"
     }
 
     fn details(&self) -> String {
         "`Split(Add(MatMul(x, [wq wk wv]), b))` whose parts are each reshaped to [batch, seq, heads, size] becomes one Reshape \
          to all heads, and a Split of these. The numbers stay where they are. TensorRT takes a Split of channels apart into a product \
          for each part, packs these again without their biases, and adds each bias in a kernel of its own that moves heads: \
-         four kernels before attention. Split by heads they are two: the product with its bias, and one that moves all three \
-         (measured by the builder's list of kernels, TensorRT for RTX 1.7.1). Without a bias it needs no kernel to move \
-         heads as it is."
+         four kernels before attention. Split by heads they are two: the product with its bias, and one that moves all three. \
+         Keys and values that are repeated for groups of queries cost as much without biases, and a product of 8-bit numbers \
+         that is split by channels multiplies in 16 bits. Other products without a bias stay: attention reads them where \
+         they lie. So do repeated keys behind norms, which cost bytes (measured by the builder's list of kernels, TensorRT \
+         for RTX 1.7.1)."
             .into()
     }
 
@@ -49,9 +51,8 @@ impl Rule for SplitHeads {
         if ops::resolve_axis(split.axis(), lead.len() + 1) != Some(lead.len()) {
             return Err(Miss::because("it does not split channels"));
         }
-        if !is_biased(g, whole) {
-            return Err(Miss::at(whole, 1, "it is no product with a bias"));
-        }
+        let product = Product::of(g, whole, MAX_STEPS)
+            .ok_or_else(|| Miss::at(whole, 1, "it is no product with a weight"))?;
         let parts = node.outputs().iter().map(|v| Heads::of(g, (*v)?, lead));
         let parts = parts.collect::<Option<Vec<_>>>();
         let parts = parts.ok_or_else(|| Miss::because("a part is not reshaped to heads alone"))?;
@@ -60,6 +61,12 @@ impl Rule for SplitHeads {
         };
         if parts.iter().any(|p| p.size != first.size) {
             return Err(Miss::because("heads differ in size"));
+        }
+        let repeated = parts.iter().any(|p| p.meets(g, &["Expand"]));
+        let norms = &["LayerNormalization", "RMSNormalization"];
+        let costs_bytes = repeated && parts.iter().any(|p| p.meets(g, norms));
+        if !product.quantized && (costs_bytes || !(product.biased || repeated)) {
+            return Err(Miss::because("attention reads its parts where they lie"));
         }
         if !cx.target.packs_products() {
             return Err(Miss::because(
@@ -115,15 +122,70 @@ impl Heads {
             output,
         })
     }
+
+    /// Whether heads that are only moved and cast meet one of these operators.
+    fn meets(&self, g: &Graph, ops: &[&str]) -> bool {
+        let mut at = self.output;
+        for _ in 0..MAX_STEPS {
+            let mut readers = g.value(at).uses().iter().map(|usage| g.node(usage.node));
+            if readers.clone().any(|node| node.op().is_any(ops)) {
+                return true;
+            }
+            let moves = &["Reshape", "Transpose", "Unsqueeze", "Squeeze", "Cast"];
+            let next = readers.find(|node| node.op().is_any(moves) && node.input(0) == Some(at));
+            let Some(made) = next.and_then(|node| node.output(0)) else {
+                return false;
+            };
+            at = made;
+        }
+        false
+    }
 }
 
-/// Whether a value is the sum of a product with a weight and a vector.
-fn is_biased(g: &Graph, v: ValueId) -> bool {
-    let Some(add) = g.producer_if(v, "Add") else {
-        return false;
-    };
-    let inputs = g.node(add).inputs().iter().flatten();
-    let vector = |&&v: &&ValueId| g.value(v).ty().rank() == Some(1);
-    let product = |&&v: &&ValueId| g.producer_if(v, "MatMul").is_some();
-    inputs.clone().any(|v| vector(&v)) && inputs.clone().any(|v| product(&v))
+/// How many nodes are followed from a product to its Split, and from there to attention.
+const MAX_STEPS: usize = 6;
+
+/// What packed projections are made of.
+#[derive(Clone, Copy)]
+struct Product {
+    /// A vector is added.
+    biased: bool,
+    /// It multiplies 8-bit numbers.
+    quantized: bool,
+}
+
+impl Product {
+    /// The product behind `v`, a sum of products where channels stand apart, with factors of columns and a bias.
+    fn of(g: &Graph, v: ValueId, steps: usize) -> Option<Product> {
+        let node = g.node(g.producer(v)?);
+        let steps = steps.checked_sub(1)?;
+        let (a, b) = (node.input(0)?, node.input(1));
+        let vector = |v: ValueId| g.value(v).ty().rank().is_some_and(|rank| rank <= 1);
+        if node.op().is("MatMul") {
+            let quantized = g.producer_if(a, "DequantizeLinear").is_some();
+            let biased = false;
+            return Some(Product { biased, quantized });
+        } else if node.op().is("Cast") {
+            return Product::of(g, a, steps);
+        } else if !node.op().is_any(&["Add", "Mul"]) {
+            return None;
+        }
+        let (b, sum) = (b?, node.op().is("Add"));
+        match (vector(a), vector(b)) {
+            (true, true) => None,
+            (false, false) if sum => {
+                let (a, b) = (Product::of(g, a, steps)?, Product::of(g, b, steps)?);
+                Some(Product {
+                    biased: a.biased || b.biased,
+                    quantized: a.quantized || b.quantized,
+                })
+            }
+            (false, false) => None,
+            (left, _) => {
+                let inner = Product::of(g, if left { b } else { a }, steps)?;
+                let biased = inner.biased || sum;
+                Some(Product { biased, ..inner })
+            }
+        }
+    }
 }

@@ -92,7 +92,7 @@ pub(super) fn apply(
         }
         scaled.push(Tensor::from_values(&[layer.rows, layer.columns][..], &values).ok()?);
     }
-    let read = smooth::apply(g, plan.x, plan.norm, factors, pass)?;
+    let read = smooth::apply(g, plan.x, plan.norm, (&[], factors), pass)?;
     for (Product { layer, .. }, weight) in products.iter().zip(scaled) {
         let name = format!("{}_scaled", g.value(layer.weight).name());
         let weight = g.add_constant(&name, weight);

@@ -114,6 +114,7 @@ impl Conv {
         Ok(Weight {
             values: values.map_err(|_| weights::Unfit::Type)?,
             scales: scales.map_err(|_| weights::Unfit::Type)?,
+            factors: None,
             apart: None,
         })
     }

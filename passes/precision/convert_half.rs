@@ -39,6 +39,7 @@ pub(super) fn run(
         return Ok(0);
     }
     half_bodies::localize(&mut model.graph, cx.options);
+    (model.graph).for_each_graph_mut(&mut |g| half_products::separate_offsets(g, format));
     infer::annotate(&mut model.graph);
     let edge = Edge::whole(&model.graph, cx.options.convert_io);
     let conversion = Conversion { pass, format };
@@ -135,8 +136,9 @@ impl Conversion {
                 kept[id.index()].get_or_insert_with(|| "it adds up over the iterations".into());
             }
         }
-        half_products::keep_offsets(g, order, self.format, &mut kept);
-        half_products::keep_together(g, order, &mut kept);
+        let products = cx.target.fp32_products;
+        half_products::keep_offsets(g, order, self.format, products, &mut kept);
+        half_products::keep_together(g, order, products, &mut kept);
         kept
     }
 

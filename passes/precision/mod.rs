@@ -1,6 +1,7 @@
 //! Number formats.
 
 mod awq;
+mod columns;
 mod conv;
 pub mod convert_bf16;
 pub mod convert_fp16;

@@ -10,10 +10,34 @@ use super::stats::Scheme;
 pub(super) struct Weight {
     /// [K, N], or a convolution's.
     pub values: Tensor,
-    /// [N].
+    /// [N], or of no dimensions where `factors` has the rest.
     pub scales: Tensor,
+    /// [N]: what the product's columns are multiplied by.
+    pub factors: Option<Tensor>,
     /// Rows that are multiplied apart: which, and their floats.
     pub apart: Option<(Tensor, Tensor)>,
+}
+
+impl Weight {
+    /// The sums of the columns, as rounded to INT8, and of the rows apart.
+    pub fn sums(&self) -> Option<Vec<f64>> {
+        let factors = self.factors.as_ref()?.values::<f32>()?;
+        let scale = self.scales.as_f64()?;
+        let mut sums = vec![0f64; factors.len()];
+        for row in self.values.bytes().chunks(factors.len().max(1)) {
+            for ((sum, &code), &factor) in sums.iter_mut().zip(row).zip(&factors) {
+                *sum += f64::from(code as i8) * scale * f64::from(factor);
+            }
+        }
+        if let Some((_, rows)) = &self.apart {
+            for row in rows.values::<f32>()?.chunks(factors.len().max(1)) {
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, &v)| *sum += f64::from(v));
+            }
+        }
+        Some(sums)
+    }
 }
 
 /// A quantized activation: its numbers, scale and zero point, and the dequantized value where there is one.
@@ -150,13 +174,10 @@ impl Writer<'_> {
     /// The values, scales and zero points of a weight.
     fn weight(&mut self, weight: &Weight) -> [Option<ValueId>; 3] {
         let name = self.g.value(self.layer.weight).name().to_string();
-        let zeros = vec![0u8; self.layer.columns];
-        let zeros = Tensor::from_raw(
-            weight.values.dtype(),
-            &[self.layer.columns][..],
-            zeros.into(),
-        )
-        .ok();
+        // A zero of 8 bits has one byte.
+        let zeros = vec![0u8; weight.scales.len()];
+        let dtype = weight.values.dtype();
+        let zeros = Tensor::from_raw(dtype, weight.scales.dims(), zeros.into()).ok();
         let mut add = |suffix: &str, t: Tensor| self.g.add_constant(&format!("{name}_{suffix}"), t);
         [
             Some(add("quantized", weight.values.clone())),
@@ -169,7 +190,10 @@ impl Writer<'_> {
     pub fn dequantized(&mut self, weight: &Weight, axis: i64) -> Option<ValueId> {
         let parts = self.weight(weight);
         let name = self.g.value(self.layer.weight).name().to_string();
-        let axis = Attrs::new().with("axis", axis);
+        let axis = match weight.scales.rank() {
+            0 => Attrs::new(),
+            _ => Attrs::new().with("axis", axis),
+        };
         let w = self.node(
             "DequantizeLinear",
             &parts,
@@ -214,7 +238,14 @@ impl Writer<'_> {
     pub fn product(&mut self, x: Quantized, weight: Weight) -> Option<ValueId> {
         let w = self.dequantized(&weight, 1);
         let output = self.output_name();
-        let product = self.matmul(&[x.wide, w], &format!("{output}_product"));
+        let mut product = self.matmul(&[x.wide, w], &format!("{output}_product"));
+        if let Some(factors) = weight.factors {
+            let name = self.g.value(self.layer.weight).name();
+            let factors = self.g.add_constant(&format!("{name}_factors"), factors);
+            let columns = [product, Some(factors)];
+            product = self.node("Mul", &columns, &format!("{output}_scaled"), Attrs::new());
+            self.like_output(product);
+        }
         self.with_outliers(product, weight.apart)
     }
 
@@ -293,24 +324,73 @@ impl Writer<'_> {
         sum
     }
 
-    /// The product instead of the layer's result. A Gemm adds its bias. Gives the result that was, and what stands for it.
-    pub fn finish(&mut self, product: Option<ValueId>) -> Option<(ValueId, ValueId)> {
+    /// The product instead of the layer's result. A Gemm adds its bias, and offsets of the columns are part of a bias behind the
+    /// product, if there is one. Gives the result that was, and what stands for it.
+    pub fn finish(
+        &mut self,
+        product: Option<ValueId>,
+        offsets: Option<&[f64]>,
+    ) -> Option<(ValueId, ValueId)> {
         let node = self.layer.node;
         let (mut product, output) = (product?, self.g.node(node).output(0)?);
-        let bias = ops::Gemm::of(self.g, node).and_then(|gemm| gemm.c());
-        if bias.is_some() {
-            let name = self.output_name();
-            let sum = self.node(
-                "Add",
-                &[Some(product), bias],
-                &format!("{name}_biased"),
-                Attrs::new(),
-            );
-            self.like_output(sum);
-            product = sum.unwrap_or(product);
+        let mut bias = ops::Gemm::of(self.g, node).and_then(|gemm| gemm.c());
+        if let Some(offsets) = offsets {
+            let joined = bias.and_then(|c| self.with_offsets(c, offsets));
+            if bias.is_some() && joined.is_some() {
+                bias = joined;
+            } else if !self.joins_bias(output, offsets) {
+                let offsets: Vec<f32> = offsets.iter().map(|&d| d as f32).collect();
+                let name = format!("{}_offsets", self.output_name());
+                let offsets = self.g.add_constant(&name, Tensor::vector(&offsets));
+                product = self.added(product, offsets, "shifted");
+            }
+        }
+        if let Some(bias) = bias {
+            product = self.added(product, bias, "biased");
         }
         self.g.replace_uses(output, product);
         Some((output, product))
+    }
+
+    fn added(&mut self, product: ValueId, bias: ValueId, what: &str) -> ValueId {
+        let name = format!("{}_{what}", self.output_name());
+        let sum = self.node("Add", &[Some(product), Some(bias)], &name, Attrs::new());
+        self.like_output(sum);
+        sum.unwrap_or(product)
+    }
+
+    /// A constant bias of the columns and their offsets.
+    fn with_offsets(&mut self, bias: ValueId, offsets: &[f64]) -> Option<ValueId> {
+        let old = self
+            .g
+            .constant(bias)
+            .filter(|t| t.dims() == [offsets.len()]);
+        let values = old?.values::<f32>()?;
+        let all = values.iter().zip(offsets);
+        let all: Vec<f32> = all.map(|(v, d)| (f64::from(*v) + d) as f32).collect();
+        let name = format!("{}_shifted", self.g.value(bias).name());
+        Some(self.g.add_constant(&name, Tensor::vector(&all)))
+    }
+
+    /// Adds the offsets to the bias that is added to the layer's result and to nothing else, if there is one.
+    fn joins_bias(&mut self, output: ValueId, offsets: &[f64]) -> bool {
+        let Some(reader) = self.g.single_use(output).map(|u| u.node) else {
+            return false;
+        };
+        if !self.g.node(reader).op().is("Add") || self.g.value(output).is_output() {
+            return false;
+        }
+        for k in 0..2 {
+            let Some(bias) = self.g.node(reader).input(k).filter(|&v| v != output) else {
+                continue;
+            };
+            if let Some(joined) = self.with_offsets(bias, offsets) {
+                self.g.set_input(reader, k, Some(joined));
+                self.g.remove_unused_value(bias);
+                return true;
+            }
+        }
+        false
     }
 }
 

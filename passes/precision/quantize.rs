@@ -3,11 +3,12 @@
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
 use rustc_hash::FxHashMap;
 
+use super::columns;
 use super::conv::{self, Conv};
 use super::linear::Linear;
 use super::qdq::{Weight, Writer};
 use super::ranges::{self, Choice};
-use super::smooth::{self, Smooth};
+use super::smooth;
 use super::stats::Scheme;
 use super::weights::{self, Format, to_f32s};
 use crate::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
@@ -116,6 +117,16 @@ impl Rounded {
         self.conv
             .write(g, pass, (&weight, bias), input, result, self.scheme);
     }
+}
+
+/// What a weight's rounding depends on.
+struct Operand<'a> {
+    /// Channels that are multiplied apart.
+    outliers: &'a [usize],
+    /// The mean square of each channel.
+    moments: Option<&'a [f64]>,
+    /// The largest magnitude, where the columns have their factors behind the product.
+    behind: Option<f32>,
 }
 
 /// Layers that read the same value.
@@ -330,6 +341,8 @@ impl Quantizer {
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
         let (mut choice, mut moments, mut smoothing) = (None, None, None);
+        let mut offsets: Vec<Option<Vec<f64>>> = vec![None; layers.len()];
+        let mut middle = None;
         // Channels apart and factors help ranges of each run as well.
         let scheme = match self.activation {
             Form::Static(scheme) => scheme,
@@ -345,33 +358,54 @@ impl Quantizer {
                 gains: &gains,
             };
             let norm = smooth::norm(g, input, &layers);
-            let found = choice
-                .as_ref()
-                .and_then(|plain| smooth::choose(stats, scheme, &readers, plain, norm.is_some()));
-            if let Some(Smooth {
-                factors,
-                choice: smoothed,
-            }) = found
-                && let Some(x) = smooth::apply(g, input, norm, &factors, self.pass)
+            let joins = cx.target.joins_elementwise() && matches!(self.activation, Form::Static(_));
+            // Channels of norms have about the same ranges for all inputs. Attention and activations do not: what one row of
+            // attention gives depends on how many keys it has.
+            let steady = joins && smooth::normalization(g, input).is_some();
+            let free = smooth::Free {
+                factors: steady || norm.is_some(),
+                offsets: steady,
+            };
+            let found = choice.as_ref().and_then(|plain| {
+                let found = smooth::choose(stats, scheme, &readers, plain, free);
+                let around = || smooth::around(stats, &gains, plain);
+                found.or_else(|| around().filter(|_| joins && scheme == Scheme::INT8))
+            });
+            if let Some(smooth) = found
+                && let Some(x) = smooth::apply(
+                    g,
+                    input,
+                    norm,
+                    (&smooth.offsets, &smooth.factors),
+                    self.pass,
+                )
             {
-                choice = Some(smoothed);
-                smoothing = Some(if norm.is_some() { "norm" } else { "mul" });
-                for (layer, matrix) in layers.iter_mut().zip(matrices.iter_mut().flatten()) {
+                for (k, (layer, matrix)) in layers.iter_mut().zip(&mut matrices).enumerate() {
                     layer.input = x;
-                    for (row, s) in matrix.chunks_mut(layer.columns.max(1)).zip(&factors) {
+                    let Some(matrix) = matrix else { continue };
+                    offsets[k] = smooth.given_back(matrix, layer.columns);
+                    for (row, s) in matrix.chunks_mut(layer.columns.max(1)).zip(&smooth.factors) {
                         row.iter_mut().for_each(|v| *v *= s);
                     }
                 }
-                let scaled = moments.iter_mut().flatten().zip(&factors);
-                scaled.for_each(|(m, s)| *m /= f64::from(s * s));
+                middle = smooth.middle;
+                smoothing = Some(smooth.name(x == input));
+                moments = Some(smooth.moments);
+                choice = Some(smooth.choice);
             }
         }
+        let behind = cx.target.scales_columns_behind();
         let mut activation = None;
         let mut done = 0;
-        for (layer, matrix) in layers.iter().zip(matrices) {
+        for ((layer, matrix), offset) in layers.iter().zip(matrices).zip(offsets) {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let weight = matrix.ok_or(weights::Unfit::Type);
-            let weight = weight.and_then(|m| self.weight(layer, m, outliers, moments.as_deref()));
+            let input = Operand {
+                outliers,
+                moments: moments.as_deref(),
+                behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
+            };
+            let weight = weight.and_then(|m| self.weight(layer, m, &input));
             let weight = match weight {
                 Ok(weight) => weight,
                 Err(why) => {
@@ -379,6 +413,9 @@ impl Quantizer {
                     continue;
                 }
             };
+            let rounded = middle.and_then(|d| Some((d, weight.sums()?)));
+            let rounded = rounded.map(|(d, sums)| sums.iter().map(|v| f64::from(d) * v).collect());
+            let offset: Option<Vec<f64>> = rounded.or(offset);
             let mut write = Writer {
                 g,
                 pass: self.pass,
@@ -395,7 +432,7 @@ impl Quantizer {
                 }
                 _ => continue,
             };
-            written.extend(write.finish(product));
+            written.extend(write.finish(product, offset.as_deref()));
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
@@ -414,10 +451,10 @@ impl Quantizer {
         &self,
         layer: &Linear,
         mut matrix: Vec<f32>,
-        outliers: &[usize],
-        moments: Option<&[f64]>,
+        input: &Operand<'_>,
     ) -> Result<Weight, weights::Unfit> {
         let Linear { rows, columns, .. } = *layer;
+        let outliers = input.outliers;
         let mut apart = Vec::with_capacity(outliers.len() * columns);
         for &row in outliers {
             let row = matrix
@@ -430,12 +467,20 @@ impl Quantizer {
             Tensor::from_values(dims, values).map_err(|_| weights::Unfit::Type)
         };
         let whole = tensor(&[rows, columns], &matrix)?;
-        let found = weights::quantize(&whole, self.weight, rows, moments)?;
+        let found = weights::quantize(&whole, self.weight, rows, input.moments)?;
         let scales = found.scales.reshaped(&[columns][..]);
+        let mut scales = scales.map_err(|_| weights::Unfit::Type)?;
+        let mut factors = None;
+        if let Some(most) = input.behind {
+            let each = to_f32s(&scales).ok_or(weights::Unfit::Type)?;
+            let (scale, behind) = columns::behind(&matrix, &each, most);
+            (scales, factors) = (Tensor::scalar(scale), Some(Tensor::vector(&behind)));
+        }
         let indices: Vec<i64> = outliers.iter().map(|&j| j as i64).collect();
         Ok(Weight {
             values: found.values,
-            scales: scales.map_err(|_| weights::Unfit::Type)?,
+            scales,
+            factors,
             apart: match outliers.is_empty() {
                 true => None,
                 false => Some((

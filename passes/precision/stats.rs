@@ -13,7 +13,7 @@ mod tests;
 use kiln_graph::ValueId;
 use rustc_hash::FxHashMap;
 
-use exact::{ChannelSquares, ExactSum};
+use exact::{ChannelSquares, ChannelSums, ExactSum};
 
 pub use histogram::{BINS, Histogram};
 pub use range::Scheme;
@@ -43,6 +43,10 @@ pub struct TensorStats {
     /// The largest magnitude of each channel, which is a place on the last axis. Empty if the tensor has less than two
     /// dimensions, or if its last axis is longer than [`MAX_CHANNELS`] or was not always equally long.
     pub channel_absmax: Vec<f32>,
+    /// The smallest and the largest number of each channel.
+    pub channel_min: Vec<f32>,
+    pub channel_max: Vec<f32>,
+    pub channel_sum: Vec<f64>,
     /// The sum of squares of each channel, within 2⁻³¹ of it.
     pub channel_sumsq: Vec<f64>,
 }
@@ -98,7 +102,9 @@ enum Channels {
     Unseen,
     Equal {
         rows: u64,
-        absmax: Vec<f32>,
+        min: Vec<f32>,
+        max: Vec<f32>,
+        sums: ChannelSums,
         squares: ChannelSquares,
     },
     /// The last axis is too long, missing, or not always equally long.
@@ -157,7 +163,9 @@ impl Collector {
         self.channels = match (std::mem::take(&mut self.channels), fits) {
             (Channels::Unseen, Some(n)) => Channels::Equal {
                 rows: 0,
-                absmax: vec![0.0; n],
+                min: vec![f32::INFINITY; n],
+                max: vec![f32::NEG_INFINITY; n],
+                sums: ChannelSums::new(n),
                 squares: ChannelSquares::new(n),
             },
             (same @ Channels::Equal { .. }, Some(_)) => same,
@@ -185,22 +193,24 @@ impl Collector {
         self.histogram.count(row);
         if let Channels::Equal {
             rows,
-            absmax,
+            min,
+            max,
+            sums,
             squares,
         } = &mut self.channels
         {
-            if absmax.len() != row.len() {
+            if min.len() != row.len() {
                 self.channels = Channels::None;
                 return;
             }
             *rows += 1;
-            for (most, v) in absmax.iter_mut().zip(row) {
-                let v = v.abs();
-                // False for NaN.
-                if v > *most && v != f32::INFINITY {
-                    *most = v;
-                }
+            // Comparisons with NaN are false.
+            for ((least, most), &v) in min.iter_mut().zip(max.iter_mut()).zip(row) {
+                let finite = v.is_finite();
+                *least = if finite && v < *least { v } else { *least };
+                *most = if finite && v > *most { v } else { *most };
             }
+            sums.add(row);
             squares.add(row);
         }
     }
@@ -221,19 +231,27 @@ impl Collector {
             (
                 Channels::Equal {
                     rows,
-                    absmax,
+                    min,
+                    max,
+                    sums,
                     squares,
                 },
                 Channels::Equal {
                     rows: more,
-                    absmax: their_absmax,
+                    min: their_min,
+                    max: their_max,
+                    sums: their_sums,
                     squares: their_squares,
                 },
-            ) if absmax.len() == their_absmax.len() => {
+            ) if min.len() == their_min.len() => {
                 *rows += more;
-                for (a, b) in absmax.iter_mut().zip(their_absmax) {
+                for (a, b) in min.iter_mut().zip(their_min) {
+                    *a = a.min(*b);
+                }
+                for (a, b) in max.iter_mut().zip(their_max) {
                     *a = a.max(*b);
                 }
+                sums.merge(their_sums);
                 squares.merge(their_squares);
             }
             (mine, _) => *mine = Channels::None,
@@ -245,14 +263,22 @@ impl Collector {
         // Adding zero makes a negative zero positive: which of the two came first depends on the order.
         let extreme = |v: f32| if any { v + 0.0 } else { 0.0 };
         let (min, max) = (extreme(self.min), extreme(self.max));
-        let (rows, channel_absmax, channel_sumsq) = match self.channels {
+        let (rows, lows, highs, channel_sum, channel_sumsq) = match self.channels {
             Channels::Equal {
                 rows,
-                absmax,
+                min,
+                max,
+                sums,
                 squares,
-            } => (rows, absmax, squares.finish()),
-            _ => (0, Vec::new(), Vec::new()),
+            } => (rows, min, max, sums.finish(), squares.finish()),
+            _ => (0, Vec::new(), Vec::new(), Vec::new(), Vec::new()),
         };
+        // A channel without a finite number has none of these.
+        let within = |v: f32| if v.is_finite() { v + 0.0 } else { 0.0 };
+        let channel_min: Vec<f32> = lows.into_iter().map(within).collect();
+        let channel_max: Vec<f32> = highs.into_iter().map(within).collect();
+        let channel_absmax = channel_min.iter().zip(&channel_max);
+        let channel_absmax = channel_absmax.map(|(a, b)| b.max(-a)).collect();
         TensorStats {
             count: self.count,
             nan: self.nan,
@@ -265,6 +291,9 @@ impl Collector {
             histogram: self.histogram,
             rows,
             channel_absmax,
+            channel_min,
+            channel_max,
+            channel_sum,
             channel_sumsq,
         }
     }

@@ -17,7 +17,7 @@ use kiln_graph::{Model, Tensor};
 use kiln_passes::PassError;
 use serde::Serialize;
 
-use crate::bundle;
+use crate::bundle::{self, BundleError};
 use crate::calibrate::{Batch, DataError, Source, SourceOptions};
 use crate::parity::{self, NpzError};
 use crate::runtime::{
@@ -63,6 +63,8 @@ pub enum AttentionError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
     Data(#[from] DataError),
     #[error("{} is no tokenizer that can be used: {reason}", path.display())]
     Tokenizer { path: PathBuf, reason: String },
@@ -87,7 +89,7 @@ pub enum AttentionError {
     Write(#[from] WriteError),
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
-    #[error("{} does not run on {data}: {source}{hint}", model.display())]
+    #[error("{} does not run on {data}{hint}: {source}", model.display())]
     Run {
         model: PathBuf,
         data: String,
@@ -130,6 +132,7 @@ impl AttentionError {
         match self {
             AttentionError::Runtime(e) if e.is_missing_runtime() => 5,
             AttentionError::Read(_)
+            | AttentionError::Bundle(_)
             | AttentionError::Pass { .. }
             | AttentionError::NoAttention { .. }
             | AttentionError::Runtime(_)
@@ -194,7 +197,7 @@ pub struct Summary {
 pub fn attention(options: &Options, talk: &dyn Talk) -> Result<Summary, AttentionError> {
     let arrays = places(options)?;
     talk.stage("reading");
-    let path = bundle::model_path(&options.model);
+    let path = bundle::find_model(&options.model)?;
     let model = onnx::read(&path)?;
     let batch = batch(options, &model)?;
     let tokens = Tokens::of(&model.graph, &batch.inputs, options.tokenizer.as_deref())?;

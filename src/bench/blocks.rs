@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustc_hash::FxHashMap;
 
 /// A block for each node, given as (name, operator) in the order of execution; `None` outside of blocks.
-pub(super) fn find(nodes: &[(&str, &str)]) -> Vec<Option<String>> {
+pub(crate) fn find(nodes: &[(&str, &str)]) -> Vec<Option<String>> {
     let named = by_name(nodes);
     match named.iter().any(Option::is_some) {
         true => named,

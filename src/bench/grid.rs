@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
-use super::pin::Pinned;
 use super::profile::Profile;
 use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
@@ -277,7 +276,7 @@ fn session_options(options: &SessionOptions, model: &Model) -> SessionOptions {
 fn load(paths: &[PathBuf]) -> Result<Vec<Loaded>, CompileError> {
     let mut loaded: Vec<Loaded> = Vec::new();
     for given in paths {
-        let path = bundle::model_path(given);
+        let path = bundle::find_model(given)?;
         let stem = given.file_stem().unwrap_or_default().to_string_lossy();
         let same = loaded
             .iter()
@@ -306,7 +305,7 @@ fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError
     let Some(first) = loaded.first() else {
         return Ok(Vec::new());
     };
-    let shapes = Shapes::new(&first.model.graph, &dims(&request.axes), &[])?;
+    let shapes = shapes_of(&first.model, &request.axes)?;
     let typical: Point = (shapes.ranges.iter())
         .map(|(name, r)| (name.clone(), r.opt))
         .collect();
@@ -318,8 +317,17 @@ fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError
     Ok(points)
 }
 
+/// The ranges of a model's sizes, with the axes as the user's.
+pub(super) fn shapes_of(model: &Model, axes: &[Axis]) -> Result<Shapes, SpecError> {
+    let shapes = Shapes::new(&model.graph, &dims(axes), &[]);
+    shapes.map_err(|e| match e {
+        SpecError::UnknownDim { name, known } => SpecError::UnknownAxis { name, known },
+        other => other,
+    })
+}
+
 /// The sizes of axes as the user's.
-pub(super) fn dims(axes: &[Axis]) -> Vec<DimSpec> {
+fn dims(axes: &[Axis]) -> Vec<DimSpec> {
     let dims = axes.iter().filter_map(|a| {
         let (&min, &max) = (a.sizes.iter().min()?, a.sizes.iter().max()?);
         Some(DimSpec {
@@ -407,7 +415,7 @@ fn measure(
     // Memory grows in the first run at larger sizes than before.
     for (subject, model) in subjects.iter_mut().zip(models) {
         let before = resident();
-        subject.run()?;
+        subject.run().map_err(|e| e.at(point))?;
         let held = model.running.or(model.resident);
         model.running = held.zip(grown(before)).map(|(a, b)| a + b);
     }
@@ -415,8 +423,7 @@ fn measure(
         batch,
         ..request.timing
     };
-    let pinned = Pinned::new();
-    let mut measured = super::measure(&mut subjects, &timing)?;
+    let mut measured = super::measure_pinned(&mut subjects, &timing)?;
     if let Some(gate) = gate.as_mut() {
         let mut judged = gate.judge(point, &measured);
         for _ in 0..RETRIES {
@@ -426,12 +433,11 @@ fn measure(
             timing.min_duration *= 2;
             timing.min_runs *= 2;
             timing.max_runs = timing.max_runs.max(timing.min_runs);
-            measured = super::measure(&mut subjects, &timing)?;
+            measured = super::measure_pinned(&mut subjects, &timing)?;
             judged = gate.judge(point, &measured);
         }
         gate.gate.points.extend(judged);
     }
-    drop(pinned);
     Ok(PointReport {
         sizes: point.clone(),
         limits: work.iter().map(|w| machine.limit(w)).collect(),

@@ -4,7 +4,7 @@
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
 pub mod baseline;
-mod blocks;
+pub(crate) mod blocks;
 pub mod gpu;
 pub mod grid;
 mod machine;
@@ -12,7 +12,7 @@ mod pin;
 mod profile;
 mod stats;
 mod warning;
-mod work;
+pub(crate) mod work;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::runtime::{self, Session, SessionOptions};
+use crate::shapes::Point;
+use pin::Pinned;
 
 pub use grid::{Axis, Benchmark, PointReport, Request, benchmark};
 pub use machine::Machine;
@@ -73,6 +75,23 @@ pub enum BenchError {
         subject: String,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl BenchError {
+    /// With the sizes at which a subject failed.
+    fn at(self, point: &Point) -> BenchError {
+        match self {
+            BenchError::Run { subject, source } if !point.is_empty() => {
+                let sizes = point.iter().map(|(name, n)| format!("{name}={n}"));
+                let sizes = sizes.collect::<Vec<_>>().join(" ");
+                BenchError::Run {
+                    subject: format!("{subject} at {sizes}"),
+                    source,
+                }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Something to measure.
@@ -169,11 +188,30 @@ pub fn measure(
     options: &BenchOptions,
 ) -> Result<BenchReport, BenchError> {
     let start = Instant::now();
-    measure_by(&|| start.elapsed().as_nanos() as u64, subjects, options)
+    let clock = || start.elapsed().as_nanos() as u64;
+    measure_by(&clock, cores(), subjects, options)
+}
+
+/// As [`measure`], with the calling thread on a core of its own: then it may run on one, and the machine has more.
+fn measure_pinned(
+    subjects: &mut [Subject<'_>],
+    options: &BenchOptions,
+) -> Result<BenchReport, BenchError> {
+    let cores = cores();
+    let _pinned = Pinned::new();
+    let start = Instant::now();
+    let clock = || start.elapsed().as_nanos() as u64;
+    measure_by(&clock, cores, subjects, options)
+}
+
+/// Threads that may run at once, if that is known.
+fn cores() -> Option<usize> {
+    std::thread::available_parallelism().ok().map(usize::from)
 }
 
 fn measure_by(
     clock: &dyn Fn() -> u64,
+    cores: Option<usize>,
     subjects: &mut [Subject<'_>],
     options: &BenchOptions,
 ) -> Result<BenchReport, BenchError> {
@@ -209,7 +247,6 @@ fn measure_by(
         .iter()
         .map(|r| Ratio::of((&base.name, &base.samples), (&r.name, &r.samples)))
         .collect();
-    let cores = std::thread::available_parallelism().ok().map(usize::from);
     Ok(BenchReport {
         options: *options,
         cores,
@@ -291,7 +328,7 @@ mod tests {
                 })
             })
             .collect();
-        let report = measure_by(&|| now.get(), &mut subjects, options).unwrap();
+        let report = measure_by(&|| now.get(), None, &mut subjects, options).unwrap();
         drop(subjects);
         (report, order.into_inner())
     }

@@ -65,7 +65,7 @@ fn dims(facts: &Facts, v: ValueId) -> Option<Vec<u64>> {
 }
 
 /// The multiplications of a node: `None` if it is no product, `Some(None)` if its shapes are unknown.
-fn products(g: &Graph, node: &Node, facts: &Facts) -> Option<Option<u64>> {
+pub(crate) fn products(g: &Graph, node: &Node, facts: &Facts) -> Option<Option<u64>> {
     let of = |k: usize| {
         let v = node.input(k)?;
         match g.constant(v) {

@@ -14,7 +14,7 @@ use super::Stats;
 
 /// What says that a file is such a cache, and in which format.
 const FORMAT: &str = "kiln calibration";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A cache file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,9 @@ struct Entry {
     first_bin: usize,
     bins: Vec<u64>,
     rows: u64,
-    channel_absmax: Vec<f64>,
+    channel_min: Vec<f64>,
+    channel_max: Vec<f64>,
+    channel_sum: Vec<f64>,
     channel_sumsq: Vec<f64>,
 }
 
@@ -97,7 +99,9 @@ impl Entry {
             first_bin: first,
             bins: counts[first..end].to_vec(),
             rows: s.rows,
-            channel_absmax: s.channel_absmax.iter().map(|v| f64::from(*v)).collect(),
+            channel_min: s.channel_min.iter().map(|v| f64::from(*v)).collect(),
+            channel_max: s.channel_max.iter().map(|v| f64::from(*v)).collect(),
+            channel_sum: s.channel_sum.clone(),
             channel_sumsq: s.channel_sumsq.clone(),
         }
     }
@@ -108,13 +112,22 @@ impl Entry {
         let elements = elements.iter().chain(&self.bins);
         let counted = elements.copied().try_fold(0u64, u64::checked_add)?;
         let narrow = |v: f64| Some(v as f32).filter(|v| v.is_finite());
-        let channels: Option<Vec<f32>> = (self.channel_absmax.iter().map(|v| narrow(*v))).collect();
-        let channels = channels?;
-        let lengths = channels.len() == self.channel_sumsq.len() && channels.len() <= MAX_CHANNELS;
+        let all = |channels: &[f64]| channels.iter().map(|v| narrow(*v)).collect();
+        let (lows, highs): (Option<Vec<f32>>, Option<Vec<f32>>) =
+            (all(&self.channel_min), all(&self.channel_max));
+        let (lows, highs) = (lows?, highs?);
+        let others = [
+            highs.len(),
+            self.channel_sum.len(),
+            self.channel_sumsq.len(),
+        ];
+        let lengths = others.iter().all(|&n| n == lows.len()) && lows.len() <= MAX_CHANNELS;
         let squares = [self.sumsq];
         let mut squares = squares.iter().chain(&self.channel_sumsq);
-        let positive = squares.all(|s| *s >= 0.0) && channels.iter().all(|c| *c >= 0.0);
+        let finite = self.channel_sum.iter().all(|s| s.is_finite());
+        let positive = squares.all(|s| *s >= 0.0) && finite;
         let ordered = self.min <= self.max && self.absmax == self.max.max(-self.min);
+        let ordered = ordered && lows.iter().zip(&highs).all(|(a, b)| a <= b);
         (counted == self.count && lengths && positive && ordered).then_some(())?;
         let blank = Histogram::default();
         let mut counts = blank.counts().to_vec();
@@ -133,7 +146,10 @@ impl Entry {
             sumsq: self.sumsq,
             histogram: Histogram::from_parts(self.range_exponent, self.zeros, counts)?,
             rows: self.rows,
-            channel_absmax: channels,
+            channel_absmax: lows.iter().zip(&highs).map(|(a, b)| b.max(-a)).collect(),
+            channel_min: lows,
+            channel_max: highs,
+            channel_sum: self.channel_sum,
             channel_sumsq: self.channel_sumsq,
         })
     }

@@ -564,7 +564,9 @@ fn the_cache_serves_the_same_question_only() {
         ("sumsq", (-1.0).into()),
         ("range_exponent", i32::MAX.into()),
         ("first_bin", usize::MAX.into()),
+        ("channel_sum", vec![1.0].into()),
         ("channel_sumsq", vec![1.0].into()),
+        ("channel_min", vec![f32::MAX; 64].into()),
     ] {
         let refused = spoiled(key, value).unwrap_err();
         assert!(refused.contains("are malformed"), "{key}: {refused}");

@@ -137,7 +137,7 @@ impl Checked {
 /// When a model cannot be read or run. Outputs that differ are in the report.
 pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError> {
     talk.stage("read");
-    let path = bundle::model_path(&options.candidate);
+    let path = bundle::find_model(&options.candidate)?;
     let candidate = onnx::read(&path)?;
     let options = &Options {
         device: device(options, &candidate),
@@ -165,7 +165,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
             (golden.report, None, None, file, proved)
         }
         Against::Reference(given) if options.pieces => {
-            let mut original = onnx::read(bundle::model_path(given))?;
+            let mut original = onnx::read(bundle::find_model(given)?)?;
             limits_fit(&tolerance, &original)?;
             fix(options, &mut original, &candidate)?;
             let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
@@ -177,7 +177,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
             (report, None, None, given, proved)
         }
         Against::Reference(given) => {
-            let reference = bundle::model_path(given);
+            let reference = bundle::find_model(given)?;
             let mut original = onnx::read(&reference)?;
             limits_fit(&tolerance, &original)?;
             let fixed = fix(options, &mut original, &candidate)?;
@@ -334,6 +334,7 @@ fn open(
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
         half_io: half_io(options),
+        one_profile: false,
         result: None,
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),

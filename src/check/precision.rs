@@ -132,8 +132,8 @@ impl Multiplication {
 }
 
 pub(super) fn find(asked: Precision, candidate: &Path, model: &Model) -> PrecisionReport {
-    if let Ok((kernels, otherwise)) = manifest::kernels(candidate) {
-        let multiplied = Multiplication::of(&kernels, &otherwise);
+    if let Ok(engine) = manifest::kernels(candidate) {
+        let multiplied = Multiplication::of(&engine.kernels, &engine.otherwise);
         let otherwise = multiplied.lacks(asked);
         return PrecisionReport {
             asked,

@@ -25,6 +25,7 @@ struct Saved {
 
 #[derive(Deserialize)]
 struct SavedReport {
+    tolerance: Tolerance,
     cases: Vec<SavedCase>,
 }
 
@@ -61,19 +62,27 @@ enum SavedComparison {
     Incomparable { reference: Port },
 }
 
-/// The saved numbers under another tolerance.
+/// The saved numbers under another tolerance, or under their own, with other limits (`OUTPUT:METRIC=LIMIT`) in both cases.
 ///
 /// # Errors
-/// When the file is no saved result.
-pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedError> {
+/// When the file is no saved result, or a limit is for no output of it.
+pub fn judge_again(
+    path: &Path,
+    named: Option<Tolerance>,
+    limits: &[String],
+) -> Result<Report, SavedError> {
     let fail = |reason: String| SavedError::Unread {
         path: path.to_path_buf(),
         reason,
     };
     let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let saved: Saved = serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))?;
+    let mut tolerance = named.unwrap_or(saved.parity.tolerance);
+    for limit in limits {
+        tolerance = tolerance.with_override(limit)?;
+    }
     let output = |o: SavedOutput| {
-        let mut output = judged(o, tolerance);
+        let mut output = judged(o, &tolerance);
         // The limit is the tolerance's, which may be another now.
         if let (Some(margin), Some(limit)) = (output.margin, tolerance.margin(&output.name)) {
             output.excuse(Margin { limit, ..margin });
@@ -89,8 +98,8 @@ pub fn judge_again(path: &Path, tolerance: &Tolerance) -> Result<Report, SavedEr
     let outputs = outputs.map(|o| o.name.as_str());
     tolerance.names_outputs_of(outputs)?;
     Ok(Report {
-        tolerance: tolerance.clone(),
         cases: saved.parity.cases.into_iter().map(case).collect(),
+        tolerance,
     })
 }
 

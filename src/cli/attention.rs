@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, print_json, table::table};
 use crate::attention::flags::{Flag, Head};
 use crate::attention::{self, AttentionError, Data, Kind, Layer, Options, Summary};
 
@@ -75,7 +75,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let summary = done?;
     match args.json {
         true => print_json(&summary)?,
-        false => print(&render(&summary))?,
+        false => globals.show(&render(&summary))?,
     }
     Ok(0)
 }

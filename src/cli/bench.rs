@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::device::DeviceArgs;
 use super::engine;
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json, print_verdicts, table::table};
+use super::{Failure, Globals, print_json, table::table};
 use crate::bench::baseline::{Baseline, Verdict};
 use crate::bench::{Axis, BenchOptions, Request, benchmark};
 use crate::report;
@@ -148,7 +148,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         print_json(&result)?;
     } else {
         for (title, header, rows) in report::bench::tables(&result) {
-            print_verdicts(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
+            globals.show(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
         }
     }
     let gate = result.gate.iter().flat_map(|g| &g.points);
@@ -160,7 +160,11 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let mut code = 0;
     for judged in gate.filter(|j| j.verdict != Verdict::Pass) {
         let sizes = report::bench::sizes(&judged.sizes);
-        globals.say(format!("kiln: {} {sizes}: {}", judged.model, judged.why()));
+        let line = format!("{} {sizes}: {}", judged.model, judged.why());
+        match failing(judged.verdict) {
+            true => globals.fail(line),
+            false => globals.say(format!("kiln: {line}")),
+        }
         code |= u8::from(failing(judged.verdict));
     }
     Ok(code)

@@ -3,7 +3,7 @@
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json, print_verdicts};
+use super::{Failure, Globals, print_json};
 use crate::bisect::{self, Finding, Suspects};
 use crate::compile::{CompileError, Options, stages};
 use crate::recipe::{self, Recipe};
@@ -41,7 +41,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let bisection = done?;
     match args.json {
         true => print_json(&bisection)?,
-        false => print_verdicts(&report::bisection::text(&bisection))?,
+        false => globals.show(&report::bisection::text(&bisection))?,
     }
     Ok(match bisection.finding {
         Finding::Passes { .. } => 0,

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, NOT_PROVED, print, print_json, print_verdicts, table::table};
+use super::{Failure, Globals, NOT_PROVED, print_json, table::table};
 use crate::check::{self, Against, Checked, Precision, Suspects};
-use crate::parity::{Outcome, Report, Tolerance};
+use crate::parity::{Outcome, Preset, Report, Tolerance};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
@@ -25,8 +26,8 @@ pub(super) struct Args {
     /// Save the typical inputs and the outputs of the reference.
     #[arg(long, value_name = "DATA.npz")]
     record: Option<PathBuf>,
-    /// Judge again what --json printed, by other limits, without running anything.
-    #[arg(long, value_name = "RESULT.json", requires = "tolerance",
+    /// Judge again what --json printed, by another --tolerance or other limits, without running anything.
+    #[arg(long, value_name = "RESULT.json",
           conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "bisect", "inputs", "require", "report"])]
     saved: Option<PathBuf>,
     /// Inputs, as .npz; otherwise they are made from the graph.
@@ -36,8 +37,8 @@ pub(super) struct Args {
     /// be given several times.
     #[arg(long, value_name = "NAME=VALUE", conflicts_with_all = ["golden", "saved"])]
     input: Vec<crate::fixed::InputValue>,
-    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: by the candidate's types].
-    #[arg(long, value_name = "NAME")]
+    /// How close outputs must be [default: by the candidate's types, or that of --saved].
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::names()))]
     tolerance: Option<String>,
     /// Other limits for an output: logits:cosine=0.999,max_abs=1e-3.
     #[arg(long, value_name = "OUTPUT:METRIC=LIMIT")]
@@ -142,17 +143,19 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     }
     match args.json {
         true => print_json(&result)?,
-        false => show(&result)?,
+        false => show(globals, &result)?,
     }
     say_parity(globals, &result.parity);
     if let Some(p) = result.precision.as_ref().filter(|p| !p.present) {
-        globals.say(format!("kiln: {}", p.describe()));
+        globals.fail(p.describe());
     }
     if let Some(why) = result.unproved_engine() {
-        globals.say(format!("kiln: {why}"));
+        globals.fail(why);
     }
-    if let Some(why) = result.fallback() {
-        globals.say(format!("kiln: {why}"));
+    match (result.fallback(), result.device.asked) {
+        (Some(why), true) => globals.fail(why),
+        (Some(why), false) => globals.say(format!("kiln: {why}")),
+        (None, _) => {}
     }
     Ok(match (result.pass(), result.failed()) {
         (true, _) => 0,
@@ -161,50 +164,45 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     })
 }
 
-fn show(result: &Checked) -> Result<(), Failure> {
-    show_parity(&result.parity)?;
-    for line in report::check::facts(result) {
-        print(&format!("  {line}\n"))?;
+fn show(globals: &Globals, result: &Checked) -> Result<(), Failure> {
+    show_parity(globals, &result.parity)?;
+    let mut lines = report::check::facts(result);
+    lines.extend((result.precision.iter()).map(|p| format!("precision {}", p.describe())));
+    lines.extend(result.layers.iter().flat_map(report::check::layers));
+    for line in lines {
+        globals.show(&format!("  {line}\n"))?;
     }
-    if let Some(p) = &result.precision {
-        print(&format!("  precision {}\n", p.describe()))?;
+    match &result.bisection {
+        Some(found) => globals.show(&format!("\n{}", report::check::bisection(found))),
+        None => Ok(()),
     }
-    if let Some(found) = &result.layers {
-        for line in report::check::layers(found) {
-            print(&format!("  {line}\n"))?;
-        }
-    }
-    if let Some(bisection) = &result.bisection {
-        print(&format!("\n{}", report::check::bisection(bisection)))?;
-    }
-    Ok(())
 }
 
-fn show_parity(parity: &Report) -> Result<(), Failure> {
+fn show_parity(globals: &Globals, parity: &Report) -> Result<(), Failure> {
     let (header, rows) = report::parity_rows(parity);
-    print_verdicts(&table(&header, &rows))?;
-    print_verdicts(&format!("\n  parity   {}\n", report::verdict(parity)))
+    globals.show(&table(&header, &rows))?;
+    globals.show(&format!("\n  parity   {}\n", report::verdict(parity)))
 }
 
 fn say_parity(globals: &Globals, parity: &Report) {
     if parity.failed() {
-        globals.say(format!("kiln: {}", report::failures(parity)));
+        globals.fail(report::failures(parity));
     }
     for doubt in report::doubts(parity) {
-        globals.say(format!("kiln: {doubt}"));
+        match parity.pass() {
+            true => globals.say(format!("kiln: {doubt}")),
+            false => globals.fail(doubt),
+        }
     }
 }
 
 fn again(globals: &Globals, args: &Args, path: &std::path::Path) -> Result<u8, Failure> {
-    let name = args.tolerance.as_deref().unwrap_or_default();
-    let mut tolerance = Tolerance::named(name).map_err(Failure::usage)?;
-    for limit in &args.limit {
-        tolerance = tolerance.with_override(limit).map_err(Failure::usage)?;
-    }
-    let parity = check::judge_again(path, &tolerance).map_err(Failure::usage)?;
+    let named = args.tolerance.as_deref().map(Tolerance::named);
+    let named = named.transpose().map_err(Failure::usage)?;
+    let parity = check::judge_again(path, named, &args.limit).map_err(Failure::usage)?;
     match args.json {
         true => print_json(&parity)?,
-        false => show_parity(&parity)?,
+        false => show_parity(globals, &parity)?,
     }
     say_parity(globals, &parity);
     Ok(match parity.outcome() {

@@ -10,16 +10,14 @@ use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{
-    Failure, Globals, NOT_PROVED, known_pass, print, print_json, print_verdicts, table::table,
-};
+use super::{Failure, Globals, NOT_PROVED, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
-use crate::compile::{self, Options, Outcome};
-use crate::manifest::{Explained, Missed};
+use crate::compile::{self, CompileError, Options, Plan};
+use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
 use crate::report;
-use crate::summary::bytes;
+use crate::summary::{Found, bytes};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -67,6 +65,13 @@ pub(super) struct Args {
     /// Say where a pass (or all) came close and what stopped it; can be given several times.
     #[arg(long, value_name = "PASS|all", value_parser = known_pass)]
     explain: Vec<String>,
+    /// Write the report to a file, too, also where a gate fails: .md, .html, .json, or .xml (JUnit). May be given several
+    /// times.
+    #[arg(long, value_name = "FILE")]
+    report: Vec<report::Target>,
+    /// Print what would be done, as a recipe, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Print the manifest as JSON.
     #[arg(long)]
     json: bool,
@@ -154,16 +159,32 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         stays(&bundle, &options)?;
     }
     let terminal = Terminal::new(globals.quiet);
+    if args.dry_run {
+        let done = compile::plan(&options, &terminal);
+        terminal.clear();
+        let plan = done?;
+        match args.json {
+            true => print_json(&plan)?,
+            false => print(&planned(&plan)?)?,
+        }
+        return Ok(0);
+    }
     let done = compile::compile(&options, &terminal);
     terminal.clear();
+    if let Err(e) = &done {
+        stopped(globals, &options, e, &args.report, args.json)?;
+    }
     let outcome = done?;
+    for target in &args.report {
+        target.write(&report::BundlePage(&outcome.manifest))?;
+    }
     match args.json {
         true => print_json(&outcome.manifest)?,
         false => {
             for explained in &outcome.manifest.explain {
-                print(&explain(explained))?;
+                globals.show(&explain(explained))?;
             }
-            print_verdicts(&render(&outcome))?;
+            globals.show(&render(&outcome.manifest, Some(&outcome.bundle)))?;
         }
     }
     let proved = |p: &parity::Report| p.pass();
@@ -171,6 +192,75 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         true => 0,
         false => NOT_PROVED,
     })
+}
+
+/// Columns of a comment.
+const WIDE: usize = 100;
+
+/// Words under a title, in lines that start with `#`.
+fn comment(what: &str, said: &str) -> String {
+    let mut out = format!("# {what}:");
+    let mut column = out.len();
+    for word in said.split(' ') {
+        if column + 1 + word.len() > WIDE {
+            out += "\n#  ";
+            column = 3;
+        }
+        out += " ";
+        out += word;
+        column += 1 + word.len();
+    }
+    out + "\n"
+}
+
+/// A recipe that says the same, with what has no place in one as comments.
+fn planned(plan: &Plan) -> Result<String, Failure> {
+    let recipe = serde_saphyr::to_string(&plan.recipe).map_err(Failure::usage)?;
+    let mut out = String::from("# Nothing was run or written.\n");
+    out += recipe.trim_end();
+    out += "\n";
+    let sizes = plan.sizes.as_deref().unwrap_or("as in the model");
+    for (what, said) in [
+        ("sizes", sizes),
+        ("stages", &plan.stages.join("; ")),
+        ("passes", &plan.passes.join(" ")),
+    ] {
+        out += &comment(what, said);
+    }
+    Ok(out)
+}
+
+/// Shows and reports what a gate found that ended the compilation.
+fn stopped(
+    globals: &Globals,
+    options: &Options,
+    error: &CompileError,
+    reports: &[report::Target],
+    json: bool,
+) -> Result<(), Failure> {
+    let manifest = match error {
+        CompileError::Gates { manifest, .. } => manifest.as_deref(),
+        _ => None,
+    };
+    let shown = match (error, manifest) {
+        (CompileError::NotTheSame { parity, .. }, _) => {
+            let (header, rows) = report::parity_rows(parity);
+            table(&header, &rows) + "\n"
+        }
+        (_, Some(manifest)) => render(manifest, None) + "\n",
+        _ => String::new(),
+    };
+    if !json {
+        globals.show(&shown)?;
+    }
+    let failed = report::failed::Page::new(options, error);
+    for target in reports.iter().filter(|_| error.exit_code() == 1) {
+        match manifest {
+            Some(manifest) => target.write(&report::BundlePage(manifest))?,
+            None => target.write(&failed)?,
+        }
+    }
+    Ok(())
 }
 
 /// A bundle that was given as the model is not written over.
@@ -227,8 +317,7 @@ fn explain(explained: &Explained) -> String {
     )
 }
 
-fn render(outcome: &Outcome) -> String {
-    let m = &outcome.manifest;
+fn render(m: &Manifest, bundle: Option<&Path>) -> String {
     let mut out = String::new();
     let applied: Vec<Vec<String>> = (m.passes.iter())
         .filter(|p| p.applications > 0)
@@ -265,9 +354,7 @@ fn render(outcome: &Outcome) -> String {
         m.before.nodes, m.after.nodes
     );
     let blocks = m.blocks.iter().filter(|b| b.found > 0);
-    let blocks: Vec<String> = blocks
-        .map(|b| format!("{} {} of {}", b.kind, b.fused, b.found))
-        .collect();
+    let blocks: Vec<String> = blocks.map(Found::describe).collect();
     if !blocks.is_empty() {
         out += &format!("  fused    {}\n", blocks.join(", "));
     }
@@ -335,6 +422,8 @@ fn render(outcome: &Outcome) -> String {
     for gate in &m.gates {
         out += &format!("  {} gate   {gate}\n", gate.gate);
     }
-    out += &format!("  bundle   {}\n", outcome.bundle.display());
+    if let Some(bundle) = bundle {
+        out += &format!("  bundle   {}\n", bundle.display());
+    }
     out
 }

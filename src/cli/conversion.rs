@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
+use clap::builder::PossibleValuesParser;
 use kiln_graph::Op;
 
 use super::Failure;
 use crate::bundle;
 use crate::fixed::InputValue;
+use crate::parity::Preset;
 use crate::recipe::{
     self, Dialect, Floats, Gates, Given, Linear, Parity, Precision, Recipe, Sizes, operator,
 };
@@ -60,7 +62,9 @@ pub(super) struct Conversion {
     #[arg(long, value_name = "FILE")]
     calibration_cache: Option<PathBuf>,
     /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on)
-    /// [default: 32, or with --calibrate 16 where the result is out of tolerance otherwise].
+    /// [default: 32, or with --calibrate 16 where the result is out of tolerance otherwise]. With --calibrate the errors of
+    /// weights make up for each other on the data; without it, layers that come out of tolerance keep their precision, of a
+    /// small model often half of them.
     #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true)]
     int4: Option<Option<usize>>,
     /// Convert the graph's inputs and outputs too.
@@ -92,8 +96,8 @@ pub(super) struct Conversion {
     /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
     #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
     keep_op: Vec<Op>,
-    /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4 [default: that of the precision].
-    #[arg(long, value_name = "NAME")]
+    /// How close outputs must be [default: that of the precision].
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::names()))]
     tolerance: Option<String>,
     /// Seed of the inputs that are made [default: 1].
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json, table::table};
+use super::{Failure, Globals, print_json, table::table};
 use crate::bench::gpu::telemetry::Sampler;
 use crate::bench::gpu::{self, Request};
 use crate::bench::{Axis, BenchOptions};
@@ -98,10 +98,10 @@ pub(super) fn run(globals: &Globals, args: &EngineArgs, common: Common) -> Resul
         return Ok(0);
     }
     for (title, header, rows) in report::gpu::tables(&result, SHOWN) {
-        print(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
+        globals.show(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
     }
     for line in report::gpu::notes(&result) {
-        print(&format!("  {line}\n"))?;
+        globals.show(&format!("  {line}\n"))?;
     }
     Ok(0)
 }

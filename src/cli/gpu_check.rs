@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::progress::Terminal;
-use super::{Failure, Globals, print, table::table};
+use super::{Failure, Globals, table::table};
 use crate::gpu_check::{self, GpuCheckError, Kiln, Request};
 
 #[derive(clap::Args, Debug)]
@@ -66,7 +66,7 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
     };
     let (header, rows) = record.table();
     let of = (record.gpu.as_deref()).unwrap_or("a dry run on the CPU: no measurement of a GPU");
-    print(&format!(
+    globals.show(&format!(
         "{of}, batch {}, {} tokens\n\n{}\n  written to {}\n",
         record.batch,
         record.seq,

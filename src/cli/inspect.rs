@@ -27,7 +27,7 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     if args.engine {
         return engine(&args);
     }
-    let path = bundle::model_path(&args.model);
+    let path = bundle::find_model(&args.model).map_err(Failure::model)?;
     let model = kiln_graph::onnx::read(&path).map_err(Failure::model)?;
     if args.text {
         let message = kiln_graph::onnx::to_proto(&model).map_err(Failure::model)?;
@@ -46,13 +46,22 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
 }
 
 fn engine(args: &Args) -> Result<u8, Failure> {
-    let (kernels, _) = manifest::kernels(&args.model).map_err(Failure::model)?;
-    match args.json {
-        true => print_json(&kernels)?,
-        false => {
-            let listed = table(report::HEADER, &report::list(&kernels));
-            print(&format!("{listed}\n  {}\n", report::sentence(&kernels)))?;
-        }
+    let engine = manifest::kernels(&args.model).map_err(Failure::model)?;
+    if args.json {
+        print_json(&engine)?;
+        return Ok(0);
+    }
+    let (kernels, paper) = (&engine.kernels, engine.paper.as_ref());
+    print(&table(
+        &report::header(paper),
+        &report::list(kernels, paper),
+    ))?;
+    if let Some((header, rows)) = paper.and_then(|p| report::blocks(kernels, p)) {
+        print(&format!("\n{}", table(&header, &rows)))?;
+    }
+    print(&format!("\n  {}\n", report::sentence(kernels, paper)))?;
+    for layer in &engine.otherwise {
+        print(&format!("  {}\n", report::otherwise(layer)))?;
     }
     Ok(0)
 }

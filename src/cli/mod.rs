@@ -55,7 +55,8 @@ struct Cli {
     /// TensorRT for RTX: a folder. Else KILN_TENSORRT_RTX_DIR, the virtual environment, the system.
     #[arg(long, global = true, value_name = "PATH")]
     trt_lib: Option<PathBuf>,
-    /// Say nothing but errors.
+    /// Print nothing but errors, and what a command is asked for as data: --json, and all of inspect, passes, doctor and
+    /// schema.
     #[arg(long, short, global = true)]
     quiet: bool,
     #[command(subcommand)]
@@ -100,6 +101,7 @@ enum Schema {
     Recipe,
     Check,
     Bench,
+    Engine,
 }
 
 impl Schema {
@@ -108,6 +110,7 @@ impl Schema {
             Schema::Recipe => crate::recipe::Recipe::schema(),
             Schema::Check => crate::report::schema::<crate::check::Checked>(),
             Schema::Bench => crate::report::schema::<crate::bench::Benchmark>(),
+            Schema::Engine => crate::report::schema::<crate::manifest::EngineKernels>(),
         }
     }
 }
@@ -126,6 +129,20 @@ impl Globals {
         if !self.quiet {
             // A closed stderr is no reason to fail.
             let _ = writeln!(io::stderr(), "{line}");
+        }
+    }
+
+    /// Says why the exit code will not be 0, quiet or not.
+    fn fail(&self, line: impl std::fmt::Display) {
+        let _ = writeln!(io::stderr(), "kiln: {line}");
+    }
+
+    /// Prints what a command found, for people.
+    fn show(&self, text: &str) -> Result<(), Failure> {
+        match (self.quiet, colour::wanted()) {
+            (true, _) => Ok(()),
+            (_, true) => print(&colour::paint(text)),
+            (_, false) => print(text),
         }
     }
 }
@@ -184,8 +201,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    if !matches!(cli.verb, Verb::BuildEngine(_)) {
-        signals::install();
+    match cli.verb {
+        Verb::BuildEngine(_) => {}
+        Verb::Compile(_) => signals::install("; no bundle was written"),
+        _ => signals::install(""),
     }
     let globals = Globals {
         ort_lib: cli.ort_lib,
@@ -255,14 +274,6 @@ fn known_pass(name: &str) -> Result<String, UnknownPass> {
     match name {
         "all" => Ok(name.to_string()),
         name => registry::find(name).map(|pass| pass.name().to_string()),
-    }
-}
-
-/// Text with verdicts, which are in colour on a terminal.
-fn print_verdicts(text: &str) -> Result<(), Failure> {
-    match colour::wanted() {
-        true => print(&colour::paint(text)),
-        false => print(text),
     }
 }
 

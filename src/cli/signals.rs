@@ -19,7 +19,9 @@ static SHRUNK: AtomicBool = AtomicBool::new(false);
 /// From now on, SIGINT, SIGTERM and SIGHUP remove what is half written and end the process with 128 + signal; so does
 /// SIGBUS, with exit code 3 and the name of the file that got shorter; and a file over the limit of the process (`ulimit
 /// -f`) is an error of its write instead of a signal.
-pub(super) fn install() {
+///
+/// `unfinished` is what a command says of the result that it then does not write.
+pub(super) fn install(unfinished: &'static str) {
     // A process without them still works, and leaves half a folder behind when it is stopped.
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else {
         return;
@@ -28,7 +30,7 @@ pub(super) fn install() {
         .name("signals".into())
         .spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                stop(signal);
+                stop(signal, unfinished);
             }
         });
     if watching.is_err() {
@@ -44,14 +46,14 @@ pub(super) fn install() {
     }
 }
 
-fn stop(signal: i32) -> ! {
+fn stop(signal: i32, unfinished: &str) -> ! {
     let _until_the_end = scratch::abandon();
     let (code, what) = match SHRUNK.load(Ordering::SeqCst) {
         true => (3, shrunk()),
         false => (128 + signal, "interrupted".into()),
     };
     // Neither a closed stderr nor a full one is a reason to stay.
-    let _ = writeln!(io::stderr(), "\nkiln: {what}; no bundle was written");
+    let _ = writeln!(io::stderr(), "\nkiln: {what}{unfinished}");
     // Without the destructors of libraries whose threads still run.
     low_level::exit(code)
 }

@@ -11,7 +11,7 @@ use super::{CompileError, Options, Quantization, Rewritten};
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
-    Kernels, Network, Otherwise, RtxBuilder,
+    Kernels, Network, Otherwise, Paper, RtxBuilder,
 };
 use crate::manifest::EngineFacts;
 use crate::mapped;
@@ -152,7 +152,7 @@ pub(super) fn build(
         why: "cannot be written",
         source,
     })?;
-    let otherwise = otherwise(&path, model, &built.kernels)?;
+    let Facts { otherwise, paper } = facts(&path, model, &built.kernels, shapes, capabilities)?;
     Ok(EngineFacts {
         runtime: format!("{} {}", engine::LIBRARY, built.version),
         capabilities: capabilities.iter().map(named).collect(),
@@ -163,6 +163,7 @@ pub(super) fn build(
         network: built.network,
         kernels: built.kernels,
         otherwise,
+        paper,
         attention_decomposed: decomposed,
         inputs: built.inputs,
         outputs: built.outputs,
@@ -182,19 +183,46 @@ fn dropped(model: &Model, network: &Network) -> Vec<String> {
     network.unread.iter().filter(matters).cloned().collect()
 }
 
-/// The quantized layers that the engine multiplies in another type. Kernels name nodes of the written file.
-fn otherwise(
+/// What the written file and the engine's kernels tell together.
+#[derive(Default)]
+struct Facts {
+    otherwise: Vec<Otherwise>,
+    paper: Option<Paper>,
+}
+
+/// Kernels name nodes of the written file.
+fn facts(
     path: &Path,
     model: &Model,
     kernels: &Kernels,
-) -> Result<Vec<Otherwise>, CompileError> {
-    let quantized = (engine::precisions(model).iter()).any(|p| p.bits().is_some_and(|b| b <= 8));
-    if kernels.is_empty() || !quantized {
-        return Ok(Vec::new());
+    shapes: &Shapes,
+    capabilities: &[ComputeCapability],
+) -> Result<Facts, CompileError> {
+    if kernels.is_empty() {
+        return Ok(Facts::default());
     }
     let mut written = onnx::read(path)?;
-    infer::annotate(&mut written.graph);
-    Ok(engine::otherwise(&written, kernels))
+    shapes.fix_inputs(&mut written.graph);
+    let typical = shapes.typical();
+    let paper = Paper::new(
+        kernels,
+        &written.graph,
+        &typical,
+        &shapes.at(&typical),
+        &engine::paper::cards(capabilities),
+    );
+    let quantized = (engine::precisions(model).iter()).any(|p| p.bits().is_some_and(|b| b <= 8));
+    let otherwise = match quantized {
+        true => {
+            infer::annotate(&mut written.graph);
+            engine::otherwise(&written, kernels)
+        }
+        false => Vec::new(),
+    };
+    Ok(Facts {
+        otherwise,
+        paper: Some(paper),
+    })
 }
 
 /// What is to be said of inputs that the engine does not have: those with a value in the file, which TensorRT's parser makes

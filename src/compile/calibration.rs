@@ -82,6 +82,17 @@ const UNMEASURED: &str = "FP16 ends at 65504, and what the model reaches was see
 const REQUANTIZED: &str = "the original rounds activations to integers, and half precision moves some of them to the next one: on \
      real inputs the result may differ by more than made-up ones show: give real data with --inputs before this model is used";
 
+/// Half of the layers of a small encoder come out of tolerance so.
+const NEAREST: &str = "without --calibrate, weights go to the nearest of 16 steps, and layers for which that is not close enough \
+     keep their precision (of a small model often half of them, and finding them takes minutes); real inputs let the errors of \
+     weights make up for each other, and mostly no layer is kept";
+
+/// What a user of INT4 must know where nothing is measured for it.
+pub(super) fn nearest(options: &Options) -> Option<&'static str> {
+    let kept = options.int4.is_some() && options.check && options.search;
+    (kept && options.calibration.data.is_none()).then_some(NEAREST)
+}
+
 /// What a user must know of the inputs that the result was made and proved with.
 pub(super) fn warning(
     options: &Options,
@@ -236,6 +247,7 @@ pub(crate) fn measure(
     shapes: &Shapes,
     talk: &dyn Talk,
 ) -> Result<Option<Measured>, CompileError> {
+    nearest(options).into_iter().for_each(|why| talk.warn(why));
     let values = wanted(options, fused);
     if values.is_empty() && options.calibration.data.is_none() {
         return Ok(by_inputs(options, device, fused, talk));

@@ -9,7 +9,9 @@ use crate::bundle::BundleError;
 use crate::calibrate::CalibrateError;
 use crate::engine::run::EngineRunError;
 use crate::engine::{DataType, EngineError};
+use crate::manifest::Manifest;
 use crate::parity;
+use crate::report;
 use crate::runtime;
 use crate::shapes::SpecError;
 use crate::targets::TargetError;
@@ -40,10 +42,23 @@ pub enum CompileError {
         why: &'static str,
         source: std::io::Error,
     },
-    #[error("{}: the original does not run at these sizes: {why}; give others with --dim", model.display())]
+    #[error("{}: the original does not run at these sizes; give others with --dim: {why}", model.display())]
     Sizes { model: PathBuf, why: String },
+    #[error("{}: an engine has one profile of sizes, for which TensorRT builds all branches, and the model runs at others with each value of a control: {sizes}; no bundle was written. Choose one: {commands}", model.display())]
+    Ways {
+        model: PathBuf,
+        sizes: String,
+        commands: String,
+    },
     #[error("{source}{}", hint(.source))]
     Engine { source: EngineError },
+    /// TensorRT built no engine of a model whose branches inputs select.
+    #[error("{source}. An engine has all branches, and {} among them: --input {} leaves only those of that value", select(.controls), .controls.join(" --input "))]
+    Branches {
+        source: Box<CompileError>,
+        /// As `--input` takes them. Never empty.
+        controls: Vec<String>,
+    },
     #[error("{source}{}", run_hint(.source))]
     Run { source: EngineRunError },
     #[error("{0}")]
@@ -60,24 +75,31 @@ pub enum CompileError {
     Bench(#[from] BenchError),
     #[error(transparent)]
     Npz(#[from] parity::NpzError),
-    #[error("the result is not the same function as {}: {failed}; no bundle was written. {advice}", model.display())]
+    #[error("the result is not the same function as {}: {}{}; no bundle was written. {advice}", model.display(), on(.engine), report::failures(.parity))]
     NotTheSame {
         model: PathBuf,
-        failed: String,
+        /// What ran the engine, if it is the engine that differs.
+        engine: Option<String>,
+        parity: Box<parity::Report>,
         advice: &'static str,
     },
-    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln: {source}; no bundle was written", model.display())]
+    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
         model: PathBuf,
         source: runtime::Error,
     },
-    #[error("{}: the search for nodes that must keep their precision stopped: {source}; no bundle was written. --no-search leaves it out, --keep names nodes", model.display())]
+    #[error("{}: the search for nodes that must keep their precision stopped; no bundle was written. --no-search leaves it out, --keep names nodes: {source}", model.display())]
     Search {
         model: PathBuf,
         source: Box<CompileError>,
     },
     #[error("{}: {failed}; no bundle was written", model.display())]
-    Gates { model: PathBuf, failed: String },
+    Gates {
+        model: PathBuf,
+        failed: String,
+        /// All that was found out, unless it was clear before that a gate cannot pass.
+        manifest: Option<Box<Manifest>>,
+    },
     #[error("{} has the SHA-256 {found}, and the recipe asks for {asked}: it is not the model that the recipe was made for", model.display())]
     OtherModel {
         model: PathBuf,
@@ -116,6 +138,11 @@ pub enum CompileError {
     Manifest(serde_json::Error),
 }
 
+fn on(engine: &Option<String>) -> String {
+    let runner = engine.as_ref();
+    runner.map_or(String::new(), |runner| format!("the engine on {runner}: "))
+}
+
 fn list(precisions: &[DataType]) -> String {
     let names: Vec<String> = precisions.iter().map(DataType::to_string).collect();
     names.join(", ")
@@ -127,6 +154,17 @@ fn run_hint(source: &EngineRunError) -> String {
 
 fn hint(source: &EngineError) -> String {
     source.hint().map_or(String::new(), |h| format!(" ({h})"))
+}
+
+fn select(controls: &[String]) -> String {
+    let names = controls.iter().filter_map(|c| c.split('=').next());
+    let names: Vec<&str> = names.collect();
+    let verb = if names.len() == 1 {
+        "selects"
+    } else {
+        "select"
+    };
+    format!("{} {verb}", names.join(" and "))
 }
 
 impl From<EngineRunError> for CompileError {
@@ -149,6 +187,23 @@ pub const SEARCH: u8 = 8;
 pub const TIMING: u8 = 9;
 
 impl CompileError {
+    /// With what would leave branches out that these inputs select, if it was the engine that could not be built.
+    pub(super) fn beside(self, controls: &[String]) -> CompileError {
+        let built = matches!(
+            &self,
+            CompileError::Engine {
+                source: EngineError::Build { .. } | EngineError::Parse { .. }
+            }
+        );
+        match built && !controls.is_empty() {
+            true => CompileError::Branches {
+                source: Box::new(self),
+                controls: controls.to_vec(),
+            },
+            false => self,
+        }
+    }
+
     /// What stopped a search. What the search found out, and what has nothing to do with it, stays what it is.
     pub(super) fn in_search(self, options: &super::Options) -> CompileError {
         match self {
@@ -175,12 +230,13 @@ impl CompileError {
             CompileError::Target(TargetError::NoGpu { .. }) => 5,
             CompileError::Target(_) => 2,
             CompileError::Recipe(_) => 2,
+            CompileError::Bundle(BundleError::NoBundle { .. }) => 3,
+            CompileError::Bundle(_) => 2,
             CompileError::Spec(SpecError::NotTensor { .. } | SpecError::NoType { .. }) => 3,
             CompileError::Spec(_)
             | CompileError::UnknownPass(_)
             | CompileError::Keep { .. }
             | CompileError::Unsupported { .. }
-            | CompileError::Bundle(_)
             | CompileError::Io { .. }
             | CompileError::Inputs(_)
             | CompileError::Fix(_)
@@ -200,6 +256,8 @@ impl CompileError {
                     },
                 ..
             } => DEFECT,
+            CompileError::Ways { .. } => 4,
+            CompileError::Branches { source, .. } => source.exit_code(),
             CompileError::Search { .. } => SEARCH,
             CompileError::Parity(parity::ParityError::Tolerance(_)) => 2,
             CompileError::Read(_) | CompileError::Pass { .. } | CompileError::Parity(_) => 3,

@@ -73,6 +73,7 @@ pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), Compi
         Some(failed) => Err(CompileError::Gates {
             model: options.model.clone(),
             failed,
+            manifest: None,
         }),
     }
 }
@@ -165,16 +166,19 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
     all
 }
 
+/// The manifest again, if no gate failed.
+///
 /// # Errors
 /// [`CompileError::Gates`] with all that failed.
-pub(super) fn pass(options: &Options, m: &Manifest) -> Result<(), CompileError> {
+pub(super) fn pass(options: &Options, m: Manifest) -> Result<Manifest, CompileError> {
     let failed = m.gates.iter().filter(|g| g.verdict == Verdict::Fail);
     let failed: Vec<&str> = failed.map(|g| g.why.as_str()).collect();
     match failed.is_empty() {
-        true => Ok(()),
+        true => Ok(m),
         false => Err(CompileError::Gates {
             model: options.model.clone(),
             failed: failed.join("; "),
+            manifest: Some(Box::new(m)),
         }),
     }
 }
@@ -194,6 +198,7 @@ mod tests {
             interval: Some(Interval {
                 low: 0.8,
                 high: 1.25,
+                level: 0.95,
             }),
         };
         let verdict = |limit| held(&ratio, limit).verdict;

@@ -25,7 +25,6 @@ use crate::engine_parity::{self, EngineParity};
 use crate::fixed::{FixError, Fixed};
 use crate::parity::{self, Preset, Tolerance};
 use crate::prove::{self, Proof};
-use crate::report;
 use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime};
 use crate::shapes::Shapes;
 use crate::summary::{self, Attention, Found};
@@ -35,7 +34,7 @@ use crate::twin;
 
 pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, CompileError> {
     let (targets, why) = Targets::resolved(options.targets.as_ref())?;
-    if let Some(why) = why {
+    if let Some(why) = why.filter(|_| options.engine) {
         talk.warn(&why);
     }
     Ok(targets)
@@ -83,7 +82,8 @@ pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileErr
             format!("{old} has no FP8: it takes sm_89 or newer, so give other targets or --int8"),
         );
     }
-    if options.int8 == Some(Int8::Dynamic) && !options.standard {
+    // Plain ONNX without an engine is for any runtime.
+    if options.int8 == Some(Int8::Dynamic) && (options.engine || !options.standard) {
         let why = "TensorRT has no dynamic quantization: give --int8 with data for --calibrate, or --target cpu";
         return refuse("--int8=dynamic", why.into());
     }
@@ -91,7 +91,7 @@ pub(super) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileErr
 }
 
 pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
-    let model = onnx::read(bundle::model_path(&options.model))?;
+    let model = onnx::read(bundle::find_model(&options.model)?)?;
     let mut internal = None;
     model.graph.for_each_graph(&mut |g| {
         let mut nodes = g.nodes();
@@ -108,6 +108,20 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
             },
         })),
     }
+}
+
+/// Whether the files that are read later are there: whoever misspells one hears of it at once.
+pub(super) fn data_is_there(options: &Options) -> Result<(), CompileError> {
+    let data = &options.calibration;
+    let given = [&options.inputs, &data.data, &data.tokenizer];
+    for path in given.into_iter().flatten() {
+        fs::metadata(path).map_err(|source| CompileError::Io {
+            path: path.clone(),
+            why: "the data cannot be read",
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether the bundle is written beside what is read, and not over it: the model with its external data, and what inputs and
@@ -396,14 +410,16 @@ pub(crate) fn print(model: &onnx::proto::ModelProto) -> String {
     text::print_model(model, &options)
 }
 
-/// The original for the sizes at which alone it runs; `None` if none were baked into it. With its inputs' types so, all
-/// that was computed from those sizes folds, and the result says what it takes.
-pub(crate) fn with_baked_sizes(original: &Model, shapes: &Shapes) -> Option<Model> {
-    if shapes.baked.is_empty() {
+/// The original for the sizes at which alone it runs, and the values of controls that alone are served; `None` if there is
+/// nothing of this. All that was computed from those folds, and the result says what sizes it takes.
+pub(crate) fn narrowed(original: &Model, shapes: &Shapes, chosen: &Fixed) -> Option<Model> {
+    if shapes.baked.is_empty() && chosen.values.is_empty() {
         return None;
     }
     let mut model = original.clone();
-    shapes.fix_inputs(&mut model.graph).then_some(model)
+    chosen.fold(&mut model.graph);
+    let baked = !shapes.baked.is_empty() && shapes.fix_inputs(&mut model.graph);
+    (baked || !chosen.values.is_empty()).then_some(model)
 }
 
 fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), CompileError> {
@@ -514,10 +530,15 @@ fn written(rewritten: &Rewritten) -> Option<HalfFormat> {
 }
 
 /// The result differs from the original, and what can be done about it.
-pub(crate) fn not_the_same(options: &Options, failed: String) -> CompileError {
+pub(crate) fn not_the_same(
+    options: &Options,
+    parity: parity::Report,
+    engine: Option<String>,
+) -> CompileError {
     CompileError::NotTheSame {
         model: options.model.clone(),
-        failed,
+        engine,
+        parity: Box::new(parity),
         advice: match (options.quantization(), options.half()) {
             (Some(_), _) => {
                 "Layers can be kept from quantization with --keep; `kiln bisect` finds the pass"
@@ -539,7 +560,7 @@ pub(super) fn prove(
 ) -> Result<parity::Report, CompileError> {
     let report = proof.compare(&tolerance(options, Some(rewritten))?)?;
     if report.failed() {
-        return Err(not_the_same(options, report::failures(&report)));
+        return Err(not_the_same(options, report, None));
     }
     proof.save(&partial.file(bundle::PROOF))?;
     Ok(report)
@@ -582,10 +603,9 @@ pub(super) fn prove_engine(
     let parity = proof
         .reference
         .compare_engine(runner.as_mut(), &tolerance)?;
-    match &parity {
+    match parity {
         EngineParity::Run { report, runner } if report.failed() => {
-            let failed = format!("the engine on {runner}: {}", report::failures(report));
-            Err(not_the_same(options, failed))
+            Err(not_the_same(options, *report, Some(runner.to_string())))
         }
         _ => Ok(parity),
     }

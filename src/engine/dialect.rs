@@ -15,6 +15,8 @@ pub struct Refusal {
     pub quantization: bool,
     /// The operator is of another domain than ONNX's own.
     pub foreign: bool,
+    /// It is an input, and not a node.
+    pub input: bool,
 }
 
 impl fmt::Display for Refusal {
@@ -154,7 +156,11 @@ pub fn fp32_products(model: &Model) -> Vec<String> {
 /// lowering replaces, are none of them.
 pub fn refusals(model: &Model) -> Vec<Refusal> {
     let functions: Vec<(&str, &str)> = model.functions().collect();
-    let mut found = Vec::new();
+    let texts = model.graph.inputs().iter().filter_map(|&v| {
+        let value = model.graph.value(v);
+        (value.ty().dtype() == Some(DType::String)).then(|| text(value.name()))
+    });
+    let mut found: Vec<Refusal> = texts.collect();
     model.graph.for_each_graph(&mut |g| {
         for (id, node) in g.nodes() {
             let op = node.op();
@@ -173,11 +179,24 @@ pub fn refusals(model: &Model) -> Vec<Refusal> {
                     why,
                     quantization: quantized.is_some(),
                     foreign: !op.domain().is_empty(),
+                    input: false,
                 });
             }
         }
     });
     found
+}
+
+fn text(name: &str) -> Refusal {
+    Refusal {
+        node: format!("input {name}"),
+        why: format!(
+            "it is text, which TensorRT has not: --input {name}=TEXT --drop-inputs fixes it and leaves it out"
+        ),
+        quantization: false,
+        foreign: false,
+        input: true,
+    }
 }
 
 fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {

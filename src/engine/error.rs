@@ -157,6 +157,7 @@ impl EngineError {
                  optimizes for the target itself; --no-engine makes the model without an engine"
                     .into(),
             ),
+            Self::Dialect(refusals) if refusals.iter().all(|r| r.input) => None,
             Self::Dialect(_) => Some(
                 "replace it in the model by operators that TensorRT has; --no-engine makes the model without an engine, \
                  and --target cpu one for ONNX Runtime"

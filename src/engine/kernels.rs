@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::DataType;
+use super::{DataType, sizes};
 
 /// Whether a message of the builder's lists an engine's kernels.
 pub(super) fn is_list(message: &[u8]) -> bool {
@@ -18,7 +19,7 @@ pub(super) fn is_list(message: &[u8]) -> bool {
 }
 
 /// A layer of an engine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Kernel {
     pub name: String,
     /// TensorRT's word: `gemm`, `kgen` for a generated kernel, `runtime_fusion` for a product with what is fused to it, …
@@ -32,7 +33,7 @@ pub struct Kernel {
 }
 
 /// A tensor that a kernel reads or writes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Operand {
     pub name: String,
     /// -1 stands for a dynamic dimension.
@@ -43,7 +44,7 @@ pub struct Operand {
 }
 
 /// The kernels of an engine in the order in which they run; empty where the builder did not list them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Kernels(pub Vec<Kernel>);
 
@@ -138,6 +139,16 @@ impl Kernel {
 }
 
 impl Operand {
+    /// The number of its open dimensions.
+    pub(super) fn open(&self) -> usize {
+        self.shape.iter().filter(|&&d| d < 0).count()
+    }
+
+    /// The product of its other dimensions.
+    pub(super) fn known(&self) -> u64 {
+        sizes::known(&self.shape)
+    }
+
     /// More than a number or a vector.
     fn is_matrix(&self) -> bool {
         self.shape.iter().filter(|&&d| d != 1).count() > 1

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use kiln_graph::{DType, Graph, Model, NodeId, ValueId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DataType, Kernel, Kernels};
 
 /// A quantized layer that the engine multiplies in another type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Otherwise {
     /// The product's label in the model.
     pub layer: String,
@@ -56,7 +57,7 @@ fn by_node(kernels: Vec<&Kernel>) -> BTreeMap<&str, Vec<&Kernel>> {
 }
 
 /// What TensorRT's parser calls a node.
-fn parsed_name(g: &Graph, id: NodeId) -> String {
+pub(super) fn parsed_name(g: &Graph, id: NodeId) -> String {
     let node = g.node(id);
     match (node.name(), node.output(0)) {
         ("", Some(v)) => format!("node_of_{}", g.value(v).name()),

@@ -110,32 +110,46 @@ pub fn usual(capability: ComputeCapability) -> Option<&'static Card> {
 
 /// Operations of a kernel at these sizes: 0 if it multiplies no matrices, `None` where it does and how much is not known.
 pub fn operations(kernel: &Kernel, sizes: &Sizes) -> Option<u64> {
-    let shapes = |operands: &[Operand]| -> Option<Vec<Vec<u64>>> {
-        operands.iter().map(|o| sizes.shape(o)).collect()
+    if !kernel.is_attention() && !kernel.is_product() {
+        return Some(0);
+    }
+    let by_operands = match kernel.is_attention() {
+        true => attention(kernel, sizes),
+        false => product_of(kernel, sizes),
     };
-    let products = match (kernel.is_attention(), kernel.is_product()) {
-        (true, _) => attention(&shapes(&kernel.inputs)?, &shapes(&kernel.outputs)?),
-        (_, true) => {
-            let weight = kernel.weight().map(|w| sizes.shape(w));
-            let inputs = shapes(&kernel.inputs)?;
-            let outputs = shapes(&kernel.outputs)?;
-            let result = outputs.iter().max_by_key(|o| product(o))?;
-            match weight {
-                Some(weight) if kernel.is_convolution() => convolution(&weight?, result),
-                Some(weight) => linear(&inputs, &weight?, result),
-                None => matrices(&inputs, result),
-            }
+    by_operands
+        .or_else(|| sizes.multiplications(kernel))?
+        .checked_mul(2)
+}
+
+fn product_of(kernel: &Kernel, sizes: &Sizes) -> Option<u64> {
+    let result = kernel.outputs.iter().map(|o| sizes.elements(o));
+    let result = result.collect::<Option<Vec<u64>>>()?.into_iter().max()?;
+    match kernel.weight().map(|w| sizes.shape(w)) {
+        Some(weight) if kernel.is_convolution() => convolution(&weight?, result),
+        Some(weight) => linear(&kernel.inputs, sizes, &weight?, result),
+        None => {
+            let result = kernel.outputs.iter().map(|o| sizes.shape(o));
+            let result: Vec<_> = result.collect::<Option<_>>()?;
+            matrices(
+                &shapes(&kernel.inputs, sizes)?,
+                result.iter().max_by_key(|o| product(o))?,
+            )
         }
-        _ => return Some(0),
-    };
-    products?.checked_mul(2)
+    }
+}
+
+fn shapes(operands: &[Operand], sizes: &Sizes) -> Option<Vec<Vec<u64>>> {
+    operands.iter().map(|o| sizes.shape(o)).collect()
 }
 
 /// Multiplications of an attention: scores of all queries with all keys, and as many weighted values.
 ///
 /// Operands come in any order, and keys may be transposed and shared by heads. Queries, keys and values are as wide as the result;
 /// what keys and values both have beside that is the number of keys.
-fn attention(inputs: &[Vec<u64>], outputs: &[Vec<u64>]) -> Option<u64> {
+fn attention(kernel: &Kernel, sizes: &Sizes) -> Option<u64> {
+    let inputs = shapes(&kernel.inputs, sizes)?;
+    let outputs = shapes(&kernel.outputs, sizes)?;
     let [.., queries, width] = outputs.first()?[..] else {
         return None;
     };
@@ -155,18 +169,18 @@ fn attention(inputs: &[Vec<u64>], outputs: &[Vec<u64>]) -> Option<u64> {
 
 /// Multiplications with a constant matrix, or several of one shape. Beside the factor, what is added behind the product is an
 /// input, too: the factor is the one with as many rows as the result.
-fn linear(inputs: &[Vec<u64>], weight: &[u64], result: &[u64]) -> Option<u64> {
+fn linear(inputs: &[Operand], sizes: &Sizes, weight: &[u64], result: u64) -> Option<u64> {
     let (several, matrix) = weight.split_at_checked(weight.len().checked_sub(2)?)?;
     let (a, b, several) = (matrix[0], matrix[1], product(several)?);
-    let result = product(result)?;
     let multiplied = |k: u64, n: u64| {
         let fits = |elements: u64| {
             let rows = elements.checked_div(k).filter(|r| r * k == elements)?;
             let written = rows.checked_mul(n)?;
             Some(written == result || written.checked_mul(several)? == result)
         };
-        let mut factors = inputs.iter().filter(|i| i.contains(&k));
-        factors.any(|i| product(i).and_then(fits) == Some(true))
+        let wide = |o: &&Operand| o.shape.iter().any(|&d| u64::try_from(d) == Ok(k));
+        let mut factors = inputs.iter().filter(wide);
+        factors.any(|o| sizes.elements(o).and_then(fits) == Some(true))
     };
     let inner = match (multiplied(a, b), multiplied(b, a)) {
         (true, _) => a,
@@ -201,8 +215,8 @@ fn matrices(inputs: &[Vec<u64>], result: &[u64]) -> Option<u64> {
 }
 
 /// Multiplications of a convolution with weights of shape (channels out, channels in of a group, window…).
-fn convolution(weight: &[u64], result: &[u64]) -> Option<u64> {
-    product(result)?.checked_mul(product(weight.get(1..)?)?)
+fn convolution(weight: &[u64], result: u64) -> Option<u64> {
+    result.checked_mul(product(weight.get(1..)?)?)
 }
 
 /// 10¹² operations a second of the type that a kernel multiplies, FP32 as TF32 where the card has that. A factor of fewer bits

@@ -1,39 +1,104 @@
 //! The sizes of an engine's tensors at one point of its profile.
 
-use std::collections::BTreeMap;
+use kiln_graph::Graph;
 
-use super::{Kernel, Kernels, Operand};
+use super::{DataType, Kernel, Kernels, Operand, operands};
 
-/// Shapes of operands whose listed shape leaves dimensions open.
+/// Elements of operands whose listed shape leaves dimensions open, and what follows from the model for kernels with such operands.
 ///
 /// [`Sizes::default`] knows none, which is enough for an engine of fixed sizes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// By name and listed shape: kernels read parts and other views of one tensor under its name.
-    found: BTreeMap<String, Vec<View>>,
+    elements: operands::Elements,
+    multiplications: operands::Multiplications,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct View {
-    listed: Vec<i64>,
-    shape: Vec<u64>,
+/// A part or another view of a tensor: kernels read several under its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct View {
+    pub(super) name: String,
+    /// -1 stands for an open dimension.
+    pub(super) listed: Vec<i64>,
+    pub(super) dtype: DataType,
+    strides: Vec<i64>,
+}
+
+impl View {
+    pub(super) fn of(operand: &Operand) -> View {
+        View {
+            name: operand.name.clone(),
+            listed: operand.shape.clone(),
+            strides: operand.strides.clone(),
+            dtype: operand.dtype,
+        }
+    }
+
+    /// The product of the dimensions that are listed.
+    pub(super) fn known(&self) -> u64 {
+        known(&self.listed)
+    }
+
+    /// Whether nothing lies between its elements, as far as is listed.
+    pub(super) fn is_whole(&self) -> bool {
+        let mut next = Some(1);
+        let mut dims = self.listed.iter().zip(&self.strides).rev();
+        dims.all(|(&dim, &stride)| {
+            let fits = dim == 1 || next.is_none_or(|n| n == stride);
+            next = next
+                .filter(|_| dim >= 0)
+                .map(|n: i64| n.saturating_mul(dim));
+            fits
+        })
+    }
+}
+
+/// The product of the dimensions that are not open.
+pub(super) fn known(listed: &[i64]) -> u64 {
+    let known = listed.iter().filter_map(|&d| u64::try_from(d).ok());
+    known.fold(1, u64::saturating_mul)
 }
 
 impl Sizes {
+    /// The sizes of an engine's tensors where the model's inputs have these shapes. `graph` is what the builder was handed, with
+    /// dimensions of one size as numbers.
+    pub fn at(kernels: &Kernels, graph: &Graph, inputs: &[(String, Vec<usize>)]) -> Sizes {
+        let (elements, multiplications) = operands::at(kernels, graph, inputs);
+        Sizes {
+            elements,
+            multiplications,
+        }
+    }
+
+    /// Elements of an operand; `None` where they are not known.
+    pub fn elements(&self, operand: &Operand) -> Option<u64> {
+        match operand.open() {
+            0 => product(&fixed(operand)?),
+            _ => self.elements.get(&View::of(operand)).copied(),
+        }
+    }
+
     /// An operand's shape in elements; `None` where a dimension is not known.
     pub fn shape(&self, operand: &Operand) -> Option<Vec<u64>> {
-        let fixed: Result<Vec<u64>, _> = operand.shape.iter().map(|&d| u64::try_from(d)).collect();
-        fixed.ok().or_else(|| {
-            let views = self.found.get(&operand.name)?;
-            let view = views.iter().find(|v| v.listed == operand.shape)?;
-            Some(view.shape.clone())
-        })
+        match operand.open() {
+            0 => fixed(operand),
+            1 => {
+                let (all, known) = (self.elements(operand)?, operand.known());
+                let open = all.checked_div(known).filter(|n| n * known == all)?;
+                let dims = operand.shape.iter();
+                Some(dims.map(|&d| u64::try_from(d).unwrap_or(open)).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// Multiplications of a kernel that are known by its nodes and not by its operands.
+    pub(super) fn multiplications(&self, kernel: &Kernel) -> Option<u64> {
+        self.multiplications.get(&kernel.name).copied()
     }
 
     /// `None` where a size or the type is not known.
     pub fn bytes(&self, operand: &Operand) -> Option<u64> {
-        let elements = product(&self.shape(operand)?)?;
-        bytes(elements, operand)
+        bytes(self.elements(operand)?, operand)
     }
 
     /// Bytes of activations that a kernel reads and writes; `None` where a size is not known.
@@ -56,16 +121,21 @@ impl Sizes {
             true => u64::MAX,
             false => {
                 let others = kernel.inputs.iter().chain(&kernel.outputs);
-                let sizes = others.map(|o| product(&self.shape(o)?));
+                let sizes = others.map(|o| self.elements(o));
                 sizes.collect::<Option<Vec<_>>>()?.into_iter().max()?
             }
         };
         let read = kernel.constants.iter().map(|constant| {
-            let elements = product(&self.shape(constant)?)?;
+            let elements = self.elements(constant)?;
             bytes(elements.min(most), constant)
         });
         read.sum()
     }
+}
+
+fn fixed(operand: &Operand) -> Option<Vec<u64>> {
+    let dims = operand.shape.iter();
+    dims.map(|&d| u64::try_from(d).ok()).collect()
 }
 
 /// Elements of a shape.

@@ -140,6 +140,10 @@ fn several_capabilities_and_profiles_go_into_one_engine() {
         None,
         "its batch is dynamic"
     );
+    let model = kiln_graph::onnx::read_bytes(onnx.clone().into(), None).unwrap();
+    let sizes = Sizes::at(&built.kernels, &model.graph, &[("x".into(), vec![4, 4])]);
+    assert_eq!(sizes.bytes(&kernels[1].inputs[0]), Some(64));
+    assert_eq!(sizes.moved(kernels[1]), Some(64 + 48));
 }
 
 #[test]

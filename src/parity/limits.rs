@@ -9,7 +9,7 @@ use super::floor::Floor;
 use super::metrics::Metrics;
 
 /// Limits on metrics. `None` does not check a metric.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Limits {
     /// Every bit must be equal.
     pub same_bits: bool,
@@ -82,12 +82,50 @@ impl fmt::Display for Failure {
             value,
             limit,
         } = self;
-        if value.abs() < 1e-3 || value.abs() >= 1e4 {
-            write!(f, "{metric} is {value:.3e}, the limit is {limit}")
-        } else {
-            write!(f, "{metric} is {value:.6}, the limit is {limit}")
-        }
+        write!(
+            f,
+            "{metric} {}, limit {}",
+            beside(*value, *limit),
+            short(*limit)
+        )
     }
+}
+
+/// Numbers below this, and those from its inverse on, are written with an exponent.
+const SMALL: f64 = 1e-3;
+
+fn has_exponent(number: f64) -> bool {
+    number != 0. && (number.abs() < SMALL || number.abs() >= 1. / SMALL)
+}
+
+/// The fewest digits that say the number.
+fn short(number: f64) -> String {
+    match has_exponent(number) && number.fract() != 0. {
+        true => format!("{number:e}"),
+        false => number.to_string(),
+    }
+}
+
+/// A number with one digit more than the limit that it is beyond, and with so many that it differs from it.
+fn beside(value: f64, limit: f64) -> String {
+    if !value.is_finite() || value.fract() == 0. {
+        return short(value);
+    }
+    let limit_digits = limit.to_string();
+    let places = limit_digits.split_once('.').map_or(0, |(_, d)| d.len());
+    let exponent = has_exponent(value);
+    let written = |digits: usize| match exponent {
+        true => format!("{value:.digits$e}"),
+        false => format!("{value:.digits$}"),
+    };
+    let first = match (exponent, has_exponent(limit)) {
+        (true, _) => 2,
+        (false, true) => 4,
+        (false, false) => (places + 1).clamp(3, 9),
+    };
+    let differs = |text: &String| text.parse::<f64>().is_ok_and(|v| v != limit);
+    let mut tried = (first..17).map(written);
+    tried.find(differs).unwrap_or_else(|| value.to_string())
 }
 
 impl Limits {
@@ -217,7 +255,7 @@ impl Preset {
         }
     }
 
-    pub(super) fn names() -> [&'static str; 7] {
+    pub fn names() -> [&'static str; 7] {
         Preset::ALL.map(Preset::name)
     }
 
@@ -375,9 +413,26 @@ mod tests {
         };
         assert_eq!(
             failure(0.03571).to_string(),
-            "relative_l2 is 0.035710, the limit is 0.000005"
+            "relative_l2 0.0357, limit 5e-6"
         );
-        assert!(failure(1.2e-5).to_string().contains("1.200e-5"));
+        assert!(failure(1.2e-5).to_string().contains("1.20e-5"));
+        let beside = |value, limit| {
+            let failure = Failure {
+                metric: "cosine",
+                value,
+                limit,
+            };
+            failure.to_string()
+        };
+        assert_eq!(beside(0.999_64, 0.9999), "cosine 0.99964, limit 0.9999");
+        assert_eq!(
+            beside(0.999_899_9, 0.9999),
+            "cosine 0.9998999, limit 0.9999"
+        );
+        assert_eq!(beside(0.5, 0.9), "cosine 0.500, limit 0.9");
+        assert_eq!(beside(3., 0.), "cosine 3, limit 0");
+        assert_eq!(beside(1.0 / 128.0, 0.), "cosine 0.008, limit 0");
+        assert_eq!(beside(f64::NAN, 0.9), "cosine NaN, limit 0.9");
         let one = Tensor::scalar(1f32);
         let mut m = metrics(&one, &one).unwrap();
         m.float.as_mut().unwrap().cosine = f64::NAN;

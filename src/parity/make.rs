@@ -47,12 +47,23 @@ pub enum InputKind {
     },
     /// These, again and again: what a number selects.
     Values(Vec<f64>),
+    /// These texts, again and again: what a text selects.
+    Texts(Vec<Bytes>),
+    /// Places on an axis of that length: each of them once, as far as there is room, and then uniform.
+    Places {
+        upper: i64,
+    },
     /// Whole numbers from the first to the last, uniform: bytes of an image.
     Levels(i64, i64),
     Zeros,
     /// A bell curve of mean 0, within six standard deviations.
     Normal {
         std: f32,
+    },
+    /// A bell curve around the middle of two numbers, each three standard deviations away.
+    Within {
+        low: f32,
+        high: f32,
     },
 }
 
@@ -215,6 +226,13 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
     if spec.kind == InputKind::Zeros {
         return zeros(*dtype, shape, count);
     }
+    if let InputKind::Texts(texts) = &spec.kind
+        && *dtype == DType::String
+        && !texts.is_empty()
+    {
+        let all = texts.iter().cycle().take(count).cloned().collect();
+        return Tensor::from_strings(shape.clone(), all).map_err(|e| e.to_string());
+    }
     if *dtype == DType::String {
         return Err(format!(
             "texts cannot be made up: give them with --inputs DATA.npz, or fix one with --input {}=TEXT",
@@ -254,6 +272,15 @@ fn numbers(
             let upper = bound(*upper)?;
             Box::new(move |_| Number::Int(random.below(upper).into()))
         }
+        InputKind::Places { upper } => {
+            let upper = bound(*upper)?;
+            Box::new(move |i| {
+                let drawn = random.below(upper);
+                let place = if (i as u64) < upper { i as u64 } else { drawn };
+                Number::Int(place.into())
+            })
+        }
+        InputKind::Texts(_) => return Err("texts are no numbers".to_owned()),
         InputKind::Ids(ids) => {
             let (upper, ends, padding) = (bound(ids.upper)?, ids.ends(), padding(ids.first));
             Box::new(move |i| {
@@ -304,12 +331,17 @@ fn numbers(
             let (low, span) = (*low, bound(high.saturating_sub(*low).saturating_add(1))?);
             Box::new(move |_| Number::Int(i128::from(low) + i128::from(random.below(span))))
         }
-        InputKind::Normal { .. } if !spec.dtype.is_float() => {
+        InputKind::Normal { .. } | InputKind::Within { .. } if !spec.dtype.is_float() => {
             return Err("a bell curve needs floats".to_owned());
         }
         InputKind::Normal { std } => {
             let std = f64::from(*std);
             Box::new(move |_| Number::Float(random.normal() * std))
+        }
+        InputKind::Within { low, high } => {
+            let (low, high) = (f64::from(*low), f64::from(*high));
+            let (middle, std) = (f64::midpoint(low, high), (high - low) / 6.0);
+            Box::new(move |_| Number::Float(middle + random.normal() * std))
         }
     })
 }
@@ -422,6 +454,11 @@ mod tests {
 
     #[test]
     fn a_bell_curve_has_its_mean_and_spread() {
+        let within = InputKind::Within { low: -1., high: 5. };
+        let within = made(DType::F32, &[20_000], within).to_f64s().unwrap();
+        let mean = within.iter().sum::<f64>() / 20_000.;
+        let inside = within.iter().filter(|x| (-1. ..=5.).contains(*x)).count();
+        assert!((mean - 2.).abs() < 0.05 && (19_900..20_000).contains(&inside));
         let values = made(DType::F16, &[20_000], InputKind::Normal { std: 2. });
         let values = values.to_f64s().unwrap();
         let n = values.len() as f64;

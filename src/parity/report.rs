@@ -1,5 +1,3 @@
-use std::cmp::Ordering;
-
 use kiln_graph::{DType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -191,19 +189,26 @@ impl Report {
     /// The output that is furthest from its reference: one that could not be compared before one that failed, one
     /// that failed before one that passed, and then the one with the largest relative error.
     pub fn worst(&self) -> Option<Worst<'_>> {
+        self.ranked().into_iter().next()
+    }
+
+    /// All outputs at all cases, the furthest from its reference first, as [`Report::worst`] orders them.
+    pub fn ranked(&self) -> Vec<Worst<'_>> {
+        let mut outputs = self.in_order();
+        outputs.sort_by(|a, b| {
+            let (a, b) = (badness(a.output), badness(b.output));
+            b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
+        });
+        outputs
+    }
+
+    /// All outputs at all cases, as they were compared.
+    pub fn in_order(&self) -> Vec<Worst<'_>> {
         let outputs = self.cases.iter().flat_map(|case| {
             let outputs = case.outputs.iter();
             outputs.map(move |output| Worst { case, output })
         });
-        outputs.reduce(|worst, next| {
-            let of = |w: &Worst<'_>| badness(w.output);
-            let (worst_one, next_one) = (of(&worst), of(&next));
-            let order = next_one.0.cmp(&worst_one.0);
-            match order.then(next_one.1.total_cmp(&worst_one.1)) {
-                Ordering::Greater => next,
-                _ => worst,
-            }
-        })
+        outputs.collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What difference from the reference is accepted, by name.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::floor::Floor;
 use super::limits::{Limits, MARGIN_FACTOR, Preset, Verdict};
@@ -21,7 +21,7 @@ pub enum ToleranceError {
 }
 
 /// A named tolerance, with other limits for some outputs.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Tolerance {
     pub name: String,
     pub limits: Limits,

@@ -50,6 +50,8 @@ pub struct Request<'a> {
     pub thorough: bool,
     /// Candidates have inputs and outputs of half precision where the reference has FP32, as was asked for.
     pub half_io: bool,
+    /// What is built serves one profile of sizes, whatever inputs select.
+    pub one_profile: bool,
     /// What messages call candidates, if their files mean nothing to the user.
     pub result: Option<String>,
     pub device: DeviceRequest,
@@ -76,6 +78,8 @@ pub struct Reference {
     held: usize,
     /// How far the reference is from itself, by case.
     noise: FxHashMap<usize, Noise>,
+    /// Whether it rounds activations to integers.
+    quantized: bool,
     evidence: Evidence,
     half_io: bool,
     /// Types of the last candidate's inputs, with `half_io`.
@@ -88,6 +92,10 @@ pub struct Reference {
     placements: Vec<Placed>,
     /// Items served at once at the typical sizes.
     batch: usize,
+    /// Controls that the result has one value of.
+    pub(crate) chosen: Fixed,
+    /// Those that select branches of what is left, with their first values: `sr=16000`.
+    pub(crate) selecting: Vec<String>,
     /// What had to change in the sizes.
     pub warnings: Vec<String>,
 }
@@ -124,8 +132,9 @@ pub fn open(
     let mut reference = session(runtime, request.reference, request.original, &how)?;
     let gathered = made::gather(request, &mut reference, shapes, talk)?;
     let any = shapes.points().pop().map(|(_, point)| point);
-    let mut any = specs(&request.original.graph, shapes, &any.unwrap_or_default());
+    let mut any = gathered.kinds.specs(shapes, &any.unwrap_or_default());
     any.retain(|spec| request.fixed.get(&spec.name).is_none());
+    let selecting = gathered.selecting(request.fixed);
     let evidence = Evidence::new(&request.original.graph, any, request.seed);
     Ok(Reference {
         runtime,
@@ -139,6 +148,7 @@ pub fn open(
         expected: FxHashMap::default(),
         held: 0,
         noise: FxHashMap::default(),
+        quantized: noise::quantizes(&request.original.graph),
         evidence,
         half_io: request.half_io,
         asked: Vec::new(),
@@ -147,6 +157,8 @@ pub fn open(
         device,
         placements: Vec::new(),
         batch: gathered.batch,
+        selecting,
+        chosen: gathered.chosen,
         warnings: gathered.warnings,
     })
 }

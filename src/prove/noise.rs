@@ -1,4 +1,4 @@
-//! How far the reference is from itself. Measured where a result is beyond its limits, and nowhere else.
+//! How far the reference is from itself. Measured where a result is beyond its limits, and of what rounds to integers.
 
 use kiln_graph::{DType, Element, Graph, Model, Tensor, ValueId};
 use rustc_hash::FxHashSet;
@@ -21,6 +21,9 @@ pub(super) struct OutputNoise {
 
 /// Perturbed models that are run.
 pub(super) const PERTURBED: u64 = 2;
+
+/// The same of a model that rounds activations to integers: whether a number is at the edge of a step is chance.
+pub(super) const PERTURBED_STEPS: u64 = 4;
 
 /// Bytes of weights that are perturbed, the smallest first: each is copied.
 const COPIED: usize = 256 << 20;
@@ -77,14 +80,17 @@ fn each(
     }
 }
 
-/// Whether the model rounds activations to integers: ONNX Runtime's optimizer then puts other kernels in their place, whose
-/// sums saturate on some processors, which is no rounding.
-pub(super) fn quantizes(model: &Model) -> bool {
+/// Whether a model rounds activations to integers: ONNX Runtime's optimizer then puts other kernels in their place, whose
+/// sums saturate on some processors, which is no rounding; and a last bit moves a number by a step, or by nothing.
+pub(super) fn quantizes(graph: &Graph) -> bool {
     let mut found = false;
-    model.graph.for_each_graph(&mut |g| {
-        found |= g
-            .nodes()
-            .any(|(_, n)| n.op().name().contains("Quantize") || n.op().name().contains("Integer"));
+    graph.for_each_graph(&mut |g| {
+        found |= g.nodes().any(|(_, n)| {
+            let name = n.op().name();
+            ["Quantize", "Integer", "QLinear"]
+                .iter()
+                .any(|part| name.contains(part))
+        });
     });
     found
 }

@@ -1,7 +1,7 @@
 //! Which application of a pass breaks parity, for people.
 
+use super::parity_rows;
 use super::table::table;
-use super::{failed_output, parity_rows};
 use crate::bisect::{Bisection, Culprit, Failure, Finding};
 use crate::parity::Report;
 
@@ -27,7 +27,7 @@ pub fn text(bisection: &Bisection) -> String {
         Finding::NotItself { failure } => format!(
             "\n{}  result   the model differs from itself before any application\n  failure  {}\n",
             table_of(failure),
-            worst(failure)
+            failure
         ),
         Finding::Found(culprit) => found(culprit, all, bisection.runs.len()),
     };
@@ -42,7 +42,7 @@ fn found(culprit: &Culprit, all: usize, runs: usize) -> String {
         culprit.number
     );
     out += &format!("  pass     {}\n  node     {}\n", culprit.pass, culprit.node);
-    out += &format!("  failure  {}\n\n", worst(&culprit.failure));
+    out += &format!("  failure  {}\n\n", culprit.failure);
     let lines: Vec<&str> = culprit.diff.lines().collect();
     for line in lines.iter().take(SHOWN) {
         out += &format!("{line}\n");
@@ -56,25 +56,6 @@ fn found(culprit: &Culprit, all: usize, runs: usize) -> String {
 fn measured(parity: &Report) -> String {
     let (header, rows) = parity_rows(parity);
     table(&header, &rows)
-}
-
-/// The output that is furthest off, and how many fail besides.
-fn worst(failure: &Failure) -> String {
-    let Failure::Differs { parity } = failure else {
-        return failure.to_string();
-    };
-    let Some(worst) = parity.worst() else {
-        return failure.to_string();
-    };
-    let others = parity.cases.iter().flat_map(|c| &c.outputs);
-    let failed = others
-        .filter(|o| o.outcome() != crate::parity::Outcome::Passes)
-        .count();
-    let words = failed_output(worst.case, worst.output);
-    match failed {
-        0 | 1 => words,
-        n => format!("{words}; and {} more", n - 1),
-    }
 }
 
 fn table_of(failure: &Failure) -> String {

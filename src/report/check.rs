@@ -8,7 +8,7 @@ use super::target::Document;
 use super::{doubts, failed_output, failures, markdown_table, parity_rows, verdict};
 use crate::bisect::{Bisection, Finding};
 use crate::check::{Checked, Layers};
-use crate::parity;
+use crate::parity::{self, Worst};
 
 /// A check as a document.
 #[derive(Debug)]
@@ -59,30 +59,32 @@ pub fn bisection(found: &Bisection) -> String {
     text
 }
 
+/// The verdicts of a comparison: each output at each case.
+pub(super) fn parity_cases(report: &parity::Report) -> Vec<Case> {
+    let all = report.in_order().into_iter();
+    let cases = all.map(|Worst { case, output }| Case {
+        name: output.name.clone(),
+        group: case.name.clone(),
+        outcome: match output.outcome() {
+            parity::Outcome::Passes => Outcome::Pass,
+            parity::Outcome::NotProved => {
+                Outcome::NotRun(format!("not proved: {}", failed_output(case, output)))
+            }
+            parity::Outcome::Fails => Outcome::Fail(failed_output(case, output)),
+        },
+        details: serde_json::to_string(&output.comparison).unwrap_or_default(),
+        seconds: 0.0,
+    });
+    cases.collect()
+}
+
 impl Document for Page<'_> {
     fn suite(&self) -> &'static str {
         "check"
     }
 
     fn cases(&self) -> Vec<Case> {
-        let mut cases = Vec::new();
-        for case in &self.0.parity.cases {
-            for output in &case.outputs {
-                cases.push(Case {
-                    name: output.name.clone(),
-                    group: case.name.clone(),
-                    outcome: match output.outcome() {
-                        parity::Outcome::Passes => Outcome::Pass,
-                        parity::Outcome::NotProved => {
-                            Outcome::NotRun(format!("not proved: {}", failed_output(case, output)))
-                        }
-                        parity::Outcome::Fails => Outcome::Fail(failed_output(case, output)),
-                    },
-                    details: serde_json::to_string(&output.comparison).unwrap_or_default(),
-                    seconds: 0.0,
-                });
-            }
-        }
+        let mut cases = parity_cases(&self.0.parity);
         if let Some(p) = &self.0.precision {
             cases.push(Case {
                 name: p.describe(),

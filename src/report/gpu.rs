@@ -32,6 +32,8 @@ fn latency(e: &EngineReport) -> Table {
             (p.limit).map_or("?".into(), |limit| {
                 format!("{:.0} %", 100.0 * limit / p.compute.p50)
             }),
+            p.paper
+                .map_or("?".into(), |paper| format!("≥ {}", ms(paper))),
             p.memory.map_or("?".into(), |m| bytes(m as usize)),
         ]
     };
@@ -42,7 +44,7 @@ fn latency(e: &EngineReport) -> Table {
         ),
         vec![
             "sizes", "GPU p50", "GPU p99", "wall p50", "wall p99", "to GPU", "from GPU", "of roof",
-            "memory",
+            "on paper", "memory",
         ],
         e.points.iter().map(row).collect(),
     )
@@ -112,6 +114,9 @@ fn notes_of(e: &EngineReport) -> Vec<String> {
             "roof: the datasheet of {} is not in kiln's table",
             f.device
         )),
+    }
+    if e.points.iter().any(|p| p.paper.is_some()) {
+        notes.push("on paper: what the kernels' bytes, operations and launches take at least by the datasheet; not measured".into());
     }
     if let Some(v) = f.validity.as_ref().filter(|v| v.slower) {
         notes.push(v.to_string());
@@ -187,7 +192,7 @@ mod tests {
         let tables = tables(&benchmark, 10);
         assert_eq!(tables.len(), 2);
         assert_eq!(tables[0].2[0][1..4], ["0.300", "0.300", "0.400"]);
-        assert_eq!(tables[0].2[0][7], "17 %");
+        assert_eq!(tables[0].2[0][7..9], ["17 %", "≥ 0.090"]);
         assert_eq!(tables[1].2[1][1..3], ["4", "6000"]);
         let notes = notes(&benchmark).join("\n");
         assert!(

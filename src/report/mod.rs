@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bisection;
 mod bundle;
 pub mod check;
+pub mod failed;
 pub mod gpu;
 pub mod junit;
 pub mod kernels;
@@ -16,10 +17,10 @@ mod target;
 use crate::bench::BenchReport;
 use crate::manifest::Manifest;
 use crate::parity::{
-    CaseReport, Comparison, Floor, Nonfinite, Outcome, OutputReport, Report, Unproved,
+    CaseReport, Comparison, Floor, Nonfinite, Outcome, OutputReport, Report, Unproved, Worst,
 };
 
-pub use bundle::{html, markdown};
+pub use bundle::{Page as BundlePage, html, markdown};
 pub use kernels::kernel_lines;
 pub use target::{Document, Target, WriteError};
 
@@ -142,20 +143,23 @@ fn floor7(cosine: f64) -> f64 {
     (cosine * 1e7).floor() / 1e7
 }
 
-/// What failed, in one line; if nothing did, what is not proved.
+/// What failed, in one line: the worst, and how much more. If nothing failed, what is not proved.
 pub fn failures(report: &Report) -> String {
-    let outputs = report
-        .cases
-        .iter()
-        .flat_map(|case| case.outputs.iter().map(move |output| (case, output)));
-    let mut failed: Vec<_> = outputs.clone().filter(|(_, o)| o.failed()).collect();
-    if failed.is_empty() {
-        failed = outputs.filter(|(_, o)| o.unproved.is_some()).collect();
+    let ranked = report.ranked();
+    let failed = |w: &&Worst<'_>| w.output.failed();
+    let unproved = |w: &&Worst<'_>| w.output.unproved.is_some();
+    let mut found: Vec<_> = ranked.iter().filter(failed).collect();
+    if found.is_empty() {
+        found = ranked.iter().filter(unproved).collect();
     }
-    let lines: Vec<String> = (failed.iter())
-        .map(|(case, output)| failed_output(case, output))
-        .collect();
-    lines.join("; ")
+    let Some(worst) = found.first() else {
+        return String::new();
+    };
+    let words = failed_output(worst.case, worst.output);
+    match found.len() - 1 {
+        0 => words,
+        more => format!("{words}; and {more} more of {} comparisons", ranked.len()),
+    }
 }
 
 /// How one output fails, or why it is not proved.
@@ -166,9 +170,9 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
             let failed = verdict.failed.iter();
             let failed = failed.map(|f| match f.metric {
                 "same_bits" => "its bits differ".to_string(),
-                metric => format!("{metric} {:.3e} (limit {:.3e})", f.value, f.limit),
+                _ => f.to_string(),
             });
-            failed.collect::<Vec<_>>().join(", ")
+            failed.collect::<Vec<_>>().join("; ")
         }
         Comparison::Mismatch {
             reference,
@@ -200,7 +204,7 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
     format!("output '{}' at {}: {what}", output.name, case.name)
 }
 
-/// Rows of case, output and metrics: `(header, rows)`, for a table of any kind. Where a result was beyond its limit, the limit
+/// Rows of case, output and metrics: `(header, rows)`, for a table of any kind. Of a report that fails the worst come first. Where a result was beyond its limit, the limit
 /// on relative L2 and what the original differs from itself stand beside it.
 pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let outputs = || report.cases.iter().flat_map(|c| &c.outputs);
@@ -210,19 +214,20 @@ pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
         header.extend(["limit", "noise"]);
     }
     header.extend(["cosine", "SQNR dB", "argmax", "NaN/Inf", "verdict"]);
-    let mut rows = Vec::new();
-    for case in &report.cases {
-        for output in &case.outputs {
-            let mut row = vec![case.name.clone(), output.name.clone()];
-            row.extend(cells(output));
-            if noisy {
-                row.splice(5..5, noise_cells(report, output));
-            }
-            row.push(word(output).into());
-            rows.push(row);
+    let shown = match report.failed() {
+        true => report.ranked(),
+        false => report.in_order(),
+    };
+    let row = |Worst { case, output }| {
+        let mut row = vec![case.name.clone(), output.name.clone()];
+        row.extend(cells(output));
+        if noisy {
+            row.splice(5..5, noise_cells(report, output));
         }
-    }
-    (header, rows)
+        row.push(word(output).into());
+        row
+    };
+    (header, shown.into_iter().map(row).collect())
 }
 
 /// From the number of elements to what is not finite.

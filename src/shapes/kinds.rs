@@ -1,12 +1,15 @@
 //! What numbers an input wants, read off the graph: never its name, where the graph tells.
 
+mod operands;
 mod uses;
 mod worlds;
 
+use bytes::Bytes;
 use kiln_graph::infer::{self, Expr};
-use kiln_graph::{DType, Dim, Graph, ValueId};
+use kiln_graph::{DType, Dim, Graph, Shape, ValueId};
 
-use self::uses::{Argument, Uses, uses};
+use self::operands::Argument;
+use self::uses::{Indexed, Uses, uses};
 use self::worlds::effect;
 use super::{Point, Shapes};
 use crate::parity::{Ids, InputKind, InputSpec, Masking};
@@ -18,14 +21,30 @@ pub struct Wanted {
     pub kind: InputKind,
     /// Other numbers, with which the model computes something else or runs at other sizes.
     pub others: Vec<InputKind>,
+    /// Whether it is true or false.
+    pub truth: bool,
+    /// Whether an If turns on it.
+    pub branches: bool,
     /// The size that lengths do not exceed, and how many of them one of its places is.
     most: Option<(Expr, f64)>,
+    /// Sizes of what it indexes, where those are open; its numbers times the factor and with the addend are below them.
+    ends: Vec<(Expr, f64, f64)>,
 }
 
 impl Wanted {
     /// Whether the input selects what is computed.
     pub fn is_control(&self) -> bool {
         !self.others.is_empty()
+    }
+
+    /// What its numbers stay below at a point, by the open sizes that they index; at least 1.
+    fn end(&self, point: &Point) -> Option<i64> {
+        let size = |s: &str| point.get(s).and_then(|&n| i64::try_from(n).ok());
+        let ends = self.ends.iter().filter_map(|(size_of, factor, addend)| {
+            let last = (size_of.eval(&size)? - 1) as f64;
+            Some(((last - addend) / factor).floor() as i64 + 1)
+        });
+        ends.min().map(|end| end.max(1))
     }
 }
 
@@ -57,6 +76,13 @@ impl Kinds {
                     .or(beside.map(|(_, s)| s[1] as i64))
                     .unwrap_or(1);
             }
+            if let Some(end) = wanted.and_then(|w| w.end(point)) {
+                match &mut kind {
+                    InputKind::Places { upper } => *upper = end,
+                    InputKind::Ids(ids) => ids.upper = end.min(ids.upper),
+                    _ => {}
+                }
+            }
             InputSpec {
                 name: name.clone(),
                 dtype: input.dtype,
@@ -73,6 +99,25 @@ pub fn input_kind(graph: &Graph, input: ValueId) -> InputKind {
     wanted(graph, input).kind
 }
 
+/// Inputs that count positions, and the rows of the table that these index: a run of them is no longer than that.
+pub(super) fn counted(graph: &Graph) -> Vec<(ValueId, i64)> {
+    let found = graph.inputs().iter().filter_map(|&v| {
+        let value = graph.value(v);
+        let whole = value.ty().dtype().is_some_and(|d| !d.is_float());
+        let named = value.name().to_ascii_lowercase().contains(POSITION);
+        if !whole || !named {
+            return None;
+        }
+        match wanted(graph, v).kind {
+            InputKind::FarPositions { upper } if upper != FAR => Some((v, upper)),
+            _ => None,
+        }
+    });
+    found.collect()
+}
+
+/// What inputs are called that count the places of tokens.
+const POSITION: &str = "position";
 /// The end of positions of which sines are taken: the context of many decoders.
 const FAR: i64 = 4096;
 /// The additive mask's number for padding, as BERT has it; every format of floats holds it.
@@ -95,7 +140,7 @@ struct Subject<'a> {
 fn wanted(graph: &Graph, input: ValueId) -> Wanted {
     let value = graph.value(input);
     let name = value.name().to_string();
-    let Some(dtype) = value.ty().dtype().filter(|d| *d != DType::String) else {
+    let Some(dtype) = value.ty().dtype() else {
         return Wanted {
             name,
             kind: match value.is_unused() {
@@ -103,7 +148,10 @@ fn wanted(graph: &Graph, input: ValueId) -> Wanted {
                 false => InputKind::Mask,
             },
             others: Vec::new(),
+            truth: false,
+            branches: false,
             most: None,
+            ends: Vec::new(),
         };
     };
     let subject = Subject {
@@ -119,12 +167,33 @@ fn wanted(graph: &Graph, input: ValueId) -> Wanted {
         InputKind::Lengths { .. } => subject.most(),
         _ => None,
     };
+    let ends = match kind {
+        InputKind::Places { .. } | InputKind::Ids(_) => subject.ends(),
+        _ => Vec::new(),
+    };
     Wanted {
         name,
         kind,
         others: made.collect(),
+        truth: dtype == DType::Bool,
+        branches: subject.uses.branches,
         most,
+        ends,
     }
+}
+
+/// The shapes of a graph's inputs, in which sizes without a name have the one that [`Shapes`] gives them.
+fn named(graph: &Graph) -> Vec<(ValueId, Shape)> {
+    let shape = |&v: &ValueId| {
+        let value = graph.value(v);
+        let dims = value.ty().shape()?.iter().enumerate();
+        let dim = |(k, d): (usize, &Dim)| match d.is_anonymous() {
+            true => Dim::Symbol(format!("{}.{k}", value.name()).into()),
+            false => d.clone(),
+        };
+        Some((v, dims.map(dim).collect()))
+    };
+    graph.inputs().iter().filter_map(shape).collect()
 }
 
 fn values(all: &[f64]) -> InputKind {
@@ -135,6 +204,7 @@ impl Subject<'_> {
     /// What to make; behind the first, what else the input may select.
     fn kinds(&self) -> Vec<InputKind> {
         match (self.dtype, self.dtype.is_float()) {
+            (DType::String, _) => self.texts(),
             (DType::Bool, _) => self.truth(),
             (_, true) => self.floats(),
             _ => self.integers(),
@@ -165,14 +235,31 @@ impl Subject<'_> {
         vec![self.mask().unwrap_or(InputKind::Mask)]
     }
 
+    /// Each text that it is compared with, and one that is none of them.
+    fn texts(&self) -> Vec<InputKind> {
+        let words = &self.uses.words;
+        if self.graph.value(self.input).is_unused() {
+            return vec![InputKind::Zeros];
+        }
+        if words.is_empty() {
+            return vec![InputKind::Mask];
+        }
+        let other = std::iter::once(Bytes::from_static(b"other")).filter(|o| !words.contains(o));
+        let all = words.iter().cloned().chain(other);
+        all.map(|word| InputKind::Texts(vec![word])).collect()
+    }
+
     fn integers(&self) -> Vec<InputKind> {
         let uses = &self.uses;
         if let Some(upper) = uses.table {
-            let far = self.named("position") && !uses.open;
+            let far = self.named(POSITION) && !uses.open;
             return vec![match far {
                 true => InputKind::FarPositions { upper },
                 false => InputKind::Ids(self.ids(upper)),
             }];
+        }
+        if uses.open && !uses.masks && !self.ends().is_empty() {
+            return vec![InputKind::Places { upper: 1 }];
         }
         if !self.is_single()
             && let Some(mask) = self.mask()
@@ -196,7 +283,7 @@ impl Subject<'_> {
         if let Some(argument) = uses.argument {
             return self.argument(argument);
         }
-        if uses.waves || self.named("position") {
+        if uses.waves || self.named(POSITION) {
             return vec![match uses.waves && !uses.open {
                 true => InputKind::FarPositions { upper: FAR },
                 false => InputKind::Positions,
@@ -251,6 +338,13 @@ impl Subject<'_> {
         }
         if let Some(mask) = self.mask() {
             return vec![mask];
+        }
+        // The ends of a quantization are those of real inputs, which nothing else tells.
+        if let Some((low, high)) = uses.range.filter(|_| !uses.levels && !self.named("mask")) {
+            return vec![InputKind::Within {
+                low: low as f32,
+                high: high as f32,
+            }];
         }
         vec![match rank {
             _ if uses.levels => InputKind::Levels(0, 255),
@@ -404,6 +498,27 @@ impl Subject<'_> {
             }
         }
         false
+    }
+
+    /// The open sizes that it indexes.
+    fn ends(&self) -> Vec<(Expr, f64, f64)> {
+        if self.uses.indexed.is_empty() {
+            return Vec::new();
+        }
+        let facts = infer::with_inputs(self.graph, &named(self.graph));
+        let end = |i: &Indexed| {
+            let dims = facts.dims(i.of)?;
+            let axis = if i.axis < 0 {
+                i.axis + dims.len() as i64
+            } else {
+                i.axis
+            };
+            let size = dims.get(usize::try_from(axis).ok()?)?;
+            Some((size.clone(), i.factor, i.addend))
+        };
+        let ends = self.uses.indexed.iter().filter_map(end);
+        ends.filter(|(size, ..)| size.as_i64().is_some() || size.is_named())
+            .collect()
     }
 
     /// The size of the axis that lengths are counted along.

@@ -1,5 +1,6 @@
 //! The sizes a compiled model serves: ranges of symbolic dimensions, and the shapes of inputs at points of them.
 
+mod branches;
 mod derived;
 mod kinds;
 mod paper;
@@ -9,17 +10,19 @@ mod roles;
 mod search;
 mod settle;
 mod spec;
+mod surround;
 
 use std::collections::BTreeMap;
 
 use kiln_graph::infer::Expr;
-use kiln_graph::{DType, Dim, Graph, Shape, Type, ValueId};
+use kiln_graph::{DType, Dim, Graph, Shape, Tensor, Type, ValueId};
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
 pub use kinds::{Kinds, Wanted, input_kind};
 pub(crate) use roles::is_batch;
 pub use settle::{Probe, Settled, settle};
+pub(crate) use settle::{says_baked, settle_near};
 pub use spec::{DimSpec, ShapeSpec, SpecError};
 
 use self::roles::Role;
@@ -148,6 +151,51 @@ impl Shapes {
         Ok(out)
     }
 
+    /// The sizes of another graph of the same inputs, with what the user gave.
+    ///
+    /// # Errors
+    /// When sizes that the user gave contradict each other in it.
+    pub(crate) fn of(&self, graph: &Graph) -> Result<Shapes, SpecError> {
+        let mut out = Shapes {
+            ranges: default_ranges(&self.inputs),
+            baked: Vec::new(),
+            relations: BTreeMap::new(),
+            steps: BTreeMap::new(),
+            notes: Vec::new(),
+            roles: BTreeMap::new(),
+            told_baked: false,
+            ..self.clone()
+        };
+        for name in &self.given {
+            if let Some(range) = self.ranges.get(name) {
+                out.ranges.insert(name.clone(), *range);
+            }
+        }
+        plan::plan(graph, &mut out)?;
+        Ok(out)
+    }
+
+    /// Makes dimensions that the user left open those of these inputs.
+    pub(crate) fn hold(&mut self, inputs: &[(String, Tensor)]) {
+        for input in &self.inputs {
+            let Some((_, tensor)) = inputs.iter().find(|(n, _)| *n == input.name) else {
+                continue;
+            };
+            for (dim, &size) in input.dims.iter().zip(tensor.dims()) {
+                if let Dim::Symbol(s) = dim
+                    && !self.given.iter().any(|g| **g == **s)
+                {
+                    self.ranges.insert(s.to_string(), Range::fixed(size));
+                }
+            }
+        }
+    }
+
+    /// Forgets that sizes were baked in: they are those of one of several ways.
+    pub(crate) fn open(&mut self) {
+        self.baked.clear();
+    }
+
     /// What the user should know of the sizes that were chosen: why ranges end where they do, and what was baked in. Each
     /// is told once.
     pub fn told(&mut self) -> Vec<String> {
@@ -228,9 +276,14 @@ impl Shapes {
         point
     }
 
+    /// The sizes that are tuned for.
+    pub fn typical(&self) -> Point {
+        self.point(|r| r.opt)
+    }
+
     /// Smallest, typical and largest sizes; those that coincide are left out.
     pub fn points(&self) -> Vec<(&'static str, Point)> {
-        let typical = self.point(|r| r.opt);
+        let typical = self.typical();
         let mut points = vec![("typical", typical.clone())];
         let smallest = self.point(|r| r.min);
         if smallest != typical {

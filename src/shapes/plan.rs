@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use kiln_graph::Graph;
 use kiln_graph::infer::Expr;
+use kiln_graph::{Dim, Graph};
 
 use super::paper::{self, Look};
 use super::relate::{Misfit, Study};
@@ -61,7 +61,9 @@ pub(super) fn plan(graph: &Graph, shapes: &mut Shapes) -> Result<(), SpecError> 
         }
     }
     shapes.follow();
-    tables(shapes, study.ends());
+    let mut ends = study.ends();
+    ends.extend(positions(graph, shapes, &study));
+    tables(shapes, ends);
     pictures(graph, shapes);
     sounds(graph, shapes);
     shapes.follow();
@@ -92,6 +94,20 @@ fn assign_roles(graph: &Graph, shapes: &mut Shapes, study: &Study<'_>) {
         }
     }
     shapes.roles = assigned;
+}
+
+/// Lengths of positions that are given from outside, and the tables that they index.
+fn positions(graph: &Graph, shapes: &Shapes, study: &Study<'_>) -> Vec<(Expr, i64)> {
+    let end = |(v, rows): (kiln_graph::ValueId, i64)| {
+        let name = graph.value(v).name();
+        let input = shapes.inputs.iter().find(|i| i.name == name)?;
+        match input.dims.last()? {
+            Dim::Symbol(s) => Some((study.size(s), rows)),
+            _ => None,
+        }
+    };
+    let counted = super::kinds::counted(graph).into_iter();
+    counted.filter_map(end).collect()
 }
 
 /// Lowers maxima to where tables end: sums before their parts, which may then be short enough.

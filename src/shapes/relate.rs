@@ -84,6 +84,12 @@ impl<'g> Study<'g> {
         self.symbols.get(number(stand_in)?).map(String::as_str)
     }
 
+    /// A size as it follows from others, in the names of the file.
+    pub fn size(&self, symbol: &str) -> Expr {
+        let named = self.expr(symbol).and_then(|e| self.named(&e));
+        named.unwrap_or_else(|| Expr::symbol(symbol))
+    }
+
     fn overrides(&self, shapes: &Shapes) -> Vec<(kiln_graph::ValueId, Shape)> {
         super::overrides(self.graph, shapes, |d| match d {
             Dim::Symbol(s) => match self.expr(s) {

@@ -54,6 +54,9 @@ pub(super) fn by_use(graph: &Graph, facts: &Facts) -> BTreeMap<String, Role> {
             }
         }
     });
+    for name in lists(graph, facts) {
+        roles.entry(name).or_insert(Role::Length);
+    }
     for (past, new) in joins(graph, facts) {
         roles.insert(past, Role::Past);
         for name in new {
@@ -64,6 +67,69 @@ pub(super) fn by_use(graph: &Graph, facts: &Facts) -> BTreeMap<String, Role> {
         }
     }
     roles
+}
+
+/// Lists whose items refer to each other, such as nodes and edges of a graph: what indices that are given point into, and
+/// the lists of those. Not the list that the outputs are for, if there are others: that is a batch.
+fn lists(graph: &Graph, facts: &Facts) -> BTreeSet<String> {
+    let lone = |v: ValueId, axis: usize| Some(facts.dims(v)?.get(axis)?.lone_symbol()?.to_string());
+    let pairs = graph.nodes().filter_map(|(_, node)| {
+        let axis = match node.op().name() {
+            "Gather" | "ScatterElements" | "GatherElements" => {
+                node.attrs().int("axis").unwrap_or(0)
+            }
+            "GatherND" | "ScatterND" => 0,
+            _ => return None,
+        };
+        let (of, by) = (node.input(0)?, node.input(1)?);
+        let rank = facts.dims(of)?.len() as i64;
+        if node.op().domain() != "" || (axis != 0 && axis + rank != 0) {
+            return None;
+        }
+        let source = given_indices(graph, by)?;
+        let along = facts.dims(source)?.iter().filter_map(|e| e.lone_symbol());
+        let along: Vec<String> = along.map(str::to_string).collect();
+        let of = lone(of, 0)?;
+        // What is indexed by as many as it has is put into another order.
+        (!along.is_empty() && !along.contains(&of)).then_some((of, along))
+    });
+    let pairs: Vec<(String, Vec<String>)> = pairs.collect();
+    let fronts = graph.outputs().iter().filter_map(|o| lone(o.value, 0));
+    let fronts: BTreeSet<String> = fronts.collect();
+    let indexed: BTreeSet<String> = pairs.iter().map(|(of, _)| of.clone()).collect();
+    let inner = indexed.iter().any(|of| !fronts.contains(of));
+    let all = pairs
+        .into_iter()
+        .flat_map(|(of, along)| along.into_iter().chain([of]));
+    all.filter(|name| !inner || !fronts.contains(name))
+        .collect()
+}
+
+/// The input whose whole numbers these are, as they are or in another shape.
+fn given_indices(graph: &Graph, v: ValueId) -> Option<ValueId> {
+    match graph.value(v).def() {
+        Def::Input(_) => {
+            let whole = graph.value(v).ty().dtype().is_some_and(|d| !d.is_float());
+            whole.then_some(v)
+        }
+        Def::Node(node, _) => {
+            let node = graph.node(*node);
+            let view = node.op().is_any(&[
+                "Identity",
+                "Cast",
+                "Transpose",
+                "Unsqueeze",
+                "Squeeze",
+                "Reshape",
+                "Expand",
+                "Gather",
+                "Slice",
+                "Split",
+            ]);
+            given_indices(graph, node.input(0).filter(|_| view)?)
+        }
+        _ => None,
+    }
 }
 
 /// Stand-ins of lengths that a cache has before a run.

@@ -24,6 +24,9 @@ pub(super) fn search(
 ) -> Option<Point> {
     let mut candidates = constants(graph);
     candidates.insert(1);
+    // What was given of one input may be a size of another.
+    let given = shapes.given.iter().filter_map(|n| shapes.ranges.get(n));
+    candidates.extend(given.map(|range| range.opt));
     let candidates: Vec<usize> = candidates.into_iter().take(MAX_CANDIDATES).collect();
     // What stands first turns fastest: batches stand last, so that they are 1 as long as the rest finds a size.
     let mut free = free.to_vec();

@@ -8,6 +8,7 @@ use kiln_graph::Graph;
 use super::paper::{self, Look};
 use super::plan;
 use super::search::{constants, search};
+use super::surround::surround;
 use super::{Point, Range, Shapes};
 
 /// Whether the original model runs at the given shapes of its inputs; the error says why not.
@@ -62,6 +63,17 @@ pub fn settle<'a>(
     shapes: &mut Shapes,
     probe: &'a mut Probe<'a>,
 ) -> Result<Settled, String> {
+    settle_near(original, folded, shapes, None, probe)
+}
+
+/// As [`settle`]; where the model does not run at the typical sizes, `near` are tried first.
+pub(crate) fn settle_near<'a>(
+    original: &'a Graph,
+    folded: &Graph,
+    shapes: &mut Shapes,
+    near: Option<&Point>,
+    probe: &'a mut Probe<'a>,
+) -> Result<Settled, String> {
     let mut settled = Settled {
         warnings: shapes.told(),
     };
@@ -86,31 +98,30 @@ pub fn settle<'a>(
             return Err(first);
         }
         runs.limit = plan::budget();
-        if !lower_optimum(shapes, &free, &mut runs) {
-            let Some(point) = search(folded, shapes, &free, &mut runs) else {
-                return Err(first);
-            };
-            let written = constants(folded);
-            let (fixed, others) = fix(shapes, &free, &point, &mut runs, &written);
-            if !fixed.is_empty() {
-                settled.warnings.push(baked(&fixed));
-            }
-            if !others.is_empty() {
-                settled.warnings.push(format!(
-                    "of the sizes that were tried, the model runs only at {}, so the profile holds that size; give others \
-                     with --dim",
-                    others.join(", ")
-                ));
-            }
-        }
+        let near = near.filter(|point| runs.at(shapes, point).is_ok()).cloned();
+        let found = near
+            .or_else(|| lower(shapes, &free, &mut runs))
+            .or_else(|| search(folded, shapes, &free, &mut runs));
+        let Some(found) = found else {
+            return Err(first);
+        };
+        let written = constants(folded);
+        surround(shapes, &free, found, &mut runs, &written, &mut settled);
     }
     fit(shapes, &mut runs, &mut settled)?;
     Ok(settled)
 }
 
+const BAKED: &str = "the exporter baked the example's sizes into the model";
+
+/// Whether a warning is [`baked`].
+pub(crate) fn says_baked(warning: &str) -> bool {
+    warning.starts_with(BAKED)
+}
+
 pub(super) fn baked(sizes: &[String]) -> String {
     format!(
-        "the exporter baked the example's sizes into the model: it runs only at {}, so the profile holds that size; export \
+        "{BAKED}: it runs only at {}, so the profile holds that size; export \
          it again with this dimension dynamic to serve others",
         sizes.join(", ")
     )
@@ -148,73 +159,29 @@ fn fit(shapes: &mut Shapes, runs: &mut Runs<'_>, settled: &mut Settled) -> Resul
         }
         shapes.follow();
         settled.warnings.push(format!(
-            "the model does not run at the corners of its profile ({}), so the profile holds the typical sizes only",
-            brief(&why)
+            "the profile holds the typical sizes only: the model does not run at the corners: {why}"
         ));
     }
     Ok(())
 }
 
-/// Fixes the dimensions that run at the found size only; the others keep their ranges. Gives the fixed ones: those whose
-/// size is written in the model, and others.
-fn fix(
-    shapes: &mut Shapes,
-    free: &[String],
-    found: &Point,
-    runs: &mut Runs<'_>,
-    written: &std::collections::BTreeSet<usize>,
-) -> (Vec<String>, Vec<String>) {
-    let (mut baked, mut others) = (Vec::new(), Vec::new());
-    let mut point = found.clone();
-    for name in free {
-        let n = found.get(name).copied().unwrap_or(1);
-        let wished = shapes.ranges.get(name).map_or(n, |r| r.opt);
-        // Where the usual size is the one that was found, others tell whether it is the only one.
-        let tried = match wished == n {
-            false => vec![wished],
-            true => vec![n + 1, n * 2],
-        };
-        let other = tried.into_iter().find(|&other| {
-            point.insert(name.clone(), other);
-            runs.at(shapes, &point).is_ok()
-        });
-        match other {
-            Some(other) if other == wished => {}
-            Some(_) => drop(point.insert(name.clone(), n)),
-            None => {
-                point.insert(name.clone(), n);
-                shapes.ranges.insert(name.clone(), Range::fixed(n));
-                shapes.baked.push(name.clone());
-                match written.contains(&n) {
-                    true => baked.push(format!("{name}={n}")),
-                    false => others.push(format!("{name}={n}")),
-                }
-            }
-        }
-    }
-    shapes.follow();
-    (baked, others)
-}
-
-/// Lowers the optimum of all free dimensions until the model runs.
-fn lower_optimum(shapes: &mut Shapes, free: &[String], runs: &mut Runs<'_>) -> bool {
-    let before = shapes.ranges.clone();
+/// The typical sizes with all free dimensions lowered until the model runs.
+fn lower(shapes: &Shapes, free: &[String], runs: &mut Runs<'_>) -> Option<Point> {
+    let mut before = shapes.point(|r| r.opt);
     for &cap in LOWER {
-        let mut lowered = false;
+        let mut point = before.clone();
         for name in free {
-            if let Some(range) = shapes.ranges.get_mut(name) {
-                lowered |= range.opt > cap;
-                range.opt = range.opt.min(cap);
-                range.min = range.min.min(range.opt);
+            if let Some(size) = point.get_mut(name) {
+                *size = cap.min(*size);
             }
         }
-        if lowered && runs.at(shapes, &shapes.point(|r| r.opt)).is_ok() {
-            shapes.follow();
-            return true;
+        shapes.complete(&mut point);
+        if point != before && runs.at(shapes, &point).is_ok() {
+            return Some(point);
         }
+        before = point;
     }
-    shapes.ranges = before;
-    false
+    None
 }
 
 /// Lowers one dimension's maximum, and raises its minimum, to where the model runs; `corner` gets the maximum.
@@ -248,10 +215,8 @@ fn widen(
         }
         new.max = (good * step).max(range.opt);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); the profile ends at {name}={}",
-            range.max,
-            brief(&why),
-            new.max
+            "the profile ends at {name}={}, because the model does not run at {name}={}: {why}",
+            new.max, range.max
         ));
     }
     if !range.is_fixed()
@@ -267,20 +232,10 @@ fn widen(
         }
         new.min = (good * step).min(range.opt);
         settled.warnings.push(format!(
-            "the model does not run at {name}={} ({}); the profile begins at {name}={}",
-            range.min,
-            brief(&why),
-            new.min
+            "the profile begins at {name}={}, because the model does not run at {name}={}: {why}",
+            new.min, range.min
         ));
     }
     corner.insert(name.to_string(), new.max);
     shapes.ranges.insert(name.to_string(), new);
-}
-
-fn brief(why: &str) -> String {
-    let line = why.lines().next().unwrap_or_default();
-    match line.char_indices().nth(160) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line.to_string(),
-    }
 }

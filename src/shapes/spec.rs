@@ -17,6 +17,8 @@ pub enum SpecError {
     },
     #[error("--dim {name}: the model has no symbolic dimension of that name; it has: {known}")]
     UnknownDim { name: String, known: String },
+    #[error("--grid {name}: the model has no symbolic dimension of that name; it has: {known}")]
+    UnknownAxis { name: String, known: String },
     #[error("--shape {input}: the model has no such input; it has: {known}")]
     UnknownInput { input: String, known: String },
     #[error("--shape {input}: it has {rank} dimensions, not {given}")]

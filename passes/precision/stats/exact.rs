@@ -57,6 +57,68 @@ fn scaled(v: f64, exponent: i32) -> f64 {
     v * 2f64.powi(half) * 2f64.powi(exponent - half)
 }
 
+/// For each channel, the exact sum of FP32 numbers, of which 2³⁸ fit.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelSums {
+    channels: usize,
+    /// By groups of 64 exponents of the number; the unit of group `k` is 2^(64k − 150).
+    groups: Vec<Vec<i128>>,
+}
+
+impl ChannelSums {
+    pub fn new(channels: usize) -> ChannelSums {
+        ChannelSums {
+            channels,
+            groups: vec![Vec::new(); 4],
+        }
+    }
+
+    /// Adds each channel's number; one that is not finite is left out.
+    pub fn add(&mut self, row: &[f32]) {
+        for (c, &v) in row.iter().enumerate().take(self.channels) {
+            let bits = v.to_bits();
+            let exponent = (bits >> 23 & 0xff) as usize;
+            let fraction = i128::from(bits & ((1 << 23) - 1));
+            let (exponent, mantissa) = match exponent {
+                255 => continue,
+                0 => (1, fraction),
+                e => (e, fraction | 1 << 23),
+            };
+            if mantissa == 0 {
+                continue;
+            }
+            let group = &mut self.groups[exponent / 64];
+            if group.is_empty() {
+                group.resize(self.channels, 0);
+            }
+            let units = mantissa << (exponent % 64);
+            group[c] = group[c].saturating_add(if v < 0.0 { -units } else { units });
+        }
+    }
+
+    pub fn merge(&mut self, other: &ChannelSums) {
+        for (mine, theirs) in self.groups.iter_mut().zip(&other.groups) {
+            if mine.is_empty() {
+                mine.clone_from(theirs);
+                continue;
+            }
+            for (a, b) in mine.iter_mut().zip(theirs) {
+                *a = a.saturating_add(*b);
+            }
+        }
+    }
+
+    pub fn finish(&self) -> Vec<f64> {
+        let mut sums = vec![0.0; self.channels];
+        for (k, group) in self.groups.iter().enumerate().rev() {
+            for (sum, &units) in sums.iter_mut().zip(group) {
+                *sum += scaled(units as f64, 64 * k as i32 - 150);
+            }
+        }
+        sums
+    }
+}
+
 /// For each channel, the sum of squares of FP32 numbers. A square has 48 bits, of which the upper 32 are added, so that 2³⁴
 /// rows fit.
 #[derive(Clone, Debug)]

@@ -123,8 +123,14 @@ fn numbers_are_those_of_brute_force() {
     for c in 0..row {
         let channel = values.iter().skip(c).step_by(row).filter(|v| v.is_finite());
         let absmax = channel.clone().fold(0f32, |m, v| m.max(v.abs()));
-        let sumsq: f64 = channel.map(|v| f64::from(*v).powi(2)).sum();
+        let sumsq: f64 = channel.clone().map(|v| f64::from(*v).powi(2)).sum();
+        let sum: f64 = channel.clone().map(|v| f64::from(*v)).sum();
+        let magnitude: f64 = channel.clone().map(|v| f64::from(v.abs())).sum();
+        let max = channel.clone().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+        let min = channel.fold(f32::INFINITY, |m, v| m.min(*v));
         assert_eq!(got.channel_absmax[c], absmax);
+        assert_eq!((got.channel_min[c], got.channel_max[c]), (min, max));
+        assert!((got.channel_sum[c] - sum).abs() < 1e-12 * magnitude);
         assert!((got.channel_sumsq[c] / sumsq - 1.0).abs() < 1e-9);
     }
     let histogram = &got.histogram;

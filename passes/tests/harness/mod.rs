@@ -123,8 +123,8 @@ fn measured(text: &str) -> (String, f32, f32) {
     (name.trim().to_string(), number(min), number(max))
 }
 
-/// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large, or
-/// every channel one to 32 times.
+/// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large, or 40 away, or
+/// every channel one to 32 times, or 64 rows from 0 to 4.8.
 fn stats(case: &Case, model: &Model) -> Stats {
     let Some(ranges) = &case.ranges else {
         let named = |(name, min, max): &(String, f32, f32)| {
@@ -140,8 +140,14 @@ fn stats(case: &Case, model: &Model) -> Stats {
         ("uneven", c) => 2f32.powi(c as i32 % 6),
         ("outlier", 3) => 30.0,
         ("infinite", 3) => f32::INFINITY,
-        ("even" | "outlier" | "infinite", _) => 1.0,
+        ("positive", _) => 0.6,
+        ("even" | "outlier" | "infinite" | "far", _) => 1.0,
         (other, _) => panic!("{}: unknown ranges {other}", case.path.display()),
+    };
+    let offset = |channel: usize| match (ranges.as_str(), channel) {
+        ("far", 3) => 40.0,
+        ("positive", _) => 2.4,
+        _ => 0.0,
     };
     let mut model = model.clone();
     kiln_graph::infer::annotate(&mut model.graph);
@@ -151,7 +157,7 @@ fn stats(case: &Case, model: &Model) -> Stats {
         let values: Vec<f32> = (0..64 * channels)
             .map(|k| {
                 let v = (k * 37 % 251) as f32 * (8.0 / 250.0) - 4.0;
-                v * factor(k % channels)
+                v * factor(k % channels) + offset(k % channels)
             })
             .collect();
         let mut collector = Collector::new();

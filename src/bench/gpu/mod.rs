@@ -15,8 +15,8 @@ use super::{Axis, BenchOptions, Stats};
 use crate::bundle;
 use crate::compile::CompileError;
 use crate::engine::run::{EngineRunError, Facts, LayerTime, RunOptions, Session};
-use crate::engine::{self, DataType};
-use crate::manifest::{Environment, environment};
+use crate::engine::{self, DataType, Paper};
+use crate::manifest::{self, Environment, environment};
 use crate::nvidia::gpus::Probe;
 use crate::parity;
 use crate::prove;
@@ -102,6 +102,8 @@ pub struct EnginePoint {
     pub telemetry: Option<Telemetry>,
     /// The shortest time by the datasheet, in nanoseconds.
     pub limit: Option<f64>,
+    /// What the engine's kernels take at least by their bytes, operations and launches, in nanoseconds; not measured.
+    pub paper: Option<f64>,
     pub samples: Samples,
 }
 
@@ -139,7 +141,7 @@ fn engine_report(
     talk: &dyn Talk,
 ) -> Result<EngineReport, CompileError> {
     let name = folder.file_stem().unwrap_or_default().to_string_lossy();
-    let plan_path = folder.join(bundle::ENGINE);
+    let plan_path = bundle::find_engine(folder)?;
     let failed = |source| CompileError::Io {
         path: plan_path.clone(),
         why: "the bundle's engine cannot be read",
@@ -153,6 +155,7 @@ fn engine_report(
     let mut session = Session::open(&plan, Some(&model_path), &request.run)?;
     let facts = session.facts().clone();
     let card = card::find(&facts.device);
+    let kernels = manifest::kernels(folder).ok().map(|engine| engine.kernels);
     let format = format(&model);
     let mut points = Vec::new();
     let mut last = None;
@@ -163,13 +166,19 @@ fn engine_report(
         let specs = prove::specs(&model.graph, &shapes, &point);
         let inputs = parity::make(&specs, request.seed)?;
         let sizes = inputs.iter().map(|(n, t)| (n.clone(), t.dims().to_vec()));
-        let work = work(&model.graph, &sizes.collect::<Vec<_>>());
+        let sizes: Vec<_> = sizes.collect();
+        let work = work(&model.graph, &sizes);
+        let paper = card.zip(kernels.as_ref()).and_then(|(card, kernels)| {
+            let paper = Paper::new(kernels, &model.graph, &point, &sizes, &[card]);
+            Some(paper.told()?.microseconds * 1e3)
+        });
         let batch = shapes.batch(&point);
         let limit = card.and_then(|c| c.limit_ms(&work, format));
         let mut measured = measure(request, &mut session, &inputs, batch, before)?;
         measured.sizes = point;
         measured.work = work;
         measured.limit = limit.map(|ms| ms * 1e6);
+        measured.paper = paper;
         points.push(measured);
         last = Some(inputs);
     }
@@ -211,7 +220,7 @@ fn format(model: &Model) -> Format {
 }
 
 fn grid(request: &Request, model: &Model) -> Result<Vec<Point>, CompileError> {
-    let shapes = Shapes::new(&model.graph, &super::grid::dims(&request.axes), &[])?;
+    let shapes = super::grid::shapes_of(model, &request.axes)?;
     let typical: Point = (shapes.ranges.iter())
         .map(|(name, r)| (name.clone(), r.opt))
         .collect();
@@ -280,6 +289,7 @@ fn measure(
         loads,
         telemetry,
         limit: None,
+        paper: None,
         samples,
     })
 }
@@ -355,6 +365,7 @@ pub(crate) mod tests {
                 .collect(),
             telemetry: None,
             limit: Some(50_000.0),
+            paper: Some(90_000.0),
             samples: Samples::default(),
         }
     }

@@ -7,7 +7,13 @@ use crate::report::section::Part;
 
 pub(super) fn changes(m: &Manifest) -> Vec<Part> {
     let found = m.blocks.iter().filter(|b| b.found > 0);
-    let found = found.map(|b| vec![b.kind.into(), b.found.to_string(), b.fused.to_string()]);
+    let found = found.map(|b| {
+        let fused = match &b.why {
+            Some(why) => format!("{} ({why})", b.fused),
+            None => b.fused.to_string(),
+        };
+        vec![b.kind.into(), b.found.to_string(), fused]
+    });
     let mut parts = vec![
         Part::Head("Fused blocks".into()),
         Part::Table(vec!["blocks", "found", "fused"], found.collect()),

@@ -1,5 +1,6 @@
 //! The verdicts and facts above a bundle's report.
 
+use crate::bench::baseline::Verdict as Gate;
 use crate::engine_parity::EngineParity;
 use crate::manifest::Manifest;
 use crate::report::page::{Head, Tone, Verdict};
@@ -56,6 +57,29 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
             tone,
         });
     }
+    all.extend(m.gates.iter().map(|gate| {
+        Verdict {
+            what: match gate.gate {
+                "latency" => "gate on latency",
+                "size" => "gate on size",
+                "precision" => "gate on precision",
+                _ => "gate on the engine's parity",
+            },
+            word: match gate.verdict {
+                Gate::Pass => "passes",
+                Gate::Fail => "fails",
+                Gate::Unclear => "unclear",
+                Gate::NotRun => "not run",
+            }
+            .into(),
+            why: gate.why.clone(),
+            tone: match gate.verdict {
+                Gate::Pass => Tone::Good,
+                Gate::Fail => Tone::Bad,
+                Gate::Unclear | Gate::NotRun => Tone::Open,
+            },
+        }
+    }));
     all
 }
 

@@ -7,9 +7,12 @@ pub(super) use head::engine as engine_verdict;
 
 use std::collections::BTreeMap;
 
+use super::check::parity_cases;
+use super::junit::{Case, Outcome};
 use super::latency::{distribution, runs};
 use super::page::{self, Axis, Plot, Series};
 use super::section::{Part, Section};
+use super::target::Document;
 use super::{doubts, kernels, latency_rows, parity_rows};
 use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
@@ -17,6 +20,46 @@ use crate::manifest::Manifest;
 use crate::parity::{Comparison, decades};
 use crate::search::Search;
 use crate::summary::bytes;
+
+/// A compilation as a document.
+#[derive(Debug)]
+pub struct Page<'a>(pub &'a Manifest);
+
+impl Document for Page<'_> {
+    fn suite(&self) -> &'static str {
+        "compile"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let m = self.0;
+        let mut cases = m.parity.as_ref().map_or(Vec::new(), parity_cases);
+        let gates = m.gates.iter().map(|g| Case {
+            name: g.gate.into(),
+            group: "gates".into(),
+            outcome: match g.verdict {
+                Verdict::Pass => Outcome::Pass,
+                Verdict::Fail => Outcome::Fail(g.why.clone()),
+                Verdict::Unclear | Verdict::NotRun => Outcome::NotRun(g.to_string()),
+            },
+            details: g.why.clone(),
+            seconds: 0.0,
+        });
+        cases.extend(gates);
+        cases
+    }
+
+    fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self.0)
+    }
+
+    fn markdown(&self) -> String {
+        markdown(self.0)
+    }
+
+    fn html(&self) -> String {
+        html(self.0)
+    }
+}
 
 /// The report of a bundle, in Markdown.
 pub fn markdown(m: &Manifest) -> String {

@@ -167,6 +167,28 @@ fn scores_and_data_are_no_masks() {
     assert_eq!(scores, InputKind::Normal { std: 1.0 });
 }
 
+#[test]
+fn what_is_quantized_has_the_range_of_its_quantization() {
+    let constants = ", float s = {0.01}, uint8 z = {28}, int8 n = {0}, float half = {0.5}";
+    let made = |nodes: &str| kind("float[batch, seq, 4] x", constants, nodes);
+    let within = |low, high| InputKind::Within { low, high };
+    let y = "d = DequantizeLinear(t, s, z) y = Unsqueeze(d, i1)";
+    assert_eq!(
+        made(&format!("t = QuantizeLinear(x, s, z) {y}")),
+        within(-0.28, 2.27)
+    );
+    // Behind a factor, and moved.
+    let scaled = format!("h = Mul(x, half) m = Transpose(h) t = QuantizeLinear(m, s, z) {y}");
+    assert_eq!(made(&scaled), within(-0.56, 4.54));
+    let symmetric =
+        "t = QuantizeLinear(x, s, n) d = DequantizeLinear(t, s, n) y = Unsqueeze(d, i1)";
+    assert_eq!(made(symmetric), within(-1.28, 1.27));
+    // What a run measures by itself says nothing.
+    let dynamic =
+        "t, u, w = DynamicQuantizeLinear(x) d = DequantizeLinear(t, u, w) y = Unsqueeze(d, i1)";
+    assert_eq!(made(dynamic), InputKind::Normal { std: 1.0 });
+}
+
 const TABLE: &str = ", float[8, 2] table = {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5},
     int64 pad = {1}, float half = {5.5}, int64 two = {2}";
 

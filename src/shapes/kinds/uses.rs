@@ -1,9 +1,11 @@
 //! What the nodes that read an input, or what is computed from it, ask of its numbers.
 
+use bytes::Bytes;
 use kiln_graph::graph::Slot;
-use kiln_graph::{DType, Def, Graph, Node, NodeId, Tensor, ValueId};
+use kiln_graph::{DType, Def, Graph, Node, NodeId, Tensor, ValueId, ops};
 use rustc_hash::FxHashSet;
 
+use super::operands::{Argument, argument, passes, table};
 use super::worlds::{mask_operands, uniform};
 
 /// What the graph does with an input.
@@ -13,6 +15,10 @@ pub(super) struct Uses {
     pub table: Option<i64>,
     /// It indexes something whose length is known only when it runs.
     pub open: bool,
+    /// What that is, as far as it is a value of the outermost graph.
+    pub indexed: Vec<Indexed>,
+    /// Texts that it is compared with.
+    pub words: Vec<Bytes>,
     /// What it is compared with for equality.
     pub equal: Vec<f64>,
     /// What it is held against as a bound.
@@ -21,6 +27,8 @@ pub(super) struct Uses {
     pub versus: Option<(NodeId, f64)>,
     /// It is a condition, or part of one.
     pub decides: bool,
+    /// An If has it, or what is computed from it, as its condition.
+    pub branches: bool,
     /// It is an argument that says how much, how many or where.
     pub argument: Option<Argument>,
     /// A sine or a cosine of it is taken.
@@ -35,29 +43,17 @@ pub(super) struct Uses {
     pub levels: bool,
     /// The smallest factor, by its size, that brings it to the numbers computed with.
     pub scale: Option<f64>,
+    /// The least and the largest number that a quantization of it holds.
+    pub range: Option<(f64, f64)>,
 }
 
-/// What an argument is, as an operator takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Argument {
-    /// A shape that copies where it is 0: Reshape's.
-    Reshape,
-    /// Sizes or factors that may all be 1.
-    Ones,
-    /// The number of things: steps, repetitions, the k of a TopK.
-    Count,
-    /// A place, an axis, a distance that may be 0.
-    Zero,
-    /// Where a slice ends.
-    End,
-    /// How many places of each sample are no padding.
-    Length,
-    /// Factors of Resize.
-    Scales,
-    /// Each part of an axis that is split into equal ones.
-    Part(usize),
-    /// Between 0 and 1.
-    Share,
+/// An axis of open size that `factor` times a number of the input, and `addend`, is a place on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Indexed {
+    pub of: ValueId,
+    pub axis: i64,
+    pub factor: f64,
+    pub addend: f64,
 }
 
 /// A number of the input as it is where it is read: `scale · x + offset`, if that is known.
@@ -154,6 +150,18 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// A constant, of a graph around this one too.
+    fn constant(&self, scope: usize, v: ValueId) -> Option<&'a Tensor> {
+        let Scope { graph, owner } = self.scopes[scope];
+        match (graph.value(v).def(), owner) {
+            (Def::Capture(k), Some((outer, node))) => {
+                let captures = self.scopes[outer].graph.node(node).captures();
+                self.constant(outer, *captures.get(*k as usize)?)
+            }
+            _ => graph.constant(v),
+        }
+    }
+
     fn bodies(&mut self, scope: usize, id: NodeId) -> Vec<usize> {
         let graph: &'a Graph = self.scopes[scope].graph;
         let mut found = Vec::new();
@@ -219,26 +227,60 @@ impl<'a> Walk<'a> {
             }
             return;
         }
-        if let Some(rows) = table(g, node, k) {
+        if let Some((of, axis, rows)) = table(g, node, k) {
+            if let (0, Some(of), None) = (scope, of, rows)
+                && at.exact
+                && at.scale > 0.0
+            {
+                self.found.indexed.push(Indexed {
+                    of,
+                    axis,
+                    factor: at.scale,
+                    addend: at.offset,
+                });
+            }
             return self.index(rows, at);
         }
         match (op.domain(), op.name()) {
             ("", name) if passes(name, k) => self.on(scope, node, at),
             ("", "Add" | "Sub" | "Mul" | "Div" | "Neg") => self.arithmetic(scope, id, k, at),
-            ("", "Equal") => self.compare(scope, id, k, at, true),
+            ("", "Equal") => {
+                self.compare(scope, id, k, at, true);
+                self.truth(scope, node);
+            }
             ("", "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual") => {
                 self.compare(scope, id, k, at, false);
+                self.truth(scope, node);
             }
             ("", "Min" | "Max" | "Clip" | "Mod") => {
                 self.compare(scope, id, k, at, false);
                 self.on(scope, node, at.lost());
             }
-            ("", "Where" | "If") if k == 0 => self.found.decides = true,
+            ("", "If") if k == 0 => {
+                self.found.decides = true;
+                self.found.branches = true;
+            }
+            ("", "Where") if k == 0 => self.found.decides = true,
             ("", "Loop") if k == 1 => self.found.decides = true,
             ("", "Not") => self.on(scope, node, at.lost()),
+            ("", name) if name.starts_with("Reduce") => {
+                let single = |v| {
+                    let dims = g.value(v).ty().shape()?;
+                    Some(dims.iter().all(|d| d.known() == Some(1)))
+                };
+                // Of one number, the sum, the mean and the largest are that.
+                match node.input(0).and_then(single) {
+                    Some(true) if !name.contains("L") => self.on(scope, node, at),
+                    _ => self.found.data = true,
+                }
+            }
             ("", "And" | "Or" | "Xor") => {
                 self.found.decides = true;
                 self.on(scope, node, at.lost());
+            }
+            ("", "QuantizeLinear") if k == 0 => {
+                self.found.data = true;
+                self.quantized(g, id, at);
             }
             ("", "Sin" | "Cos") => self.found.waves = true,
             ("", "Sqrt" | "Log" | "Reciprocal" | "Pow") => {
@@ -251,6 +293,33 @@ impl<'a> Walk<'a> {
                 self.wave(scope, node);
             }
             _ => self.found.data = true,
+        }
+    }
+
+    /// What somebody measured of real inputs, where it was quantized.
+    fn quantized(&mut self, g: &Graph, id: NodeId, at: Affine) {
+        let range = range(g, id).map(|ends| ends.map(|y| at.back(y)));
+        let Some([Some(a), Some(b)]) = range else {
+            return;
+        };
+        let (low, high) = self.found.range.unwrap_or((a, a));
+        self.found.range = Some((low.min(a).min(b), high.max(a).max(b)));
+    }
+
+    /// What a comparison gives may be a condition, as it is or beside others.
+    fn truth(&mut self, scope: usize, node: &Node) {
+        let g = self.scopes[scope].graph;
+        let mut todo: Vec<ValueId> = node.outputs().iter().flatten().copied().collect();
+        for _ in 0..16 {
+            let Some(v) = todo.pop() else { return };
+            for u in g.value(v).uses() {
+                let next = g.node(u.node);
+                let op = next.op();
+                self.found.branches |= op.is("If") && u.slot == Slot::Input(0);
+                if passes(op.name(), 0) || op.is_any(&["Not", "And", "Or", "Xor"]) {
+                    todo.extend(next.outputs().iter().flatten());
+                }
+            }
         }
     }
 
@@ -359,12 +428,17 @@ impl<'a> Walk<'a> {
             let Some(v) = v.filter(|_| other != k) else {
                 continue;
             };
-            let Some(tensor) = g.constant(v) else {
+            let Some(tensor) = self.constant(scope, v) else {
                 if scope == 0 && self.found.versus.is_none() && node.op().name() != "Mod" {
                     self.found.versus = Some((id, at.scale));
                 }
                 continue;
             };
+            if let Some(texts) = tensor.strings().filter(|t| t.len() <= KEPT) {
+                let new = texts.iter().filter(|t| !self.found.words.contains(t));
+                let new: Vec<Bytes> = new.cloned().collect();
+                self.found.words.extend(new);
+            }
             let numbers = match tensor.len() <= KEPT {
                 true => numbers(tensor),
                 false => Vec::new(),
@@ -386,72 +460,21 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
     tensor.to_f64s().or_else(ints).unwrap_or_default()
 }
 
-/// Whether an operator gives the elements of this operand on as they are.
-fn passes(name: &str, k: usize) -> bool {
-    match name {
-        "Concat" => true,
-        "Where" => k > 0,
-        "Cast" | "CastLike" | "Reshape" | "Unsqueeze" | "Squeeze" | "Identity" | "Slice"
-        | "Expand" | "Flatten" | "Transpose" | "Split" | "Tile" | "Gather" | "GatherND"
-        | "GatherElements" | "Dropout" => k == 0,
-        _ => false,
-    }
-}
-
-/// The rows of what an operator indexes with this operand, if it does: `Some(None)` where they are not known.
-fn table(g: &Graph, node: &Node, k: usize) -> Option<Option<i64>> {
-    let op = node.op();
-    let axis = || node.attrs().int("axis").unwrap_or(0);
-    let (of, axis) = match (op.domain(), op.name(), k) {
-        ("", "Gather" | "GatherElements" | "ScatterElements", 1) => (0, axis()),
-        ("", "GatherND" | "ScatterND", 1) => (0, 0),
-        ("", "OneHot", 0) => {
-            let depth = node.input(1).and_then(|v| g.constant(v)).and_then(uniform);
-            return Some(depth.map(|d| d as i64));
-        }
-        ("com.microsoft", "EmbedLayerNormalization", 0) => (2, 0),
-        ("com.microsoft", "EmbedLayerNormalization", 1) => (4, 0),
-        ("com.microsoft", "EmbedLayerNormalization", 8) => (3, 0),
-        ("com.microsoft", "GatherBlockQuantized", 1) => (0, 0),
+/// The least and the largest number of a quantization of one scale.
+fn range(g: &Graph, id: NodeId) -> Option<[f64; 2]> {
+    let quantize = ops::QuantizeLinear::of(g, id)?;
+    let (least, most) = match quantize.to()? {
+        DType::U8 => (0.0, 255.0),
+        DType::I8 => (-128.0, 127.0),
+        DType::U16 => (0.0, 65535.0),
+        DType::I16 => (-32768.0, 32767.0),
         _ => return None,
     };
-    let shape = node.input(of).and_then(|t| g.value(t).ty().shape());
-    let rank = shape.map_or(0, <[_]>::len) as i64;
-    let axis = if axis < 0 { axis + rank } else { axis };
-    let rows = shape.and_then(|s| s.get(usize::try_from(axis).ok()?)?.known());
-    Some(rows.map(|n| n as i64))
-}
-
-/// What an operator takes this operand for, where that is no tensor to compute on.
-fn argument(g: &Graph, node: &Node, k: usize) -> Option<Argument> {
-    use Argument::{Count, End, Length, Ones, Reshape, Scales, Share, Zero};
-    let op = node.op();
-    Some(match (op.domain(), op.name(), k) {
-        ("", "Reshape", 1) => Reshape,
-        ("", "Expand" | "Tile", 1) => Ones,
-        ("", "ConstantOfShape", 0) | ("", "TopK" | "OneHot", 1) => Count,
-        ("", "Range", 1) | ("", "Loop", 0) | ("", "NonMaxSuppression", 2) => Count,
-        ("", "Range", 2) | ("", "Slice", 4) => Ones,
-        ("", "Range", 0) | ("", "Slice", 1 | 3) => Zero,
-        ("", "Slice", 2) => End,
-        ("", "Pad", 1 | 3) | ("", "Trilu" | "CumSum" | "Unsqueeze" | "Squeeze", 1) => Zero,
-        ("", name, 1) if name.starts_with("Reduce") => Zero,
-        ("", "Resize", 2) => Scales,
-        ("", "Resize" | "Upsample", 1) if g.opset() < 11 => Scales,
-        ("", "NonMaxSuppression", 3 | 4) | ("", "Dropout", 1) => Share,
-        ("", "LSTM" | "GRU" | "RNN", 4) | ("", "ReverseSequence", 1) => Length,
-        ("", "Attention", 6) => Length,
-        ("", "Split", 1) => {
-            let shape = node.input(0).and_then(|v| g.value(v).ty().shape())?;
-            let axis = node.attrs().int("axis").unwrap_or(0);
-            let axis = usize::try_from(if axis < 0 {
-                axis + shape.len() as i64
-            } else {
-                axis
-            });
-            let size = shape.get(axis.ok()?)?.known()?;
-            Argument::Part(size.checked_div(node.outputs().len())?)
-        }
-        _ => return None,
-    })
+    let scale = g.constant(quantize.scale()?)?.as_f64()?;
+    let zero = match quantize.zero_point() {
+        Some(zero) => g.constant(zero)?.as_i64()? as f64,
+        None => 0.0,
+    };
+    let real = [least, most].map(|q| (q - zero) * scale);
+    real.iter().all(|x| x.is_finite()).then_some(real)
 }
