@@ -1,7 +1,7 @@
 //! A change as a value: new nodes, and which old values they stand in for.
 
 use kiln_graph::graph::Inputs;
-use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId};
+use kiln_graph::{Attrs, Graph, Node, NodeId, Op, Tensor, ValueId};
 
 use crate::pass::Remark;
 
@@ -26,6 +26,8 @@ enum Step {
         inputs: Vec<Option<Ref>>,
         outputs: Vec<Ref0>,
         attrs: Attrs,
+        /// It stands for the root, under its name.
+        again: bool,
     },
 }
 
@@ -87,13 +89,30 @@ impl Patch {
         outputs: usize,
         attrs: Attrs,
     ) -> Vec<Ref> {
+        self.push(op, inputs.into_iter().collect(), outputs, attrs, false)
+    }
+
+    /// The root again on other inputs, with its name, operator and number of outputs.
+    pub fn again(&mut self, root: &Node, inputs: Vec<Option<Ref>>, attrs: Attrs) -> Vec<Ref> {
+        self.push(root.op(), inputs, root.outputs().len(), attrs, true)
+    }
+
+    fn push(
+        &mut self,
+        op: Op,
+        inputs: Vec<Option<Ref>>,
+        outputs: usize,
+        attrs: Attrs,
+        again: bool,
+    ) -> Vec<Ref> {
         let outputs: Vec<usize> = (0..outputs).map(|_| self.make()).collect();
         let refs = outputs.iter().map(|&k| Ref::New(k)).collect();
         self.steps.push(Step::Node {
             op,
-            inputs: inputs.into_iter().collect(),
+            inputs,
             outputs,
             attrs,
+            again,
         });
         refs
     }
@@ -157,11 +176,12 @@ impl Patch {
                     inputs,
                     outputs,
                     attrs,
+                    again,
                 } => {
                     let inputs: Inputs = (inputs.into_iter())
                         .map(|r| r.and_then(|r| resolve(&made, r)))
                         .collect();
-                    let label = match (name.as_str(), many) {
+                    let label = match (name.as_str(), many && !again) {
                         ("", _) => String::new(),
                         (name, true) => format!("{name}/{}", op.name()),
                         (name, false) => name.to_string(),

@@ -14,6 +14,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::expand_einsum::ExpandEinsum,
     &clean::merge_chains::MergeChains,
     &clean::sink_scales::SinkScales,
+    &clean::take_rows::TakeRows,
     &clean::merge_views::MergeViews,
     &clean::unflatten_gemm::UnflattenGemm,
     &clean::deduplicate::Deduplicate,
@@ -44,6 +45,7 @@ pub static ALL: &[&dyn Pass] = &[
     &precision::convert_bf16::ConvertBf16,
     &lower::absorb_offsets::AbsorbOffsets,
     &lower::dequantize_constants::DequantizeConstants,
+    &lower::detach_heads::DetachHeads,
     &lower::expand_attention::ExpandAttention,
     &lower::expand_qoperators::ExpandQoperators,
     &lower::flatten_branches::FlattenBranches,
@@ -115,6 +117,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&lower::expand_attention::ExpandAttention),
     Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
+    // The query of one row is of another input than keys and values.
+    Step::Run(&clean::take_rows::TakeRows),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
     // What fusions rearrange meets the rearrangements around it.
     Step::Run(&clean::merge_views::MergeViews),
@@ -204,6 +208,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&clean::merge_views::MergeViews),
     // Those of heads are where they stay.
     Step::Run(&lower::split_heads::SplitHeads),
+    Step::Run(&lower::detach_heads::DetachHeads),
     Step::Run(&lower::pad_columns::PadColumns),
     // Activations are spelled out, and no rearrangement is merged any more.
     Step::Run(&lower::separate_gates::SeparateGates),

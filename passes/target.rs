@@ -164,6 +164,12 @@ impl Target {
         self.dialect == Dialect::TensorRt
     }
 
+    /// Whether a product that reads the heads of attention where they lie has its INT4 weight written in floats by a kernel of
+    /// its own (measured in the same way).
+    pub fn dequantizes_apart(&self) -> bool {
+        self.dialect == Dialect::TensorRt
+    }
+
     /// Whether a product with an odd number of columns gets one more, which is cut off again in what it is cast to (measured in
     /// the same way).
     pub fn pads_odd_products(&self) -> bool {

@@ -11,9 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kiln::bench::gpu::card;
 use kiln::compile::{Int8, Options, compile};
 use kiln::engine::{
-    self, BuildRequest, ChildBuilder, ComputeCapability, EngineBuilder, Kernels, Sizes,
+    self, BuildRequest, ChildBuilder, ComputeCapability, EngineBuilder, Kernels, Sizes, price,
 };
 use kiln::shapes::{DimSpec, Shapes};
 use kiln::talk::Silent;
@@ -49,6 +50,11 @@ const FULL: [(&str, &str, &str); 6] = [
         "target/peers/models/vit-base.dynamo.sdpa.onnx",
         "make bench-peers",
     ),
+];
+/// Cards that engines have a price on paper for, and the capability of each.
+const CARDS: [(&str, &str); 2] = [
+    ("NVIDIA L4", "sm_89"),
+    ("NVIDIA GeForce RTX 5090", "sm_120"),
 ];
 /// What converts files to plain FP16.
 const PLAIN: &str = "tools/engines/plain.py";
@@ -101,6 +107,9 @@ struct Facts {
     kernels: usize,
     /// Bytes of activations that kernels read and write.
     bytes: Option<u64>,
+    /// Microseconds on paper, by card.
+    #[serde(default)]
+    prices: BTreeMap<String, f64>,
     /// By what they multiply; attention kernels apart.
     products: BTreeMap<String, usize>,
     attention: usize,
@@ -114,9 +123,19 @@ struct Facts {
 
 impl Facts {
     fn new(kernels: &Kernels) -> Facts {
+        // Sizes are fixed.
+        let sizes = Sizes::default();
+        let price = |name: &str| {
+            let found = price::on_paper(kernels, &sizes, card::find(name)?).ok()?;
+            Some((name.to_string(), found.microseconds))
+        };
         Facts {
             kernels: kernels.launched().count(),
-            bytes: Sizes::default().traffic(kernels),
+            bytes: sizes.traffic(kernels),
+            prices: CARDS
+                .into_iter()
+                .filter_map(|(name, _)| price(name))
+                .collect(),
             products: kernels.products(),
             attention: kernels.attention(),
             otherwise: Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::{Facts, Kind, Model, Outcome, Results};
+use crate::{CARDS, Facts, Kind, Model, Outcome, Results};
 
 /// Models whose layers are no encoder's.
 const DECODERS: [&str; 4] = ["gpt", "llama", "t5-dec", "decoder"];
@@ -22,7 +22,8 @@ pub fn page(all: &Results) -> String {
          finished engine's kernels. Nothing here is timed. Engines are built for sm_89 at fixed sizes: batch 1, and 64 tokens (128 \
          for the full-size models). The plain file is what ONNX Runtime's float16 converter makes of the model, with no fusion; \
          where TensorRT does not take that, it is the model with all floats in FP16 (marked *, reasons below). Bytes are those of \
-         activations that kernels read and write. INT8, FP8 and INT4 are with `--fp16`, calibrated on made inputs.\n\n",
+         activations that kernels read and write. The price on paper is a bound from below, of bytes, operations and launches; it \
+         is no latency. INT8, FP8 and INT4 are with `--fp16`, calibrated on made inputs.\n\n",
         all.runtime,
     );
     out += &summary(&rows);
@@ -47,6 +48,15 @@ impl Row<'_> {
             Outcome::Built(facts) => Some(facts),
             Outcome::Failed(_) => None,
         }
+    }
+
+    /// Microseconds on paper.
+    fn price(&self, kind: Kind, (card, target): (&str, &str)) -> Option<f64> {
+        let own = match self.at(target, kind) {
+            Some(Outcome::Built(facts)) => facts.prices.get(card),
+            _ => None,
+        };
+        own.or_else(|| self.facts(kind)?.prices.get(card)).copied()
     }
 
     /// kiln's kernels and bytes, as parts of the plain file's.
@@ -92,6 +102,20 @@ fn summary(rows: &[Row]) -> String {
         of(1, false),
         of(1, true),
     );
+    for card in CARDS {
+        let parts = rows.iter().filter_map(|r| {
+            let part = r.price(Kind::Fp16, card)? / r.price(Kind::Plain, card)?;
+            part.is_finite().then_some(part)
+        });
+        let parts: Vec<f64> = parts.collect();
+        let dearer = parts.iter().filter(|&&p| p > 1.0).count();
+        let _ = writeln!(
+            out,
+            "- Price on paper, {}, median: {} of the plain file's; {dearer} are dearer.",
+            card.0,
+            median(parts)
+        );
+    }
     for (kind, name) in [
         (Kind::Int8, "INT8"),
         (Kind::Fp8, "FP8"),
@@ -120,8 +144,10 @@ fn median(mut all: Vec<f64>) -> String {
 fn against_plain(rows: &[Row]) -> String {
     let mut out = String::from(
         "## FP16 beside the plain file\n\n\
-         Worst first. Kernels and bytes as plain → kiln.\n\n\
-         | model | kernels | | MB | | products, plain | products, kiln | attention kernels |\n|---|---|---|---|---|---|---|---|\n",
+         Worst first. Kernels, bytes and microseconds on paper as plain → kiln; those of the RTX 5090 are of the engine for sm_120 \
+         where that was built, else of the same kernels as for sm_89.\n\n\
+         | model | kernels | | MB | | L4, µs | RTX 5090, µs | products, plain | products, kiln | attention kernels |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let (Some(plain), Some(kiln)) = (row.facts(Kind::Plain), row.facts(Kind::Fp16)) else {
@@ -135,17 +161,25 @@ fn against_plain(rows: &[Row]) -> String {
             continue;
         };
         let star = if plain.note.is_some() { "*" } else { "" };
+        let price = |kind, card| row.price(kind, card).map_or("?".into(), microseconds);
+        let prices = CARDS.map(|card| {
+            [Kind::Plain, Kind::Fp16]
+                .map(|k| price(k, card))
+                .join(" → ")
+        });
         let [kernels, bytes] = row
             .ratios()
             .map_or(["".into(), "".into()], |r| r.map(change));
         let _ = writeln!(
             out,
-            "| {}{star} | {} → {} | {kernels} | {} → {} | {bytes} | {} | {} | {} → {} |",
+            "| {}{star} | {} → {} | {kernels} | {} → {} | {bytes} | {} | {} | {} | {} | {} → {} |",
             row.name,
             plain.kernels,
             kiln.kernels,
             megabytes(plain.bytes),
             megabytes(kiln.bytes),
+            prices[0],
+            prices[1],
             products(&plain.products),
             products(&kiln.products),
             plain.attention,
@@ -158,7 +192,7 @@ fn against_plain(rows: &[Row]) -> String {
 fn quantized(rows: &[Row]) -> String {
     let mut out = String::from(
         "## INT8, FP8 and INT4\n\n\
-         Kernels, megabytes and products of kiln's engines. *not:* counts quantized layers that multiply in another type.\n\n\
+         Kernels, megabytes, microseconds on paper on an L4, and products of kiln's engines. *not:* counts quantized layers that multiply in another type.\n\n\
          | model | FP16 | INT8 | | FP8 | | INT4 | |\n|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
@@ -184,12 +218,16 @@ fn quantized(rows: &[Row]) -> String {
     out + "\n"
 }
 
-/// Kernels and bytes, or what went wrong.
+/// Kernels, bytes and microseconds on paper, or what went wrong.
 fn short(made: Option<&Outcome>) -> String {
     match made {
         None => "not run".into(),
         Some(Outcome::Failed(why)) => format!("failed: {}", why.replace('|', " ")),
-        Some(Outcome::Built(f)) => format!("{}, {}", f.kernels, megabytes(f.bytes)),
+        Some(Outcome::Built(f)) => {
+            let price = f.prices.get(CARDS[0].0).copied();
+            let price = price.map_or("?".into(), microseconds);
+            format!("{}, {}, {price}", f.kernels, megabytes(f.bytes))
+        }
     }
 }
 
@@ -240,6 +278,10 @@ fn products(all: &BTreeMap<String, usize>) -> String {
 
 fn megabytes(bytes: Option<u64>) -> String {
     bytes.map_or("?".into(), |b| format!("{:.3}", b as f64 / 1e6))
+}
+
+fn microseconds(t: f64) -> String {
+    format!("{t:.1}")
 }
 
 fn change(ratio: f64) -> String {

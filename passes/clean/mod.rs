@@ -11,4 +11,5 @@ pub mod normalize_powers;
 pub mod normalize_scores;
 pub mod simplify_masks;
 pub mod sink_scales;
+pub mod take_rows;
 pub mod unflatten_gemm;

@@ -2,6 +2,7 @@
 
 pub mod absorb_offsets;
 pub mod dequantize_constants;
+pub mod detach_heads;
 pub mod expand_attention;
 pub mod expand_qoperators;
 pub mod flatten_branches;

@@ -125,7 +125,8 @@ fn again(g: &mut Graph, id: NodeId, x: ValueId, k: usize) -> Option<ValueId> {
     Some(made)
 }
 
-fn four_bits(g: &Graph, w: ValueId) -> Option<NodeId> {
+/// What dequantizes the INT4 constant that a weight is.
+pub(super) fn four_bits(g: &Graph, w: ValueId) -> Option<NodeId> {
     let last = views(g, w).last().copied();
     let w = last.map_or(Some(w), |id| g.node(id).input(0))?;
     let id = g.producer_if(w, "DequantizeLinear")?;
