@@ -117,7 +117,7 @@ fn attention_without_a_kernel_of_its_own_is_named() {
     let Some(outcome) = compiled_of(TWO_ATTENTIONS, |_| {}) else {
         return;
     };
-    // TensorRT has dedicated kernels for FP16 only.
+    // TensorRT has no dedicated kernel for FP32.
     let engine = outcome.unwrap().manifest.engine.unwrap();
     let of = |kernel| {
         let all = engine.attention.iter().filter(|a| a.kernel == kernel);

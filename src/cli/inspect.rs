@@ -64,7 +64,7 @@ fn engine(args: &Args) -> Result<u8, Failure> {
         report::sentence(kernels, &engine.attention, paper)
     ))?;
     let others = engine.otherwise.iter().map(report::otherwise);
-    let lines = report::undedicated(&engine.attention)
+    let lines = report::undedicated(&engine.attention, usize::MAX)
         .into_iter()
         .chain(others);
     for line in lines {

@@ -44,11 +44,11 @@ fn census(kernels: &Kernels, attention: &[Attended]) -> Option<String> {
     }
 }
 
-/// Attentions that a message names.
+/// Attentions that the terminal's summary names.
 const NAMED: usize = 3;
 
-/// `attention in products: LAYER, LAYER, LAYER and 9 more`, for those without a kernel of their own.
-pub fn undedicated(attention: &[Attended]) -> Vec<String> {
+/// `attention in products: LAYER, LAYER, LAYER and 9 more`, for those without a kernel of their own; names `most` of each kind.
+pub fn undedicated(attention: &[Attended], most: usize) -> Vec<String> {
     let kinds = [
         (AttentionKernel::Products, "attention in products"),
         (AttentionKernel::Unnamed, "attention that no kernel names"),
@@ -56,11 +56,11 @@ pub fn undedicated(attention: &[Attended]) -> Vec<String> {
     let line = |(kernel, words)| {
         let all = attention.iter().filter(|a| a.kernel == kernel);
         let all: Vec<&str> = all.map(|a| a.node.as_str()).collect();
-        let more = match all.len().saturating_sub(NAMED) {
+        let more = match all.len().saturating_sub(most) {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
-        let first = all[..all.len().min(NAMED)].join(", ");
+        let first = all[..all.len().min(most)].join(", ");
         (!all.is_empty()).then(|| format!("{words}: {first}{more}"))
     };
     kinds.into_iter().filter_map(line).collect()
@@ -97,7 +97,10 @@ pub fn kernel_lines(engine: &EngineFacts) -> String {
     let what = sentence(&engine.kernels, &engine.attention, engine.paper.as_ref());
     let mut out = format!("           {what}\n");
     let others = engine.otherwise.iter().map(otherwise);
-    for line in undedicated(&engine.attention).into_iter().chain(others) {
+    for line in undedicated(&engine.attention, NAMED)
+        .into_iter()
+        .chain(others)
+    {
         out += &format!("           {line}\n");
     }
     out
@@ -155,7 +158,11 @@ pub(super) fn parts(engine: &EngineFacts) -> Vec<Part> {
             sentence(kernels, &engine.attention, paper)
         )),
     ];
-    parts.extend(undedicated(&engine.attention).into_iter().map(Part::Text));
+    parts.extend(
+        undedicated(&engine.attention, usize::MAX)
+            .into_iter()
+            .map(Part::Text),
+    );
     parts.extend(engine.otherwise.iter().map(|l| Part::Loud(otherwise(l))));
     parts.push(Part::Bars(bars(kernels, paper)));
     if let Some((header, rows)) = paper.and_then(|p| blocks(kernels, p)) {
@@ -430,13 +437,13 @@ mod tests {
         kernels.0[1].name = "_gemm_mha_v2".into();
         let own = all(&[Dedicated]);
         assert!(sentence(&kernels, &own, None).ends_with(", attention 1 dedicated"));
-        assert!(undedicated(&own).is_empty());
+        assert!(undedicated(&own, NAMED).is_empty());
         // An older bundle does not say which.
         assert!(sentence(&kernels, &[], None).ends_with(", attention 1 dedicated"));
         let some = all(&[Dedicated, Products, Unnamed]);
         assert!(sentence(&kernels, &some, None).ends_with(", attention 1 of 3 dedicated"));
         assert_eq!(
-            undedicated(&some),
+            undedicated(&some, NAMED),
             [
                 "attention in products: layer.1/Softmax",
                 "attention that no kernel names: layer.2/Softmax"
@@ -445,8 +452,10 @@ mod tests {
         kernels.0[1].name = "k1".into();
         let none = all(&[Products; 5]);
         assert!(sentence(&kernels, &none, None).ends_with(", attention 0 of 5 dedicated"));
-        let line = &undedicated(&none)[0];
+        let line = &undedicated(&none, NAMED)[0];
         assert!(line.ends_with("layer.2/Softmax and 2 more"), "{line}");
+        let line = &undedicated(&none, usize::MAX)[0];
+        assert!(line.ends_with("layer.3/Softmax, layer.4/Softmax"), "{line}");
     }
 
     #[test]
