@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::bench;
 use crate::bundle::{self, BundleError};
 use crate::compile::{Calibrated, Int8, Judged, Options, Rewritten, Source};
-use crate::engine::{Kernels, Network, Otherwise, Paper, TensorInfo};
+use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::parity;
 use crate::prove::Placed;
@@ -250,6 +250,8 @@ pub struct EngineFacts {
     pub kernels: Kernels,
     /// Quantized layers that it multiplies in another type.
     pub otherwise: Vec<Otherwise>,
+    /// What computes each attention of the model.
+    pub attention: Vec<Attended>,
     /// What the kernels move and cost on paper at typical sizes; `null` where the builder did not list them.
     pub paper: Option<Paper>,
     /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
@@ -284,6 +286,9 @@ pub struct EngineKernels {
     /// Quantized layers that they multiply in another type.
     #[serde(default)]
     pub otherwise: Vec<Otherwise>,
+    /// What computes each attention of the model; empty where an older kiln made the bundle.
+    #[serde(default)]
+    pub attention: Vec<Attended>,
     /// What they move and cost on paper; `null` where an older kiln made the bundle.
     #[serde(default)]
     pub paper: Option<Paper>,

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use kiln::check::Precision;
 use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
-use kiln::engine::{self, DataType};
+use kiln::engine::{self, AttentionKernel, DataType};
+use kiln::report::kernels::kernel_lines;
 use kiln::talk::Silent;
 use kiln_graph::onnx;
 
@@ -24,13 +25,20 @@ fn linear() -> String {
 }
 
 fn compiled(change: impl FnOnce(&mut Options)) -> Option<Result<Outcome, CompileError>> {
+    compiled_of(&linear(), change)
+}
+
+fn compiled_of(
+    text: &str,
+    change: impl FnOnce(&mut Options),
+) -> Option<Result<Outcome, CompileError>> {
     if engine::locate(None).is_err() {
         println!("skipped: TensorRT for RTX not found");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.onnx");
-    let text = onnx::read_text(&linear()).unwrap();
+    let text = onnx::read_text(text).unwrap();
     std::fs::write(&model, onnx::to_bytes(&text).unwrap()).unwrap();
     let mut options = Options {
         output: Some(folder.path().join("bundle")),
@@ -94,6 +102,55 @@ fn the_engines_kernels_say_what_they_multiply() {
     });
     let error = error.unwrap().unwrap_err().to_string();
     assert!(error.contains("multiplies `MatMul → m` in fp16"), "{error}");
+}
+
+/// Of queries, keys and values of 2 heads of 16 numbers, in FP16 and in FP32.
+const TWO_ATTENTIONS: &str = r#"<ir_version: 10, opset_import: ["" : 23]>
+    g (float[2, 2, 8, 16] q, float[2, 2, 8, 16] k, float[2, 2, 8, 16] v) => (float[2, 2, 8, 16] y, float[2, 2, 8, 16] z) {
+        qh = Cast<to = 10>(q) kh = Cast<to = 10>(k) vh = Cast<to = 10>(v)
+        [half] h = Attention(qh, kh, vh) y = Cast<to = 1>(h)
+        [full] z = Attention(q, v, k)
+    }"#;
+
+#[test]
+fn attention_without_a_kernel_of_its_own_is_named() {
+    let Some(outcome) = compiled_of(TWO_ATTENTIONS, |_| {}) else {
+        return;
+    };
+    // TensorRT has no dedicated kernel for FP32.
+    let engine = outcome.unwrap().manifest.engine.unwrap();
+    let of = |kernel| {
+        let all = engine.attention.iter().filter(|a| a.kernel == kernel);
+        all.map(|a| a.node.as_str()).collect::<Vec<_>>()
+    };
+    let own = of(AttentionKernel::Dedicated);
+    assert!(own.len() == 1 && own[0].contains("half"), "{own:?}");
+    let products = of(AttentionKernel::Products);
+    assert!(
+        products.len() == 1 && products[0].contains("full"),
+        "{products:?}"
+    );
+    let lines = kernel_lines(&engine);
+    assert!(lines.contains("attention 1 of 2 dedicated"), "{lines}");
+    assert!(lines.contains("attention in products: full"), "{lines}");
+    let whole = compiled_of(TWO_ATTENTIONS, |o| o.fp16 = true).unwrap();
+    let lines = kernel_lines(&whole.unwrap().manifest.engine.unwrap());
+    assert!(lines.contains("attention 2 dedicated"), "{lines}");
+    assert!(!lines.contains("in products"), "{lines}");
+}
+
+#[test]
+fn an_operator_that_the_parser_would_misread_is_refused() {
+    let rotary = r#"<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+        g (float[2, 2, 3, 4] x, int64[2, 3] at, float[3, 2] c, float[3, 2] s) => (float[2, 2, 3, 4] y) {
+            [turn] y = com.microsoft.RotaryEmbedding(x, at, c, s)
+        }"#;
+    let Some(outcome) = compiled_of(rotary, |o| o.fp16 = true) else {
+        return;
+    };
+    let error = outcome.unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{error}");
+    assert!(error.to_string().contains("turn ("), "{error}");
 }
 
 #[test]

@@ -59,9 +59,16 @@ fn engine(args: &Args) -> Result<u8, Failure> {
     if let Some((header, rows)) = paper.and_then(|p| report::blocks(kernels, p)) {
         print(&format!("\n{}", table(&header, &rows)))?;
     }
-    print(&format!("\n  {}\n", report::sentence(kernels, paper)))?;
-    for layer in &engine.otherwise {
-        print(&format!("  {}\n", report::otherwise(layer)))?;
+    print(&format!(
+        "\n  {}\n",
+        report::sentence(kernels, &engine.attention, paper)
+    ))?;
+    let others = engine.otherwise.iter().map(report::otherwise);
+    let lines = report::undedicated(&engine.attention, usize::MAX)
+        .into_iter()
+        .chain(others);
+    for line in lines {
+        print(&format!("  {line}\n"))?;
     }
     Ok(0)
 }

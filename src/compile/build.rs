@@ -10,8 +10,8 @@ use kiln_passes::precision::HalfFormat;
 use super::{CompileError, Options, Quantization, Rewritten};
 use crate::bundle::{self, Partial};
 use crate::engine::{
-    self, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder, EngineError,
-    Kernels, Network, Otherwise, Paper, RtxBuilder,
+    self, Attended, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder,
+    EngineError, Kernels, Network, Otherwise, Paper, RtxBuilder,
 };
 use crate::manifest::EngineFacts;
 use crate::mapped;
@@ -152,7 +152,11 @@ pub(super) fn build(
         why: "cannot be written",
         source,
     })?;
-    let Facts { otherwise, paper } = facts(&path, model, &built.kernels, shapes, capabilities)?;
+    let Facts {
+        otherwise,
+        attention,
+        paper,
+    } = facts(&path, model, &built.kernels, shapes, capabilities)?;
     Ok(EngineFacts {
         runtime: format!("{} {}", engine::LIBRARY, built.version),
         capabilities: capabilities.iter().map(named).collect(),
@@ -163,6 +167,7 @@ pub(super) fn build(
         network: built.network,
         kernels: built.kernels,
         otherwise,
+        attention,
         paper,
         attention_decomposed: decomposed,
         inputs: built.inputs,
@@ -187,6 +192,7 @@ fn dropped(model: &Model, network: &Network) -> Vec<String> {
 #[derive(Default)]
 struct Facts {
     otherwise: Vec<Otherwise>,
+    attention: Vec<Attended>,
     paper: Option<Paper>,
 }
 
@@ -221,6 +227,7 @@ fn facts(
     };
     Ok(Facts {
         otherwise,
+        attention: engine::attended(&written, kernels),
         paper: Some(paper),
     })
 }

@@ -28,6 +28,12 @@ impl fmt::Display for Refusal {
 /// Operators of com.microsoft that TensorRT for RTX 1.7 implements.
 const FOREIGN: &[&str] = &["MultiHeadAttention", "GroupQueryAttention"];
 
+/// Begins the names of TensorRT's own operators, which have no domain that its parser looks at.
+const OWN: &str = "TRT_";
+
+/// TRT_Attention reads query, key, value, mask, and the lengths of queries and of keys.
+const OWN_ATTENTION_INPUTS: usize = 6;
+
 /// Names of com.microsoft that the default domain has too, with other operands or attributes.
 const COLLIDING: &[&str] = &[
     "Attention",
@@ -178,7 +184,7 @@ pub fn refusals(model: &Model) -> Vec<Refusal> {
                     node: g.label(id),
                     why,
                     quantization: quantized.is_some(),
-                    foreign: !op.domain().is_empty(),
+                    foreign: !op.domain().is_empty() && !op.name().starts_with(OWN),
                     input: false,
                 });
             }
@@ -207,8 +213,10 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
     }
     if !op.domain().is_empty() {
         let known = op.domain() == "com.microsoft" && FOREIGN.contains(&name);
-        // TensorRT's own operators have no domain that it looks at.
-        if known || name.starts_with("TRT_") {
+        if name.starts_with(OWN) {
+            return dropped(node);
+        }
+        if known {
             return None;
         }
         return Some(match COLLIDING.contains(&name) {
@@ -220,7 +228,41 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
     if plugin || MISSING.contains(&name) {
         return Some("TensorRT has no such operator".into());
     }
-    attention(g, id)
+    dropped(node).or_else(|| attention(g, id))
+}
+
+/// What TensorRT's parser drops of a node without a word (each was given to TensorRT for RTX 1.7.1: no layer has it).
+fn dropped(node: &Node) -> Option<String> {
+    let attrs = node.attrs();
+    let kind = attrs.str("causal_kind").filter(|&kind| kind != "none");
+    match node.op().name() {
+        "TRT_Attention" => {
+            let drops = |what: &str| {
+                format!("TensorRT would drop {what} of its TRT_Attention without a word")
+            };
+            // It multiplies the scores by nothing.
+            if attrs.float("scale").is_some_and(|scale| scale != 1.0) {
+                return Some(format!("{}: multiply the query by it", drops("the scale")));
+            }
+            if attrs.int("is_causal").is_some_and(|causal| causal != 0) {
+                return Some(format!(
+                    "{}: write causal_kind = \"upper_left\"",
+                    drops("is_causal")
+                ));
+            }
+            if attrs.float("softcap").is_some_and(|cap| cap != 0.0) {
+                return Some(drops("the softcap"));
+            }
+            let last = node.inputs().iter().rposition(Option::is_some);
+            last.filter(|&k| k >= OWN_ATTENTION_INPUTS)
+                .map(|k| drops(&format!("input {k}")))
+        }
+        "Attention" => kind.map(|_| {
+            "TensorRT would drop its causal_kind without a word: write is_causal = 1 or a mask"
+                .into()
+        }),
+        _ => None,
+    }
 }
 
 fn attention(g: &Graph, id: NodeId) -> Option<String> {
@@ -298,7 +340,7 @@ mod tests {
 
     fn whys(inputs: &str, nodes: &str) -> Vec<String> {
         let text = format!(
-            "<ir_version: 10, opset_import: [\"\" : 23, \"com.microsoft\" : 1]>\n\
+            "<ir_version: 10, opset_import: [\"\" : 23, \"com.microsoft\" : 1, \"trt\" : 1]>\n\
              g ({inputs}) => (float[2, 2, 3, 4] y) <int8 zero = {{0}}, int8 off = {{3}}, uint8 u = {{0}}, float s = {{0.5}}, \
              float no = {{0.0}}, int16 i16 = {{0}}, float[2] four = {{0.5, 0.25}}, int8[2] fours = {{0, 0}}>\n\
              {{ {nodes} }}"
@@ -327,6 +369,68 @@ mod tests {
             ),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn what_the_parser_drops_is_refused() {
+        let taken = [
+            "y = trt.TRT_Attention(x, z, z)",
+            "y = TRT_Attention<scale = 1.0, is_causal = 0>(x, z, z)",
+            "y = trt.TRT_Attention<causal_kind = \"lower_right\">(x, z, z, \"\", n, n)",
+            "y = Attention<causal_kind = \"none\">(x, z, z)",
+            "y = Attention<scale = 0.5, is_causal = 1>(x, z, z)",
+        ];
+        let inputs = format!("{X}, int32[2] n, bool c, float[3, 2] cos, int64[2, 3] at");
+        for nodes in taken {
+            assert_eq!(whys(&inputs, nodes), [""; 0], "{nodes}");
+        }
+        let branches = |node: &str| {
+            format!(
+                "y = If(c) <then_branch = t () => (float[2, 2, 3, 4] a) {{ a = {node} }}, \
+                 else_branch = e () => (float[2, 2, 3, 4] b) {{ b = Neg(x) }}>"
+            )
+        };
+        for (node, part) in [
+            ("trt.TRT_Attention<scale = 0.5>(x, z, z)", "drop the scale"),
+            ("TRT_Attention<scale = 0.5>(x, z, z)", "drop the scale"),
+            (
+                "com.microsoft.TRT_Attention<is_causal = 1>(x, z, z)",
+                "drop is_causal",
+            ),
+            ("TRT_Attention<softcap = 30.0>(x, z, z)", "drop the softcap"),
+            (
+                "trt.TRT_Attention(x, z, z, \"\", \"\", \"\", n)",
+                "drop input 6",
+            ),
+            (
+                "trt.TRT_Attention(x, z, z, \"\", \"\", \"\", \"\", n)",
+                "drop input 7",
+            ),
+            (
+                "Attention<causal_kind = \"upper_left\">(x, z, z)",
+                "drop its causal_kind",
+            ),
+            (
+                "com.microsoft.RotaryEmbedding(x, at, cos, cos)",
+                "read it as the standard RotaryEmbedding",
+            ),
+            (
+                "com.microsoft.RotaryEmbedding<interleaved = 1, scale = 2.0>(x, at, cos, cos)",
+                "read it as the standard RotaryEmbedding",
+            ),
+            (
+                "com.microsoft.RotaryEmbedding<is_packed_batching = 1>(x, at, cos, cos)",
+                "read it as the standard RotaryEmbedding",
+            ),
+        ] {
+            for nodes in [format!("y = {node}"), branches(node)] {
+                let found = whys(&inputs, &nodes);
+                assert!(
+                    matches!(&found[..], [why] if why.contains(part)),
+                    "{nodes}: {found:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@
 //! [`RtxBuilder`] builds in this process. [`ChildBuilder`] builds in one of its own, and tells the same.
 
 mod api;
+mod attention;
 mod capability;
 mod child;
 mod cuda;
@@ -56,6 +57,7 @@ mod sizes;
 mod tests;
 mod timing_cache;
 
+pub use attention::{Attended, AttentionKernel, attended};
 pub use capability::{ComputeCapability, UnknownCapability};
 pub use child::{ChildArgs, ChildBuilder, SUBCOMMAND, serve};
 pub use cuda::{CudaError, Device, device_count};

@@ -5,13 +5,13 @@ use std::iter;
 
 use super::section::{Bar, Part};
 use crate::engine::paper::Bytes;
-use crate::engine::{Kernel, Kernels, Otherwise, Paper};
+use crate::engine::{Attended, AttentionKernel, Kernel, Kernels, Otherwise, Paper};
 use crate::manifest::EngineFacts;
 use crate::summary::bytes;
 
 /// What an engine's kernels do, in a few words: `37 kernels, 10.8 MB moved, products 12 int8, attention 3 dedicated, at least 92 µs on
 /// L4 on paper (batch 1, seq 128)`.
-pub fn sentence(kernels: &Kernels, paper: Option<&Paper>) -> String {
+pub fn sentence(kernels: &Kernels, attention: &[Attended], paper: Option<&Paper>) -> String {
     let all = kernels.launched().count();
     let mut parts = vec![format!("{all} kernels")];
     parts.extend(paper.map(|p| moved(p.moved(), all)));
@@ -20,10 +20,7 @@ pub fn sentence(kernels: &Kernels, paper: Option<&Paper>) -> String {
         let all = products.iter().map(|(types, n)| format!("{n} {types}"));
         parts.push(format!("products {}", all.collect::<Vec<_>>().join(" + ")));
     }
-    match kernels.attention() {
-        0 => {}
-        n => parts.push(format!("attention {n} dedicated")),
-    }
+    parts.extend(census(kernels, attention));
     if let Some(price) = paper.and_then(Paper::told) {
         let (time, card) = (time(price.microseconds), price.short());
         parts.push(format!("at least {time} on {card} on paper"));
@@ -33,6 +30,40 @@ pub fn sentence(kernels: &Kernels, paper: Option<&Paper>) -> String {
         true => parts.join(", "),
         false => format!("{} ({at})", parts.join(", ")),
     }
+}
+
+/// `attention 2 of 3 dedicated`
+fn census(kernels: &Kernels, attention: &[Attended]) -> Option<String> {
+    let own = |a: &&Attended| a.kernel == AttentionKernel::Dedicated;
+    let named = attention.iter().filter(own).count();
+    let (dedicated, others) = (kernels.attention().max(named), attention.len() - named);
+    match (dedicated, others) {
+        (0, 0) => None,
+        (n, 0) => Some(format!("attention {n} dedicated")),
+        (n, others) => Some(format!("attention {n} of {} dedicated", n + others)),
+    }
+}
+
+/// Attentions that the terminal's summary names.
+const NAMED: usize = 3;
+
+/// `attention in products: LAYER, LAYER, LAYER and 9 more`, for those without a kernel of their own; names `most` of each kind.
+pub fn undedicated(attention: &[Attended], most: usize) -> Vec<String> {
+    let kinds = [
+        (AttentionKernel::Products, "attention in products"),
+        (AttentionKernel::Unnamed, "attention that no kernel names"),
+    ];
+    let line = |(kernel, words)| {
+        let all = attention.iter().filter(|a| a.kernel == kernel);
+        let all: Vec<&str> = all.map(|a| a.node.as_str()).collect();
+        let more = match all.len().saturating_sub(most) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let first = all[..all.len().min(most)].join(", ");
+        (!all.is_empty()).then(|| format!("{words}: {first}{more}"))
+    };
+    kinds.into_iter().filter_map(line).collect()
 }
 
 /// `10.8 MB moved`, and how many kernels are missing in that.
@@ -63,10 +94,14 @@ pub fn kernel_lines(engine: &EngineFacts) -> String {
     if engine.kernels.is_empty() {
         return String::new();
     }
-    let what = sentence(&engine.kernels, engine.paper.as_ref());
+    let what = sentence(&engine.kernels, &engine.attention, engine.paper.as_ref());
     let mut out = format!("           {what}\n");
-    for layer in &engine.otherwise {
-        out += &format!("           {}\n", otherwise(layer));
+    let others = engine.otherwise.iter().map(otherwise);
+    for line in undedicated(&engine.attention, NAMED)
+        .into_iter()
+        .chain(others)
+    {
+        out += &format!("           {line}\n");
     }
     out
 }
@@ -120,9 +155,14 @@ pub(super) fn parts(engine: &EngineFacts) -> Vec<Part> {
         Part::Head("Kernels".into()),
         Part::Text(format!(
             "{}, as the builder lists them.",
-            sentence(kernels, paper)
+            sentence(kernels, &engine.attention, paper)
         )),
     ];
+    parts.extend(
+        undedicated(&engine.attention, usize::MAX)
+            .into_iter()
+            .map(Part::Text),
+    );
     parts.extend(engine.otherwise.iter().map(|l| Part::Loud(otherwise(l))));
     parts.push(Part::Bars(bars(kernels, paper)));
     if let Some((header, rows)) = paper.and_then(|p| blocks(kernels, p)) {
@@ -373,14 +413,49 @@ mod tests {
     fn a_sentence_says_what_is_missing_in_it() {
         let (kernels, paper) = engine(0);
         assert_eq!(
-            sentence(&kernels, Some(&paper)),
+            sentence(&kernels, &[], Some(&paper)),
             "7 kernels, 7.0 kB moved, products 3 fp16, at least 92 µs on L4 on paper (batch 1, seq 128)"
         );
         let (kernels, paper) = engine(2);
-        let words = sentence(&kernels, Some(&paper));
+        let words = sentence(&kernels, &[], Some(&paper));
         let missing = "at least 5.0 kB moved (2 of 7 kernels not known)";
         assert!(words.contains(missing), "{words}");
-        assert_eq!(sentence(&kernels, None), "7 kernels, products 3 fp16");
+        assert_eq!(sentence(&kernels, &[], None), "7 kernels, products 3 fp16");
+    }
+
+    #[test]
+    fn attention_without_a_kernel_of_its_own_is_named() {
+        let (mut kernels, _) = engine(0);
+        let all = |kinds: &[AttentionKernel]| -> Vec<Attended> {
+            let all = kinds.iter().enumerate().map(|(n, &kernel)| Attended {
+                node: format!("layer.{n}/Softmax"),
+                kernel,
+            });
+            all.collect()
+        };
+        use AttentionKernel::{Dedicated, Products, Unnamed};
+        kernels.0[1].name = "_gemm_mha_v2".into();
+        let own = all(&[Dedicated]);
+        assert!(sentence(&kernels, &own, None).ends_with(", attention 1 dedicated"));
+        assert!(undedicated(&own, NAMED).is_empty());
+        // An older bundle does not say which.
+        assert!(sentence(&kernels, &[], None).ends_with(", attention 1 dedicated"));
+        let some = all(&[Dedicated, Products, Unnamed]);
+        assert!(sentence(&kernels, &some, None).ends_with(", attention 1 of 3 dedicated"));
+        assert_eq!(
+            undedicated(&some, NAMED),
+            [
+                "attention in products: layer.1/Softmax",
+                "attention that no kernel names: layer.2/Softmax"
+            ]
+        );
+        kernels.0[1].name = "k1".into();
+        let none = all(&[Products; 5]);
+        assert!(sentence(&kernels, &none, None).ends_with(", attention 0 of 5 dedicated"));
+        let line = &undedicated(&none, NAMED)[0];
+        assert!(line.ends_with("layer.2/Softmax and 2 more"), "{line}");
+        let line = &undedicated(&none, usize::MAX)[0];
+        assert!(line.ends_with("layer.3/Softmax, layer.4/Softmax"), "{line}");
     }
 
     #[test]
