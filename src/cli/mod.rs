@@ -198,15 +198,15 @@ impl From<CompileError> for Failure {
     }
 }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
+/// Runs the command line of this process, whose program was built of this commit.
+pub fn main(commit: Option<&str>) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are no errors, and go to stdout.
             let _ = e.print();
             if e.kind() == clap::error::ErrorKind::DisplayVersion && version::wanted() {
-                let _ = print(&version::details());
+                let _ = print(&version::details(commit));
             }
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }

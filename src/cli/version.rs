@@ -12,8 +12,8 @@ pub(super) fn wanted() -> bool {
 }
 
 /// The commit, what was compiled in, and the runtimes that were found.
-pub(super) fn details() -> String {
-    let commit = option_env!("KILN_COMMIT").filter(|c| !c.is_empty());
+pub(super) fn details(commit: Option<&str>) -> String {
+    let commit = commit.filter(|c| !c.is_empty());
     let builder = match cfg!(feature = "tensorrt-enterprise") {
         true => "tensorrt-enterprise (TensorRT proper)",
         false => "none (TensorRT for RTX)",
