@@ -116,11 +116,6 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     Step::Run(&fuse::fuse_qkv::FuseQkv),
-    // Projections are packed by their biases, where they have some.
-    Step::Run(&fuse::drop_key_bias::DropKeyBias),
-    Step::Run(&fuse::move_value_bias::MoveValueBias),
-    // What could not be moved away.
-    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
     // What fusions rearrange meets the rearrangements around it.
     Step::Run(&clean::merge_views::MergeViews),
     // Every rotation made half tables of its own.
@@ -167,6 +162,11 @@ pub static INT4: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
+    // Projections that are quantized by now keep their biases: TensorRT multiplies them in 8 bits with these only.
+    Step::Run(&fuse::drop_key_bias::DropKeyBias),
+    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    // What could not be moved away.
+    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
     Step::Run(&precision::convert_fp16::ConvertFp16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
@@ -176,6 +176,9 @@ pub static FP16: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--bf16`.
 pub static BF16: &[Step] = &[
+    Step::Run(&fuse::drop_key_bias::DropKeyBias),
+    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
     Step::Run(&precision::convert_bf16::ConvertBf16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),

@@ -75,9 +75,8 @@ impl Target {
         self.dialect != Dialect::OnnxRuntime
     }
 
-    /// Whether a bias between a projection and the telling apart of heads costs attention kernels of its own. TensorRT for
-    /// RTX 1.7.1 reads the heads out of a product's result as it is, but writes queries, keys and values once more as soon as
-    /// one of them has a bias: 10 kernels a layer of an encoder, and 7 without biases (sm_86 to sm_120, FP16, BF16 and FP32).
+    /// Whether queries, keys and values are written once more because of a bias between their projection and the telling
+    /// apart of heads. TensorRT for RTX 1.7.1 reads heads out of a product's result as it is (measured, docs/decisions.md);
     /// ONNX Runtime's operators take the biases with them.
     pub fn biases_keep_projections_apart(&self) -> bool {
         self.dialect == Dialect::TensorRt

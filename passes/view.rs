@@ -1,7 +1,7 @@
 //! Values as rearrangements of another one.
 //!
-//! Reshape, Transpose, Squeeze, Unsqueeze, Flatten and picking one slice out of a packed dimension (Gather of one index,
-//! Split into single ones) move elements and change none. A [`View`] composes a chain of them: the dimensions of the
+//! Reshape, Transpose, Squeeze, Unsqueeze, Flatten and picking one slice out of a packed dimension (Gather or Slice of one
+//! index, Split into single ones) move elements and change none. A [`View`] composes a chain of them: the dimensions of the
 //! source are cut into atoms, and each dimension of the result is a sequence of atoms, as in the notation of einops
 //! (`b s (h d) -> b h s d`). Two chains that rearrange alike have the same view, whatever their spelling, and
 //! [`View::emit`] writes the shortest.
@@ -40,7 +40,7 @@ fn rearranged(g: &Graph, node: NodeId) -> Option<ValueId> {
         return n.input(0);
     }
     let floats = |v: ValueId| g.value(v).ty().dtype().is_some_and(|t| t.is_float());
-    if ops::Split::of(g, node).is_some() {
+    if n.op().is_any(&["Split", "Slice"]) {
         return n.input(0).filter(|&v| floats(v));
     }
     let gather = ops::Gather::of(g, node)?;
@@ -137,6 +137,16 @@ impl View {
             (single && whole == Some(even)).then_some(())?;
             let index = (n.outputs().iter()).position(|&v| v == Some(made))?;
             self.pick(axis, i64::try_from(index).ok()?)?;
+            self.dims.insert(axis, Vec::new());
+        } else if let Some(slice) = ops::Slice::of(g, node) {
+            let ranges = slice.ranges()?;
+            let [range] = ranges.as_slice() else {
+                return None;
+            };
+            let axis = ops::resolve_axis(range.axis, self.dims.len())?;
+            let single = facts.dims(made)?.get(axis)?.as_i64() == Some(1);
+            (single && range.step == 1).then_some(())?;
+            self.pick(axis, range.start)?;
             self.dims.insert(axis, Vec::new());
         } else {
             self.regroup(facts.dims(made)?)?;
@@ -246,7 +256,7 @@ impl View {
 
     /// Whether it is one of several parts that are picked out of one rearrangement of the source, which nothing else reads.
     pub fn is_unpacked(&self, g: &Graph) -> bool {
-        let picks = |n: NodeId| g.node(n).op().is_any(&["Gather", "Split"]);
+        let picks = |n: NodeId| g.node(n).op().is_any(&["Gather", "Split", "Slice"]);
         let Some(at) = self.nodes.iter().take(2).position(|&n| picks(n)) else {
             return false;
         };
@@ -254,7 +264,7 @@ impl View {
             return false;
         };
         let value = g.value(data);
-        let direct = at == 0 || g.node(self.nodes[at]).op().is("Split");
+        let direct = at == 0 || !g.node(self.nodes[at]).op().is("Gather");
         let readers = value.uses().iter().all(|usage| picks(usage.node));
         self.is_part() && direct && at + 1 < self.nodes.len() && readers && !value.is_output()
     }

@@ -32,6 +32,8 @@ pub(crate) struct Gathered {
     pub warnings: Vec<String>,
     /// What to make, with the controls' values of the profile.
     pub kinds: Kinds,
+    /// Whether a way of the model runs at no sizes that are known.
+    unsettled: bool,
     /// Controls of which the result has the value of the real inputs alone.
     pub chosen: Fixed,
 }
@@ -207,12 +209,17 @@ pub(crate) fn gather(
         batch: 1,
         warnings: Vec::new(),
         kinds: maker.kinds.clone(),
+        unsettled: false,
         chosen: Fixed::default(),
     };
     match (found, real) {
         (Ok(settled), real) => {
             out.warnings = settled.warnings;
             let apart = made(request, session, &maker, &whole, shapes, &mut out)?;
+            if out.unsettled {
+                // What it would take is not known, so nothing of the sizes is written into the model.
+                shapes.open();
+            }
             match apart.is_empty() {
                 true => out.warnings.extend(maker.remarks(&out.made)),
                 false => out.divide(request, &maker, &apart, real.as_ref(), shapes)?,
@@ -366,6 +373,7 @@ fn made(
         let mut way = Way::of(request, &other.kinds, whole);
         if attempt(request, session, &other, None, &mut way).is_err() {
             if !runs {
+                out.unsettled = true;
                 out.warnings.push(format!(
                     "with {} the model runs at no sizes that were tried: nothing is proved of it",
                     choice.name

@@ -5,7 +5,7 @@
 
 mod common;
 
-use kiln::compile::{CompileError, Options, Outcome, compile};
+use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
 use kiln::engine::EngineError;
 use kiln::talk::Silent;
 use kiln_graph::onnx;
@@ -328,6 +328,56 @@ fn a_zero_point_behind_a_convolution_along_one_axis() {
     for fp16 in [false, true] {
         let outcome = compiled(17, &graph, |o| o.fp16 = fp16).unwrap_or_else(|e| panic!("{e}"));
         assert!(outcome.manifest.engine.is_some());
+    }
+}
+
+/// An encoder's attention, whose queries, keys and values are parts of one product.
+fn packed(parts: &str) -> String {
+    format!(
+        "g (float[batch, seq, 64] x) => (float[batch, seq, 64] y) <{}, {}, {}, int64[5] five = {{0, 0, 3, 2, 32}}, \
+         int64[3] flat = {{0, 0, 64}}, float scale = {{0.1767767}}, int64 i0 = {{0}}, int64 i1 = {{1}}, int64 i2 = {{2}}, \
+         int64[1] n0 = {{0}}, int64[1] n1 = {{1}}, int64[1] n2 = {{2}}, int64[1] n3 = {{3}}, int64[3] ones = {{1, 1, 1}}> \
+         {{ m = MatMul(x, w) p = Add(m, b) r = Reshape(p, five) {parts} kt = Transpose<perm = [0, 1, 3, 2]>(k) \
+         s0 = MatMul(q, kt) s = Mul(s0, scale) a = Softmax<axis = -1>(s) o = MatMul(a, v) \
+         t = Transpose<perm = [0, 2, 1, 3]>(o) f = Reshape(t, flat) y = MatMul(f, u) }}",
+        weight("w", &[64, 192]),
+        weight("b", &[192]),
+        weight("u", &[64, 64])
+    )
+}
+
+/// TensorRT's builder stops where one of the three is split off before it is moved, and the others behind.
+#[test]
+fn parts_of_one_product_are_one_kernel_whatever_their_spelling() {
+    if !ready() {
+        return;
+    }
+    let leading = "l = Transpose<perm = [2, 0, 3, 1, 4]>(r)";
+    let picked = format!("{leading} q = Gather(l, i0) k = Gather(l, i1) v = Gather(l, i2)");
+    let split = format!(
+        "{leading} q1, k1, v1 = Split<axis = 0>(l, ones) q = Squeeze(q1, n0) k = Squeeze(k1, n0) v = Squeeze(v1, n0)"
+    );
+    let sliced = (["q", "k", "v"].iter().enumerate())
+        .map(|(k, v)| {
+            format!(
+                "{v}2 = Slice(r, n{k}, n{}, n2) {v}1 = Squeeze({v}2, n2) {v} = Transpose<perm = [0, 2, 1, 3]>({v}1) ",
+                k + 1
+            )
+        })
+        .collect::<String>();
+    for parts in [picked, split, sliced] {
+        let graph = packed(&parts);
+        let outcome = compiled(17, &graph, |o| o.fp16 = true).unwrap_or_else(|e| panic!("{e}"));
+        let manifest = outcome.manifest;
+        assert!(manifest.parity.is_some_and(|p| p.pass()), "{parts}");
+        let kernels = manifest.engine.unwrap().kernels;
+        // Casts of input and output, the product, one that moves all three, attention, the product behind it.
+        assert_eq!(kernels.launched().count(), 6, "{parts}");
+        let eight = compiled(17, &graph, |o| {
+            (o.int8, o.check) = (Some(Int8::Static), false);
+        });
+        let engine = eight.unwrap_or_else(|e| panic!("{e}")).manifest.engine;
+        assert!(engine.unwrap().otherwise.is_empty(), "{parts}");
     }
 }
 

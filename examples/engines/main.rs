@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kiln::compile::{Int8, Options, compile};
-use kiln::engine::{self, BuildRequest, ChildBuilder, ComputeCapability, EngineBuilder, Kernels};
+use kiln::engine::{
+    self, BuildRequest, ChildBuilder, ComputeCapability, EngineBuilder, Kernels, Sizes,
+};
 use kiln::shapes::{DimSpec, Shapes};
 use kiln::talk::Silent;
 use kiln::targets::Targets;
@@ -114,7 +116,7 @@ impl Facts {
     fn new(kernels: &Kernels) -> Facts {
         Facts {
             kernels: kernels.launched().count(),
-            bytes: kernels.traffic(),
+            bytes: Sizes::default().traffic(kernels),
             products: kernels.products(),
             attention: kernels.attention(),
             otherwise: Vec::new(),

@@ -1,6 +1,7 @@
 //! What is added to queries, keys or values on their way from a projection: its bias, wherever it stands.
 
-use kiln_graph::infer::Facts;
+use kiln_graph::infer::{Expr, Facts};
+use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::pass::Miss;
@@ -243,6 +244,78 @@ impl Part {
         }
         None
     }
+}
+
+/// Whether it pays to have no bias between the projections of an attention and its heads. TensorRT for RTX then multiplies
+/// the three in one product of three batches. It reads rows without their own batches: a norm that writes them both ways,
+/// because a residual sum reads it, too, becomes two kernels, unless there is one batch.
+///
+/// # Errors
+/// What else reads what is projected.
+pub fn projects_alone(
+    g: &Graph,
+    facts: &Facts,
+    attention: &InternalAttention<'_>,
+) -> Result<(), Miss> {
+    let mut readers = Vec::new();
+    let mut projected = None;
+    for operand in (0..3).filter_map(|k| attention.input(k)) {
+        let product = product(g, facts, operand)
+            .ok_or_else(|| Miss::at(operand, 3, "it comes from no product with a weight"))?;
+        let x = g.node(product).input(0).ok_or_else(Miss::none)?;
+        if projected.is_some_and(|p| p != x) {
+            return Err(Miss::at(operand, 3, "its projection is of another value"));
+        }
+        projected = Some(x);
+        readers.push(product);
+    }
+    let mut x = projected.ok_or_else(Miss::none)?;
+    if facts.dims(x).is_some_and(is_one_batch) {
+        return Ok(());
+    }
+    for _ in 0..MAX_MOVES {
+        let others = g.value(x).uses().iter().any(|u| !readers.contains(&u.node));
+        if others || g.value(x).is_output() {
+            return Err(Miss::at(x, 4, "something else reads what is projected"));
+        }
+        let moved = g.producer(x).filter(|&n| g.node(n).op().is_any(MOVES));
+        let Some((node, from)) = moved.and_then(|n| Some((n, g.node(n).input(0)?))) else {
+            return Ok(());
+        };
+        (readers, x) = (vec![node], from);
+    }
+    Ok(())
+}
+
+/// Whether at most one of the axes before the last is longer than 1.
+fn is_one_batch(dims: &[Expr]) -> bool {
+    let lead = dims.split_last().map_or(dims, |(_, lead)| lead);
+    lead.iter().filter(|d| d.as_i64() != Some(1)).count() <= 1
+}
+
+/// What only rearranges.
+pub(super) const MOVES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"];
+
+/// Rearrangements in a row that are followed.
+const MAX_MOVES: usize = 4;
+
+/// The product with a weight behind an operand, its bias before or behind the telling apart of heads.
+fn product(g: &Graph, facts: &Facts, operand: ValueId) -> Option<NodeId> {
+    let mut at = operand;
+    for _ in 0..MAX_MOVES {
+        at = View::of(g, facts, at)?.source;
+        if let Some(split) = g.producer_if(at, "Split") {
+            at = g.node(split).input(0)?;
+        }
+        if let Some(product) = g.producer_if(at, "MatMul") {
+            let weight = g.constant(g.node(product).input(1)?)?;
+            return (weight.rank() == 2).then_some(product);
+        }
+        let add = g.node(g.producer_if(at, "Add")?);
+        let terms = [add.input(0)?, add.input(1)?];
+        at = terms.into_iter().find(|&v| g.constant(v).is_none())?;
+    }
+    None
 }
 
 /// Whether there are floats, and all of them zero.

@@ -4,11 +4,9 @@ use kiln_graph::graph::Slot;
 use kiln_graph::infer::Facts;
 use kiln_graph::{DType, Graph, NodeId, Tensor, ValueId};
 
+use super::operand_bias::MOVES;
 use crate::pass::Miss;
 use crate::view::{Atom, View};
-
-/// What only rearranges.
-const MOVES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"];
 
 /// `MatMul(attention, w)` and the bias behind it.
 #[derive(Debug)]

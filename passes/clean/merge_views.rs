@@ -16,7 +16,7 @@ impl Rule for MergeViews {
     }
 
     fn about(&self) -> &'static str {
-        "rewrite chains of Reshape, Transpose, Squeeze, Unsqueeze, Flatten and Gather of one index as the shortest chain"
+        "rewrite chains of Reshape, Transpose, Squeeze, Unsqueeze, Flatten and picking one index as the shortest chain"
     }
 
     fn details(&self) -> String {

@@ -3,7 +3,7 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Graph, NodeId};
 
-use crate::attention::operand_bias::OperandBias;
+use crate::attention::operand_bias::{OperandBias, projects_alone};
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::Patch;
 use crate::rule::Rule;
@@ -25,7 +25,8 @@ impl Rule for DropKeyBias {
         "q · (k + b) is q · k and one number for each query, q · b, which softmax subtracts again: `Add(MatMul(x, wk), bk)` \
          becomes `MatMul(x, wk)`, and in a packed product the part of the keys becomes zero. A cap on the scores sees the \
          number, and so does whatever else reads the keys; a rotary embedding or a norm between makes it differ between keys. \
-         For targets on which the bias of a projection costs a kernel."
+         For targets that write queries, keys and values once more because of a bias \
+         (`kiln passes explain sink-query-bias`)."
             .into()
     }
 
@@ -55,6 +56,7 @@ impl Rule for DropKeyBias {
         if !cx.target.biases_keep_projections_apart() {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
+        projects_alone(g, &cx.facts, &attention)?;
         let mut patch = Patch::new();
         bias.remove(g, &mut patch)
             .ok_or_else(|| Miss::at(keys, 3, "its part of the bias is unknown"))?;

@@ -3,7 +3,7 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Graph, NodeId, Op};
 
-use crate::attention::operand_bias::OperandBias;
+use crate::attention::operand_bias::{OperandBias, projects_alone};
 use crate::attention::output_projection::OutputProjection;
 use crate::pass::{Context, Exactness, Miss};
 use crate::patch::{Patch, Ref};
@@ -26,7 +26,8 @@ impl Rule for MoveValueBias {
         "Each row of the probabilities sums to 1, so what is added to all values alike comes out of attention as it went in, \
          once for each head of the queries. `Add(MatMul(attention, wo), bo)` takes it: bo becomes bo + bv · wo, computed in \
          FP64, and is added where there was none. Not behind a guard that makes rows zero, and not where something else \
-         reads the values or the result. For targets on which the bias of a projection costs a kernel."
+         reads the values or the result. For targets that write queries, keys and values once more because of a bias \
+         (`kiln passes explain sink-query-bias`)."
             .into()
     }
 
@@ -66,6 +67,7 @@ impl Rule for MoveValueBias {
         if !cx.target.biases_keep_projections_apart() {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
+        projects_alone(g, &cx.facts, &attention)?;
         let mut patch = Patch::new();
         bias.remove(g, &mut patch).ok_or_else(unknown)?;
         for value in output.values(g).chain([values, result]) {

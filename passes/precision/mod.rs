@@ -27,6 +27,7 @@ pub mod quantize_int4;
 pub mod quantize_int8;
 pub mod quantized;
 pub mod ranges;
+mod reading;
 mod smooth;
 pub mod stats;
 pub mod weights;

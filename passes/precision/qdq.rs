@@ -18,6 +18,28 @@ pub(super) struct Weight {
     pub apart: Option<(Tensor, Tensor)>,
 }
 
+impl Weight {
+    /// The sums of the columns, as rounded to INT8, and of the rows apart.
+    pub fn sums(&self) -> Option<Vec<f64>> {
+        let factors = self.factors.as_ref()?.values::<f32>()?;
+        let scale = self.scales.as_f64()?;
+        let mut sums = vec![0f64; factors.len()];
+        for row in self.values.bytes().chunks(factors.len().max(1)) {
+            for ((sum, &code), &factor) in sums.iter_mut().zip(row).zip(&factors) {
+                *sum += f64::from(code as i8) * scale * f64::from(factor);
+            }
+        }
+        if let Some((_, rows)) = &self.apart {
+            for row in rows.values::<f32>()?.chunks(factors.len().max(1)) {
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, &v)| *sum += f64::from(v));
+            }
+        }
+        Some(sums)
+    }
+}
+
 /// A quantized activation: its numbers, scale and zero point, and the dequantized value where there is one.
 #[derive(Clone, Copy)]
 pub(super) struct Quantized {

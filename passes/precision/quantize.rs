@@ -8,7 +8,7 @@ use super::conv::{self, Conv};
 use super::linear::Linear;
 use super::qdq::{Weight, Writer};
 use super::ranges::{self, Choice};
-use super::smooth;
+use super::reading::{self, Reading};
 use super::stats::Scheme;
 use super::weights::{self, Format, to_f32s};
 use crate::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
@@ -340,66 +340,27 @@ impl Quantizer {
         let mut matrices: Vec<Option<Vec<f32>>> = (group.layers.iter())
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
-        let (mut choice, mut moments, mut smoothing) = (None, None, None);
-        let mut offsets: Vec<Option<Vec<f64>>> = vec![None; layers.len()];
-        // Channels apart and factors help ranges of each run as well.
-        let scheme = match self.activation {
-            Form::Static(scheme) => scheme,
-            Form::Dynamic => Scheme::UINT8,
-        };
-        if let Some(stats) = cx.options.stats.get(&group.input) {
-            let gains = gains(&group.layers, &matrices, stats.channel_absmax.len());
-            choice = ranges::choose(stats, scheme, &gains);
-            moments = stats.channel_moments();
-            let readers = smooth::Readers {
-                layers: &layers,
-                matrices: &matrices,
-                gains: &gains,
-            };
-            let norm = smooth::norm(g, input, &layers);
-            // Channels of norms have about the same ranges for all inputs. Attention and activations do not: what one row of
-            // attention gives depends on how many keys it has.
-            let joins = cx.target.joins_elementwise()
-                && matches!(self.activation, Form::Static(_))
-                && smooth::normalization(g, input).is_some();
-            let free = smooth::Free {
-                factors: joins || norm.is_some(),
-                offsets: joins,
-            };
-            let found = choice
-                .as_ref()
-                .and_then(|plain| smooth::choose(stats, scheme, &readers, plain, free));
-            if let Some(smooth) = found
-                && let Some(x) = smooth::apply(
-                    g,
-                    input,
-                    norm,
-                    (&smooth.offsets, &smooth.factors),
-                    self.pass,
-                )
-            {
-                for (k, (layer, matrix)) in layers.iter_mut().zip(&mut matrices).enumerate() {
-                    layer.input = x;
-                    let Some(matrix) = matrix else { continue };
-                    offsets[k] = smooth.given_back(matrix, layer.columns);
-                    for (row, s) in matrix.chunks_mut(layer.columns.max(1)).zip(&smooth.factors) {
-                        row.iter_mut().for_each(|v| *v *= s);
-                    }
-                }
-                smoothing = Some(smooth.name(x == input));
-                moments = Some(smooth.moments);
-                choice = Some(smooth.choice);
+        let reading = match cx.options.stats.get(&group.input) {
+            Some(stats) => {
+                let how = reading::How {
+                    form: self.activation,
+                    joins: cx.target.joins_elementwise(),
+                    pass: self.pass,
+                };
+                reading::of(g, stats, &mut layers, &mut matrices, how)
             }
-        }
+            None => Reading::default(),
+        };
+        let choice = &reading.choice;
         let behind = cx.target.scales_columns_behind();
         let mut activation = None;
         let mut done = 0;
-        for ((layer, matrix), offset) in layers.iter().zip(matrices).zip(&offsets) {
+        for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let weight = matrix.ok_or(weights::Unfit::Type);
             let input = Operand {
                 outliers,
-                moments: moments.as_deref(),
+                moments: reading.moments.as_deref(),
                 behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
             };
             let weight = weight.and_then(|m| self.weight(layer, m, &input));
@@ -410,12 +371,13 @@ impl Quantizer {
                     continue;
                 }
             };
+            let offset = reading.given_back(k, &weight);
             let mut write = Writer {
                 g,
                 pass: self.pass,
                 layer: *layer,
             };
-            let product = match (&choice, self.activation) {
+            let product = match (choice, self.activation) {
                 (Some(choice), Form::Static(scheme)) => {
                     let x = *activation.get_or_insert_with(|| write.activation(choice, scheme));
                     write.product(x, weight)
@@ -430,7 +392,7 @@ impl Quantizer {
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
-            let mut read = ranges_remark(g, layer, choice.as_ref(), smoothing);
+            let mut read = ranges_remark(g, layer, choice.as_ref(), reading.smoothing);
             if let (Form::Dynamic, Some(Remark::Ranged(range))) = (self.activation, &mut read) {
                 range.method = EACH_RUN;
             }
@@ -484,18 +446,6 @@ impl Quantizer {
             },
         })
     }
-}
-
-/// The squared norm of each row of all weights that a value is multiplied by.
-fn gains(layers: &[Linear], matrices: &[Option<Vec<f32>>], rows: usize) -> Vec<f64> {
-    let mut gains = vec![0f64; rows];
-    for (layer, matrix) in layers.iter().zip(matrices) {
-        let Some(matrix) = matrix else { continue };
-        for (gain, row) in gains.iter_mut().zip(matrix.chunks(layer.columns.max(1))) {
-            *gain += row.iter().map(|v| f64::from(v * v)).sum::<f64>();
-        }
-    }
-    gains
 }
 
 fn ranges_remark(

@@ -25,7 +25,8 @@ impl Pass for QuantizeFp8 {
         "`x · w` with a constant w [K, N] becomes a product of FP8 numbers (E4M3, up to 448): w has one scale for each \
          column, in the product or in a Mul behind it, x one for all, from calibration, both written as QuantizeLinear and \
          DequantizeLinear of operator set 19. Steps \
-         are relative, so that outlier channels rarely matter; those that do are multiplied apart, as with `quantize-int8`. \
+         are relative, so that outlier channels rarely matter; those that do are multiplied apart, as with `quantize-int8`, or lose their mean where a norm \
+         makes them for TensorRT. \
          TensorRT multiplies in FP8 from sm_89 on."
             .into()
     }

@@ -31,6 +31,9 @@ impl Pass for QuantizeInt8 {
          of the product. Up to 16 channels of x that are much larger than the others are multiplied apart as floats, or channels are \
          divided by factors that the rows of w take (SmoothQuant): in a norm that nothing else reads for free, else by a Mul if \
          that halves the error. \
+         For TensorRT, whose kernels compute what is elementwise on the way, the result of a norm loses an offset in each channel and is divided by \
+         factors, and no channel stands apart there; where half of a range around zero would be empty, as behind Gelu, its middle is \
+         taken away. The bias gives back what that takes. \
          A Conv (for TensorRT also ConvTranspose) has INT8 weights with one scale for each output channel, where one scale leaves its \
          input, and for ONNX Runtime its result, an error 33 dB below them; ONNX Runtime convolves integers only if the result is \
          quantized too, so there it stays bytes through Reshape, Slice and their like. With \

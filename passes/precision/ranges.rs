@@ -63,32 +63,10 @@ pub fn choose(stats: &TensorStats, scheme: Scheme, gains: &[f64]) -> Option<Choi
     if channels == 0 || gains.len() != channels || stats.rows == 0 || stats.finite() < stats.count {
         return None;
     }
-    let order = by_magnitude(stats);
-    let power = signal(stats, gains);
-    let mut choices = Vec::new();
-    for &count in SPLITS.iter().filter(|&&k| k == 0 || k <= channels / SHARE) {
-        let mut outliers = order[..count].to_vec();
-        let rest = stats.channel_absmax[order[count]];
-        outliers.sort_unstable();
-        let within = match count {
-            0 => stats.clone(),
-            _ => stats.truncated(rest),
-        };
-        let (by, (lo, hi), error) = range(&within, scheme);
-        let gain: f64 = order[count..].iter().map(|&j| gains[j]).sum();
-        let noise = if power > 0.0 {
-            error * gain / power
-        } else {
-            0.0
-        };
-        choices.push(Choice {
-            lo,
-            hi,
-            by,
-            outliers,
-            noise,
-        });
-    }
+    let counts = SPLITS.iter().filter(|&&k| k == 0 || k <= channels / SHARE);
+    let choices: Vec<Choice> = counts
+        .map(|&count| apart(stats, scheme, gains, count))
+        .collect();
     let least = choices
         .iter()
         .map(|c| c.noise)
@@ -96,6 +74,33 @@ pub fn choose(stats: &TensorStats, scheme: Scheme, gains: &[f64]) -> Option<Choi
     choices
         .into_iter()
         .find(|c| c.noise <= ENOUGH || c.noise <= 2.0 * least)
+}
+
+/// The choice with so many of the channels multiplied apart, as many as there are gains.
+pub(super) fn apart(stats: &TensorStats, scheme: Scheme, gains: &[f64], count: usize) -> Choice {
+    let order = by_magnitude(stats);
+    let power = signal(stats, gains);
+    let mut outliers = order[..count].to_vec();
+    let rest = stats.channel_absmax[order[count]];
+    outliers.sort_unstable();
+    let within = match count {
+        0 => stats.clone(),
+        _ => stats.truncated(rest),
+    };
+    let (by, (lo, hi), error) = range(&within, scheme);
+    let gain: f64 = order[count..].iter().map(|&j| gains[j]).sum();
+    let noise = if power > 0.0 {
+        error * gain / power
+    } else {
+        0.0
+    };
+    Choice {
+        lo,
+        hi,
+        by,
+        outliers,
+        noise,
+    }
 }
 
 /// The choice for a tensor of which no channel is multiplied apart; its noise is the error's power over the tensor's own.

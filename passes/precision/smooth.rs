@@ -36,8 +36,11 @@ pub(super) struct Smooth {
     /// Empty where all are 1.
     pub factors: Vec<f32>,
     pub choice: Choice,
-    /// The mean square of each channel then.
+    /// The mean square of each channel, as far as errors of the weights are multiplied by it.
     pub moments: Vec<f64>,
+    /// The one offset of all channels, where it is given back by the rounded weights: these are then multiplied by what the
+    /// activation was, as its middle is not what it mostly is.
+    pub middle: Option<f32>,
 }
 
 impl Smooth {
@@ -56,6 +59,7 @@ impl Smooth {
                 noise,
             },
             moments: moments.map(|(m, s)| m / (s * s)).collect(),
+            middle: None,
         }
     }
 
@@ -252,6 +256,30 @@ pub(super) fn choose(
         }
     }
     best.map(|(_, smooth)| smooth)
+}
+
+/// One offset for all channels, the middle of a range that is not around zero, as behind Gelu: half of the steps of a range
+/// around zero would be for numbers that there are not. `plain` is the choice of such a range, whose channels apart stay so.
+pub(super) fn around(stats: &TensorStats, gains: &[f64], plain: &Choice) -> Option<Smooth> {
+    let found = ranges::apart(stats, Scheme::UINT8, gains, plain.outliers.len());
+    let pays = found.noise <= WORTH * plain.noise;
+    let moments = stats.channel_moments().filter(|_| pays)?;
+    let middle = f64::midpoint(found.lo.min(0.0).into(), found.hi.max(0.0).into());
+    let shifted = Shifted::by(stats, &moments, |_| middle)?;
+    let d = *shifted.offsets.first()?;
+    let most = f64::from((found.hi - d).max(d - found.lo));
+    let ones = vec![1.0; moments.len()];
+    let smooth = Smooth::new(&shifted, &ones, (-most, most), found.noise);
+    Some(Smooth {
+        choice: Choice {
+            by: found.by,
+            outliers: found.outliers,
+            ..smooth.choice
+        },
+        moments,
+        middle: Some(d),
+        ..smooth
+    })
 }
 
 /// The mean square of E4M3's relative error: steps are 1/8 of a power of two, and numbers are spread evenly between two of these.

@@ -52,6 +52,7 @@ struct Seen {
 enum Kind {
     Number,
     Whole,
+    Truth,
 }
 
 /// How closely a value fits what is listed.
@@ -128,11 +129,24 @@ impl Values {
                 }
             }
         }
-        let found = users.into_iter().filter_map(|(view, kernels)| {
-            let n = self.named(&view).or_else(|| self.agreed(&view, &kernels))?;
-            Some((view, n))
-        });
-        found.collect()
+        let mut found = Elements::new();
+        for (view, kernels) in &users {
+            let n = self.named(view).or_else(|| self.agreed(view, kernels));
+            found.extend(n.map(|n| (view.clone(), n)));
+        }
+        while propagate(kernels, &mut found) {}
+        // As many as another view of the tensor has.
+        users.retain(|view, _| !found.contains_key(view));
+        for (view, kernels) in users {
+            let views = found.iter().filter(|(v, _)| v.name == view.name);
+            let other: BTreeSet<u64> = views.map(|(_, &n)| n).collect();
+            let own = kernels.iter().map(|k| self.choice(&k.nodes, &view));
+            let own: Vec<_> = own.filter_map(|c| c.up_to(Fit::Padded)).collect();
+            let n = common(own.iter().cloned().chain([other]));
+            let n = n.filter(|_| !own.is_empty());
+            found.extend(n.map(|n| (view, n)));
+        }
+        found
     }
 
     /// What all kernels say of a view that they read or write.
@@ -222,14 +236,18 @@ impl Values {
 #[derive(Clone, Debug, Default)]
 struct Choice(BTreeMap<Fit, BTreeSet<u64>>);
 
+impl Choice {
+    /// By all values that fit so closely or more; `None` where there are none.
+    fn up_to(&self, fit: Fit) -> Option<BTreeSet<u64>> {
+        let sets = self.0.range(..=fit).map(|(_, n)| n.clone());
+        sets.reduce(|a, b| &a | &b)
+    }
+}
+
 /// What all kernels agree on that say anything: by the values that they have whole, else by the values that fit the most closely if
 /// several kernels say so, else by all that fit.
 fn agreed(choices: &[Choice]) -> Option<u64> {
-    let union = |c: &Choice, to: Fit| {
-        let sets = c.0.range(..=to).map(|(_, n)| n.clone());
-        sets.reduce(|a, b| &a | &b)
-    };
-    let whole = |c: &Choice| union(c, Fit::Flattened).or_else(|| union(c, Fit::Merged));
+    let whole = |c: &Choice| c.up_to(Fit::Flattened).or_else(|| c.up_to(Fit::Merged));
     let closest: Vec<_> = choices.iter().filter_map(|c| c.0.values().next()).collect();
     common(choices.iter().filter_map(whole))
         .or_else(|| {
@@ -241,7 +259,7 @@ fn agreed(choices: &[Choice]) -> Option<u64> {
                     .cloned(),
             )
         })
-        .or_else(|| common(choices.iter().filter_map(|c| union(c, Fit::Padded))))
+        .or_else(|| common(choices.iter().filter_map(|c| c.up_to(Fit::Padded))))
 }
 
 fn common(sets: impl Iterator<Item = BTreeSet<u64>>) -> Option<u64> {
@@ -286,7 +304,9 @@ fn fit(listed: &[i64], seen: &Seen) -> Option<Fit> {
     };
     let few = u32::try_from(constant.len()).ok().filter(|&n| n <= 8)?;
     let parts = opens > 0 && (0..1u32 << few).any(part);
-    match opens <= vary && parts {
+    // What is merged has fewer dimensions, or is made rows of.
+    let merges = opens == 1 || listed.len() != seen.dims.len();
+    match merges && opens <= vary && parts {
         true => Some(Fit::Merged),
         false => padded(listed, seen).then_some(Fit::Padded),
     }
@@ -428,6 +448,7 @@ fn seen(at: &Facts, open: &Facts, v: ValueId) -> Option<Seen> {
     let kind = match at.ty(v).dtype()? {
         d if d.is_float() => Kind::Number,
         DType::I8 | DType::U8 | DType::I4 | DType::U4 => Kind::Number,
+        DType::Bool => Kind::Truth,
         _ => Kind::Whole,
     };
     let dims = dims.iter().enumerate().map(|(k, n)| {
@@ -440,7 +461,8 @@ fn seen(at: &Facts, open: &Facts, v: ValueId) -> Option<Seen> {
 
 fn kind(dtype: DataType) -> Kind {
     match dtype {
-        DataType::Int64 | DataType::Int32 | DataType::Bool => Kind::Whole,
+        DataType::Int64 | DataType::Int32 => Kind::Whole,
+        DataType::Bool => Kind::Truth,
         _ => Kind::Number,
     }
 }

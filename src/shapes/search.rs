@@ -27,7 +27,16 @@ pub(super) fn search(
     // What was given of one input may be a size of another.
     let given = shapes.given.iter().filter_map(|n| shapes.ranges.get(n));
     candidates.extend(given.map(|range| range.opt));
-    let candidates: Vec<usize> = candidates.into_iter().take(MAX_CANDIDATES).collect();
+    // As many as all combinations of can be looked at.
+    let mut most = MAX_CANDIDATES;
+    while most > 1
+        && most
+            .checked_pow(free.len() as u32)
+            .is_none_or(|n| n > MAX_LOOKS)
+    {
+        most -= 1;
+    }
+    let candidates: Vec<usize> = candidates.into_iter().take(most).collect();
     // What stands first turns fastest: batches stand last, so that they are 1 as long as the rest finds a size.
     let mut free = free.to_vec();
     free.sort_by_key(|name| shapes.is_batch(name));

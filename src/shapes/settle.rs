@@ -181,7 +181,22 @@ fn lower(shapes: &Shapes, free: &[String], runs: &mut Runs<'_>) -> Option<Point>
         }
         before = point;
     }
-    None
+    apart(shapes, free, runs)
+}
+
+/// The typical sizes with the largest one lowered and the others 1: of sizes that belong together unseen, 1 is common.
+fn apart(shapes: &Shapes, free: &[String], runs: &mut Runs<'_>) -> Option<Point> {
+    let typical = shapes.point(|r| r.opt);
+    let largest = free.iter().max_by_key(|name| typical.get(*name))?;
+    let all = LOWER.iter().filter(|&&cap| cap > 1);
+    all.filter(|&&cap| typical.get(largest).is_some_and(|&n| cap <= n))
+        .find_map(|&cap| {
+            let mut point = typical.clone();
+            point.extend(free.iter().map(|name| (name.clone(), 1)));
+            point.insert(largest.clone(), cap);
+            shapes.complete(&mut point);
+            runs.at(shapes, &point).is_ok().then_some(point)
+        })
 }
 
 /// Lowers one dimension's maximum, and raises its minimum, to where the model runs; `corner` gets the maximum.

@@ -124,7 +124,7 @@ fn measured(text: &str) -> (String, f32, f32) {
 }
 
 /// What calibration could have found: 64 rows in ±4, of which channel 3 may be 30 times as large, or 40 away, or
-/// every channel one to 32 times.
+/// every channel one to 32 times, or 64 rows from 0 to 4.8.
 fn stats(case: &Case, model: &Model) -> Stats {
     let Some(ranges) = &case.ranges else {
         let named = |(name, min, max): &(String, f32, f32)| {
@@ -140,11 +140,13 @@ fn stats(case: &Case, model: &Model) -> Stats {
         ("uneven", c) => 2f32.powi(c as i32 % 6),
         ("outlier", 3) => 30.0,
         ("infinite", 3) => f32::INFINITY,
+        ("positive", _) => 0.6,
         ("even" | "outlier" | "infinite" | "far", _) => 1.0,
         (other, _) => panic!("{}: unknown ranges {other}", case.path.display()),
     };
     let offset = |channel: usize| match (ranges.as_str(), channel) {
         ("far", 3) => 40.0,
+        ("positive", _) => 2.4,
         _ => 0.0,
     };
     let mut model = model.clone();

@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::{Operand, Sizes};
 
 const MODEL: &str = r#"<ir_version: 10, opset_import: ["" : 23]>
-    g (float16[batch, seq, 64] x) => (float16[batch, seq, 64] y, float16[batch, 64] pooled)
+    g (float16[batch, seq, 64] x, int64[seq, seq] order, bool[batch, 1, seq, seq] padding) => (float16[batch, seq, 64] y, float16[batch, 64] pooled)
     <float16[64, 64] w = {4096}, float16[64] s = {64}, int64[4] heads = {0, 0, 4, 16}, int64[4] two = {0, 0, 2, 16},
      int64 zero = {0}, float16[64, 32] v = {2048}>
     {
@@ -13,6 +13,7 @@ const MODEL: &str = r#"<ir_version: 10, opset_import: ["" : 23]>
         [k] k = MatMul(n, v) [rk] k4 = Reshape(k, two) [tk] kt = Transpose<perm = [0, 2, 1, 3]>(k4)
         [att] a = Attention(qt, kt, kt)
         [back] y = Softmax(n)
+        [causal] c = Equal(order, order) [both] m = And(c, padding)
         [select] pooled = Gather<axis = 1>(n, zero)
     }"#;
 
@@ -24,6 +25,15 @@ fn model() -> kiln_graph::Model {
         )
     });
     onnx::read_text(&text).unwrap()
+}
+
+fn inputs() -> [(String, Vec<usize>); 3] {
+    let all: [(&str, &[usize]); 3] = [
+        ("x", &[3, 40, 64]),
+        ("order", &[40, 40]),
+        ("padding", &[3, 1, 40, 40]),
+    ];
+    all.map(|(name, shape)| (name.to_string(), shape.to_vec()))
 }
 
 fn operand(name: &str, shape: &[i64]) -> Operand {
@@ -67,7 +77,7 @@ fn kernel(kind: &str, nodes: &[&str], inputs: &[&Operand], outputs: &[&Operand])
 fn found(kernels: &[&Kernel], wanted: &Operand) -> Option<u64> {
     let model = model();
     let kernels = Kernels(kernels.iter().map(|&k| k.clone()).collect());
-    let inputs = [("x".to_string(), vec![3, 40, 64])];
+    let inputs = inputs();
     Sizes::at(&kernels, &model.graph, &inputs).elements(wanted)
 }
 
@@ -163,7 +173,7 @@ fn the_last_operand_of_an_attention_is_what_is_left() {
     );
     assert_eq!(found(&[&attention], v), None);
     let model = model();
-    let inputs = [("x".to_string(), vec![3, 40, 64])];
+    let inputs = inputs();
     let kernels = Kernels(vec![attention.clone()]);
     let sizes = Sizes::at(&kernels, &model.graph, &inputs);
     assert_eq!(
@@ -179,4 +189,28 @@ fn whatever_is_listed_is_no_panic() {
     let kernel = kernel("gemm", &["q", "norm"], &[&far, &none], &[&far]);
     assert_eq!(found(&[&kernel], &far), None);
     assert_eq!(found(&[&kernel], &none), Some(1));
+}
+
+#[test]
+fn another_view_of_the_tensor_decides_between_queries_and_keys() {
+    // By the attention alone this may be queries or keys.
+    let heads = operand("x", &[-1, -1, 16]);
+    let reads = kernel("kgen", &["att"], &[&heads], &[]);
+    assert_eq!(found(&[&reads], &heads), None);
+    let rows = operand("x", &[-1, 32]);
+    let writes = kernel("kgen", &["k"], &[], &[&rows]);
+    assert_eq!(found(&[&writes, &reads], &heads), Some(ROWS * 32));
+    // Nobody says how this view lies in the tensor.
+    let part = operand("x", &[-1, -1, 2]);
+    let other = kernel("kgen", &["unknown"], &[&part], &[]);
+    assert_eq!(found(&[&writes, &other], &part), None);
+}
+
+#[test]
+fn a_mask_for_all_samples_has_none_of_their_number() {
+    let mut mask = operand("m", &[1, 1, -1, -1]);
+    mask.dtype = DataType::Bool;
+    let writes = kernel("kgen", &["causal"], &[], &[&mask]);
+    let reads = kernel("kgen", &["causal", "both"], &[&mask], &[]);
+    assert_eq!(found(&[&writes, &reads], &mask), Some(40 * 40));
 }
