@@ -15,7 +15,7 @@ $(VENV)/.ready: requirements.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
 $(KILN): setup $(shell find src graph passes -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
-	cargo build --release
+	KILN_COMMIT=$$(git describe --always --dirty 2>/dev/null) cargo build --release
 
 demo: $(KILN)
 	@echo "kiln compile paraphrase-MiniLM-L3-v2.onnx --fp16 --target sm_89"

@@ -1,5 +1,6 @@
 //! The output folder: written aside, then renamed, so that there is a whole bundle or none.
 
+pub mod about;
 mod keep;
 
 use std::borrow::Cow;

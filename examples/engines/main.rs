@@ -148,7 +148,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     // A builder in a process of its own is this binary, too.
     if args.first().is_some_and(|a| a == engine::SUBCOMMAND) {
-        kiln::cli::main();
+        kiln::cli::main(None);
         return Ok(());
     }
     let both = args.iter().any(|a| a == "--both");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json, table::table};
+use super::{Failure, Globals, print_json};
 use crate::attention::flags::{Flag, Head};
 use crate::attention::{self, AttentionError, Data, Kind, Layer, Options, Summary};
 
@@ -75,7 +75,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let summary = done?;
     match args.json {
         true => print_json(&summary)?,
-        false => globals.show(&render(&summary))?,
+        false => globals.show(&render(globals, &summary))?,
     }
     Ok(0)
 }
@@ -88,7 +88,7 @@ fn kind(layer: &Layer) -> &'static str {
     }
 }
 
-fn render(summary: &Summary) -> String {
+fn render(globals: &Globals, summary: &Summary) -> String {
     let rows: Vec<Vec<String>> = (summary.layers.iter())
         .map(|layer| {
             let entropies = layer.heads.iter().map(|h| h.entropy);
@@ -116,7 +116,7 @@ fn render(summary: &Summary) -> String {
         "entropy (bits)",
         "flagged",
     ];
-    let mut out = table(&header, &rows);
+    let mut out = globals.table(&header, &rows);
     let mut flagged = String::new();
     for layer in &summary.layers {
         for head in layer.heads.iter().filter(|h| !h.flags.is_empty()) {

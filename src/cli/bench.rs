@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::device::DeviceArgs;
 use super::engine;
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json, table::table};
+use super::{Failure, Globals, print_json};
 use crate::bench::baseline::{Baseline, Verdict};
 use crate::bench::{Axis, BenchOptions, Request, benchmark};
 use crate::report;
@@ -148,7 +148,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         print_json(&result)?;
     } else {
         for (title, header, rows) in report::bench::tables(&result) {
-            globals.show(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
+            globals.show(&format!("\n{title}\n\n{}", globals.table(&header, &rows)))?;
         }
     }
     let gate = result.gate.iter().flat_map(|g| &g.points);

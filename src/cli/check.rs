@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, NOT_PROVED, print_json, table::table};
+use super::{Failure, Globals, NOT_PROVED, print_json};
 use crate::check::{self, Against, Checked, Precision, Suspects};
 use crate::parity::{Outcome, Preset, Report, Tolerance};
 use crate::report;
@@ -179,8 +179,7 @@ fn show(globals: &Globals, result: &Checked) -> Result<(), Failure> {
 }
 
 fn show_parity(globals: &Globals, parity: &Report) -> Result<(), Failure> {
-    let (header, rows) = report::parity_rows(parity);
-    globals.show(&table(&header, &rows))?;
+    globals.show(&globals.parity(parity))?;
     globals.show(&format!("\n  parity   {}\n", report::verdict(parity)))
 }
 

@@ -184,7 +184,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             for explained in &outcome.manifest.explain {
                 globals.show(&explain(explained))?;
             }
-            globals.show(&render(&outcome.manifest, Some(&outcome.bundle)))?;
+            globals.show(&render(globals, &outcome.manifest, Some(&outcome.bundle)))?;
         }
     }
     let proved = |p: &parity::Report| p.pass();
@@ -243,11 +243,8 @@ fn stopped(
         _ => None,
     };
     let shown = match (error, manifest) {
-        (CompileError::NotTheSame { parity, .. }, _) => {
-            let (header, rows) = report::parity_rows(parity);
-            table(&header, &rows) + "\n"
-        }
-        (_, Some(manifest)) => render(manifest, None) + "\n",
+        (CompileError::NotTheSame { parity, .. }, _) => globals.parity(parity) + "\n",
+        (_, Some(manifest)) => render(globals, manifest, None) + "\n",
         _ => String::new(),
     };
     if !json {
@@ -317,7 +314,7 @@ fn explain(explained: &Explained) -> String {
     )
 }
 
-fn render(m: &Manifest, bundle: Option<&Path>) -> String {
+fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
     let mut out = String::new();
     let applied: Vec<Vec<String>> = (m.passes.iter())
         .filter(|p| p.applications > 0)
@@ -332,14 +329,13 @@ fn render(m: &Manifest, bundle: Option<&Path>) -> String {
         .collect();
     out += &table(&["pass", "applied", "ms", "nodes"], &applied);
     if let Some(parity) = &m.parity {
-        let (header, rows) = report::parity_rows(parity);
         out.push('\n');
-        out += &table(&header, &rows);
+        out += &globals.parity(parity);
     }
     if let Some(latency) = &m.latency {
         let (header, rows) = report::latency_rows(latency);
         out.push('\n');
-        out += &table(&header, &rows);
+        out += &globals.table(&header, &rows);
     } else if let Some(why) = &m.latency_not_run {
         out += &format!("\n  latency  not run: {why}\n");
     }

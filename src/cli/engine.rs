@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json, table::table};
+use super::{Failure, Globals, print_json};
 use crate::bench::gpu::telemetry::Sampler;
 use crate::bench::gpu::{self, Request};
 use crate::bench::{Axis, BenchOptions};
@@ -98,7 +98,7 @@ pub(super) fn run(globals: &Globals, args: &EngineArgs, common: Common) -> Resul
         return Ok(0);
     }
     for (title, header, rows) in report::gpu::tables(&result, SHOWN) {
-        globals.show(&format!("\n{title}\n\n{}", table(&header, &rows)))?;
+        globals.show(&format!("\n{title}\n\n{}", globals.table(&header, &rows)))?;
     }
     for line in report::gpu::notes(&result) {
         globals.show(&format!("  {line}\n"))?;

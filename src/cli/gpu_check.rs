@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::progress::Terminal;
-use super::{Failure, Globals, table::table};
+use super::{Failure, Globals};
 use crate::gpu_check::{self, GpuCheckError, Kiln, Request};
 
 #[derive(clap::Args, Debug)]
@@ -70,7 +70,7 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
         "{of}, batch {}, {} tokens\n\n{}\n  written to {}\n",
         record.batch,
         record.seq,
-        table(&header, &rows),
+        globals.table(&header, &rows),
         path.display()
     ))?;
     Ok(u8::from(!record.pass()))

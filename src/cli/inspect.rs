@@ -1,9 +1,10 @@
 //! `kiln inspect`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{Failure, print, print_json, table::table};
+use super::{Failure, Globals, print, print_json, table::table};
 use crate::bundle;
+use crate::bundle::about::{About, about};
 use crate::manifest;
 use crate::report::kernels as report;
 use crate::summary::{self, Summary};
@@ -23,7 +24,7 @@ pub(super) struct Args {
     engine: bool,
 }
 
-pub(super) fn run(args: Args) -> Result<u8, Failure> {
+pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     if args.engine {
         return engine(&args);
     }
@@ -38,11 +39,64 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
         return Ok(0);
     }
     let summary = summary::of(&model);
-    match args.json {
-        true => print_json(&summary)?,
-        false => print(&render(&path.display().to_string(), &summary))?,
+    let about = about(&args.model).unwrap_or_else(|e| {
+        globals.say(format!("kiln: {}: {e}", args.model.display()));
+        None
+    });
+    if args.json {
+        print_json(&Whole {
+            summary: &summary,
+            bundle: about.as_ref(),
+        })?;
+        return Ok(0);
     }
+    let bundle = about.as_ref().map(|a| bundle_lines(&args.model, a));
+    let model = render(&path.display().to_string(), &summary);
+    print(&format!("{}{model}", bundle.unwrap_or_default()))?;
     Ok(0)
+}
+
+/// A model, and the bundle that it is in.
+#[derive(serde::Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<&'a About>,
+}
+
+fn bundle_lines(folder: &Path, a: &About) -> String {
+    let mut out = format!("{}\n\n", folder.display());
+    let made = match a.runtime.as_str() {
+        "" => format!("kiln {}", a.kiln),
+        runtime => format!("kiln {}, proved by {runtime}", a.kiln),
+    };
+    for (what, said) in [
+        ("original", a.original.as_str()),
+        ("target", &a.target),
+        ("precision", &a.precision),
+        ("sizes", &a.sizes.join(", ")),
+        ("parity", &a.parity),
+        ("engine", &a.engine),
+        ("its parity", &a.engine_parity),
+        ("made by", &made),
+    ] {
+        if !said.is_empty() {
+            out += &format!("  {what:<12} {said}\n");
+        }
+    }
+    if let Ok(recipe) = serde_saphyr::to_string(&a.recipe)
+        && a.recipe.is_object()
+    {
+        let lines = recipe.trim_end().lines();
+        let lines: String = lines.map(|l| format!("    {l}\n")).collect();
+        let again = format!(
+            "kiln compile -c {}",
+            folder.join(bundle::MANIFEST).display()
+        );
+        out += &format!("  recipe       (`{again}` runs it again)\n{lines}");
+    }
+    out + "\n"
 }
 
 fn engine(args: &Args) -> Result<u8, Failure> {

@@ -16,6 +16,8 @@ mod inspect;
 mod passes;
 mod progress;
 mod signals;
+mod tables;
+mod version;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -59,6 +61,9 @@ struct Cli {
     /// schema.
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Show all cases of a comparison, not only the worst of each output; with --version, the commit, features and runtimes.
+    #[arg(long, short, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -73,7 +78,8 @@ enum Verb {
     Bench(bench::Args),
     /// Find the application of a pass that makes a compiled model differ from its original.
     Bisect(bisect::Args),
-    /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks.
+    /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks; of a bundle also what it
+    /// was made for, how, and what was proved.
     Inspect(inspect::Args),
     /// Show where the heads of a model look on given inputs, as a page with heat maps.
     Attention(attention::Args),
@@ -121,6 +127,7 @@ struct Globals {
     ort_lib: Option<PathBuf>,
     trt_lib: Option<PathBuf>,
     quiet: bool,
+    verbose: bool,
 }
 
 impl Globals {
@@ -191,13 +198,16 @@ impl From<CompileError> for Failure {
     }
 }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
+/// Runs the command line of this process, whose program was built of this commit.
+pub fn main(commit: Option<&str>) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are no errors, and go to stdout.
             let _ = e.print();
+            if e.kind() == clap::error::ErrorKind::DisplayVersion && version::wanted() {
+                let _ = print(&version::details(commit));
+            }
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
@@ -210,13 +220,14 @@ pub fn main() -> ExitCode {
         ort_lib: cli.ort_lib,
         trt_lib: cli.trt_lib,
         quiet: cli.quiet,
+        verbose: cli.verbose,
     };
     let done = match cli.verb {
         Verb::Compile(args) => compile::run(&globals, *args),
         Verb::Check(args) => check::run(&globals, args),
         Verb::Bench(args) => bench::run(&globals, args),
         Verb::Bisect(args) => bisect::run(&globals, args),
-        Verb::Inspect(args) => inspect::run(args),
+        Verb::Inspect(args) => inspect::run(&globals, args),
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),

@@ -202,6 +202,33 @@ impl Report {
         outputs
     }
 
+    /// Each output once, at its worst case: the worst output first where the report fails, else in the reference's order.
+    pub fn by_output(&self) -> Vec<Worst<'_>> {
+        let unproved = self.unproved();
+        let open = |o: &OutputReport| {
+            o.unproved.is_some() && unproved.iter().any(|(name, _)| *name == o.name)
+        };
+        let mut ranked = self.ranked();
+        // A case that proves nothing counts before one that passes.
+        ranked.sort_by_key(|w| match (w.output.failed(), open(w.output)) {
+            (true, _) => 0,
+            (_, true) => 1,
+            _ => 2,
+        });
+        let mut found: Vec<Worst<'_>> = Vec::new();
+        for worst in ranked {
+            if !found.iter().any(|f| f.output.name == worst.output.name) {
+                found.push(worst);
+            }
+        }
+        if !self.failed() {
+            let order = self.in_order();
+            let place = |w: &Worst<'_>| order.iter().position(|o| o.output.name == w.output.name);
+            found.sort_by_cached_key(place);
+        }
+        found
+    }
+
     /// All outputs at all cases, as they were compared.
     pub fn in_order(&self) -> Vec<Worst<'_>> {
         let outputs = self.cases.iter().flat_map(|case| {

@@ -1,6 +1,6 @@
 //! Which application of a pass breaks parity, for people.
 
-use super::parity_rows;
+use super::brief;
 use super::table::table;
 use crate::bisect::{Bisection, Culprit, Failure, Finding};
 use crate::parity::Report;
@@ -54,8 +54,8 @@ fn found(culprit: &Culprit, all: usize, runs: usize) -> String {
 }
 
 fn measured(parity: &Report) -> String {
-    let (header, rows) = parity_rows(parity);
-    table(&header, &rows)
+    let brief = brief(parity);
+    table(&brief.header, &brief.rows)
 }
 
 fn table_of(failure: &Failure) -> String {

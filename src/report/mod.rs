@@ -10,6 +10,7 @@ pub mod junit;
 pub mod kernels;
 mod latency;
 pub mod page;
+mod parity;
 mod section;
 pub(crate) mod table;
 mod target;
@@ -17,11 +18,12 @@ mod target;
 use crate::bench::BenchReport;
 use crate::manifest::Manifest;
 use crate::parity::{
-    CaseReport, Comparison, Floor, Nonfinite, Outcome, OutputReport, Report, Unproved, Worst,
+    CaseReport, Comparison, Floor, Outcome, OutputReport, Report, Unproved, Worst,
 };
 
 pub use bundle::{Page as BundlePage, html, markdown};
 pub use kernels::kernel_lines;
+pub use parity::{Brief, brief, parity_rows, word};
 pub use target::{Document, Target, WriteError};
 
 /// A Markdown table.
@@ -202,92 +204,6 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
         );
     }
     format!("output '{}' at {}: {what}", output.name, case.name)
-}
-
-/// Rows of case, output and metrics: `(header, rows)`, for a table of any kind. Of a report that fails the worst come first. Where a result was beyond its limit, the limit
-/// on relative L2 and what the original differs from itself stand beside it.
-pub fn parity_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let outputs = || report.cases.iter().flat_map(|c| &c.outputs);
-    let noisy = outputs().any(|o| o.floor.is_some());
-    let mut header = vec!["case", "output", "elements", "max abs", "rel L2"];
-    if noisy {
-        header.extend(["limit", "noise"]);
-    }
-    header.extend(["cosine", "SQNR dB", "argmax", "NaN/Inf", "verdict"]);
-    let shown = match report.failed() {
-        true => report.ranked(),
-        false => report.in_order(),
-    };
-    let row = |Worst { case, output }| {
-        let mut row = vec![case.name.clone(), output.name.clone()];
-        row.extend(cells(output));
-        if noisy {
-            row.splice(5..5, noise_cells(report, output));
-        }
-        row.push(word(output).into());
-        row
-    };
-    (header, shown.into_iter().map(row).collect())
-}
-
-/// From the number of elements to what is not finite.
-fn cells(output: &OutputReport) -> Vec<String> {
-    let Comparison::Compared { metrics, .. } = &output.comparison else {
-        return vec![String::new(); 7];
-    };
-    let elements = metrics.elements.to_string();
-    match &metrics.float {
-        Some(f) => vec![
-            elements,
-            format!("{:.2e}", f.max_abs),
-            format!("{:.2e}", f.relative_l2),
-            format!("{:.7}", floor7(f.cosine)),
-            format!("{:.1}", f.sqnr_db),
-            f.argmax
-                .map_or(String::new(), |a| format!("{:.2} %", a * 100.0)),
-            nonfinite(&f.nonfinite),
-        ],
-        None => {
-            let mut cells = vec![elements, format!("{} differ", metrics.unequal)];
-            cells.extend(output.margin.map(|m| format!("margin {:.1e}", m.largest)));
-            cells.resize(7, String::new());
-            cells
-        }
-    }
-}
-
-/// All elements that are not finite, and how many of them differ.
-fn nonfinite(found: &Nonfinite) -> String {
-    match (found.most(), found.differ) {
-        (all, 0) => all.to_string(),
-        (all, differ) => format!("{all}, {differ} differ"),
-    }
-}
-
-/// The limit and the floor of relative L2, or of what is unequal.
-fn noise_cells(report: &Report, output: &OutputReport) -> [String; 2] {
-    let Some(floor) = output.floor else {
-        return [String::new(), String::new()];
-    };
-    let limits = report.tolerance.limits_of(&output.name);
-    let number = |n: Option<f64>| n.map_or(String::new(), |n| format!("{n:.2e}"));
-    match &output.comparison {
-        Comparison::Compared { metrics, .. } if metrics.float.is_none() => {
-            [number(limits.unequal), number(Some(floor.unequal))]
-        }
-        _ => [number(limits.relative_l2), number(Some(floor.relative_l2))],
-    }
-}
-
-/// The verdict on one output.
-pub fn word(output: &OutputReport) -> &'static str {
-    let forgiven = matches!(&output.comparison,
-        Comparison::Compared { verdict, .. } if !verdict.forgiven.is_empty());
-    match output.outcome() {
-        Outcome::Passes if forgiven && output.floor.is_some() => "ok, by noise",
-        Outcome::Passes if forgiven => "ok, by margin",
-        outcome => outcome.word(),
-    }
 }
 
 /// Rows of model and percentiles in milliseconds: `(header, rows)`, for a table of any kind.

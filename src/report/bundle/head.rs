@@ -2,10 +2,12 @@
 
 use crate::bench::baseline::Verdict as Gate;
 use crate::engine_parity::EngineParity;
-use crate::manifest::Manifest;
+use crate::manifest::{EngineFacts, Manifest};
+use crate::report::kernels::sentence;
 use crate::report::page::{Head, Tone, Verdict};
 use crate::report::{model_bytes, parity_verdict};
 use crate::summary::{bytes, count};
+use crate::targets::Targets;
 
 pub(super) fn head(m: &Manifest) -> Head {
     let name = std::path::Path::new(&m.source.path).file_name();
@@ -32,8 +34,15 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
         },
         Some(report) => parity_verdict("parity with the original", report),
     }];
-    all.push(engine(&m.engine_parity));
-    if let Some(ratio) = m.latency.as_ref().and_then(|l| l.ratios.first()) {
+    // A processor's milliseconds say nothing of an engine, and where none serves it has no parity.
+    let on_cpu = m.device.as_ref().is_none_or(|d| d.device.is_cpu());
+    let for_cpu = m.target == Targets::Cpu.to_string();
+    if !for_cpu {
+        all.extend(m.engine.as_ref().map(built));
+        all.push(engine(&m.engine_parity));
+    }
+    let speed = m.latency.as_ref().filter(|_| for_cpu || !on_cpu);
+    if let Some(ratio) = speed.and_then(|l| l.ratios.first()) {
         let device = m.device.as_ref();
         let device = device.map_or("cpu".into(), |d| d.device.to_string());
         let (tone, why) = match ratio.interval {
@@ -44,8 +53,10 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
                     _ => Tone::Open,
                 },
                 format!(
-                    "between {:.2}x and {:.2}x with 95 %, on {device}; not the engine",
-                    i.low, i.high
+                    "between {:.2}x and {:.2}x with 95 %, on {device}{not}",
+                    i.low,
+                    i.high,
+                    not = if for_cpu { "" } else { "; not the engine" }
                 ),
             ),
             None => (Tone::Open, "too few runs to tell".into()),
@@ -83,6 +94,22 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
     all
 }
 
+/// What was built.
+fn built(e: &EngineFacts) -> Verdict {
+    Verdict {
+        what: "engine",
+        word: format!("built, {}", bytes(e.bytes as usize)),
+        why: match e.kernels.is_empty() {
+            true => e.runtime.clone(),
+            false => sentence(&e.kernels, e.paper.as_ref()),
+        },
+        tone: match e.otherwise.is_empty() {
+            true => Tone::Good,
+            false => Tone::Open,
+        },
+    }
+}
+
 /// The verdict on an engine.
 pub(in crate::report) fn engine(parity: &EngineParity) -> Verdict {
     let (word, tone) = match (parity.proved(), parity.failed()) {
@@ -105,7 +132,7 @@ fn facts(m: &Manifest) -> Vec<(&'static str, String)> {
     let (before, after) = (m.source.bytes, model_bytes(m));
     let share = 100.0 * after as f64 / before.max(1) as f64;
     let mut facts = vec![
-        ("target", m.target.clone()),
+        ("target", m.target.replace(',', ", ")),
         ("precision", m.precision.clone()),
         (
             "model",

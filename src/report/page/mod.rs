@@ -78,11 +78,11 @@ pub fn page(head: &Head, sections: &[(&str, Markup)]) -> String {
                 main {
                     header {
                         p.brand { "kiln · " (head.kind) }
-                        h1 { (head.title) }
-                        @for (what, path) in &head.paths { p.path { b { (what) " " } (path) } }
+                        h1 { (breakable(&head.title)) }
+                        @for (what, path) in &head.paths { p.path { b { (what) " " } (breakable(path)) } }
                         div.verdicts { @for v in &head.verdicts { (verdict(v)) } }
                         dl.facts {
-                            @for (label, value) in &head.facts { div.fact { dt { (label) } dd { (value) } } }
+                            @for (label, value) in &head.facts { div.fact.long[is_long(value)] { dt { (label) } dd { (breakable(value)) } } }
                         }
                     }
                     @if sections.len() > 2 {
@@ -97,6 +97,46 @@ pub fn page(head: &Head, sections: &[(&str, Markup)]) -> String {
         }
     }
     .into_string()
+}
+
+/// Letters in a line of a tile on a phone.
+const TILE: usize = 16;
+
+/// Whether a tile is too narrow for a word of it.
+fn is_long(value: &str) -> bool {
+    let words = pieces(value).into_iter().flat_map(str::split_whitespace);
+    words.map(|w| w.chars().count()).max().unwrap_or(0) > TILE
+}
+
+/// Parts of a text between which a line may end: of lists, paths and names, but not of numbers or of `sm_120`.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    let mut letters = text.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
+        let Some(&(_, next)) = letters.peek() else {
+            break;
+        };
+        let ends = match letter {
+            '/' | ',' | '+' => !next.is_whitespace(),
+            '_' | '-' | '.' => next.is_alphabetic(),
+            _ => false,
+        };
+        if ends {
+            let to = at + letter.len_utf8();
+            pieces.push(&text[from..to]);
+            from = to;
+        }
+    }
+    pieces.push(&text[from..]);
+    pieces
+}
+
+/// Text whose lines end between words and the parts of names.
+fn breakable(text: &str) -> Markup {
+    html! {
+        @for (k, piece) in pieces(text).into_iter().enumerate() { @if k > 0 { wbr; } (piece) }
+    }
 }
 
 fn verdict(v: &Verdict) -> Markup {
@@ -136,7 +176,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Markup {
     };
     let named = header.iter().any(|h| !h.is_empty());
     html! {
-        div.wide {
+        div.wide tabindex="0" {
             table {
                 @if named {
                     thead { tr { @for (k, name) in header.iter().enumerate() { th.n[number(k)] scope="col" { (name) } } } }
@@ -268,6 +308,16 @@ mod tests {
         assert!(text.contains("&lt;script&gt;") && !text.contains("<script>"));
         assert!(text.contains("a &amp; b"));
         assert!(text.contains("td class=\"n\""));
+    }
+
+    #[test]
+    fn lines_end_between_words() {
+        let text = breakable("sm_86,sm_120").into_string();
+        assert_eq!(text, "sm_86,<wbr>sm_120");
+        assert_eq!(breakable("a<b.onnx").into_string(), "a&lt;b.<wbr>onnx");
+        assert_eq!(pieces("45.5 MB, 1e-3+"), ["45.5 MB, 1e-3+"]);
+        assert_eq!(pieces("größe_über"), ["größe_", "über"]);
+        assert!(is_long("encodersequencelength 1:1:8") && !is_long("sm_86,sm_89,sm_90,sm_120"));
     }
 
     #[test]
