@@ -360,7 +360,7 @@ impl<'a> Context<'a> {
     /// Whether one more application is allowed; counts it if so. Every change of a model is admitted first: a local one
     /// by itself, one that only makes sense as a whole once. `root` is asked for only where a limit is reached.
     pub fn admit(&mut self, pass: &'static str, root: impl FnOnce() -> String) -> bool {
-        if self.limit.is_some_and(|limit| self.applied >= limit) {
+        if self.is_exhausted() {
             return false;
         }
         self.applied += 1;
@@ -369,6 +369,11 @@ impl<'a> Context<'a> {
             self.last = Some(Application { pass, root });
         }
         true
+    }
+
+    /// Whether no further application is allowed. A pass may then find nothing to do only because of what earlier ones left undone.
+    pub fn is_exhausted(&self) -> bool {
+        self.limit.is_some_and(|limit| self.applied >= limit)
     }
 
     /// Remarks that a node keeps its precision.

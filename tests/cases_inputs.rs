@@ -155,7 +155,7 @@ fn a_number_that_selects_is_proved_on_every_side() {
     let folder = tempfile::tempdir().unwrap();
     let model = case(folder.path(), "control");
     let bundle = folder.path().join("b.kiln");
-    let ran = compile(&model, &bundle, &[]);
+    let ran = compile(&model, &bundle, &["--verbose"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains("typical"), "{}", ran.out);
     assert!(ran.out.contains("sr=16001"), "{}", ran.out);

@@ -165,7 +165,7 @@ impl Quantizer {
         // After linear layers, whose ranges are those of values that this replaces.
         let refused = !self.convolutions(g, &mut quantized, cx)? || refused;
         nested(g, cx);
-        if quantized == 0 && !refused {
+        if quantized == 0 && !refused && !cx.is_exhausted() {
             return Err(PassFailure::Nothing(format!(
                 "no layer was quantized to {}: the model has no linear layer or convolution that is large enough, or all must keep \
                  their precision",

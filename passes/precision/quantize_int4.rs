@@ -79,7 +79,7 @@ impl Pass for QuantizeInt4 {
         if let Some(cycle) = cycle {
             return Err(cycle);
         }
-        if work.quantized == 0 && !work.refused {
+        if work.quantized == 0 && !work.refused && !cx.is_exhausted() {
             return Err(PassFailure::Nothing(
                 "no weight was quantized to INT4: the model has no linear layer that is large enough".into(),
             ));

@@ -101,7 +101,7 @@ fn built(e: &EngineFacts) -> Verdict {
         word: format!("built, {}", bytes(e.bytes as usize)),
         why: match e.kernels.is_empty() {
             true => e.runtime.clone(),
-            false => sentence(&e.kernels, e.paper.as_ref()),
+            false => sentence(&e.kernels, &e.attention, e.paper.as_ref()),
         },
         tone: match e.otherwise.is_empty() {
             true => Tone::Good,
