@@ -57,6 +57,17 @@ fn scaled(v: f64, exponent: i32) -> f64 {
     v * 2f64.powi(half) * 2f64.powi(exponent - half)
 }
 
+/// Biased exponent and mantissa of a finite number, whose size is mantissa · 2^(exponent − 150).
+fn parts(v: f32) -> Option<(usize, u64)> {
+    let bits = v.to_bits();
+    let fraction = u64::from(bits & ((1 << 23) - 1));
+    match (bits >> 23 & 0xff) as usize {
+        255 => None,
+        0 => Some((1, fraction)),
+        e => Some((e, fraction | 1 << 23)),
+    }
+}
+
 /// For each channel, the exact sum of FP32 numbers, of which 2³⁸ fit.
 #[derive(Clone, Debug)]
 pub(super) struct ChannelSums {
@@ -76,22 +87,14 @@ impl ChannelSums {
     /// Adds each channel's number; one that is not finite is left out.
     pub fn add(&mut self, row: &[f32]) {
         for (c, &v) in row.iter().enumerate().take(self.channels) {
-            let bits = v.to_bits();
-            let exponent = (bits >> 23 & 0xff) as usize;
-            let fraction = i128::from(bits & ((1 << 23) - 1));
-            let (exponent, mantissa) = match exponent {
-                255 => continue,
-                0 => (1, fraction),
-                e => (e, fraction | 1 << 23),
-            };
-            if mantissa == 0 {
+            let Some((exponent, mantissa)) = parts(v).filter(|&(_, m)| m != 0) else {
                 continue;
-            }
+            };
             let group = &mut self.groups[exponent / 64];
             if group.is_empty() {
                 group.resize(self.channels, 0);
             }
-            let units = mantissa << (exponent % 64);
+            let units = i128::from(mantissa) << (exponent % 64);
             group[c] = group[c].saturating_add(if v < 0.0 { -units } else { units });
         }
     }
@@ -139,13 +142,8 @@ impl ChannelSquares {
     /// Adds the square of each channel's number; one that is not finite is left out.
     pub fn add(&mut self, row: &[f32]) {
         for (c, &v) in row.iter().enumerate().take(self.channels) {
-            let bits = v.to_bits();
-            let exponent = (bits >> 23 & 0xff) as usize;
-            let fraction = u64::from(bits & ((1 << 23) - 1));
-            let (exponent, mantissa) = match exponent {
-                255 => continue,
-                0 => (1, fraction),
-                e => (e, fraction | 1 << 23),
+            let Some((exponent, mantissa)) = parts(v) else {
+                continue;
             };
             let square = (mantissa * mantissa + (1 << 15)) >> 16;
             if square == 0 {
