@@ -42,7 +42,7 @@ CASES = 20000
 SEED = 1
 
 differential: setup
-	KILN_DIFFERENTIAL_CASES=$(CASES) KILN_DIFFERENTIAL_SEED=$(SEED) cargo test --release --test differential -- --nocapture
+	KILN_DIFFERENTIAL_CASES=$(CASES) KILN_DIFFERENTIAL_SEED=$(SEED) cargo test --release --test all differential:: -- --nocapture
 
 # libFuzzer on every target for SECONDS each, with cargo-fuzz (`cargo install cargo-fuzz`). It wants features of a nightly compiler,
 # which RUSTC_BOOTSTRAP unlocks. `make test` runs the same functions for two seconds each without it.
@@ -75,7 +75,7 @@ sbom:
 # Writes the expected diffs of fixtures/passes again; read the result with `git diff`.
 bless:
 	KILN_BLESS=1 cargo test -p kiln-passes --test fixtures
-	KILN_BLESS=1 cargo test -p kiln --test passes folding
+	KILN_BLESS=1 cargo test -p kiln --test all passes::folding
 
 # Wall, CPU and memory of compiling the demo's model without engine and proof.
 bench: $(KILN)

@@ -148,7 +148,7 @@ pub fn kept_by(op: Op) -> String {
 pub(crate) const OUT_OF_TOLERANCE: &str = "the result is out of tolerance without it";
 
 /// 4.5 bits for a weight with FP16 scales, where blocks of 128 take 4.1; the error of a product with normal weights is
-/// 0.085 against 0.099 (`tests/int4.rs`).
+/// 0.085 against 0.099 (`tests/all/int4.rs`).
 pub const INT4_BLOCK: usize = 32;
 
 static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);

@@ -1,6 +1,6 @@
 //! What the fuzzers run: each function takes any bytes, and panics where kiln breaks a promise.
 //!
-//! `fuzz_targets` hands these functions to libFuzzer, and `tests/fuzz.rs` runs them on the corpus and on mutants of it, with
+//! `fuzz_targets` hands these functions to libFuzzer, and `tests/all/fuzz.rs` runs them on the corpus and on mutants of it, with
 //! the toolchain that kiln itself is built with.
 
 use std::cell::OnceCell;

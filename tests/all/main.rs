@@ -1,0 +1,44 @@
+//! All integration tests in one binary: one is linked, and its tests share two cores. Tests that take a GPU are in `gpu.rs`.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../passes/tests/harness/mod.rs"]
+mod harness;
+
+mod attention;
+mod bisect;
+mod cases_attn;
+mod cases_half;
+mod cases_inputs;
+mod cases_proof;
+mod cases_sizes;
+mod cases_steps;
+mod cases_trt;
+mod ci;
+mod cli;
+mod conformance;
+mod controls;
+mod differential;
+mod docs;
+mod environment;
+mod faults;
+mod fuzz;
+mod gates;
+mod gpu_bundle;
+mod hostile;
+mod int4;
+mod int8;
+mod machine;
+mod moves;
+mod newcomer;
+mod overflow;
+mod pages;
+mod passes;
+mod plan;
+mod quantized;
+mod readback;
+mod recipe;
+mod verify;
+mod zoo;

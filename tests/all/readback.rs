@@ -1,0 +1,201 @@
+//! What TensorRT read of a model, held against the precision that was asked for.
+
+use std::path::Path;
+
+use kiln::check::Precision;
+use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
+use kiln::engine::{self, AttentionKernel, DataType};
+use kiln::report::kernels::kernel_lines;
+use kiln::talk::Silent;
+use kiln_graph::onnx;
+
+/// Two layers, of which the second is wide enough for INT4.
+fn linear() -> String {
+    let numbers = |n: usize| (0..n).map(|k| format!("{:.2}", (k * 7 % 13) as f32 / 13.0 - 0.5));
+    let list = |n: usize| numbers(n).collect::<Vec<_>>().join(", ");
+    format!(
+        "<ir_version: 10, opset_import: [\"\" : 20]>\n\
+         g (float[2, 32] x) => (float[2, 16] y) <float[32, 32] v = {{{}}}, float[32, 16] w = {{{}}}>\n\
+         {{ m = MatMul(x, v) r = Relu(m) y = MatMul(r, w) }}",
+        list(32 * 32),
+        list(32 * 16)
+    )
+}
+
+fn compiled(change: impl FnOnce(&mut Options)) -> Option<Result<Outcome, CompileError>> {
+    compiled_of(&linear(), change)
+}
+
+fn compiled_of(
+    text: &str,
+    change: impl FnOnce(&mut Options),
+) -> Option<Result<Outcome, CompileError>> {
+    if engine::locate(None).is_err() {
+        println!("skipped: TensorRT for RTX not found");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.onnx");
+    let text = onnx::read_text(text).unwrap();
+    std::fs::write(&model, onnx::to_bytes(&text).unwrap()).unwrap();
+    let mut options = Options {
+        output: Some(folder.path().join("bundle")),
+        targets: Some("sm_89".parse().unwrap()),
+        check: false,
+        ..Options::new(&model)
+    };
+    change(&mut options);
+    Some(compile(&options, &Silent))
+}
+
+#[test]
+fn the_manifest_counts_tensors_by_type() {
+    let Some(plain) = compiled(|_| {}) else {
+        return;
+    };
+    let network = plain.unwrap().manifest.engine.unwrap().network;
+    assert_eq!(network.layers["matrix_multiply"], 2);
+    assert!(!network.tensors.contains_key(&DataType::Float16));
+    let both = compiled(|o| (o.fp16, o.int4) = (true, Some(32))).unwrap();
+    let network = both.unwrap().manifest.engine.unwrap().network;
+    assert_eq!(network.dequantized[&DataType::Int4], 2);
+    assert!(network.tensors.contains_key(&DataType::Float16));
+    assert!(!network.tensors.contains_key(&DataType::Float32));
+}
+
+#[test]
+fn an_engine_without_the_precision_asked_for_fails() {
+    // The passes that convert are left out.
+    let only = |o: &mut Options| o.passes = Some("fold-constants".into());
+    let half = compiled(|o| {
+        o.fp16 = true;
+        only(o);
+    });
+    let Some(half) = half else { return };
+    let error = half.unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("without float16"), "{error}");
+    let int4 = compiled(|o| {
+        o.int4 = Some(32);
+        only(o);
+    });
+    let error = int4.unwrap().unwrap_err();
+    assert!(error.to_string().contains("without int4"), "{error}");
+}
+
+#[test]
+fn the_engines_kernels_say_what_they_multiply() {
+    let Some(both) = compiled(|o| (o.fp16, o.int4) = (true, Some(32))) else {
+        return;
+    };
+    let engine = both.unwrap().manifest.engine.unwrap();
+    // Weights as small as these are dequantized when the engine is built. The network cannot say so.
+    assert_eq!(engine.network.dequantized[&DataType::Int4], 2);
+    let types = (engine.otherwise.iter()).map(|o| (o.asked, o.multiplies.as_deref()));
+    let fp16 = (DataType::Int4, Some("fp16"));
+    assert_eq!(types.collect::<Vec<_>>(), [fp16, fp16]);
+    let error = compiled(|o| {
+        (o.fp16, o.int4) = (true, Some(32));
+        o.gates.precision = Some(Precision::Int4);
+    });
+    let error = error.unwrap().unwrap_err().to_string();
+    assert!(error.contains("multiplies `MatMul → m` in fp16"), "{error}");
+}
+
+/// Of queries, keys and values of 2 heads of 16 numbers, in FP16 and in FP32.
+const TWO_ATTENTIONS: &str = r#"<ir_version: 10, opset_import: ["" : 23]>
+    g (float[2, 2, 8, 16] q, float[2, 2, 8, 16] k, float[2, 2, 8, 16] v) => (float[2, 2, 8, 16] y, float[2, 2, 8, 16] z) {
+        qh = Cast<to = 10>(q) kh = Cast<to = 10>(k) vh = Cast<to = 10>(v)
+        [half] h = Attention(qh, kh, vh) y = Cast<to = 1>(h)
+        [full] z = Attention(q, v, k)
+    }"#;
+
+#[test]
+fn attention_without_a_kernel_of_its_own_is_named() {
+    let Some(outcome) = compiled_of(TWO_ATTENTIONS, |_| {}) else {
+        return;
+    };
+    // TensorRT has no dedicated kernel for FP32.
+    let engine = outcome.unwrap().manifest.engine.unwrap();
+    let of = |kernel| {
+        let all = engine.attention.iter().filter(|a| a.kernel == kernel);
+        all.map(|a| a.node.as_str()).collect::<Vec<_>>()
+    };
+    let own = of(AttentionKernel::Dedicated);
+    assert!(own.len() == 1 && own[0].contains("half"), "{own:?}");
+    let products = of(AttentionKernel::Products);
+    assert!(
+        products.len() == 1 && products[0].contains("full"),
+        "{products:?}"
+    );
+    let lines = kernel_lines(&engine);
+    assert!(lines.contains("attention 1 of 2 dedicated"), "{lines}");
+    assert!(lines.contains("attention in products: full"), "{lines}");
+    let whole = compiled_of(TWO_ATTENTIONS, |o| o.fp16 = true).unwrap();
+    let lines = kernel_lines(&whole.unwrap().manifest.engine.unwrap());
+    assert!(lines.contains("attention 2 dedicated"), "{lines}");
+    assert!(!lines.contains("in products"), "{lines}");
+}
+
+#[test]
+fn an_operator_that_the_parser_would_misread_is_refused() {
+    let rotary = r#"<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+        g (float[2, 2, 3, 4] x, int64[2, 3] at, float[3, 2] c, float[3, 2] s) => (float[2, 2, 3, 4] y) {
+            [turn] y = com.microsoft.RotaryEmbedding(x, at, c, s)
+        }"#;
+    let Some(outcome) = compiled_of(rotary, |o| o.fp16 = true) else {
+        return;
+    };
+    let error = outcome.unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{error}");
+    assert!(error.to_string().contains("turn ("), "{error}");
+}
+
+#[test]
+fn a_precision_that_the_engine_must_multiply_in_is_a_gate() {
+    let required = |precision| {
+        compiled(|o| {
+            o.fp16 = true;
+            o.gates.precision = Some(precision);
+        })
+    };
+    let Some(fp16) = required(Precision::Fp16) else {
+        return;
+    };
+    assert!(fp16.is_ok());
+    let error = required(Precision::Int8).unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(
+        error
+            .to_string()
+            .contains("no product in it, but 2 in fp16"),
+        "{error}"
+    );
+}
+
+#[test]
+fn quantized_layers_that_multiply_in_floats_are_named() {
+    if engine::locate(None).is_err() {
+        println!("skipped: TensorRT for RTX not found");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/models/bert-tiny.ts.eager.opset11.onnx");
+    let options = Options {
+        output: Some(folder.path().join("bundle")),
+        targets: Some("sm_89".parse().unwrap()),
+        check: false,
+        fp16: true,
+        int8: Some(Int8::Static),
+        dims: vec!["seq=1:16:64".parse().unwrap()],
+        ..Options::new(model)
+    };
+    let engine = compile(&options, &Silent).unwrap().manifest.engine.unwrap();
+    let products = engine.kernels.products();
+    let of = |types: &str| products.get(types).copied().unwrap_or(0);
+    assert!(of("int8") > 0, "{products:?}");
+    // What the kernels multiply and what is named of layers are two ways to see the same.
+    assert_eq!(engine.otherwise.len(), of("int8 x fp16"), "{products:?}");
+    assert!(engine.otherwise.iter().all(|o| o.layer.contains("/m/")));
+}
