@@ -52,7 +52,7 @@ impl Rule for ExpandAttention {
         if standard.is_none() && ops::MicrosoftAttention::of(g, root).is_none() {
             return Err(Miss::none());
         }
-        if !cx.target.rewrites_attention() {
+        if !cx.target.facts.rewrites_attention {
             return Err(Miss::because("the target takes it"));
         }
         match standard {

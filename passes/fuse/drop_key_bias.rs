@@ -53,7 +53,7 @@ impl Rule for DropKeyBias {
         if attention.softcap() != 0.0 {
             return Err(Miss::at(keys, 3, "a cap on the scores sees its bias"));
         }
-        if !cx.target.biases_keep_projections_apart() {
+        if !cx.target.facts.biases_keep_projections_apart {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
         projects_alone(g, &cx.facts, &attention)?;

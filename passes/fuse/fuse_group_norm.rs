@@ -2,14 +2,13 @@
 
 use std::sync::OnceLock;
 
-use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId};
+use kiln_graph::{Attrs, Dim, Graph, NodeId, Tensor, ValueId};
 
 use crate::core::fusion::{self, Parsed};
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::Patch;
 use crate::core::pattern::{self, Match};
 use crate::core::rule::Rule;
-use crate::core::target::Dialect;
 
 /// What PyTorch exports `GroupNorm` as. The inputs after x are constants and shapes that the rule looks into.
 pub const BODY: &str =
@@ -96,22 +95,17 @@ fn call(g: &Graph, m: &Match, cx: &Context<'_>) -> Result<Patch, Miss> {
         .ok_or_else(|| Miss::at(x, DEPTH, "its channels are unknown, or no groups"))?;
     let scale = per_channel(g, scale, channels, from.len())?;
     let bias = per_channel(g, bias, channels, from.len())?;
-    if cx.target.dialect != Dialect::TensorRt || g.opset() < 21 {
-        return Err(Miss::because(
-            "the target has no GroupNormalization with a scale for each channel",
-        ));
-    }
+    let native = cx.target.facts.group_norm.as_ref();
+    let native = native.and_then(|n| n.over(g, x)).ok_or_else(|| {
+        Miss::because("the target has no GroupNormalization with a scale for each channel")
+    })?;
     let mut attrs = Attrs::new().with("num_groups", groups as i64);
     if let Some(epsilon) = m.attr("epsilon") {
         attrs.set("epsilon", epsilon.clone());
     }
     let mut patch = Patch::new();
     let (scale, bias) = (patch.constant(scale), patch.constant(bias));
-    let made = patch.node(
-        Op::onnx("GroupNormalization"),
-        [x.into(), scale, bias],
-        attrs,
-    );
+    let made = patch.node(native, [x.into(), scale, bias], attrs);
     if let Some(output) = m.output {
         patch.replace(output, made);
     }

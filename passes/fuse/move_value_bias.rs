@@ -64,7 +64,7 @@ impl Rule for MoveValueBias {
         let channels = repeated(&bias, heads.ok_or_else(unknown)?).ok_or_else(unknown)?;
         let moved = output.through(&channels).ok_or_else(unknown)?;
         let offset = output.offset(&moved).ok_or_else(unknown)?;
-        if !cx.target.biases_keep_projections_apart() {
+        if !cx.target.facts.biases_keep_projections_apart {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
         projects_alone(g, &cx.facts, &attention)?;

@@ -67,7 +67,7 @@ impl Rule for SinkQueryBias {
             return Err(miss("its bias stands behind its heads"));
         }
         projects_alone(g, &cx.facts, &attention)?;
-        if !cx.target.biases_keep_projections_apart() {
+        if !cx.target.facts.biases_keep_projections_apart {
             return Err(miss("a bias costs nothing on this target"));
         }
         let mut patch = Patch::new();

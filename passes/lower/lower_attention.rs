@@ -50,7 +50,7 @@ impl Rule for LowerAttention {
     }
 
     fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
-        super::imports(target)
+        target.facts.imports
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
@@ -66,11 +66,11 @@ impl Rule for LowerAttention {
             patch: Patch::new(),
             dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
         };
-        let one = match cx.target.attention(lower.dtype) {
+        let one = match cx.target.facts.attention_over(lower.dtype) {
             // No operator of a target gives these.
             _ if lower.attention.probabilities().is_some() => None,
-            AttentionForm::MultiHead => lower.multi_head(q, k, v),
-            _ => None,
+            AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
+            AttentionForm::Products => None,
         };
         let made = match one {
             Some(made) => made,
@@ -147,7 +147,8 @@ impl Lower<'_, '_> {
 
     /// com.microsoft:MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`): one number of heads, operands [batch,
     /// seq, heads · size], the bias as large as the scores in its last two dimensions.
-    fn multi_head(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Option<Ref> {
+    fn multi_head(&mut self, operands: [ValueId; 3], projects: bool) -> Option<Ref> {
+        let [q, k, v] = operands;
         let (heads, size) = (self.size(q, 1)?, self.size(v, 3)?);
         if self.size(k, 1)? != heads || self.size(v, 1)? != heads || self.attention.softcap() != 0.0
         {
@@ -157,10 +158,9 @@ impl Lower<'_, '_> {
             Some(bias) => Some(self.full_bias(bias.into(), q, k)?),
             None => None,
         };
-        if let Some(made) = self.projecting([q, k, v], heads, bias) {
+        if projects && let Some(made) = self.projecting(operands, heads, bias) {
             return Some(made);
         }
-        let operands = [q, k, v];
         let projected = operands.map(|x| self.projected(x));
         // One operand that brings its bias along pays for the zeros of the others.
         let biased = projected.iter().flatten().any(|p| p.bias.is_some());
@@ -400,7 +400,7 @@ impl Lower<'_, '_> {
     fn repeated(&mut self, q: ValueId, x: ValueId) -> Result<Ref, Miss> {
         let (have, want) = (self.size(x, 1), self.size(q, 1));
         // One head of keys and values for all queries is broadcast by the product itself.
-        let broadcast = have == Some(1) && !self.cx.target.joins_attention();
+        let broadcast = have == Some(1) && !self.cx.target.facts.joins_attention;
         if have == want || broadcast {
             return Ok(x.into());
         }

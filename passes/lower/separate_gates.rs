@@ -91,7 +91,7 @@ impl Rule for SeparateGates {
                 });
             }
         };
-        if !cx.target.packs_products() {
+        if !cx.target.facts.packs_products {
             return Err(Miss::because(
                 "the target computes products as they are written",
             ));

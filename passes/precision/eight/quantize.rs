@@ -271,7 +271,7 @@ impl Quantizer {
                 Some(_) => None,
                 None => Some(range(layer.input, "input")?),
             };
-            let rounds = cx.target.quantizes_results_of_conv();
+            let rounds = cx.target.facts.quantizes_results_of_conv;
             if rounds && g.value(conv.end).is_output() {
                 return Err("its result is the model's, which is not rounded".into());
             }
@@ -344,7 +344,7 @@ impl Quantizer {
             Some(stats) => {
                 let how = reading::How {
                     form: self.activation,
-                    joins: cx.target.joins_elementwise(),
+                    joins: cx.target.facts.joins_elementwise,
                     pass: self.pass,
                 };
                 reading::of(g, stats, &mut layers, &mut matrices, how)
@@ -352,7 +352,7 @@ impl Quantizer {
             None => Reading::default(),
         };
         let choice = &reading.choice;
-        let behind = cx.target.scales_columns_behind();
+        let behind = cx.target.facts.scales_columns_behind;
         let mut activation = None;
         let mut done = 0;
         for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {

@@ -111,9 +111,9 @@ pub fn plan(
 
 /// The numbers that weights become where their rounding is planned.
 fn format(target: &Target) -> Format {
-    match target.quantizes_symmetrically() {
-        true => Format::Int4,
-        false => Format::Int4Affine,
+    match target.facts.zero_points {
+        true => Format::Int4Affine,
+        false => Format::Int4,
     }
 }
 
