@@ -3,6 +3,7 @@
 use kiln_graph::verify::Phase;
 
 use crate::core::driver::Step;
+use crate::core::fusion::Fusion;
 use crate::core::pass::Pass;
 use crate::{adopt, clean, fold, fuse, lower, precision};
 
@@ -30,7 +31,7 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
-    &fuse::fuse_group_norm::FuseGroupNorm,
+    &fuse::fuse_group_norm::FUSE_GROUP_NORM,
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
     &fuse::fuse_qkv::FuseQkv,
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
@@ -106,7 +107,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Enter(Phase::Canonical),
     Step::Run(&fuse::fuse_gelu::FUSE_GELU),
     Step::Run(&fuse::fuse_swish::FUSE_SWISH),
-    Step::Run(&fuse::fuse_group_norm::FuseGroupNorm),
+    Step::Run(&fuse::fuse_group_norm::FUSE_GROUP_NORM),
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
@@ -238,6 +239,11 @@ pub static CLEANUP: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
+
+/// The passes that are [`Fusion`]s.
+pub fn fusions() -> impl Iterator<Item = &'static Fusion> {
+    ALL.iter().filter_map(|pass| pass.fusion())
+}
 
 /// No pass has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

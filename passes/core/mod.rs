@@ -7,5 +7,6 @@ pub mod kernels;
 pub mod pass;
 pub mod patch;
 pub mod pattern;
+mod product;
 pub mod rule;
 pub mod target;
