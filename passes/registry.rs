@@ -26,8 +26,8 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
     &clean::normalize_scores::NormalizeScores,
-    &adopt::adopt_attention::AdoptAttention,
-    &fuse::drop_key_bias::DropKeyBias,
+    &adopt::adopt_attention::ADOPT_ATTENTION,
+    &fuse::drop_key_bias::DROP_KEY_BIAS,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
@@ -37,8 +37,8 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
     &fuse::fuse_rotary::FuseRotary,
     &fuse::fuse_swish::FUSE_SWISH,
-    &fuse::move_value_bias::MoveValueBias,
-    &fuse::sink_query_bias::SinkQueryBias,
+    &fuse::move_value_bias::MOVE_VALUE_BIAS,
+    &fuse::sink_query_bias::SINK_QUERY_BIAS,
     &precision::eight::quantize_int8::QuantizeInt8,
     &precision::eight::quantize_fp8::QuantizeFp8,
     &precision::four::quantize_int4::QuantizeInt4,
@@ -47,11 +47,11 @@ pub static ALL: &[&dyn Pass] = &[
     &adopt::absorb_offsets::AbsorbOffsets,
     &adopt::dequantize_constants::DequantizeConstants,
     &lower::detach_heads::DetachHeads,
-    &adopt::expand_attention::ExpandAttention,
+    &adopt::expand_attention::EXPAND_ATTENTION,
     &adopt::expand_qoperators::ExpandQoperators,
     &lower::flatten_branches::FlattenBranches,
     &lower::lower_activations::LowerActivations,
-    &lower::lower_attention::LowerAttention,
+    &lower::lower_attention::LOWER_ATTENTION,
     &lower::lower_axes::LowerAxes,
     &lower::lower_eye_like::LowerEyeLike,
     &lower::lower_int4::LowerInt4,
@@ -115,7 +115,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
     // What the model came with is then like what is fused.
-    Step::Run(&adopt::expand_attention::ExpandAttention),
+    Step::Run(&adopt::expand_attention::EXPAND_ATTENTION),
     Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     // The query of one row is of another input than keys and values.
@@ -168,10 +168,10 @@ pub static INT4: &[Step] = &[
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
     // Projections that are quantized by now keep their biases: TensorRT multiplies them in 8 bits with these only.
-    Step::Run(&fuse::drop_key_bias::DropKeyBias),
-    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
+    Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
     // What could not be moved away.
-    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
+    Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),
     Step::Run(&precision::half::convert_fp16::ConvertFp16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
@@ -181,9 +181,9 @@ pub static FP16: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--bf16`.
 pub static BF16: &[Step] = &[
-    Step::Run(&fuse::drop_key_bias::DropKeyBias),
-    Step::Run(&fuse::move_value_bias::MoveValueBias),
-    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
+    Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
+    Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
+    Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),
     Step::Run(&precision::half::convert_bf16::ConvertBf16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
@@ -196,7 +196,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_activations::LowerActivations),
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
-    Step::Run(&lower::lower_attention::LowerAttention),
+    Step::Run(&lower::lower_attention::LOWER_ATTENTION),
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
@@ -224,7 +224,7 @@ pub static LOWER: &[Step] = &[
 /// Makes every attention an internal operator, those that the model came with too, so that its probabilities can be asked
 /// for; [`LOWER`] follows.
 pub static ATTENTION: &[Step] = &[
-    Step::Run(&adopt::adopt_attention::AdoptAttention),
+    Step::Run(&adopt::adopt_attention::ADOPT_ATTENTION),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
 

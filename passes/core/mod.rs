@@ -4,6 +4,7 @@ pub mod driver;
 pub mod expand;
 pub mod fusion;
 pub mod kernels;
+pub mod local;
 pub mod pass;
 pub mod patch;
 pub mod pattern;
