@@ -2,7 +2,7 @@
 
 use kiln_graph::{DType, Graph, Op, ValueId};
 
-use crate::precision::calibrated::stats::Scheme;
+use crate::precision::numbers::format::Format;
 use crate::targets;
 
 /// The domain of ONNX Runtime's own operators.
@@ -103,7 +103,7 @@ pub struct Facts {
 
     // Quantization.
     /// What activations of static INT8 become.
-    pub int8: Scheme,
+    pub int8: Format,
     /// INT8 by the range of each run.
     pub dynamic_int8: bool,
     /// Integers may stand for floats around another number than zero.

@@ -4,7 +4,7 @@ use kiln_graph::DType;
 
 use super::{ANY, HALF_AND_SINGLE};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
-use crate::precision::calibrated::stats::Scheme;
+use crate::precision::numbers::format::Format;
 
 pub static FACTS: Facts = Facts {
     dialect: "cpu",
@@ -60,7 +60,7 @@ pub static FACTS: Facts = Facts {
     pads_odd_products: false,
     joins_elementwise: false,
 
-    int8: Scheme::UINT8,
+    int8: Format::Uint8,
     dynamic_int8: true,
     zero_points: true,
     integer_operators: true,

@@ -5,7 +5,7 @@ use kiln_graph::DType;
 
 use super::{FLOATS, THREE_FLOATS};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
-use crate::precision::calibrated::stats::Scheme;
+use crate::precision::numbers::format::Format;
 
 pub static FACTS: Facts = Facts {
     dialect: "cuda",
@@ -62,7 +62,7 @@ pub static FACTS: Facts = Facts {
     pads_odd_products: false,
     joins_elementwise: false,
 
-    int8: Scheme::UINT8,
+    int8: Format::Uint8,
     dynamic_int8: false,
     zero_points: true,
     // They fall to the CPU.

@@ -1,7 +1,7 @@
 //! Plain ONNX, for any runtime.
 
 use crate::core::target::Facts;
-use crate::precision::calibrated::stats::Scheme;
+use crate::precision::numbers::format::Format;
 
 pub static FACTS: Facts = Facts {
     dialect: "standard",
@@ -29,7 +29,7 @@ pub static FACTS: Facts = Facts {
     pads_odd_products: false,
     joins_elementwise: false,
 
-    int8: Scheme::UINT8,
+    int8: Format::Uint8,
     dynamic_int8: true,
     zero_points: true,
     integer_operators: true,

@@ -3,7 +3,7 @@
 
 use super::ANY;
 use crate::core::target::{Facts, Native, RotaryTables};
-use crate::precision::calibrated::stats::Scheme;
+use crate::precision::numbers::format::Format;
 
 pub static FACTS: Facts = Facts {
     dialect: "tensorrt",
@@ -57,7 +57,7 @@ pub static FACTS: Facts = Facts {
     joins_elementwise: true,
 
     // No zero points, no UINT8 and no arithmetic on integers (its `docs/operators.md`).
-    int8: Scheme::INT8,
+    int8: Format::Int8,
     dynamic_int8: false,
     zero_points: false,
     integer_operators: false,

@@ -4,7 +4,7 @@ use kiln_graph::Model;
 
 use super::quantize::{Form, Quantizer};
 use crate::core::pass::{Context, Exactness, Pass, PassFailure};
-use crate::precision::numbers::weights::Format;
+use crate::precision::numbers::weights::Rounding;
 
 #[derive(Debug)]
 pub struct QuantizeInt8;
@@ -60,7 +60,7 @@ impl Pass for QuantizeInt8 {
         };
         Quantizer {
             pass: NAME,
-            weight: Format::Int8,
+            weight: Rounding::Int8,
             activation,
             since: 13,
         }
