@@ -3,8 +3,9 @@
 use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, Op};
 use kiln_passes::kept_by;
 
-use super::{CompileError, Options, stages};
+use crate::compile::CompileError;
 use crate::nearest;
+use crate::options::Options;
 
 /// Whether limits are for outputs of the model.
 ///
@@ -12,7 +13,7 @@ use crate::nearest;
 /// [`CompileError::Tolerance`] with the outputs that it has.
 pub(crate) fn outputs(options: &Options, original: &Model) -> Result<(), CompileError> {
     let outputs = original.graph.outputs().iter().map(|o| &*o.name);
-    Ok(stages::tolerance(options, None)?.names_outputs_of(outputs)?)
+    Ok(super::tolerance(options, None)?.names_outputs_of(outputs)?)
 }
 
 /// Whether there is a node for everything that is to keep its precision, in the graph of which the precision changes.

@@ -9,14 +9,13 @@
 
 use kiln_graph::Model;
 use kiln_passes::{PassError, PassFailure};
-use serde::Serialize;
 
-use crate::bundle;
-use crate::bundle::Partial;
-use crate::compile::CompileError;
-use crate::compile::stages;
-use crate::compile::{Options, Rewritten};
+use super::{CompileError, proof};
+use crate::bundle::{self, Partial};
+use crate::manifest::{Group, Search, Tried};
+use crate::options::Options;
 use crate::parity::{Comparison, Report};
+use crate::pipeline::{self, Rewritten};
 use crate::prove::Reference;
 use crate::talk::Talk;
 
@@ -26,39 +25,6 @@ pub const GROUPS: usize = 32;
 
 /// Halves of kept groups that are tried.
 pub const HALVES: usize = 8;
-
-/// What a search found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Search {
-    /// Layers that could be converted.
-    pub layers: usize,
-    /// Models that were compared with the original.
-    pub compared: usize,
-    /// By sensitivity, the most sensitive first.
-    pub groups: Vec<Group>,
-    /// Numbers of kept layers that were tried, in the order of the search, and the error.
-    pub curve: Vec<Tried>,
-    /// Layers that keep their precision.
-    pub kept: Vec<String>,
-}
-
-/// Layers that are kept or converted together.
-#[derive(Clone, Debug, Serialize)]
-pub struct Group {
-    pub layers: Vec<String>,
-    /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
-    /// finite.
-    pub error: Option<f64>,
-}
-
-/// One candidate.
-#[derive(Clone, Debug, Serialize)]
-pub struct Tried {
-    pub kept: usize,
-    /// Largest relative L2 error of an output over all cases; `None` if it is not finite.
-    pub error: Option<f64>,
-    pub pass: bool,
-}
 
 /// What a search chooses from.
 pub struct Candidates<'a> {
@@ -106,8 +72,8 @@ pub fn hold(
     rewritten: &Rewritten,
     partial: &Partial,
 ) -> Result<bool, CompileError> {
-    let tolerance = stages::tolerance(options, Some(rewritten))?;
-    stages::write(&rewritten.model, partial)?;
+    let tolerance = pipeline::tolerance(options, Some(rewritten))?;
+    proof::write(&rewritten.model, partial)?;
     let path = partial.file(bundle::MODEL);
     let report = reference.compare(&path, &tolerance)?;
     Ok(!report.failed())
@@ -126,13 +92,13 @@ pub fn run(
     partial: &Partial,
     talk: &dyn Talk,
 ) -> Result<(Rewritten, Option<Search>), CompileError> {
-    let tolerance = stages::tolerance(options, Some(&rewritten))?;
+    let tolerance = pipeline::tolerance(options, Some(&rewritten))?;
     let path = partial.file(bundle::MODEL);
     let mut compared = 0;
     let mut compare = |candidate: &Rewritten, case: Option<&str>| {
         compared += 1;
         talk.stage(&format!("search: model {compared}"));
-        stages::write(&candidate.model, partial)?;
+        proof::write(&candidate.model, partial)?;
         match case {
             None => reference.compare(&path, &tolerance),
             Some(case) => reference.compare_case(&path, case, &tolerance),
@@ -196,7 +162,7 @@ pub fn run(
         }
     }
     let Some((mut candidate, mut kept)) = best else {
-        return Err(stages::not_the_same(options, first, None));
+        return Err(proof::not_the_same(options, first, None));
     };
     let halves = (groups[..high].iter().rev())
         .filter(|g| g.layers.len() > 1)

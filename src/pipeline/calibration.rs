@@ -1,14 +1,13 @@
 //! What the precision passes need to know of activations, and real inputs for the proof.
 
-use std::path::PathBuf;
-
 use kiln_graph::{Model, ValueId};
 use kiln_passes::precision::{self, HalfFormat, MIN_INT4_BLOCK, Plans, stats::Stats};
-use serde::Serialize;
 
-use super::{CompileError, Options, stages};
 use crate::calibrate::{self, DataError, Source, SourceOptions};
+use crate::compile::CompileError;
 use crate::fixed::Fixed;
+use crate::manifest::Calibrated;
+use crate::options::{Calibration, Int8, Options};
 use crate::parity::Case;
 use crate::runtime::DeviceRequest;
 use crate::shapes::Shapes;
@@ -16,49 +15,8 @@ use crate::summary;
 use crate::talk::Talk;
 use crate::targets::Targets;
 
-/// Where calibration data comes from.
-#[derive(Clone, Debug)]
-pub struct Calibration {
-    /// An `.npz` or `.npy` file, a folder of them, or lines of text; made inputs if it is not given.
-    pub data: Option<PathBuf>,
-    /// A `tokenizer.json`, for text.
-    pub tokenizer: Option<PathBuf>,
-    /// A file that keeps what was measured.
-    pub cache: Option<PathBuf>,
-    /// The most samples to take.
-    pub samples: usize,
-}
-
-/// Samples that calibrate unless told otherwise: ranges of a sentence encoder change by less than 1 % beyond 64.
-pub const SAMPLES: usize = 128;
-
 /// Samples that the proof takes and calibration does not, of data with enough of them.
 const HELD_OUT: usize = 8;
-
-impl Default for Calibration {
-    fn default() -> Calibration {
-        Calibration {
-            data: None,
-            tokenizer: None,
-            cache: None,
-            samples: SAMPLES,
-        }
-    }
-}
-
-/// What a calibration was made of, for the manifest.
-#[derive(Clone, Debug, Serialize)]
-pub struct Calibrated {
-    pub data: String,
-    /// The data is made up, so that ranges say little about real inputs.
-    pub made: bool,
-    /// Values that were measured.
-    pub values: usize,
-    /// Whether a cache had all that was to be measured.
-    pub cached: bool,
-    /// Samples of the data that only the proof has seen.
-    pub held_out: usize,
-}
 
 /// What was measured on the data.
 #[derive(Debug)]
@@ -88,13 +46,13 @@ const NEAREST: &str = "without --calibrate, weights go to the nearest of 16 step
      weights make up for each other, and mostly no layer is kept";
 
 /// What a user of INT4 must know where nothing is measured for it.
-pub(super) fn nearest(options: &Options) -> Option<&'static str> {
+pub(crate) fn nearest(options: &Options) -> Option<&'static str> {
     let kept = options.int4.is_some() && options.check && options.search;
     (kept && options.calibration.data.is_none()).then_some(NEAREST)
 }
 
 /// What a user must know of the inputs that the result was made and proved with.
-pub(super) fn warning(
+pub(crate) fn warning(
     options: &Options,
     original: &Model,
     calibrated: Option<&Calibrated>,
@@ -113,7 +71,7 @@ pub(super) fn warning(
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     // Made-up inputs say nothing of the channels that dynamic quantization leaves apart.
     let dynamic = options.int8.is_some() && options.calibration.data.is_some();
-    let ranges = options.int8 == Some(super::Int8::Static) || dynamic || options.fp8;
+    let ranges = options.int8 == Some(Int8::Static) || dynamic || options.fp8;
     let mut values = match (ranges, planned(options)) {
         (true, _) => precision::wanted(model),
         (_, true) => precision::wanted_by_int4(model).1,
@@ -136,7 +94,7 @@ fn planned(options: &Options) -> bool {
 }
 
 /// The options with blocks of INT4 half as long, if those may be.
-pub(super) fn halved(options: &Options) -> Option<Options> {
+pub(crate) fn halved(options: &Options) -> Option<Options> {
     let block = options.int4? / 2;
     let may = planned(options) && options.search && !options.int4_fixed;
     (may && block >= MIN_INT4_BLOCK).then(|| {
@@ -148,7 +106,7 @@ pub(super) fn halved(options: &Options) -> Option<Options> {
 }
 
 /// Plans the roundings to INT4 anew, with the same data.
-pub(super) fn plans(
+pub(crate) fn plans(
     options: &Options,
     targets: &Targets,
     device: DeviceRequest,
@@ -178,7 +136,7 @@ fn plan(
 ) -> Result<Plans, CompileError> {
     let mut plans = Plans::default();
     let values = precision::wanted_by_int4(fused).0;
-    let target = stages::target(options, targets);
+    let target = super::target(options, targets);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     let passes = kiln_passes::Options {
         keep: &keep,
