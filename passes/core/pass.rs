@@ -7,8 +7,8 @@ use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, lim
 use rustc_hash::FxBuildHasher;
 
 use super::fusion::Fusion;
-use crate::Target;
-use crate::precision::Plans;
+use super::target::Target;
+use crate::precision::calibrated::plan::Plans;
 use crate::precision::calibrated::stats::Stats;
 
 /// How much a pass may change results; it names the tolerance that a proof uses.
