@@ -22,5 +22,7 @@ fn tables_are_what_the_wheels_say() {
             _ => panic!("{text}"),
         }
     }
-    eprintln!("skipped: no environment has the wheels onnx and onnxruntime (`make conformance` makes one)");
+    eprintln!(
+        "skipped: no environment has the wheels onnx and onnxruntime (`make conformance` makes one)"
+    );
 }
