@@ -48,6 +48,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::detach_heads::DetachHeads,
     &lower::expand_attention::ExpandAttention,
     &lower::expand_qoperators::ExpandQoperators,
+    &lower::expand_rotary::ExpandRotary,
     &lower::flatten_branches::FlattenBranches,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
@@ -110,6 +111,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
+    // Its tables are shared below like those of what was fused.
+    Step::Run(&lower::expand_rotary::ExpandRotary),
     // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),

@@ -5,6 +5,7 @@ pub mod dequantize_constants;
 pub mod detach_heads;
 pub mod expand_attention;
 pub mod expand_qoperators;
+pub mod expand_rotary;
 pub mod flatten_branches;
 mod hidden_keys;
 mod keyless_rows;
