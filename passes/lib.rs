@@ -26,7 +26,7 @@ pub mod view;
 
 pub use driver::{PassError, PassReport, Step, run};
 pub use pass::{
-    Application, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK, Miss, MissReport,
-    Options, Pass, PassFailure, Remark, kept_by,
+    Activation, Application, Clamped, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK,
+    Kept, Miss, MissReport, Options, Pass, PassFailure, Remark, Rounded, kept_by,
 };
 pub use target::{Dialect, Target};

@@ -9,7 +9,8 @@
 
 use kiln_graph::Model;
 use kiln_passes::{PassError, PassFailure};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::bundle;
 use crate::bundle::Partial;
@@ -28,7 +29,7 @@ pub const GROUPS: usize = 32;
 pub const HALVES: usize = 8;
 
 /// What a search found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Search {
     /// Layers that could be converted.
     pub layers: usize,
@@ -43,7 +44,7 @@ pub struct Search {
 }
 
 /// Layers that are kept or converted together.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     pub layers: Vec<String>,
     /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
@@ -52,7 +53,7 @@ pub struct Group {
 }
 
 /// One candidate.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Tried {
     pub kept: usize,
     /// Largest relative L2 error of an output over all cases; `None` if it is not finite.

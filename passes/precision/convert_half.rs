@@ -12,7 +12,7 @@ use super::half_products;
 use super::half_ranges::{Ranges, fill};
 use super::half_rules::{self, is_f32, touches};
 use super::stats::Stats;
-use crate::pass::{Context, PassFailure, Remark};
+use crate::pass::{Clamped, Context, PassFailure, Remark};
 
 /// What `kiln passes explain` says of the passes, behind what is true of one format.
 pub(super) const DETAILS: &str = "Nodes keep FP32 that --keep or --keep-op names, that have no form in the format, that \
@@ -265,11 +265,11 @@ impl State<'_> {
     fn constant(&mut self, g: &Graph, v: ValueId, cx: &mut Context<'_>) -> Option<Tensor> {
         let (half, replaced) = self.ranges.narrow(g, v)?;
         if let Some(loss) = replaced.filter(|_| half.len() > 1) {
-            cx.remarks.push(Remark::Clamped {
+            cx.remarks.push(Remark::Clamped(Clamped {
                 tensor: g.value(v).name().to_string(),
                 values: loss.clamped,
                 abs_max: loss.abs_max,
-            });
+            }));
         }
         Some(half)
     }

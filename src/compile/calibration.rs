@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use kiln_graph::{Model, ValueId};
 use kiln_passes::precision::{self, HalfFormat, MIN_INT4_BLOCK, Plans, stats::Stats};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{CompileError, Options, stages};
 use crate::calibrate::{self, DataError, Source, SourceOptions};
@@ -47,7 +48,7 @@ impl Default for Calibration {
 }
 
 /// What a calibration was made of, for the manifest.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Calibrated {
     pub data: String,
     /// The data is made up, so that ranges say little about real inputs.

@@ -1,6 +1,9 @@
 //! Gates on latency, size, precision and the engine's parity; the parity of the model has its own.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{CompileError, Options};
 use crate::bench::{Ratio, baseline::Verdict};
@@ -12,10 +15,10 @@ use crate::report;
 use crate::targets::Targets;
 
 /// A gate that was set, and what it says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Judged {
     /// `latency`, `size`, `precision` or `engine parity`.
-    pub gate: &'static str,
+    pub gate: Cow<'static, str>,
     pub verdict: Verdict,
     /// What was found, and the limit; or why nothing was held against it.
     pub why: String,
@@ -37,7 +40,11 @@ fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
         true => Verdict::Pass,
         false => Verdict::Fail,
     };
-    Judged { gate, verdict, why }
+    Judged {
+        gate: gate.into(),
+        verdict,
+        why,
+    }
 }
 
 /// Whether the gates can pass on this machine and with these options at all, before any work is done.
@@ -83,7 +90,7 @@ fn lacks(asked: Precision, m: &Manifest) -> Option<String> {
     let Some(engine) = &m.engine else {
         return Some(format!("{asked}: no engine was built"));
     };
-    let multiplied = Multiplication::of(&engine.kernels, &engine.otherwise);
+    let multiplied = Multiplication::of(&engine.listed.kernels, &engine.listed.otherwise);
     let why = multiplied.lacks(asked)?;
     Some(format!("{asked}: {why}"))
 }
@@ -93,7 +100,7 @@ fn latency(limit: f64, targets: &Targets, m: &Manifest) -> Judged {
     let on_cpu = m.device.as_ref().is_none_or(|d| d.device.is_cpu());
     if *targets != Targets::Cpu && on_cpu {
         return Judged {
-            gate: "latency",
+            gate: "latency".into(),
             verdict: Verdict::NotRun,
             why: format!("the result serves on {targets}, and this machine timed it on its CPU"),
         };
@@ -117,7 +124,7 @@ fn held(ratio: &Ratio, limit: f64) -> Judged {
         format!(", between {least:.3} and {most:.3} with 95 %")
     });
     Judged {
-        gate: "latency",
+        gate: "latency".into(),
         verdict: match (least > limit, most > limit) {
             (true, _) => Verdict::Fail,
             (false, true) => Verdict::Unclear,

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use kiln_graph::onnx::{self, SourceFile, WriteOptions, Written};
 use kiln_graph::{DType, INTERNAL_DOMAIN, Model, Tensor, text};
-use kiln_passes::census::{census, packed_attentions};
+use kiln_passes::census::{AttentionBlock, census, packed_attentions};
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::precision::{HalfFormat, Plans};
 use kiln_passes::registry::UnknownPass;
@@ -27,7 +27,7 @@ use crate::parity::{self, Preset, Tolerance};
 use crate::prove::{self, Proof};
 use crate::runtime::{self, DeviceChoice, DeviceRequest, Runtime};
 use crate::shapes::Shapes;
-use crate::summary::{self, Attention, Found};
+use crate::summary::{self, Found};
 use crate::talk::Talk;
 use crate::targets::Targets;
 use crate::twin;
@@ -174,7 +174,7 @@ pub struct Rewritten {
     pub applied: usize,
     pub last: Option<Application>,
     pub blocks: Vec<Found>,
-    pub attention: Vec<Attention>,
+    pub attention: Vec<AttentionBlock>,
     pub ops_before: BTreeMap<String, usize>,
     /// Whether the original rounds activations to integers.
     pub quantized_before: bool,
@@ -383,7 +383,7 @@ pub(crate) fn rewrite(
     let remarks = std::mem::take(&mut cx.remarks);
     let rewritten = Rewritten {
         blocks: summary::found(&census_before, &census_after),
-        attention: census_after.blocks.iter().map(Attention::from).collect(),
+        attention: census_after.blocks,
         ops_before,
         quantized_before,
         ops_after: summary::op_counts(&model.graph),

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::{DType, Graph, Model, Tensor};
 use rustc_hash::FxHashMap;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::compile::CompileError;
 use crate::fixed::Fixed;
@@ -101,7 +102,7 @@ pub struct Reference {
 }
 
 /// Where the nodes of one side ran.
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct Placed {
     pub side: Side,
     #[serde(flatten)]
