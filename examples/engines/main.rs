@@ -299,10 +299,10 @@ impl Bench {
         };
         let manifest = compile(&options, &Silent)?.manifest;
         let engine = manifest.engine.ok_or("no engine was built")?;
-        let otherwise = engine.otherwise.iter().map(|o| o.layer.clone()).collect();
+        let otherwise = engine.listed.otherwise.iter().map(|o| o.layer.clone()).collect();
         Ok(Facts {
             otherwise,
-            ..Facts::new(&engine.kernels)
+            ..Facts::new(&engine.listed.kernels)
         })
     }
 

@@ -7,9 +7,8 @@ use serde::Serialize;
 use super::MANIFEST;
 use crate::engine_parity::EngineParity;
 use crate::manifest::{self, EngineFacts, Manifest, ManifestError};
-use crate::parity::Outcome;
+use crate::parity::{self, Outcome};
 use crate::recipe::Recipe;
-use crate::report;
 use crate::summary;
 
 /// What a bundle is, in words; what its manifest does not say is empty.
@@ -80,7 +79,7 @@ fn parity(m: &Manifest) -> String {
     let n = report.cases.len();
     let s = if n == 1 { "" } else { "s" };
     let told = format!("{outcome} ({}) at {n} case{s}", report.tolerance.name);
-    match report::measured(report) {
+    match parity::measured(report) {
         numbers if numbers.is_empty() => told,
         numbers => format!("{told}: {numbers}"),
     }

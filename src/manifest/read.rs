@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{EngineKernels, FORMAT, Manifest};
 use crate::bundle::{self, BundleError, MANIFEST};
+use crate::schema;
 
 /// A bundle's manifest does not say what it is asked for.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +38,7 @@ pub enum ManifestError {
 impl Manifest {
     /// The JSON Schema of what is written: every key that is always there is required.
     pub fn schema() -> schemars::Schema {
-        let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
-        let settings = settings.with(|s| s.inline_subschemas = true);
-        settings.into_generator().into_root_schema_for::<Manifest>()
+        schema::written::<Manifest>()
     }
 }
 

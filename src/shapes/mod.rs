@@ -2,6 +2,7 @@
 
 mod branches;
 mod derived;
+mod inputs;
 mod kinds;
 mod paper;
 mod plan;
@@ -20,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
+pub use inputs::specs;
 pub use kinds::{Kinds, Wanted, input_kind};
 pub(crate) use roles::is_batch;
 pub use settle::{Probe, Settled, settle};
