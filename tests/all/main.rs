@@ -31,6 +31,7 @@ mod hostile;
 mod int4;
 mod int8;
 mod machine;
+mod manifest;
 mod moves;
 mod newcomer;
 mod overflow;
