@@ -41,4 +41,5 @@ mod quantized;
 mod readback;
 mod recipe;
 mod verify;
+mod wheel;
 mod zoo;
