@@ -110,6 +110,9 @@ def compile(
     max_latency_ratio: float | None = None,
     max_size_ratio: float | None = None,
     require: str | Iterable[str] = (),
+    judge: str | None = None,
+    judge_data: PathLike | None = None,
+    judge_tokenizer: PathLike | None = None,
     device: str | None = None,
     recipe: PathLike | None = None,
     report: PathLike | Iterable[PathLike] = (),
@@ -131,6 +134,7 @@ def compile(
         int4: ``True``, or the rows of a block.
         dim: sizes of symbolic dimensions: ``{"batch": (1, 8, 32), "seq": 128}``.
         input: inputs that are fixed: ``{"sr": 16000}``.
+        judge: a command of one's own whose exit code is a gate; docs/gates.md says what it is given.
         progress: show what kiln says on stderr while it works.
         extra: further options of the command, as they are: ``["--tf32"]``.
 
@@ -147,8 +151,8 @@ def compile(
         tokenizer=tokenizer, calibration_samples=calibration_samples, calibration_cache=calibration_cache, inputs=inputs,
         drop_inputs=drop_inputs, dialect=dialect, passes=passes, keep=keep, keep_op=list(keep_op), tolerance=tolerance, seed=seed,
         no_engine=not engine, no_check=not check, no_latency=not latency, no_search=not search,
-        max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio, require=_several(require), device=device,
-        report=_several(report), force=force, no_clobber=no_clobber,
+        max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio, require=_several(require), judge=judge,
+        judge_data=judge_data, judge_tokenizer=judge_tokenizer, device=device, report=_several(report), force=force, no_clobber=no_clobber,
     )  # fmt: skip
     for name, value in given.items():
         options += _option(name, value)
@@ -180,6 +184,9 @@ def check(
     tolerance: str | None = None,
     limit: str | Iterable[str] = (),
     require: str | Iterable[str] = (),
+    judge: str | None = None,
+    judge_data: PathLike | None = None,
+    judge_tokenizer: PathLike | None = None,
     device: str | None = None,
     layers: bool = False,
     pieces: bool = False,
@@ -203,7 +210,7 @@ def check(
     """
     given: dict[str, Any] = dict(
         reference=reference, golden=golden, record=record, inputs=inputs, tolerance=tolerance, limit=_several(limit),
-        require=_several(require), device=device, layers=layers, pieces=pieces, bisect=bisect, seed=seed, report=_several(report),
+        require=_several(require), judge=judge, judge_data=judge_data, judge_tokenizer=judge_tokenizer, device=device, layers=layers, pieces=pieces, bisect=bisect, seed=seed, report=_several(report),
     )  # fmt: skip
     options = [os.fspath(candidate)]
     for name, value in given.items():

@@ -94,6 +94,7 @@ pub(super) fn record(
         },
         engine: None,
         gates: Vec::new(),
+        judge: None,
         parity_outcome: None,
         parity: None,
         latency: None,

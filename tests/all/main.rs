@@ -30,6 +30,7 @@ mod gpu_bundle;
 mod hostile;
 mod int4;
 mod int8;
+mod judge;
 mod machine;
 mod moves;
 mod newcomer;
