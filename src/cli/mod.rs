@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 mod gpu_check;
 mod inspect;
+mod judge;
 mod passes;
 mod progress;
 mod signals;
