@@ -1,6 +1,6 @@
 //! Attention operators that a model came with, for a target that does not take them as they are.
 
-use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
+use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, Node, NodeId, Op, Tensor, ValueId, ops};
 
 use super::adopt_attention::{ADOPT_ATTENTION, Adopt};
 use crate::core::local::Local;
@@ -33,8 +33,34 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         return Err(Miss::because("the target takes it"));
     }
     match standard {
-        Some(attention) => Expansion::new(g, root, cx, attention)?.patch(),
+        Some(attention) => {
+            is_known(attention.node())?;
+            Expansion::new(g, root, cx, attention)?.patch()
+        }
         None => (ADOPT_ATTENTION.at)(g, root, cx),
+    }
+}
+
+/// Attributes of Attention-24, and kiln's own mark for TensorRT.
+const ATTRIBUTES: &[&str] = &[
+    "is_causal",
+    "kv_num_heads",
+    "q_num_heads",
+    "qk_matmul_output_mode",
+    "scale",
+    "softcap",
+    "softmax_precision",
+    "TRT_decomposable",
+];
+
+/// What another attribute means would be lost.
+fn is_known(node: &Node) -> Result<(), Miss> {
+    let mut names = node.attrs().iter().map(|(name, _)| &**name);
+    match names.find(|name| !ATTRIBUTES.contains(name)) {
+        Some(name) => Err(Miss::because(format!(
+            "ONNX's Attention has no attribute {name}"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -165,7 +165,7 @@ impl Scope<'_> {
         }
         let given = self.attrs.get(name).cloned();
         given
-            .or_else(|| ops::defaults::default_attr(self.op, name, self.opset))
+            .or_else(|| ops::schema::default_attr(self.op, name, self.opset).cloned())
             .ok_or_else(|| Miss::because(format!("it has no attribute '{name}'")))
     }
 }

@@ -353,8 +353,8 @@ impl Matcher<'_> {
     fn attributes(&self, m: &mut Match, pnode: NodeId, node: NodeId) -> Result<(), String> {
         let (want, have) = (self.pattern.node(pnode), self.graph.node(node));
         for (name, attr) in want.attrs().iter() {
-            let default = ops::defaults::default_attr(have.op(), name, self.graph.opset());
-            let actual = have.attrs().get(name).or(default.as_ref());
+            let default = ops::schema::default_attr(have.op(), name, self.graph.opset());
+            let actual = have.attrs().get(name).or(default);
             match (attr, actual) {
                 (Attr::Ref { name, .. }, Some(actual)) => match m.attr(name) {
                     Some(bound) if !bound.same(actual) => {
@@ -368,7 +368,7 @@ impl Matcher<'_> {
             }
         }
         for (name, attr) in have.attrs().iter() {
-            let default = ops::defaults::default_attr(have.op(), name, self.graph.opset());
+            let default = ops::schema::default_attr(have.op(), name, self.graph.opset());
             if want.attrs().get(name).is_none() && !default.is_some_and(|d| d.same(attr)) {
                 return Err(format!("{} has the attribute '{name}'", have.op()));
             }

@@ -375,7 +375,7 @@ impl Quantizer {
             cx.remarks.push(Remark::Quantized { layer: label });
             let mut read = ranges_remark(g, layer, choice.as_ref(), reading.smoothing);
             if let (Form::Dynamic, Some(Remark::Ranged(range))) = (self.activation, &mut read) {
-                range.method = EACH_RUN;
+                range.method = EACH_RUN.into();
             }
             cx.remarks.extend(read);
             g.remove_node(layer.node);
@@ -440,9 +440,9 @@ fn ranges_remark(
         value: g.value(layer.input).name().to_string(),
         lo: choice.lo,
         hi: choice.hi,
-        method: choice.by.name(),
+        method: choice.by.name().into(),
         outliers: choice.outliers.len(),
-        smoothing,
+        smoothing: smoothing.map(Into::into),
         noise: choice.noise,
     }))
 }

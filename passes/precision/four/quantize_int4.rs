@@ -154,12 +154,12 @@ impl Work {
             g.remove_unused_value(layer.weight);
             let layer = g.label(id);
             if let Some(planned) = planned {
-                cx.remarks.push(Remark::Rounded {
+                cx.remarks.push(Remark::Rounded(crate::core::pass::Rounded {
                     layer: layer.clone(),
-                    method: planned.by.name(),
+                    method: planned.by.name().into(),
                     factors: calibrated.divided.contains(&id),
                     error: planned.error,
-                });
+                }));
             }
             cx.remarks.push(Remark::Quantized { layer });
             self.quantized += 1;
