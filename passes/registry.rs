@@ -49,7 +49,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::detach_heads::DetachHeads,
     &adopt::expand_attention::EXPAND_ATTENTION,
     &adopt::expand_qoperators::ExpandQoperators,
-    &adopt::expand_rotary::ExpandRotary,
+    &adopt::expand_rotary::EXPAND_ROTARY,
     &lower::flatten_branches::FlattenBranches,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LOWER_ATTENTION,
@@ -113,7 +113,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
     // Its tables are shared below like those of what was fused.
-    Step::Run(&adopt::expand_rotary::ExpandRotary),
+    Step::Run(&adopt::expand_rotary::EXPAND_ROTARY),
     // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
