@@ -27,15 +27,6 @@ pub struct Match {
 }
 
 impl Match {
-    /// The graph's value bound to the function's input at `k`.
-    ///
-    /// # Errors
-    /// A miss if the body does not bind it.
-    pub fn input(&self, k: usize) -> Result<ValueId, Miss> {
-        let bound = self.inputs.get(k).copied().flatten();
-        bound.ok_or_else(|| Miss::because(format!("input {k} of the body is not bound")))
-    }
-
     /// The graph's value that stands for the value of this name in the body. Products have none for what they multiply on the way.
     ///
     /// # Errors
