@@ -11,6 +11,7 @@ mod conversion;
 mod device;
 mod doctor;
 mod engine;
+pub mod exit;
 mod gpu_check;
 mod inspect;
 mod passes;
@@ -26,7 +27,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use kiln_passes::registry::{self, UnknownPass};
 
-use crate::compile::CompileError;
 use crate::report::table;
 
 const AFTER: &str = "\
@@ -186,15 +186,6 @@ impl From<io::Error> for Failure {
 impl From<crate::report::WriteError> for Failure {
     fn from(e: crate::report::WriteError) -> Failure {
         Failure::usage(e)
-    }
-}
-
-impl From<CompileError> for Failure {
-    fn from(e: CompileError) -> Failure {
-        Failure {
-            code: e.exit_code(),
-            error: e.into(),
-        }
     }
 }
 
