@@ -16,6 +16,7 @@ use std::time::Instant;
 use kiln_graph::{DType, Model};
 use kiln_passes::registry;
 
+pub use build::profile;
 pub use error::CompileError;
 pub use plan::{Plan, plan};
 

@@ -17,7 +17,8 @@ use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
-use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::engine_parity::{EngineParity, NotRun, Runner};
+use crate::engine_runner;
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
@@ -304,7 +305,7 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
 fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     let plan = options.candidate.join(bundle::ENGINE);
     match plan.is_file() {
-        true => Some(engine_parity::open(
+        true => Some(engine_runner::open(
             &plan,
             options.device.choice.gpu() as usize,
             options.trt_lib.as_deref(),

@@ -96,7 +96,7 @@ enum Verb {
     },
     /// Build an engine for the process that started this one.
     #[command(name = crate::engine::SUBCOMMAND, hide = true)]
-    BuildEngine(crate::engine::ChildArgs),
+    BuildEngine(ChildArgs),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -150,6 +150,24 @@ impl Globals {
             (true, _) => Ok(()),
             (_, true) => print(&colour::paint(text)),
             (_, false) => print(text),
+        }
+    }
+}
+
+/// What the process that builds an engine is told by its arguments.
+#[derive(clap::Args, Debug)]
+struct ChildArgs {
+    #[arg(long)]
+    core: PathBuf,
+    #[arg(long)]
+    parser: PathBuf,
+}
+
+impl From<ChildArgs> for crate::engine::Libraries {
+    fn from(args: ChildArgs) -> crate::engine::Libraries {
+        crate::engine::Libraries {
+            core: args.core,
+            parser: args.parser,
         }
     }
 }
@@ -224,7 +242,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Doctor(args) => doctor::run(&globals, args),
         Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
-        Verb::BuildEngine(args) => match crate::engine::serve(&args) {
+        Verb::BuildEngine(args) => match crate::engine::serve(&args.into()) {
             Ok(()) => Ok(0),
             Err(e) => Err(Failure::usage(e)),
         },
