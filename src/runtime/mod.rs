@@ -8,12 +8,14 @@ mod device;
 mod error;
 mod info;
 mod locate;
+mod messages;
 mod parts;
 mod placement;
 pub mod rtx;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 mod values;
 
 use std::ffi::{CStr, c_char};
@@ -30,6 +32,7 @@ pub use info::{Dim, TensorInfo};
 pub use locate::{Found, NotFound, Origin, locate};
 pub use placement::{Fallback, Placement, PlacementError};
 pub use session::{Bound, Optimization, Session, SessionOptions};
+pub use threads::{limit_threads, threads};
 
 /// ONNX Runtime, loaded. There is one per process: its environment and thread pools are process-wide.
 #[derive(Debug)]
@@ -72,7 +75,7 @@ impl Runtime {
             reason: e.to_string(),
         })?;
         *mapped = Some(found.path.clone());
-        let environment = builder
+        let environment = messages::logged(builder)
             .with_name("kiln")
             .with_telemetry(false)
             .build()

@@ -40,5 +40,6 @@ mod plan;
 mod quantized;
 mod readback;
 mod recipe;
+mod terminal;
 mod verify;
 mod zoo;
