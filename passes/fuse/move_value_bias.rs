@@ -3,11 +3,11 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Graph, NodeId, Op};
 
-use crate::attention::operand_bias::{OperandBias, projects_alone};
-use crate::attention::output_projection::OutputProjection;
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
+use crate::analysis::attention::operand_bias::{OperandBias, projects_alone};
+use crate::analysis::attention::output_projection::OutputProjection;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
 
 /// P (v + 1 b) = P v + 1 b for probabilities P whose rows sum to 1.
 #[derive(Debug)]

@@ -6,7 +6,6 @@ use crate::harness;
 use std::fs;
 
 use kiln::parity::{self, InputKind, InputSpec, Preset, Tolerance};
-use kiln::report;
 use kiln::runtime::{Optimization, Runtime};
 use kiln::twin;
 use kiln_graph::{Attr, DType, Model, Tensor, onnx};
@@ -49,7 +48,7 @@ fn differences(inputs: &Named, expected: &Named, found: &Named, preset: Preset) 
     };
     match report.pass() {
         true => String::new(),
-        false => report::failures(&report),
+        false => parity::failures(&report),
     }
 }
 
