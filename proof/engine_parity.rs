@@ -4,7 +4,7 @@ use std::fmt;
 
 use kiln_graph::Tensor;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::parity;
 use crate::parity::Report;
@@ -48,7 +48,7 @@ impl NotRun {
 }
 
 /// The outcome of engine parity.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 #[serde(tag = "status", rename_all = "kebab-case")]
 pub enum EngineParity {
     NotRun {
@@ -59,6 +59,13 @@ pub enum EngineParity {
         runner: String,
         report: Box<Report>,
     },
+}
+
+/// Of a manifest that says nothing about it.
+impl Default for EngineParity {
+    fn default() -> EngineParity {
+        EngineParity::NotRun { why: String::new() }
+    }
 }
 
 impl From<NotRun> for EngineParity {

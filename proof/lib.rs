@@ -6,6 +6,7 @@
 pub mod calibrate;
 pub mod engine_parity;
 pub mod fixed;
+pub mod judge;
 mod made;
 pub mod nearest;
 pub mod parity;

@@ -11,6 +11,7 @@ pub mod fault;
 mod info;
 mod locate;
 mod machine;
+mod messages;
 mod parts;
 mod placement;
 pub mod rtx;
@@ -18,6 +19,7 @@ mod session;
 pub mod talk;
 #[doc(hidden)]
 pub mod testing;
+mod threads;
 pub mod units;
 mod values;
 
@@ -37,6 +39,7 @@ pub use locate::{Found, NotFound, Origin, locate};
 pub use machine::{environment, loader, mapped, nvidia, pysite, scratch};
 pub use placement::{Fallback, Placement, PlacementError};
 pub use session::{Bound, Optimization, Session, SessionOptions};
+pub use threads::{limit_threads, threads};
 
 /// ONNX Runtime, loaded. There is one per process: its environment and thread pools are process-wide.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ impl Runtime {
             reason: e.to_string(),
         })?;
         *mapped = Some(found.path.clone());
-        let environment = builder
+        let environment = messages::logged(builder)
             .with_name("kiln")
             .with_telemetry(false)
             .build()

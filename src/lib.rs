@@ -33,7 +33,7 @@ pub mod summary;
 pub mod targets;
 
 pub use kiln_engine as engine;
-pub use kiln_proof::{calibrate, engine_parity, fixed, parity, prove, shapes, twin};
+pub use kiln_proof::{calibrate, engine_parity, fixed, judge, parity, prove, shapes, twin};
 pub use kiln_runtime as runtime;
 pub use kiln_runtime::{environment, fault, nvidia, pysite, scratch, talk};
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use kiln_graph::onnx::ReadError;
 
+use crate::calibrate::CalibrateError;
 use crate::engine_parity::RunnerError;
 use crate::parity::{InputError, NpzError, ParityError};
 use kiln_runtime as runtime;
@@ -29,6 +30,14 @@ pub enum Error {
     #[error(transparent)]
     Inputs(#[from] InputError),
     #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
+    #[error("{}: {why}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        why: &'static str,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
     Npz(#[from] NpzError),
     #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
@@ -44,7 +53,10 @@ impl Error {
     pub fn fault(&self) -> Fault {
         match self {
             Error::EngineRun { .. } => Fault::Result,
-            Error::Sizes { .. } | Error::Inputs(_) | Error::Npz(_) => Fault::Request,
+            Error::Sizes { .. } | Error::Inputs(_) | Error::Npz(_) | Error::Io { .. } => {
+                Fault::Request
+            }
+            Error::Calibrate(e) => e.fault(),
             Error::Parity(ParityError::Tolerance(_)) => Fault::Request,
             Error::Read(_) | Error::Parity(_) => Fault::Model,
             Error::Ways { .. } => Fault::Target,

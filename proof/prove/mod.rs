@@ -2,6 +2,7 @@
 
 mod error;
 mod evidence;
+mod handover;
 mod judge;
 mod margin;
 mod noise;

@@ -8,7 +8,7 @@ use kiln::engine;
 use kiln::fault::Fault;
 use kiln::talk::Silent;
 use kiln_graph::onnx;
-use kiln_passes::{Dialect, registry};
+use kiln_passes::registry;
 
 /// Folders of cases whose passes write quantization anew.
 const PASSES: &[&str] = &[
@@ -39,7 +39,7 @@ fn cases() -> Vec<harness::Case> {
     let mut cases = harness::cases();
     cases.retain(|c| {
         let mine = PASSES.iter().any(|p| c.path.parent().unwrap().ends_with(p));
-        mine && c.target.dialect == Dialect::TensorRt
+        mine && c.target.facts.dialect == "tensorrt"
     });
     cases
 }
