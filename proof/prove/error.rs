@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kiln_graph::onnx::ReadError;
 
-use crate::calibrate::CalibrateError;
+use crate::calibrate::DataError;
 use crate::engine_parity::RunnerError;
 use crate::parity::{InputError, NpzError, ParityError};
 use kiln_runtime as runtime;
@@ -30,14 +30,6 @@ pub enum Error {
     #[error(transparent)]
     Inputs(#[from] InputError),
     #[error(transparent)]
-    Calibrate(#[from] CalibrateError),
-    #[error("{}: {why}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        why: &'static str,
-        source: std::io::Error,
-    },
-    #[error(transparent)]
     Npz(#[from] NpzError),
     #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
@@ -46,6 +38,15 @@ pub enum Error {
     },
     #[error("the engine did not run at the case {case}: {source}")]
     EngineRun { case: String, source: RunnerError },
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("{}: what the judge is given cannot be written: {source}", path.display())]
+    Judge {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the list of the judge's cases cannot be written: {0}")]
+    List(serde_json::Error),
 }
 
 impl Error {
@@ -53,10 +54,8 @@ impl Error {
     pub fn fault(&self) -> Fault {
         match self {
             Error::EngineRun { .. } => Fault::Result,
-            Error::Sizes { .. } | Error::Inputs(_) | Error::Npz(_) | Error::Io { .. } => {
-                Fault::Request
-            }
-            Error::Calibrate(e) => e.fault(),
+            Error::Sizes { .. } | Error::Inputs(_) | Error::Npz(_) => Fault::Request,
+            Error::Data(_) | Error::Judge { .. } | Error::List(_) => Fault::Request,
             Error::Parity(ParityError::Tolerance(_)) => Fault::Request,
             Error::Read(_) | Error::Parity(_) => Fault::Model,
             Error::Ways { .. } => Fault::Target,

@@ -7,7 +7,7 @@ use kiln_graph::Tensor;
 use serde::Serialize;
 
 use super::{Error, Proof, Reference, outputs, ports};
-use crate::calibrate::{CalibrateError, Source, SourceOptions};
+use crate::calibrate::{Source, SourceOptions};
 use crate::judge::{self, Asked, Judgement};
 use crate::parity::{Case, Side, npz};
 use kiln_runtime::Session;
@@ -70,9 +70,9 @@ impl Reference {
                     ..SourceOptions::default()
                 };
                 let graph = &self.original.graph;
-                let source = Source::open(graph, data, &reading).map_err(CalibrateError::from)?;
+                let source = Source::open(graph, data, &reading)?;
                 for batch in source.batches() {
-                    let batch = batch.map_err(CalibrateError::from)?;
+                    let batch = batch?;
                     let case = Case {
                         name: batch.name,
                         inputs: batch.inputs,
@@ -82,7 +82,7 @@ impl Reference {
             }
         }
         let list = folder.path().join(judge::CASES);
-        let text = serde_json::to_vec_pretty(&listed).map_err(|e| failed(&list, e.into()))?;
+        let text = serde_json::to_vec_pretty(&listed).map_err(Error::List)?;
         fs::write(&list, text).map_err(|e| failed(&list, e))?;
         let (judgement, said) = judge::run(&asked.command, folder.path(), listed.len());
         if !said.trim().is_empty() {
@@ -127,9 +127,8 @@ impl Reference {
 }
 
 fn failed(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
+    Error::Judge {
         path: path.to_path_buf(),
-        why: "what the judge is given cannot be written",
         source,
     }
 }

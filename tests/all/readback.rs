@@ -265,7 +265,7 @@ fn attributes_that_are_not_onnx_are_not_dropped() {
             return;
         };
         let error = made.unwrap_err();
-        assert_eq!(error.exit_code(), 4);
+        assert_eq!(error.fault(), Fault::Target);
         assert!(error.to_string().contains("causal_kind"), "{error}");
     }
 }
