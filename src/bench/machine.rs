@@ -8,7 +8,7 @@ use kiln_graph::{Attrs, DType, Dim, Graph, Model, Op, Tensor, Type, onnx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::work::Work;
+use crate::engine::Work;
 use crate::runtime::{self, Runtime, Session, SessionOptions};
 
 /// Peaks that this machine reached, with the threads of the measurement.
@@ -74,6 +74,14 @@ impl Machine {
             // Each element is read and written.
             gbytes: 2.0 * MEMORY as f64 / copied / 1e9,
         })
+    }
+
+    /// The higher of both peaks: what else ran while one was measured made it lower.
+    pub fn max(self, other: Machine) -> Machine {
+        Machine {
+            gflops: self.gflops.max(other.gflops),
+            gbytes: self.gbytes.max(other.gbytes),
+        }
     }
 
     /// The shortest time in nanoseconds that the work can take here, in FP32.

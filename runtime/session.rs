@@ -1,0 +1,674 @@
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use kiln_graph::Tensor;
+use ort::memory::MemoryInfo;
+use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
+use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
+use ort::value::DynValue;
+use rustc_hash::FxHashSet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::device::{Device, GpuOptions, Unusable};
+use super::info::{TensorInfo, infos};
+use super::messages;
+use super::placement::Placement;
+use super::values::{from_ort, to_ort};
+use super::{Error, Runtime, cuda, rtx, threads};
+use crate::scratch::Temporary;
+
+/// How a session runs its model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
+pub struct SessionOptions {
+    pub optimization: Optimization,
+    /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
+    /// it on some FP16 encoders that have none.
+    pub without_nchwc: bool,
+    /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
+    pub intra_threads: Option<NonZeroUsize>,
+    /// Each of those threads but the calling one stays on a core of its own.
+    pub pinned: bool,
+    pub device: Device,
+    /// How a GPU is used; means nothing on the CPU.
+    pub gpu: GpuOptions,
+    /// ONNX Runtime writes down where each node runs, for [`Session::placement`]. Costs time in every run.
+    #[serde(skip)]
+    pub watched: bool,
+}
+
+/// What ONNX Runtime may do to the graph before it runs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimization {
+    /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which
+    /// hides what FP16 does to them.
+    Disabled,
+    /// Everything it knows. For latency.
+    #[default]
+    All,
+}
+
+/// A model loaded into ONNX Runtime.
+#[derive(Debug)]
+pub struct Session {
+    session: ort::session::Session,
+    model: String,
+    options: SessionOptions,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    /// What the session reads its weights from; dropped after it.
+    pub(super) weights: Vec<Bytes>,
+    runtime: &'static Runtime,
+    watch: Watch,
+    /// Nodes that may run on the CPU.
+    excused: FxHashSet<String>,
+}
+
+/// Where a session's nodes ran.
+#[derive(Debug)]
+enum Watch {
+    Off,
+    /// The session writes into this folder, which is removed after it.
+    Running(Temporary),
+    Written(Temporary, PathBuf),
+}
+
+impl SessionOptions {
+    /// The processors of all threads but the calling one, as ONNX Runtime wants them: counted from 1.
+    fn affinities(&self) -> Option<String> {
+        let threads = self.intra_threads.filter(|_| self.pinned)?.get();
+        let processors = processors()?;
+        let others = processors.get(1..threads).filter(|o| !o.is_empty())?;
+        let others: Vec<String> = others.iter().map(|p| (p + 1).to_string()).collect();
+        Some(others.join(";"))
+    }
+}
+
+/// The processors that this process may use, where the system tells.
+fn processors() -> Option<Vec<usize>> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let list = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?;
+    let mut all = Vec::new();
+    for part in list.trim().split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        all.extend(from.parse().ok()?..=to.parse::<usize>().ok()?);
+    }
+    Some(all)
+}
+
+impl Session {
+    /// Loads an ONNX file that it profiles into a file with this prefix, until [`Session::end_profile`].
+    ///
+    /// # Errors
+    /// As [`Session::from_path`].
+    pub fn profiled(
+        runtime: &'static Runtime,
+        path: &Path,
+        options: &SessionOptions,
+        prefix: &Path,
+    ) -> Result<Session, Error> {
+        let model = path.display().to_string();
+        Session::load(runtime, model, options, |b| {
+            let mut b = b.clone().with_profiling(prefix)?;
+            b.commit_from_file(path)
+        })
+    }
+
+    /// Writes the profile and gives the file's name.
+    ///
+    /// # Errors
+    /// When the session is not profiled, or the file cannot be written.
+    pub fn end_profile(&mut self) -> Result<String, Error> {
+        self.session.end_profiling().map_err(|e| Error::Run {
+            model: self.model.clone(),
+            reason: e.to_string(),
+        })
+    }
+
+    /// Loads an ONNX file, with the external data beside it.
+    ///
+    /// # Errors
+    /// When ONNX Runtime refuses the model, and when an input or output is not a tensor.
+    pub fn from_path(
+        runtime: &'static Runtime,
+        path: &Path,
+        options: &SessionOptions,
+    ) -> Result<Session, Error> {
+        let model = path.display().to_string();
+        Session::load(runtime, model, options, |b| b.commit_from_file(path))
+    }
+
+    /// Loads an ONNX file from memory; its weights must be inside. `name` stands for the model in messages.
+    ///
+    /// # Errors
+    /// When ONNX Runtime refuses the model, and when an input or output is not a tensor.
+    pub fn from_bytes(
+        runtime: &'static Runtime,
+        name: impl Into<String>,
+        model: &[u8],
+        options: &SessionOptions,
+    ) -> Result<Session, Error> {
+        Session::load(runtime, name.into(), options, |b| {
+            b.commit_from_memory(model)
+        })
+    }
+
+    pub(super) fn load(
+        runtime: &'static Runtime,
+        model: String,
+        options: &SessionOptions,
+        commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<ort::session::Session>,
+    ) -> Result<Session, Error> {
+        let refused = |e: ort::Error| Error::Model {
+            model: model.clone(),
+            reason: e.to_string(),
+        };
+        let mut builder = builder(runtime, options).map_err(refused)?;
+        builder = on_device(runtime, builder, options)?;
+        let mut watch = Watch::Off;
+        if options.watched {
+            let folder = Temporary::new().map_err(|e| Error::Model {
+                model: model.clone(),
+                reason: format!("no temporary folder can be made: {e}"),
+            })?;
+            let prefix = folder.path().join("placement");
+            let profiled = builder.with_profiling(prefix);
+            builder = profiled.map_err(|e| refused(e.into()))?;
+            watch = Watch::Running(folder);
+        }
+        let session = commit(&mut builder).map_err(refused)?;
+        let inputs = infos(session.inputs(), "the input", &model)?;
+        let outputs = infos(session.outputs(), "the output", &model)?;
+        Ok(Session {
+            session,
+            model,
+            options: *options,
+            inputs,
+            outputs,
+            weights: Vec::new(),
+            runtime,
+            watch,
+            excused: FxHashSet::default(),
+        })
+    }
+
+    /// The same session, which messages call by this name.
+    pub fn called(self, name: &str) -> Session {
+        Session {
+            model: name.to_string(),
+            ..self
+        }
+    }
+
+    /// The model's path, or the name it was given.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// The inputs in the model's order, without initializers that a caller might override.
+    pub fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    /// The outputs in the model's order.
+    pub fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    /// Runs the model once. The order of `inputs` does not matter; the outputs come in the model's order and are
+    /// not copied.
+    ///
+    /// # Errors
+    /// Those of [`Session::bind`] and [`Bound::run`].
+    pub fn run<S: AsRef<str>>(
+        &mut self,
+        inputs: &[(S, Tensor)],
+    ) -> Result<Vec<(String, Tensor)>, Error> {
+        self.bind(inputs)?.run()
+    }
+
+    /// Names nodes that may run on the CPU whatever the device: [`Session::placement`] does not count them as fallen back.
+    pub fn excuse(&mut self, nodes: FxHashSet<String>) {
+        self.excused = nodes;
+    }
+
+    /// Where the nodes ran so far, against the provider of the session's device; `None` if it is not watched. Ends the
+    /// watching.
+    ///
+    /// # Errors
+    /// When the profile cannot be written or read, or nothing ran.
+    pub fn placement(&mut self) -> Result<Option<Placement>, Error> {
+        self.placement_for(self.options.device.provider())
+    }
+
+    /// As [`Session::placement`], against another provider.
+    pub(super) fn placement_for(&mut self, provider: &str) -> Result<Option<Placement>, Error> {
+        let failed = |model: &str, reason: String| Error::Run {
+            model: model.to_string(),
+            reason,
+        };
+        let file = match std::mem::replace(&mut self.watch, Watch::Off) {
+            Watch::Off => return Ok(None),
+            Watch::Running(folder) => {
+                let file = PathBuf::from(self.end_profile()?);
+                self.watch = Watch::Written(folder, file.clone());
+                file
+            }
+            Watch::Written(folder, file) => {
+                self.watch = Watch::Written(folder, file.clone());
+                file
+            }
+        };
+        let read = Placement::read(&file, provider, &self.excused);
+        read.map(Some)
+            .map_err(|e| failed(&self.model, e.to_string()))
+    }
+
+    /// Checks the inputs and hands them to ONNX Runtime, so that they can be run many times. On a GPU each run copies them
+    /// there, and the outputs back.
+    ///
+    /// # Errors
+    /// When an input is missing, unknown, given twice, of another dtype than the model's, or cannot be passed.
+    pub fn bind<S: AsRef<str>>(&mut self, inputs: &[(S, Tensor)]) -> Result<Bound<'_>, Error> {
+        let (values, bytes) = self.values(inputs)?;
+        Ok(Bound {
+            session: self,
+            fed: Fed::Values(values.into_iter().map(|(_, v)| v.into()).collect()),
+            bytes,
+        })
+    }
+
+    /// As [`Session::bind`], with the inputs copied to the device once, and the outputs left there: what remains of a run is
+    /// the model. Its outputs are dropped unread.
+    ///
+    /// # Errors
+    /// As [`Session::bind`], and when the device refuses the memory.
+    pub fn bind_resident<S: AsRef<str>>(
+        &mut self,
+        inputs: &[(S, Tensor)],
+    ) -> Result<Bound<'_>, Error> {
+        let (values, bytes) = self.values(inputs)?;
+        let failed = |e: ort::Error| Error::Run {
+            model: self.model.clone(),
+            reason: format!("binding to {}: {e}", self.options.device),
+        };
+        let binding = self.resident(values).map_err(failed)?;
+        let graph = match self.options.gpu.graph {
+            true => Some(graph_of_its_own(self.options.device).map_err(failed)?),
+            false => None,
+        };
+        Ok(Bound {
+            session: self,
+            fed: Fed::Resident(Box::new(Resident { binding, graph })),
+            bytes,
+        })
+    }
+
+    fn resident(&self, values: Vec<(String, DynValue)>) -> ort::Result<IoBinding> {
+        let memory = match self.options.device {
+            Device::Cpu => MemoryInfo::default(),
+            Device::Cuda(gpu) => cuda::memory(gpu)?,
+            Device::Rtx(gpu) => rtx::memory(self.runtime, gpu)?,
+        };
+        let mut binding = self.session.create_binding()?;
+        for (name, value) in values {
+            binding.bind_input(name, &value)?;
+        }
+        for output in &self.outputs {
+            binding.bind_output_to_device(&output.name, &memory)?;
+        }
+        binding.synchronize_inputs()?;
+        Ok(binding)
+    }
+
+    fn values<S: AsRef<str>>(&self, inputs: &[(S, Tensor)]) -> Result<(Values, Vec<Bytes>), Error> {
+        self.refuse_strangers(inputs)?;
+        let mut values = Vec::with_capacity(self.inputs.len());
+        let mut bytes = Vec::with_capacity(self.inputs.len());
+        for info in &self.inputs {
+            let given = inputs.iter().find(|(name, _)| name.as_ref() == info.name);
+            let (_, tensor) = given.ok_or_else(|| Error::MissingInput {
+                model: self.model.clone(),
+                name: info.name.clone(),
+                expected: info.to_string(),
+                given: list(inputs.iter().map(|(name, _)| name.as_ref())),
+            })?;
+            if tensor.dtype() != info.dtype {
+                return Err(Error::InputType {
+                    model: self.model.clone(),
+                    name: info.name.clone(),
+                    expected: info.dtype,
+                    found: tensor.dtype(),
+                });
+            }
+            let input = to_ort(tensor).map_err(|reason| Error::Input {
+                model: self.model.clone(),
+                name: info.name.clone(),
+                reason,
+            })?;
+            values.push((info.name.clone(), input.value));
+            bytes.push(input.bytes);
+        }
+        Ok((values, bytes))
+    }
+
+    fn refuse_strangers<S: AsRef<str>>(&self, inputs: &[(S, Tensor)]) -> Result<(), Error> {
+        for (i, (name, _)) in inputs.iter().enumerate() {
+            let name = name.as_ref();
+            if !self.inputs.iter().any(|info| info.name == name) {
+                return Err(Error::UnknownInput {
+                    model: self.model.clone(),
+                    name: name.to_owned(),
+                    inputs: list(self.inputs.iter().map(|info| info.name.as_str())),
+                });
+            }
+            if inputs[..i].iter().any(|(other, _)| other.as_ref() == name) {
+                return Err(Error::RepeatedInput {
+                    model: self.model.clone(),
+                    name: name.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A session with inputs in place.
+pub struct Bound<'s> {
+    session: &'s mut Session,
+    // Dropped before the bytes that it reads.
+    fed: Fed,
+    bytes: Vec<Bytes>,
+}
+
+enum Fed {
+    /// In the model's order.
+    Values(Vec<SessionInputValue<'static>>),
+    Resident(Box<Resident>),
+}
+
+impl Bound<'_> {
+    /// Runs the model once. The outputs come in the model's order and are not copied.
+    ///
+    /// # Errors
+    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor or not in the host's memory.
+    pub fn run(&mut self) -> Result<Vec<(String, Tensor)>, Error> {
+        let outputs = raw_run(&mut self.session.session, &self.session.model, &self.fed)?;
+        outputs
+            .into_iter()
+            .map(|(name, value)| {
+                let tensor = from_ort(value, &self.bytes).map_err(|reason| Error::Output {
+                    model: self.session.model.clone(),
+                    name: name.to_owned(),
+                    reason,
+                })?;
+                Ok((name.to_owned(), tensor))
+            })
+            .collect()
+    }
+
+    /// Runs the model once and drops the outputs unread: the least that a latency measurement can do.
+    ///
+    /// # Errors
+    /// When ONNX Runtime fails.
+    pub fn run_discarding(&mut self) -> Result<(), Error> {
+        raw_run(&mut self.session.session, &self.session.model, &self.fed).map(drop)
+    }
+
+    /// The session that the inputs are bound to.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+}
+
+impl fmt::Debug for Bound<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bound").field(&self.session).finish()
+    }
+}
+
+/// Inputs by their names.
+type Values = Vec<(String, DynValue)>;
+
+/// Inputs in the device's memory, and room for the outputs.
+struct Resident {
+    binding: IoBinding,
+    /// Of runs that replay a graph.
+    graph: Option<RunOptions>,
+}
+
+/// Options for runs of one binding. A recorded graph reads and writes the memory of its first run, in the sizes of that, so
+/// each binding records its own.
+fn graph_of_its_own(device: Device) -> ort::Result<RunOptions> {
+    // 0 is what runs without a number are recorded under.
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+    let mut options = RunOptions::new()?;
+    match device {
+        Device::Rtx(_) => options.set("cuda_graph_annotation_id", number)?,
+        Device::Cpu | Device::Cuda(_) => options.set("gpu_graph_id", number)?,
+    }
+    Ok(options)
+}
+
+/// Comes back when the outputs are there, wherever that is.
+fn raw_run<'s>(
+    session: &'s mut ort::session::Session,
+    model: &str,
+    fed: &'s Fed,
+) -> Result<SessionOutputs<'s>, Error> {
+    let outputs = match fed {
+        Fed::Values(values) => {
+            let inputs: SessionInputs<'_, '_> = values.as_slice().into();
+            session.run(inputs)
+        }
+        Fed::Resident(resident) => {
+            let Resident { binding, graph } = &**resident;
+            let run = match graph {
+                Some(options) => session.run_binding_with_options(binding, options),
+                None => session.run_binding(binding),
+            };
+            run.and_then(|outputs| {
+                binding.synchronize_outputs()?;
+                Ok(outputs)
+            })
+        }
+    };
+    outputs.map_err(|e| Error::Run {
+        model: model.to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+    let level = match options.optimization {
+        Optimization::Disabled => GraphOptimizationLevel::Disable,
+        Optimization::All => GraphOptimizationLevel::All,
+    };
+    let builder = ort::session::Session::builder(&runtime.environment)?
+        .with_log_level(messages::level())?
+        .with_optimization_level(level)?
+        // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
+        .with_config_entry("session.force_spinning_stop", "1")?;
+    let builder = match options.without_nchwc {
+        true => builder.with_config_entry(
+            "optimization.disable_specified_optimizers",
+            "NchwcTransformer",
+        )?,
+        false => builder,
+    };
+    let mut builder = match options.intra_threads.or(threads::limit()) {
+        Some(threads) => builder.with_intra_threads(threads.get())?,
+        None => builder,
+    };
+    if let Some(cores) = options.affinities() {
+        builder = builder.with_config_entry("session.intra_op_thread_affinities", cores)?;
+    }
+    // Without this, the crate lets ONNX Runtime pick whichever device saves the most power. What is named still counts.
+    Ok(builder.with_auto_device(AutoDevicePolicy::PreferCPU)?)
+}
+
+/// The options with the provider of the device in them.
+fn on_device(
+    runtime: &'static Runtime,
+    mut builder: SessionBuilder,
+    options: &SessionOptions,
+) -> Result<SessionBuilder, Error> {
+    let device = options.device;
+    let unusable = |e: Unusable| Error::Device {
+        device,
+        reason: e.reason,
+        mend: e.mend,
+    };
+    match device {
+        Device::Cpu => Ok(builder),
+        Device::Cuda(gpu) => {
+            cuda::prepare(runtime).map_err(unusable)?;
+            cuda::append(&mut builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))?;
+            Ok(builder)
+        }
+        Device::Rtx(gpu) => {
+            rtx::register(runtime).map_err(unusable)?;
+            rtx::append(runtime, builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))
+        }
+    }
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_graph::DType;
+
+    use super::super::testing::{matmul_add, model, node, port, runtime};
+    use super::*;
+
+    fn x() -> Tensor {
+        Tensor::from_values(vec![2, 2], &[1f32, 0., 0., 1.]).unwrap()
+    }
+
+    #[test]
+    fn a_model_tells_its_inputs_and_runs() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("matmul.onnx");
+        std::fs::write(&path, matmul_add()).unwrap();
+        let options = SessionOptions {
+            intra_threads: NonZeroUsize::new(1),
+            ..SessionOptions::default()
+        };
+        let mut session = Session::from_path(runtime, &path, &options).unwrap();
+        assert_eq!(session.inputs()[0].to_string(), "float[batch,2]");
+        assert_eq!(session.outputs()[0].name, "y");
+        let outputs = session.run(&[("x", x())]).unwrap();
+        drop(session);
+        assert_eq!(outputs[0].1.dims(), [2, 2]);
+        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [2., 3., 4., 5.]);
+    }
+
+    #[test]
+    fn wrong_inputs_are_named() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
+        let mut refusal = |inputs: &[(&str, Tensor)]| session.run(inputs).unwrap_err().to_string();
+        assert_eq!(
+            refusal(&[]),
+            "m needs the input \"x\" (float[batch,2]), which is not given; given: none"
+        );
+        assert_eq!(
+            refusal(&[("x", x()), ("z", x())]),
+            "m has no input \"z\"; its inputs: x"
+        );
+        assert_eq!(
+            refusal(&[("x", x()), ("x", x())]),
+            "the input \"x\" of m is given twice"
+        );
+        assert_eq!(
+            refusal(&[("x", Tensor::vector(&[1i64]))]),
+            "the input \"x\" of m is float, but int64 is given"
+        );
+        let shape = refusal(&[("x", Tensor::vector(&[1f32]))]);
+        assert!(shape.contains("for input: x"), "{shape}");
+    }
+
+    #[test]
+    fn failures_keep_the_words_of_onnx_runtime() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let refused = Session::from_bytes(runtime, "m", b"no model", &options).unwrap_err();
+        assert!(matches!(refused, Error::Model { .. }), "{refused}");
+        let missing = Session::from_path(runtime, Path::new("/no/such.onnx"), &options);
+        let missing = missing.unwrap_err().to_string();
+        assert!(missing.contains("/no/such.onnx"), "{missing}");
+
+        let unequal = model(
+            &[node("MatMul", &["a", "b"], &["y"], &[])],
+            &[],
+            &[
+                port("a", DType::F32, &["n", "m"]),
+                port("b", DType::F32, &["k", "l"]),
+            ],
+            &[port("y", DType::F32, &["n", "l"])],
+        );
+        let mut session = Session::from_bytes(runtime, "m", &unequal, &options).unwrap();
+        let three = Tensor::from_values(vec![1, 3], &[1f32, 2., 3.]).unwrap();
+        let failed = session.run(&[("a", x()), ("b", three)]).unwrap_err();
+        assert!(failed.to_string().contains("the_MatMul"), "{failed}");
+        let outputs = session.run(&[("a", x()), ("b", x())]).unwrap();
+        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [1., 0., 0., 1.]);
+    }
+
+    #[test]
+    fn resident_inputs_run_as_values_do() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
+        let mut bound = session.bind_resident(&[("x", x())]).unwrap();
+        bound.run_discarding().unwrap();
+        let outputs = bound.run().unwrap();
+        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [2., 3., 4., 5.]);
+        let refused = session.bind_resident(&[("z", x())]).unwrap_err();
+        assert!(matches!(refused, Error::UnknownInput { .. }), "{refused}");
+    }
+
+    #[test]
+    fn bound_inputs_run_again_and_again() {
+        let Some(runtime) = runtime() else {
+            return;
+        };
+        let options = SessionOptions::default();
+        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
+        let mut bound = session.bind(&[("x", x())]).unwrap();
+        bound.run_discarding().unwrap();
+        let first = bound.run().unwrap();
+        let second = bound.run().unwrap();
+        assert!(first[0].1.same_bits(&second[0].1));
+        assert_eq!(bound.session().model(), "m");
+    }
+}
