@@ -159,6 +159,39 @@ impl RotaryEmbedding<'_> {
     }
 }
 
+view! { in MICROSOFT,
+    /// com.microsoft:RotaryEmbedding over (x, positions, cos, sin): positions are [batch, length], or the first one alone.
+    MicrosoftRotaryEmbedding: "RotaryEmbedding" {
+        "interleaved": Int, "num_heads": Int, "rotary_embedding_dim": Int, "scale": Float, "is_packed_batching": Int,
+    }
+}
+
+impl MicrosoftRotaryEmbedding<'_> {
+    /// Whether pairs lie side by side rather than half a head apart.
+    pub fn is_interleaved(&self) -> bool {
+        self.flag("interleaved")
+    }
+
+    /// Told where only a part of each head is rotated.
+    pub fn num_heads(&self) -> Option<i64> {
+        self.node().attrs().int("num_heads").filter(|&n| n > 0)
+    }
+
+    /// How many elements of a head are rotated; 0 for all.
+    pub fn rotary_embedding_dim(&self) -> i64 {
+        self.int("rotary_embedding_dim")
+    }
+
+    /// Without a default in ONNX Runtime's schema; its kernels take 1.
+    pub fn scale(&self) -> f32 {
+        self.node().attrs().float("scale").unwrap_or(1.0)
+    }
+
+    pub fn is_packed_batching(&self) -> bool {
+        self.flag("is_packed_batching")
+    }
+}
+
 /// kiln's own attention, which exists between fusion and lowering: softmax(cap(scale · q kᵀ) + bias) v over q [batch,
 /// heads, queries, size], k [batch, kv heads, keys, size], v [batch, kv heads, keys, value size] and a bias that
 /// broadcasts to [batch, heads, queries, keys]; the result is [batch, heads, queries, value size]. Heads are a multiple of

@@ -32,7 +32,10 @@ mod shape;
 mod slice;
 pub mod traits;
 
-pub use attention::{Attention, InternalAttention, Keyless, MicrosoftAttention, RotaryEmbedding};
+pub use attention::{
+    Attention, InternalAttention, Keyless, MicrosoftAttention, MicrosoftRotaryEmbedding,
+    RotaryEmbedding,
+};
 pub use math::{Cast, Clip, Dropout, Einsum, Gelu, Gemm, LeakyRelu};
 pub use nn::{AutoPad, Conv, Pool};
 pub use norm::{

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValuesParser;
 
 use super::device::DeviceArgs;
+use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, print_json};
 use crate::check::{self, Against, Checked, Precision, Suspects};
@@ -21,14 +22,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "MODEL.onnx", required_unless_present_any = ["golden", "saved"])]
     reference: Option<PathBuf>,
     /// Inputs and right outputs that --record wrote; the model that is right is not needed then.
-    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "bisect", "inputs"])]
+    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "bisect", "inputs", "judge"])]
     golden: Option<PathBuf>,
     /// Save the typical inputs and the outputs of the reference.
     #[arg(long, value_name = "DATA.npz")]
     record: Option<PathBuf>,
     /// Judge again what --json printed, by another --tolerance or other limits, without running anything.
     #[arg(long, value_name = "RESULT.json",
-          conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "bisect", "inputs", "require", "report"])]
+          conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "bisect", "inputs", "require", "report", "judge"])]
     saved: Option<PathBuf>,
     /// Inputs, as .npz; otherwise they are made from the graph.
     #[arg(long, value_name = "DATA.npz")]
@@ -54,11 +55,13 @@ pub(super) struct Args {
     layers: bool,
     /// Run both models piece by piece, each alone in memory, where they are too large to be run whole. A piece, such as a
     /// layer of a decoder, is given the original's numbers.
-    #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect"])]
+    #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "judge"])]
     pieces: bool,
     /// If a bundle's outputs differ, find the application of a pass that did it, by making the bundle again.
     #[arg(long)]
     bisect: bool,
+    #[command(flatten)]
+    judge: JudgeArgs,
     /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
     #[arg(long, value_name = "NAME=SIZES")]
     dim: Vec<crate::shapes::DimSpec>,
@@ -130,6 +133,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         layers: args.layers,
         pieces: args.pieces,
         bisect: args.bisect.then_some(Suspects::Recipe),
+        judge: args.judge.asked(),
         dims: args.dim,
         seed: args.seed,
         ort_lib: globals.ort_lib.clone(),
@@ -151,6 +155,9 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     }
     if let Some(why) = result.unproved_engine() {
         globals.fail(why);
+    }
+    if let Some(judge) = result.judge.as_ref().filter(|j| !j.pass) {
+        globals.fail(format!("judge: {}", judge.why));
     }
     match (result.fallback(), result.device.asked) {
         (Some(why), true) => globals.fail(why),

@@ -9,6 +9,7 @@ use super::build;
 use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
+use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
@@ -57,6 +58,8 @@ pub(super) struct Args {
     /// kernels multiply in a precision (int8, fp8, int4, fp16, bf16). May be given several times.
     #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required)]
     require: Vec<Required>,
+    #[command(flatten)]
+    judge: JudgeArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Write the model after a pass (or all) into a folder, as ONNX text.
@@ -125,6 +128,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             },
             engine_parity: Required::engine_parity(&args.require).then_some(true),
             precision: Required::precision(&args.require),
+            judge: args.judge.recipe(),
             size: Size {
                 max_ratio: args.max_size_ratio.and_then(Ratio::limit),
                 ..Size::default()
@@ -394,7 +398,7 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
                 bytes(e.bytes as usize),
                 e.parse_seconds + e.build_seconds
             );
-            out += &report::kernel_lines(e);
+            out += &report::kernel_lines(&e.listed);
         }
         None => out += "  engine   not built\n",
     }

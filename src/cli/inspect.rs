@@ -6,6 +6,7 @@ use super::{Failure, Globals, print, print_json, table::table};
 use crate::bundle;
 use crate::bundle::about::{About, about};
 use crate::manifest;
+use crate::recipe::Recipe;
 use crate::report::kernels as report;
 use crate::summary::{self, Summary};
 
@@ -86,7 +87,7 @@ fn bundle_lines(folder: &Path, a: &About) -> String {
         }
     }
     if let Ok(recipe) = serde_saphyr::to_string(&a.recipe)
-        && a.recipe.is_object()
+        && a.recipe != Recipe::default()
     {
         let lines = recipe.trim_end().lines();
         let lines: String = lines.map(|l| format!("    {l}\n")).collect();
@@ -113,10 +114,7 @@ fn engine(args: &Args) -> Result<u8, Failure> {
     if let Some((header, rows)) = paper.and_then(|p| report::blocks(kernels, p)) {
         print(&format!("\n{}", table(&header, &rows)))?;
     }
-    print(&format!(
-        "\n  {}\n",
-        report::sentence(kernels, &engine.attention, paper)
-    ))?;
+    print(&format!("\n  {}\n", report::sentence(&engine)))?;
     let others = engine.otherwise.iter().map(report::otherwise);
     let lines = report::undedicated(&engine.attention, usize::MAX)
         .into_iter()

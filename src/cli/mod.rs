@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 mod gpu_check;
 mod inspect;
+mod judge;
 mod passes;
 mod progress;
 mod signals;
@@ -89,7 +90,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Check and time everything that takes a GPU, on this machine, and write a record.
     GpuCheck(gpu_check::GpuCheckArgs),
-    /// Print the JSON Schema of a recipe, for editors, or of what check or bench print as JSON.
+    /// Print the JSON Schema of a recipe, for editors, or of what kiln writes as JSON: the manifest of a bundle, and what check, bench
+    /// and inspect --engine print.
     Schema {
         #[arg(value_enum, default_value_t = Schema::Recipe)]
         of: Schema,
@@ -108,6 +110,7 @@ enum Schema {
     Check,
     Bench,
     Engine,
+    Manifest,
 }
 
 impl Schema {
@@ -116,6 +119,7 @@ impl Schema {
             Schema::Recipe => crate::recipe::Recipe::schema(),
             Schema::Check => crate::schema::schema::<crate::check::Checked>(),
             Schema::Bench => crate::schema::schema::<crate::bench::Benchmark>(),
+            Schema::Manifest => crate::manifest::Manifest::schema(),
             Schema::Engine => crate::schema::schema::<crate::manifest::EngineKernels>(),
         }
     }
