@@ -250,7 +250,7 @@ pub fn fusions() -> impl Iterator<Item = &'static Fusion> {
 
 /// No pass has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no pass '{name}'; there are: {known}")]
+#[error("unknown pass '{name}'; known passes: {known}")]
 pub struct UnknownPass {
     pub name: String,
     pub known: String,

@@ -1,4 +1,4 @@
-//! How long work tells where it is.
+//! Progress reporting.
 
 use crate::engine;
 

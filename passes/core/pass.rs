@@ -67,7 +67,7 @@ pub enum PassFailure {
     Cycle(#[from] kiln_graph::graph::Cycle),
     #[error(transparent)]
     Opset(#[from] kiln_graph::opset::OpsetError),
-    #[error("the rules did not settle after {rounds} rounds; the last to apply was at {node}")]
+    #[error("the rules still applied after {rounds} rounds, last at {node}")]
     Unsettled { rounds: usize, node: String },
     #[error("{0}")]
     Evaluator(#[from] EvaluatorError),

@@ -381,7 +381,7 @@ fn what_cannot_be_done_is_said() {
                 ..gpt2()
             },
             3,
-            "has no attention that kiln finds",
+            "kiln finds no attention in",
         ),
         (
             Options {

@@ -167,7 +167,7 @@ fn numbers_of_things_are_limited() {
     };
     let crossed = |most: usize, what: &str| {
         Err(format!(
-            "it has more than {most} {what}, which is a limit of kiln"
+            "more than {most} {what}, which is kiln's limit"
         ))
     };
     let two = "g () => () { = A() = A() }";
