@@ -8,6 +8,7 @@ pub(crate) mod blocks;
 pub mod gpu;
 pub mod grid;
 mod machine;
+mod names;
 mod pin;
 mod profile;
 mod stats;

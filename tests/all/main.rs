@@ -43,6 +43,7 @@ mod quantized;
 mod readback;
 mod recipe;
 mod schema;
+mod terminal;
 mod verify;
 mod wheel;
 mod zoo;
