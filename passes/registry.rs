@@ -259,7 +259,7 @@ pub struct UnknownPass {
 /// The pass of this name.
 ///
 /// # Errors
-/// When there is none; the error lists those there are.
+/// When the name is unknown; the error lists the known ones.
 pub fn find(name: &str) -> Result<&'static dyn Pass, UnknownPass> {
     let found = ALL.iter().find(|p| p.name() == name).copied();
     found.ok_or_else(|| UnknownPass {

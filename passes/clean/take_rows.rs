@@ -90,7 +90,7 @@ struct Row {
 struct Taken {
     x: ValueId,
     row: Row,
-    /// The result has the axis no more.
+    /// The axis is dropped from the result.
     drops: bool,
 }
 

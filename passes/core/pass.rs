@@ -183,7 +183,7 @@ impl Default for Options<'_> {
 #[derive(Clone, Debug)]
 pub struct Miss {
     pub at: Option<ValueId>,
-    /// Nodes matched before it stopped; 0 is no interest at all.
+    /// Nodes matched before it stopped; 0 if the pass was not interested.
     pub depth: usize,
     pub why: String,
 }

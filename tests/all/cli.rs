@@ -61,11 +61,7 @@ fn files_that_are_no_models() {
         "notes.onnx",
         b"These are only some notes.\nThey hold no model.\n",
     );
-    refused(
-        &folder,
-        "notes.onnx",
-        &["not an ONNX model", "text file"],
-    );
+    refused(&folder, "notes.onnx", &["not an ONNX model", "text file"]);
     folder.write("noise.onnx", &[0xff; 64]);
     refused(&folder, "noise.onnx", &["not an ONNX model"]);
     // Field 1 (the IR version) and nothing else.

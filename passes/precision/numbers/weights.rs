@@ -82,7 +82,7 @@ pub enum Unfit {
 /// error. `moments` are K means of squared inputs E[x_j²], which weigh the rows: the error is then that of the product.
 ///
 /// # Errors
-/// When the weight is no finite matrix of F32, F16 or BF16, or the number of moments is not K.
+/// When the weight is not a finite matrix of F32, F16 or BF16, or the number of moments is not K.
 pub fn quantize(
     weight: &Tensor,
     rounding: Rounding,
