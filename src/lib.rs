@@ -25,6 +25,7 @@ pub mod doctor;
 pub mod engine;
 pub mod engine_parity;
 pub mod environment;
+pub mod fault;
 pub mod fixed;
 pub mod gpu_check;
 pub mod judge;

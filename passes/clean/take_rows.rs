@@ -17,7 +17,7 @@ impl Pass for TakeRows {
     }
 
     fn about(&self) -> &'static str {
-        "take the one row that is read, of a classifier's last layer, before it is computed instead of behind"
+        "compute only the one row of the last layer that a classifier reads"
     }
 
     fn details(&self) -> String {

@@ -11,6 +11,7 @@ mod conversion;
 mod device;
 mod doctor;
 mod engine;
+pub mod exit;
 mod gpu_check;
 mod help;
 mod inspect;
@@ -32,7 +33,6 @@ use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kiln_passes::registry::{self, UnknownPass};
 
-use crate::compile::CompileError;
 use crate::report::table;
 
 /// Nothing differs, and not every output could have shown that it does.
@@ -214,15 +214,6 @@ impl From<io::Error> for Failure {
 impl From<crate::report::WriteError> for Failure {
     fn from(e: crate::report::WriteError) -> Failure {
         Failure::usage(e)
-    }
-}
-
-impl From<CompileError> for Failure {
-    fn from(e: CompileError) -> Failure {
-        Failure {
-            code: e.exit_code(),
-            error: e.into(),
-        }
     }
 }
 
