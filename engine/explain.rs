@@ -42,7 +42,7 @@ pub(super) fn parse_failure(raw: RawFailure, log: &[LogLine]) -> ParseFailure {
     let reason = if unknown_op {
         "TensorRT has no implementation of this op".to_owned()
     } else if text.contains("ParseFromCodedStream") {
-        "the bytes are no ONNX model, or are cut short".to_owned()
+        "the bytes are not an ONNX model, or are truncated".to_owned()
     } else if text.contains("Failed to import initializer") {
         initializer_failure(&text, log)
     } else {

@@ -5,7 +5,7 @@ type Hints = &'static [(&'static str, &'static str)];
 
 const PARSE_HINTS: Hints = &[
     (
-        "no ONNX model",
+        "not an ONNX model",
         "check that the file is complete and not a Git LFS pointer",
     ),
     (

@@ -250,7 +250,7 @@ pub fn fusions() -> impl Iterator<Item = &'static Fusion> {
 
 /// No pass has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no pass '{name}'; there are: {known}")]
+#[error("unknown pass '{name}'; known passes: {known}")]
 pub struct UnknownPass {
     pub name: String,
     pub known: String,
@@ -259,7 +259,7 @@ pub struct UnknownPass {
 /// The pass of this name.
 ///
 /// # Errors
-/// When there is none; the error lists those there are.
+/// When the name is unknown; the error lists the known ones.
 pub fn find(name: &str) -> Result<&'static dyn Pass, UnknownPass> {
     let found = ALL.iter().find(|p| p.name() == name).copied();
     found.ok_or_else(|| UnknownPass {

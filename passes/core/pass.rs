@@ -67,7 +67,7 @@ pub enum PassFailure {
     Cycle(#[from] kiln_graph::graph::Cycle),
     #[error(transparent)]
     Opset(#[from] kiln_graph::opset::OpsetError),
-    #[error("the rules did not settle after {rounds} rounds; the last to apply was at {node}")]
+    #[error("the rules still applied after {rounds} rounds, last at {node}")]
     Unsettled { rounds: usize, node: String },
     #[error("{0}")]
     Evaluator(#[from] EvaluatorError),
@@ -183,7 +183,7 @@ impl Default for Options<'_> {
 #[derive(Clone, Debug)]
 pub struct Miss {
     pub at: Option<ValueId>,
-    /// Nodes matched before it stopped; 0 is no interest at all.
+    /// Nodes matched before it stopped; 0 if the pass was not interested.
     pub depth: usize,
     pub why: String,
 }

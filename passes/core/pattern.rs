@@ -74,7 +74,7 @@ struct Matcher<'a> {
 /// All ways in which `function`'s body matches with its output at `root`.
 ///
 /// # Errors
-/// The deepest miss, if there is no way.
+/// The deepest miss, if nothing matches.
 pub fn find(function: &Function, graph: &Graph, root: NodeId) -> Result<Vec<Match>, Miss> {
     let pattern = &function.body;
     let (Some(output), Some(target)) = (
@@ -247,7 +247,7 @@ impl Matcher<'_> {
         ways
     }
 
-    /// Each of the wanted values for one of those that there are.
+    /// Assigns each wanted value to one of the values given.
     fn factors(&mut self, m: Match, want: &[ValueId], have: &[ValueId]) -> Vec<Match> {
         let Some((&p, rest)) = want.split_first() else {
             return vec![m];

@@ -15,7 +15,7 @@ pub(in crate::precision) struct Linear {
 }
 
 impl Linear {
-    /// The node as a product with a float matrix, or why it is none that can be quantized; `None` if it has no weight.
+    /// The node as a product with a float matrix, or why it cannot be quantized; `None` if it has no weight.
     pub fn of(g: &Graph, id: NodeId) -> Option<Result<Linear, String>> {
         let node = g.node(id);
         let gemm = ops::Gemm::of(g, id);

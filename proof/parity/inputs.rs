@@ -29,7 +29,7 @@ pub enum InputError {
         has: Vec<String>,
     },
     #[error(
-        "the array \"{array}\" of {} is {found} and cannot become {wanted} without a loss: {reason}",
+        "the array \"{array}\" of {} is {found} and cannot be converted to {wanted} without loss: {reason}",
         path.display()
     )]
     Lossy {

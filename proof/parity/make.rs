@@ -221,7 +221,7 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
     let within = count.filter(|&n| n <= limits::MADE_ELEMENTS);
     let count = within.ok_or_else(|| {
         let most = limits::MADE_ELEMENTS;
-        format!("it would have more than {most} elements, which is a limit of kiln")
+        format!("it would have more than {most} elements, which is kiln's limit")
     })?;
     if spec.kind == InputKind::Zeros {
         return zeros(*dtype, shape, count);

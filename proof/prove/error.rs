@@ -31,7 +31,7 @@ pub enum Error {
     Inputs(#[from] InputError),
     #[error(transparent)]
     Npz(#[from] NpzError),
-    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
+    #[error("ONNX Runtime runs {} but refuses kiln's result, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
         model: PathBuf,
         source: runtime::Error,

@@ -43,7 +43,7 @@ pub enum SpecError {
         second: Range,
     },
     #[error(
-        "the sizes given do not belong together: the graph demands {relation}, and these are {sizes}; give one of them less"
+        "the sizes given contradict each other: the graph requires {relation}, but these are {sizes}; leave one of them out"
     )]
     Related { relation: String, sizes: String },
     #[error("input '{input}' is {ty}: kiln needs its shape; give it with --shape {input}=1x128")]

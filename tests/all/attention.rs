@@ -382,7 +382,7 @@ fn what_cannot_be_done_is_said() {
                 ..gpt2()
             },
             Fault::Model,
-            "has no attention that kiln finds",
+            "kiln finds no attention in",
         ),
         (
             Options {

@@ -114,7 +114,12 @@ fn parity(m: &Manifest) -> Vec<Part> {
     let (header, rows) = parity_rows(report);
     let mut parts = vec![
         Part::Text(format!(
-            "Against the original in FP32 on ONNX Runtime's CPU provider, graph optimization disabled; tolerance `{}`.",
+            "Compared with the original on {}, {}; tolerance `{}`.",
+            place(m),
+            match m.options.int8.is_some() && m.target == "cpu" {
+                true => "the result with graph optimization, the original without",
+                false => "graph optimization disabled",
+            },
             report.tolerance.name
         )),
         Part::Table(header, rows),
@@ -162,15 +167,27 @@ fn latency(m: &Manifest) -> Vec<Part> {
     let (header, rows) = latency_rows(report);
     let warnings = report.warnings.iter().map(ToString::to_string);
     vec![
-        Part::Text(
-            "ONNX Runtime's CPU provider with all its optimizations, interleaved runs, at the typical sizes. The engine was \
-             not timed: no CUDA device."
-                .into(),
-        ),
+        Part::Text(format!(
+            "Measured on {} with all optimizations, interleaved runs, at the typical sizes.{}",
+            place(m),
+            match &m.engine {
+                Some(_) => " The engine was not timed: `kiln bench --engine` does that on a GPU.",
+                None => "",
+            }
+        )),
         Part::Table(header, rows),
-        Part::Plots(vec![distribution("Distribution", report), runs("All runs", report)]),
+        Part::Plots(vec![
+            distribution("Distribution", report),
+            runs("All runs", report),
+        ]),
         Part::List(warnings.collect()),
     ]
+}
+
+/// Where ONNX Runtime ran.
+fn place(m: &Manifest) -> String {
+    let device = m.device.as_ref().map(|d| format!(" ({})", d.device));
+    format!("ONNX Runtime{}", device.unwrap_or_default())
 }
 
 fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
