@@ -36,6 +36,7 @@ pub mod nvidia;
 pub mod options;
 pub mod parity;
 pub mod pipeline;
+pub mod precision;
 pub mod prove;
 pub mod pysite;
 pub mod recipe;

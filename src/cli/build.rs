@@ -11,8 +11,7 @@ pub(super) struct BuildArgs {
     /// Let the engine's weights be replaced. Takes a GPU.
     #[arg(long)]
     refittable: bool,
-    /// Leave the weights out of the engine: whoever opens it puts those of model.onnx in, which kiln itself does not do. Takes
-    /// a GPU.
+    /// Leave the weights out of the engine: whoever opens it puts those of model.onnx in, as kiln does. Takes a GPU.
     #[arg(long)]
     weight_stripped: bool,
     /// Let newer versions of TensorRT run the engine (TensorRT proper).

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Hardware;
 use crate::fixed::InputValue;
+use crate::precision::{Floats, Format, Linear};
 
 pub use read::{RecipeError, of_bundle, read};
 pub(crate) use resolve::operator;
@@ -85,8 +86,7 @@ pub struct Build {
     /// Its weights can be replaced. It is built on a machine with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refittable: Option<bool>,
-    /// It has no weights: whoever opens it puts in those of model.onnx, which kiln itself does not do. It is built on a
-    /// machine with a GPU.
+    /// It has no weights: whoever opens it puts in those of model.onnx, as kiln does. It is built on a machine with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_stripped: Option<bool>,
     /// Newer versions of TensorRT proper run it, too.
@@ -185,23 +185,6 @@ pub struct Precision {
     pub search: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Floats {
-    Fp32,
-    Fp16,
-    Bf16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Linear {
-    Int8,
-    Int8Dynamic,
-    Fp8,
-    Int4,
-}
-
 /// Real inputs, to measure the ranges of activations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "kebab-case")]
@@ -237,7 +220,7 @@ pub struct Gates {
     pub engine_parity: Option<bool>,
     /// What the engine's products must multiply in, as its own plan says: fp32, fp16, bf16, int8, fp8 or int4.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub precision: Option<crate::check::Precision>,
+    pub precision: Option<Format>,
 }
 
 /// How close the outputs must be.
