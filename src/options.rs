@@ -8,6 +8,7 @@ use regex::Regex;
 use crate::bundle::Over;
 use crate::engine::Form;
 use crate::fixed::InputValue;
+use crate::judge::Asked;
 use crate::parity::Tolerance;
 use crate::precision::{Format, Precision};
 use crate::recipe::Recipe;
@@ -81,6 +82,8 @@ pub struct Options {
     /// Other limits: `OUTPUT:METRIC=LIMIT`.
     pub limits: Vec<String>,
     pub gates: Gates,
+    /// A command of the user's that judges the result's outputs.
+    pub judge: Option<Asked>,
     /// What the options came from, for the manifest.
     pub recipe: Recipe,
 }
@@ -143,6 +146,7 @@ impl Options {
             tolerance: None,
             limits: Vec::new(),
             gates: Gates::default(),
+            judge: None,
             recipe: Recipe::default(),
         }
     }

@@ -7,6 +7,7 @@ use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, limits};
 use rustc_hash::FxBuildHasher;
 
+use super::fusion::Fusion;
 use crate::Target;
 use crate::precision::Plans;
 use crate::precision::calibrated::stats::Stats;
@@ -44,6 +45,11 @@ pub trait Pass: Sync {
     fn details(&self) -> String;
 
     fn exactness(&self) -> Exactness;
+
+    /// The pass as data, if it is a [`Fusion`].
+    fn fusion(&self) -> Option<&Fusion> {
+        None
+    }
 
     /// Changes the model and gives the number of applications.
     ///

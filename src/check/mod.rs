@@ -1,5 +1,6 @@
 //! The parity gate: comparing a model or bundle with its original, or with what the original gave before.
 
+mod error;
 mod golden;
 mod layers;
 mod pieces;
@@ -16,10 +17,10 @@ use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
-use crate::compile::CompileError;
 use crate::engine_parity::{self, EngineParity, NotRun, Runner};
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
+use crate::judge::{Asked, Judgement};
 use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
 use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
@@ -28,7 +29,7 @@ use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{self, DimSpec, Shapes};
 use crate::talk::Talk;
 
-pub use golden::GoldenError;
+pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use pieces::Piece;
 pub use precision::{Multiplication, PrecisionReport};
@@ -58,6 +59,8 @@ pub struct Options {
     pub pieces: bool,
     /// If outputs differ, look for the application of a pass that did it. Takes a bundle and a reference.
     pub bisect: Option<Suspects>,
+    /// A command of the user's that judges the outputs. Takes a reference.
+    pub judge: Option<Asked>,
     pub dims: Vec<DimSpec>,
     pub seed: u64,
     /// Fail unless the bundle's engine ran on a GPU and is right.
@@ -92,6 +95,8 @@ pub struct Checked {
     /// Whether the bundle's engine gives the same; `null` if it has none and none is required.
     pub engine_parity: Option<EngineParity>,
     pub engine_parity_required: bool,
+    /// What the user's own judge said; `null`: there is none.
+    pub judge: Option<Judgement>,
     pub runtime: String,
     /// Where both sides ran.
     pub device: Chosen,
@@ -110,6 +115,7 @@ impl Checked {
     pub fn failed(&self) -> bool {
         let others = self.precision.as_ref().is_none_or(|p| p.present)
             && self.unproved_engine().is_none()
+            && self.judge.as_ref().is_none_or(|j| j.pass)
             && (self.fallback().is_none() || !self.device.asked);
         self.parity.failed() || !others
     }
@@ -136,7 +142,7 @@ impl Checked {
 ///
 /// # Errors
 /// When a model cannot be read or run. Outputs that differ are in the report.
-pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError> {
+pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     talk.stage("read");
     let path = bundle::find_model(&options.candidate)?;
     let candidate = onnx::read(&path)?;
@@ -153,7 +159,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     }
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
     let engine = engine(options);
-    let mut pieces = None;
+    let (mut pieces, mut judge) = (None, None);
     let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
@@ -206,6 +212,10 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
                     Some(opened.compare_engine(runner.as_mut(), &tolerance)?)
                 }
             };
+            if let Some(asked) = &options.judge {
+                talk.stage("judge");
+                judge = Some(opened.ask(&path, asked, talk)?);
+            }
             let runtime = opened.runtime_version();
             let proved = (runtime, opened.device().clone(), placements, engine);
             let suspects = options.bisect.as_ref().filter(|_| report.failed());
@@ -226,6 +236,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         bisection,
         engine_parity,
         engine_parity_required: options.require_engine_parity,
+        judge,
         runtime,
         device,
         placements,
@@ -234,7 +245,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
 }
 
 /// Whether limits are for outputs that the model has.
-fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), CompileError> {
+fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), Error> {
     let outputs = model.graph.outputs().iter().map(|o| &*o.name);
     Ok(tolerance.names_outputs_of(outputs)?)
 }
@@ -246,7 +257,7 @@ fn in_pieces(
     mut candidate: Model,
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<(Report, Vec<Piece>, Alone), CompileError> {
+) -> Result<(Report, Vec<Piece>, Alone), Error> {
     let optimized = multiplies_bytes(&candidate.graph);
     let alone = Alone::new(options.device, options.ort_lib.as_deref(), optimized)?;
     infer::annotate(&mut original.graph);
@@ -259,13 +270,13 @@ fn in_pieces(
             inputs: parity::make(&specs, options.seed)?,
         })
     });
-    let cases = cases.collect::<Result<Vec<_>, CompileError>>()?;
+    let cases = cases.collect::<Result<Vec<_>, Error>>()?;
     let (report, pieces) = pieces::compare(&alone, &original, &candidate, &cases, tolerance, talk)?;
     Ok((report, pieces, alone))
 }
 
 /// Makes constants of the reference's inputs that are fixed. The candidate may be without them.
-fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, CompileError> {
+fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, Error> {
     let fixed = match options.fixed.is_empty() {
         false => Fixed::of(&original.graph, &options.fixed, &options.dims)?,
         true => {
@@ -321,7 +332,7 @@ fn open(
     fixed: &Fixed,
     candidate: &Model,
     talk: &dyn Talk,
-) -> Result<Reference, CompileError> {
+) -> Result<Reference, Error> {
     let mut shapes = Shapes::new(&original.graph, &options.dims, &[])?;
     talk.stage("sizes");
     let request = Request {
@@ -339,11 +350,11 @@ fn open(
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };
-    prove::open(&request, &mut shapes, talk)
+    Ok(prove::open(&request, &mut shapes, talk)?)
 }
 
 /// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
-fn half_io(options: &Options) -> Result<bool, CompileError> {
+fn half_io(options: &Options) -> Result<bool, Error> {
     let recipe = recipe::of_bundle(&options.candidate)?;
     Ok(recipe.is_some_and(|r| r.precision.half_io == Some(true)))
 }

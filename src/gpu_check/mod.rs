@@ -196,9 +196,9 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
     };
     let mut rows = Vec::new();
     // The bundles that ONNX Runtime runs, with what they gave.
-    talk.stage(&format!("{}: fp16 in ONNX Runtime", subject.name));
+    talk.stage(&format!("{}, fp16 in ONNX Runtime", subject.name));
     let half = work.compile("fp16", &["--fp16", "--target", "cpu"]);
-    talk.stage(&format!("{}: int8 in ONNX Runtime", subject.name));
+    talk.stage(&format!("{}, int8 in ONNX Runtime", subject.name));
     let bytes = match work.calibration() {
         Ok(data) => {
             let data = data.display().to_string();
@@ -209,12 +209,12 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
         }
         Err(why) => Err(Failed::from(why.as_str())),
     };
-    talk.stage(&format!("{}: latency in ONNX Runtime", subject.name));
+    talk.stage(&format!("{}, latency in ONNX Runtime", subject.name));
     rows.extend(work.latencies(&half, &bytes));
-    talk.stage(&format!("{}: TensorRT", subject.name));
+    talk.stage(&format!("{}, TensorRT", subject.name));
     rows.push(work.engine());
     if let Some(sizes) = &subject.sizes {
-        talk.stage(&format!("{}: PyTorch", subject.name));
+        talk.stage(&format!("{}, PyTorch", subject.name));
         rows.extend(work.peers(sizes));
     }
     rows

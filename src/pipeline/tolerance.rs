@@ -1,7 +1,7 @@
 //! How close the result must be to the original.
 
+use super::Error;
 use super::Rewritten;
-use crate::compile::CompileError;
 use crate::options::Options;
 use crate::parity::{Preset, Tolerance};
 use crate::precision::Format;
@@ -11,7 +11,7 @@ use crate::twin;
 pub(crate) fn tolerance(
     options: &Options,
     rewritten: Option<&Rewritten>,
-) -> Result<Tolerance, CompileError> {
+) -> Result<Tolerance, Error> {
     let named = options.tolerance.clone();
     let mut tolerance = named.unwrap_or_else(|| fitting(options, rewritten));
     for limit in &options.limits {

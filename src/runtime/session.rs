@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use kiln_graph::Tensor;
-use ort::logging::LogLevel;
 use ort::memory::MemoryInfo;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
@@ -16,9 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{Device, GpuOptions, Unusable};
 use super::info::{TensorInfo, infos};
+use super::messages;
 use super::placement::Placement;
 use super::values::{from_ort, to_ort};
-use super::{Error, Runtime, cuda, rtx};
+use super::{Error, Runtime, cuda, rtx, threads};
 use crate::scratch::Temporary;
 
 /// How a session runs its model.
@@ -495,9 +495,8 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         Optimization::Disabled => GraphOptimizationLevel::Disable,
         Optimization::All => GraphOptimizationLevel::All,
     };
-    // Failures come back as errors, so ONNX Runtime need not print them as well.
     let builder = ort::session::Session::builder(&runtime.environment)?
-        .with_log_level(LogLevel::Fatal)?
+        .with_log_level(messages::level())?
         .with_optimization_level(level)?
         // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
         .with_config_entry("session.force_spinning_stop", "1")?;
@@ -508,7 +507,7 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         )?,
         false => builder,
     };
-    let mut builder = match options.intra_threads {
+    let mut builder = match options.intra_threads.or(threads::limit()) {
         Some(threads) => builder.with_intra_threads(threads.get())?,
         None => builder,
     };

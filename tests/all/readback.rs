@@ -6,6 +6,7 @@ use std::path::Path;
 
 use kiln::compile::{CompileError, Options, Outcome, compile};
 use kiln::engine::{self, AttentionKernel, DataType};
+use kiln::fault::Fault;
 use kiln::precision::{Floats, Format, Linear, Precision};
 use kiln::report::kernels::kernel_lines;
 use kiln::talk::Silent;
@@ -68,7 +69,7 @@ fn an_engine_without_the_precision_asked_for_fails() {
     });
     let Some(half) = half else { return };
     let error = half.unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.fault(), Fault::Result);
     assert!(error.to_string().contains("without float16"), "{error}");
     let int4 = compiled(|o| {
         o.precision.linear = Linear::Int4;
@@ -142,13 +143,13 @@ fn attention_without_a_kernel_of_its_own_is_named() {
 fn an_operator_that_the_parser_would_misread_is_refused() {
     let rotary = r#"<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
         g (float[2, 2, 3, 4] x, int64[2, 3] at, float[3, 2] c, float[3, 2] s) => (float[2, 2, 3, 4] y) {
-            [turn] y = com.microsoft.RotaryEmbedding(x, at, c, s)
+            [turn] y = com.microsoft.RotaryEmbedding<scale = 2.0>(x, at, c, s)
         }"#;
     let Some(outcome) = compiled_of(rotary, |o| o.precision.floats = Floats::Fp16) else {
         return;
     };
     let error = outcome.unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
+    assert_eq!(error.fault(), Fault::Target, "{error}");
     assert!(error.to_string().contains("turn ("), "{error}");
 }
 
@@ -165,7 +166,7 @@ fn a_precision_that_the_engine_must_multiply_in_is_a_gate() {
     };
     assert!(fp16.is_ok());
     let error = required(Format::Int8).unwrap().unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.fault(), Fault::Result);
     assert!(
         error
             .to_string()
@@ -211,4 +212,59 @@ fn quantized_layers_that_multiply_in_floats_are_named() {
             .iter()
             .all(|o| o.layer.contains("/m/"))
     );
+}
+
+/// x `[batch, 2, seq, 4]` rotated by tables of 16 positions, by an operator that TensorRT's parser would misread.
+fn rotated(operator: &str, version: i64) -> String {
+    let table = |f: fn(f32) -> f32| {
+        let angles = (0..32).map(|k| (k / 2) as f32 * [1.0, 0.1][k % 2]);
+        let all: Vec<_> = angles.map(|a| format!("{:.6}", f(a))).collect();
+        all.join(", ")
+    };
+    format!(
+        "<ir_version: 10, opset_import: [\"\" : {version}, \"com.microsoft\" : 1]>\n\
+         g (float[batch, 2, seq, 4] x, int64[batch, seq] at) => (float[batch, 2, seq, 4] y) \
+         <float[16, 2] cos = {{{}}}, float[16, 2] sin = {{{}}}>\n{{ y = {operator} }}",
+        table(f32::cos),
+        table(f32::sin)
+    )
+}
+
+#[test]
+fn rotary_embeddings_of_any_domain_are_rotated_as_they_say() {
+    for (operator, version) in [
+        ("com.microsoft.RotaryEmbedding(x, at, cos, sin)", 17),
+        (
+            "com.microsoft.RotaryEmbedding<interleaved = 1>(x, at, cos, sin)",
+            17,
+        ),
+        ("RotaryEmbedding(x, cos, sin, at)", 23),
+    ] {
+        // The proof runs the operator itself in ONNX Runtime.
+        let Some(made) = compiled_of(&rotated(operator, version), |o| o.check = true) else {
+            return;
+        };
+        let manifest = made.unwrap_or_else(|e| panic!("{operator}: {e}")).manifest;
+        let parity = manifest.parity.unwrap();
+        assert!(parity.pass(), "{operator}");
+        assert_eq!(
+            manifest.engine.unwrap().listed.kernels.launched().count(),
+            1
+        );
+    }
+}
+
+#[test]
+fn attributes_that_are_not_onnx_are_not_dropped() {
+    let text = "<ir_version: 10, opset_import: [\"\" : 23]>\n\
+                g (float[2, 2, 16, 16] x, float[2, 2, 16, 16] z) => (float[2, 2, 16, 16] y)\n\
+                { y = Attention<causal_kind = \"upper_left\">(x, z, z) }";
+    for check in [false, true] {
+        let Some(made) = compiled_of(text, |o| o.check = check) else {
+            return;
+        };
+        let error = made.unwrap_err();
+        assert_eq!(error.fault(), Fault::Target);
+        assert!(error.to_string().contains("causal_kind"), "{error}");
+    }
 }
