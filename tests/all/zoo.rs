@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use kiln::compile::{Options, Outcome, compile};
 use kiln::nvidia::driver;
 use kiln::parity::{self, Comparison, FloatMetrics, Npz};
+use kiln::precision::Floats;
 use kiln::runtime::{Optimization, Runtime};
 use kiln::talk::Silent;
 use kiln::targets::Targets;
@@ -231,7 +232,7 @@ fn builds_an_engine(name: &str, target: &str) {
     let options = Options {
         output: Some(folder.path().join("bundle")),
         targets: Some(target.parse().unwrap()),
-        fp16: true,
+        precision: Floats::Fp16.into(),
         inputs: Some(io_path(name)),
         ..Options::new(model_path(name))
     };
