@@ -231,12 +231,12 @@ pub enum KernelsError {
     Bundle(#[from] BundleError),
     #[error("{}: the manifest cannot be read: {source}", path.display())]
     Unread { path: PathBuf, source: io::Error },
-    #[error("{}: the manifest is not read: {source}", path.display())]
+    #[error("{}: the manifest cannot be parsed: {source}", path.display())]
     Manifest {
         path: PathBuf,
         source: serde_json::Error,
     },
-    #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
+    #[error("{}: the engine's kernels are not recorded; compile it again", .0.display())]
     Unlisted(PathBuf),
 }
 

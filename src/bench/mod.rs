@@ -65,7 +65,9 @@ impl Default for BenchOptions {
 pub enum BenchError {
     #[error("there is nothing to measure")]
     NoSubjects,
-    #[error("no number of runs is at least {min_runs} (and 1) and at most {max_runs}")]
+    #[error(
+        "the number of runs must be between {min_runs} (at least 1) and {max_runs}, which is impossible"
+    )]
     Runs { min_runs: usize, max_runs: usize },
     #[error("the baseline {}: {reason}", path.display())]
     Baseline { path: PathBuf, reason: String },

@@ -21,7 +21,7 @@ const VERSION: u32 = 2;
 pub enum CacheError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{} is no calibration cache of kiln ({reason}), so it is neither read nor replaced", path.display())]
+    #[error("{} is not a calibration cache of kiln ({reason}), so it is neither read nor replaced", path.display())]
     Foreign { path: PathBuf, reason: String },
     #[error("the model cannot be identified for the calibration cache: {0}")]
     Model(#[from] WriteError),

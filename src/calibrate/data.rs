@@ -37,7 +37,7 @@ pub enum DataError {
     },
     #[error("{} is read as lines of text, for which a tokenizer is needed (a tokenizer.json)", path.display())]
     NoTokenizer { path: PathBuf },
-    #[error("{} is no tokenizer that can be used: {reason}", path.display())]
+    #[error("{} cannot be used as a tokenizer: {reason}", path.display())]
     Tokenizer { path: PathBuf, reason: String },
     #[error("the input \"{input}\" cannot be made from text: {reason}; give an .npz file")]
     NotText { input: String, reason: String },

@@ -82,7 +82,7 @@ pub enum CompileError {
         parity: Box<parity::Report>,
         advice: &'static str,
     },
-    #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
+    #[error("ONNX Runtime runs {} but rejects the model that kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
         model: PathBuf,
         source: runtime::Error,
@@ -116,12 +116,12 @@ pub enum CompileError {
     Changed(PathBuf),
     #[error(transparent)]
     Recipe(#[from] crate::recipe::RecipeError),
-    #[error("TensorRT reads {} without {}, which it was asked to be in; no bundle was written", model.display(), list(.absent))]
+    #[error("TensorRT reads {} without {}, the precision that was asked for; no bundle was written", model.display(), list(.absent))]
     Precision {
         model: PathBuf,
         absent: Vec<DataType>,
     },
-    #[error("{option} matches no node whose precision it could keep{gone}; there are: {instead}")]
+    #[error("{option} matches no node whose precision could be kept{gone}; candidates: {instead}")]
     Keep {
         option: String,
         gone: &'static str,

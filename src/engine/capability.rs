@@ -30,7 +30,7 @@ pub enum ComputeCapability {
 
 /// The text names no compute capability that TensorRT for RTX knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no compute capability of TensorRT for RTX: use one of {list}", list = ComputeCapability::names())]
+#[error("`{0}` is not a compute capability of TensorRT for RTX: use one of {list}", list = ComputeCapability::names())]
 pub struct UnknownCapability(pub String);
 
 impl ComputeCapability {

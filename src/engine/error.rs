@@ -77,7 +77,7 @@ pub enum EngineError {
         log: Vec<LogLine>,
     },
     /// TensorRT read the model without these of its inputs. Never empty.
-    #[error("TensorRT reads the model without {}: what is put in there would change nothing in the engine", inputs(.0))]
+    #[error("TensorRT reads the model without {}: their values would change nothing in the engine", inputs(.0))]
     Dropped(Vec<String>),
     /// The process that built the engine ended without a result. `log` is the last that TensorRT wrote.
     #[error("the process that builds the engine ended by {how}{}{}", during(.phase), because(.log))]
@@ -87,7 +87,7 @@ pub enum EngineError {
         log: Vec<LogLine>,
     },
     /// No process can be started to build the engine, or it cannot read the model.
-    #[error("{}: no process builds an engine with it: {reason}", .program.display())]
+    #[error("{} cannot be started to build an engine: {reason}", .program.display())]
     Child { program: PathBuf, reason: String },
     /// The engine, or what it is built from, cannot be written.
     #[error("{}: cannot be written: {reason}", .path.display())]

@@ -10,7 +10,7 @@ use crate::nearest;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ToleranceError {
-    #[error("there is no tolerance \"{name}\"; there are: {}", Preset::names().join(", "))]
+    #[error("unknown tolerance \"{name}\"; known tolerances: {}", Preset::names().join(", "))]
     Unknown { name: String },
     #[error(
         "\"{text}\" is not OUTPUT:METRIC=LIMIT[,METRIC=LIMIT…] (for example logits:cosine=0.999,max_abs=1e-3): {reason}"
@@ -152,7 +152,7 @@ fn set(limits: &mut Limits, change: &str) -> Result<(), String> {
             limits.same_bits = false;
             return Ok(());
         }
-        _ => return Err(format!("there is no metric \"{metric}\" to limit so")),
+        _ => return Err(format!("\"{metric}\" is not a metric that can be limited")),
     };
     *field = limit;
     Ok(())

@@ -115,7 +115,7 @@ impl DeviceChoice {
 
 /// There is no such device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no device '{0}'; there are: auto, cpu, cuda, cuda:N, rtx, rtx:N")]
+#[error("unknown device '{0}'; known devices: auto, cpu, cuda, cuda:N, rtx, rtx:N")]
 pub struct UnknownDevice(String);
 
 impl FromStr for DeviceChoice {
