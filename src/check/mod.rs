@@ -268,9 +268,8 @@ fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fix
     let fixed = match options.fixed.is_empty() {
         false => Fixed::of(&original.graph, &options.fixed, &options.dims)?,
         true => {
-            let manifest = options.candidate.join(bundle::MANIFEST);
-            let read = manifest.is_file().then(|| recipe::read(&manifest).ok());
-            let known = read.flatten().map_or(Vec::new(), |r| r.fixed());
+            let recipe = recipe::of_bundle(&options.candidate)?;
+            let known = recipe.map_or(Vec::new(), |r| r.fixed());
             Fixed::known(&original.graph, &known, &options.dims)?
         }
     };
@@ -333,7 +332,7 @@ fn open(
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
-        half_io: half_io(options),
+        half_io: half_io(options)?,
         one_profile: false,
         result: None,
         device: options.device,
@@ -343,10 +342,9 @@ fn open(
 }
 
 /// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
-fn half_io(options: &Options) -> bool {
-    let manifest = options.candidate.join(bundle::MANIFEST);
-    let recipe = manifest.is_file().then(|| recipe::read(&manifest));
-    recipe.is_some_and(|r| r.is_ok_and(|r| r.precision.half_io == Some(true)))
+fn half_io(options: &Options) -> Result<bool, CompileError> {
+    let recipe = recipe::of_bundle(&options.candidate)?;
+    Ok(recipe.is_some_and(|r| r.precision.half_io == Some(true)))
 }
 
 /// Outputs that failed before those that passed, in every case.

@@ -410,7 +410,7 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
                 bytes(e.bytes as usize),
                 e.parse_seconds + e.build_seconds
             );
-            out += &report::kernel_lines(e);
+            out += &report::kernel_lines(&e.listed);
         }
         None => out += "  engine   not built\n",
     }

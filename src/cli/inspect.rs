@@ -10,6 +10,7 @@ use super::{Failure, Globals, help, print, print_json, table::table};
 use crate::bundle;
 use crate::bundle::about::{About, about};
 use crate::manifest;
+use crate::recipe::Recipe;
 use crate::report::kernels as report;
 use crate::summary::{self, Summary};
 
@@ -113,7 +114,7 @@ fn bundle_lines(folder: &Path, a: &About) -> String {
         }
     }
     if let Ok(recipe) = serde_saphyr::to_string(&a.recipe)
-        && a.recipe.is_object()
+        && a.recipe != Recipe::default()
     {
         let lines = recipe.trim_end().lines();
         let lines: String = lines.map(|l| format!("    {l}\n")).collect();
@@ -140,10 +141,7 @@ fn engine(args: &Args) -> Result<u8, Failure> {
     if let Some((header, rows)) = paper.and_then(|p| report::blocks(kernels, p)) {
         print(&format!("\n{}", table(&header, &rows)))?;
     }
-    print(&format!(
-        "\n  {}\n",
-        report::sentence(kernels, &engine.attention, paper)
-    ))?;
+    print(&format!("\n  {}\n", report::sentence(&engine)))?;
     let others = engine.otherwise.iter().map(report::otherwise);
     let lines = report::undedicated(&engine.attention, usize::MAX)
         .into_iter()

@@ -95,7 +95,8 @@ enum Verb {
     GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe or of a result.
     ///
-    /// Editors complete and check recipes by it; results are what check, bench and inspect print as JSON.
+    /// Editors complete and check recipes by it; results are what kiln writes as JSON: the manifest of a bundle, and what check,
+    /// bench and inspect --engine print.
     Schema {
         #[arg(value_enum, default_value_t = Schema::Recipe)]
         of: Schema,
@@ -119,6 +120,7 @@ enum Schema {
     Check,
     Bench,
     Engine,
+    Manifest,
 }
 
 impl Schema {
@@ -127,6 +129,7 @@ impl Schema {
             Schema::Recipe => crate::recipe::Recipe::schema(),
             Schema::Check => crate::schema::schema::<crate::check::Checked>(),
             Schema::Bench => crate::schema::schema::<crate::bench::Benchmark>(),
+            Schema::Manifest => crate::manifest::Manifest::schema(),
             Schema::Engine => crate::schema::schema::<crate::manifest::EngineKernels>(),
         }
     }

@@ -11,7 +11,7 @@ use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, Sess
 use ort::value::DynValue;
 use rustc_hash::FxHashSet;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::device::{Device, GpuOptions, Unusable};
 use super::info::{TensorInfo, infos};
@@ -22,7 +22,7 @@ use super::{Error, Runtime, cuda, rtx, threads};
 use crate::scratch::Temporary;
 
 /// How a session runs its model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct SessionOptions {
     pub optimization: Optimization,
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
@@ -41,7 +41,7 @@ pub struct SessionOptions {
 }
 
 /// What ONNX Runtime may do to the graph before it runs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimization {
     /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which

@@ -12,7 +12,7 @@ use super::masks;
 use super::products;
 use super::ranges::{Ranges, fill};
 use super::rules::{self, is_f32, touches};
-use crate::core::pass::{Context, PassFailure, Remark};
+use crate::core::pass::{Clamped, Context, PassFailure, Remark};
 use crate::precision::calibrated::stats::Stats;
 
 /// What `kiln passes explain` says of the passes, behind what is true of one format.
@@ -303,11 +303,11 @@ impl State<'_> {
     fn constant(&mut self, g: &Graph, v: ValueId, cx: &mut Context<'_>) -> Option<Tensor> {
         let (half, replaced) = self.ranges.narrow(g, v)?;
         if let Some(loss) = replaced.filter(|_| half.len() > 1) {
-            cx.remarks.push(Remark::Clamped {
+            cx.remarks.push(Remark::Clamped(Clamped {
                 tensor: g.value(v).name().to_string(),
                 values: loss.clamped,
                 abs_max: loss.abs_max,
-            });
+            }));
         }
         Some(half)
     }
