@@ -98,7 +98,7 @@ gpu-bundle: $(KILN)
 # The Dockerfile's steps as plain shell in a bare Debian folder: takes root, debootstrap, and some minutes.
 container-check: $(KILN)
 	scripts/container-check.sh cpu $(KILN) "$(DEMO_MODEL)"
-# Time of reading, inference, matching, conversion and writing alone, by criterion.
+# Time of reading, inference, matching, conversion and writing alone, by divan.
 bench-micro:
 	cargo bench -p kiln-passes --bench micro
 

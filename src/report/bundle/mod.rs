@@ -114,7 +114,9 @@ fn parity(m: &Manifest) -> Vec<Part> {
     let (header, rows) = parity_rows(report);
     let mut parts = vec![
         Part::Text(format!(
-            "Against the original in FP32 on ONNX Runtime's CPU provider, graph optimization disabled; tolerance `{}`.",
+            "Against the original in ONNX Runtime on {}, {}; tolerance `{}`.",
+            device(m),
+            optimization(m),
             report.tolerance.name
         )),
         Part::Table(header, rows),
@@ -151,6 +153,20 @@ fn parity(m: &Manifest) -> Vec<Part> {
     parts
 }
 
+/// Where ONNX Runtime ran both models.
+fn device(m: &Manifest) -> String {
+    let device = m.device.as_ref().map(|d| d.device.to_string());
+    device.unwrap_or_else(|| "cpu".into())
+}
+
+/// What ONNX Runtime might do to the graphs that were compared: INT8's kernels on the CPU are used in optimized graphs alone.
+fn optimization(m: &Manifest) -> &'static str {
+    match m.options.int8.is_some() && m.target == "cpu" {
+        true => "the result as it optimizes it and the original without graph optimization",
+        false => "graph optimization disabled",
+    }
+}
+
 fn latency(m: &Manifest) -> Vec<Part> {
     let Some(report) = &m.latency else {
         let why = m
@@ -162,13 +178,19 @@ fn latency(m: &Manifest) -> Vec<Part> {
     let (header, rows) = latency_rows(report);
     let warnings = report.warnings.iter().map(ToString::to_string);
     vec![
-        Part::Text(
-            "ONNX Runtime's CPU provider with all its optimizations, interleaved runs, at the typical sizes. The engine was \
-             not timed: no CUDA device."
-                .into(),
-        ),
+        Part::Text(format!(
+            "ONNX Runtime on {} with all its optimizations, interleaved runs, at the typical sizes.{}",
+            device(m),
+            match m.engine.is_some() {
+                true => " The engine was not timed: `kiln bench --engine` does that on a GPU.",
+                false => "",
+            }
+        )),
         Part::Table(header, rows),
-        Part::Plots(vec![distribution("Distribution", report), runs("All runs", report)]),
+        Part::Plots(vec![
+            distribution("Distribution", report),
+            runs("All runs", report),
+        ]),
         Part::List(warnings.collect()),
     ]
 }
