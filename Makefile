@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models clean
+.PHONY: setup demo man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist clean
 
 setup: $(VENV)/.ready
 
@@ -76,6 +76,27 @@ sbom:
 	@mkdir -p target
 	scripts/sbom.py > target/kiln.cdx.json
 	@echo target/kiln.cdx.json
+
+# The wheel `kiln-compiler`, which runs on any Linux with glibc 2.28 (x86-64): the binary without symbols, and the package
+# kiln_compiler. zig links it, so that no old container is needed.
+wheel: setup .venv-wheel/.ready
+	rm -f dist/kiln_compiler-*.whl
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" maturin build --release --zig --out dist
+
+.venv-wheel/.ready: tools/wheel/requirements.txt
+	[ -x .venv-wheel/bin/python ] || python3 -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+# Installs the built wheel into clean environments without Rust, and compiles with it. WHEEL_PYTHONS names other interpreters.
+WHEEL_PYTHONS = python3
+
+wheel-check:
+	python3 tools/wheel/check.py dist/kiln_compiler-*.whl "$(DEMO_MODEL)" $(WHEEL_PYTHONS:%=--python %)
+
+# What a release holds, in dist/: the wheel, a tarball with its binary, the SBOM and checksums.
+dist: wheel
+	scripts/dist.sh dist
 
 # Writes the expected diffs of fixtures/passes again; read the result with `git diff`.
 bless:
@@ -192,4 +213,4 @@ real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready
 
 clean:
 	cargo clean
-	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast
+	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel dist

@@ -12,6 +12,7 @@ use crate::bench::{self, baseline::Verdict};
 use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::EngineParity;
 use crate::environment::Environment;
+use crate::judge::Judgement;
 use crate::parity::{self, Placed};
 use crate::recipe::Recipe;
 use crate::runtime;
@@ -70,6 +71,8 @@ pub struct Manifest {
     pub engine: Option<EngineFacts>,
     /// The gates that were set, but for that on parity.
     pub gates: Vec<Judged>,
+    /// What the user's own judge said; `null`: there is none.
+    pub judge: Option<Judgement>,
     /// `passes`, `not-proved` or `fails`; `null`: not run.
     pub parity_outcome: Option<parity::Outcome>,
     /// `None`: not run.
@@ -283,7 +286,7 @@ pub struct Calibrated {
 /// A gate that was set, and what it says.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Judged {
-    /// `latency`, `size`, `precision` or `engine parity`.
+    /// `latency`, `size`, `precision`, `engine parity` or `judge`.
     pub gate: Cow<'static, str>,
     pub verdict: Verdict,
     /// What was found, and the limit; or why nothing was held against it.

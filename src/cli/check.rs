@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValuesParser;
 
 use super::device::DeviceArgs;
+use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, print_json};
 use crate::check::{self, Against, Checked, Precision, Suspects};
@@ -21,14 +22,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "MODEL.onnx", required_unless_present_any = ["golden", "saved"], help_heading = help::INPUT)]
     reference: Option<PathBuf>,
     /// Inputs and right outputs that --record wrote, instead of --reference.
-    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "bisect", "inputs"],
+    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "bisect", "inputs", "judge"],
           help_heading = help::INPUT)]
     golden: Option<PathBuf>,
     /// Judge a saved result again, without running anything.
     ///
     /// The result is what --json printed; --tolerance and --limit give other limits.
     #[arg(long, value_name = "RESULT.json", help_heading = help::INPUT,
-          conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "bisect", "inputs", "require", "report"])]
+          conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "bisect", "inputs", "require", "report", "judge"])]
     saved: Option<PathBuf>,
     /// Fix an input: sr=16000, flag=true, name=text.
     ///
@@ -65,8 +66,10 @@ pub(super) struct Args {
     /// Run both models piece by piece, where they are too large to be run whole.
     ///
     /// Each piece, such as a layer of a decoder, is alone in memory and is given the original's numbers.
-    #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect"], help_heading = help::PROOF)]
+    #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "judge"], help_heading = help::PROOF)]
     pieces: bool,
+    #[command(flatten)]
+    judge: JudgeArgs,
     /// Write a report: .md, .html, .json, or .xml (JUnit).
     ///
     /// Can be given several times.
@@ -146,6 +149,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         layers: args.layers,
         pieces: args.pieces,
         bisect: args.bisect.then_some(Suspects::Recipe),
+        judge: args.judge.asked(),
         dims: args.dim,
         seed: args.seed,
         ort_lib: globals.ort_lib.clone(),
@@ -167,6 +171,9 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     }
     if let Some(why) = result.unproved_engine() {
         globals.fail(why);
+    }
+    if let Some(judge) = result.judge.as_ref().filter(|j| !j.pass) {
+        globals.fail(format!("judge: {}", judge.why));
     }
     match (result.fallback(), result.device.asked) {
         (Some(why), true) => globals.fail(why),

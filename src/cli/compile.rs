@@ -9,6 +9,7 @@ use super::build;
 use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
+use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
@@ -78,6 +79,8 @@ pub(super) struct Args {
     #[command(flatten)]
     build: build::BuildArgs,
     #[command(flatten)]
+    judge: JudgeArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = help::DIAGNOSTICS)]
@@ -141,6 +144,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             },
             engine_parity: Required::engine_parity(&args.require).then_some(true),
             precision: Required::precision(&args.require),
+            judge: args.judge.recipe(),
             size: Size {
                 max_ratio: args.max_size_ratio.and_then(Ratio::limit),
                 ..Size::default()

@@ -14,6 +14,7 @@ mod engine;
 mod gpu_check;
 mod help;
 mod inspect;
+mod judge;
 mod log;
 mod passes;
 mod progress;

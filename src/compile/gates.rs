@@ -37,6 +37,9 @@ pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), Compi
         (Some(_), Some(option), _) => Some(format!(
             "the latency was not measured ({option}), and the gate wants it; --max-latency-ratio off drops the gate"
         )),
+        _ if options.judge.is_some() && !options.check => {
+            Some("judge: not run, there are no outputs to judge (--no-check)".into())
+        }
         (.., Some(precision)) if !engine => Some(format!("{precision}: no engine is built")),
         _ if gates.engine_parity => {
             let why = match (engine, options.check, driver::probe()) {
@@ -144,6 +147,11 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
         let why = why.unwrap_or_else(|| m.engine_parity.to_string());
         all.push(judged("engine parity", pass, why));
     }
+    all.extend(m.judge.iter().map(|said| Judged {
+        gate: "judge".into(),
+        verdict: said.verdict(),
+        why: said.why.clone(),
+    }));
     all
 }
 

@@ -243,9 +243,26 @@ pub struct Gates {
     /// The engine must run on a GPU of this machine, and give what the original gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_parity: Option<bool>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub judge: Judge,
     /// What the engine's products must multiply in, as its own plan says: fp32, fp16, bf16, int8, fp8 or int4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<crate::check::Precision>,
+}
+
+/// A command of one's own that judges inputs and outputs of original and result; it must end with 0.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Judge {
+    /// Run by sh, with a folder of .npz files as its last argument, in the folder where kiln runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// .npz, .npy, a folder of them, or lines of text; the inputs of the comparison unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// The model's tokenizer.json, for text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
 }
 
 /// How close the outputs must be.
@@ -310,6 +327,8 @@ impl Recipe {
             &mut self.calibration.tokenizer,
             &mut self.calibration.cache,
             &mut self.build.timing_cache,
+            &mut self.gates.judge.data,
+            &mut self.gates.judge.tokenizer,
         ];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);

@@ -375,6 +375,7 @@ fn check_names_the_pass_that_broke_a_bundle() {
         pieces: false,
         bisect: Some(check::Suspects::Steps(steps)),
         dims: Vec::new(),
+        judge: None,
         seed: 1,
         device: kiln::runtime::DeviceRequest::default(),
         ort_lib: None,

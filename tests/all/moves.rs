@@ -95,6 +95,7 @@ fn comparing(candidate: PathBuf, reference: PathBuf) -> check::Options {
         pieces: false,
         bisect: None,
         dims: Vec::new(),
+        judge: None,
         seed: 1,
         require_engine_parity: false,
         device: Default::default(),

@@ -74,6 +74,7 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
                 "latency" => "gate on latency",
                 "size" => "gate on size",
                 "precision" => "gate on precision",
+                "judge" => "own judge",
                 _ => "gate on the engine's parity",
             },
             word: match gate.verdict {
