@@ -90,7 +90,7 @@ enum Verb {
     Attention(attention::Args),
     /// List the passes, or explain one.
     Passes(passes::Args),
-    /// Show what is installed, what is missing, and the command that mends it.
+    /// Show what is installed, what is missing, and the command that fixes it.
     Doctor(doctor::Args),
     /// Check and time everything that takes a GPU, on this machine, and write a record.
     GpuCheck(gpu_check::GpuCheckArgs),
@@ -141,6 +141,7 @@ impl Schema {
 struct Globals {
     ort_lib: Option<PathBuf>,
     trt_lib: Option<PathBuf>,
+    log: Option<PathBuf>,
     quiet: bool,
     verbose: bool,
 }
@@ -294,6 +295,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let globals = Globals {
         ort_lib: cli.ort_lib,
         trt_lib: cli.trt_lib,
+        log: cli.log,
         quiet: cli.quiet,
         verbose: cli.verbose,
     };
