@@ -36,6 +36,7 @@ test: setup
 conformance: setup .venv-conformance/.ready
 	cargo build --release --example conformance
 	.venv-conformance/bin/python tools/conformance/run.py
+	@python3 tools/readme.py
 
 .venv-conformance/.ready: tools/conformance/requirements.txt
 	[ -x .venv-conformance/bin/python ] || python3 -m venv .venv-conformance
@@ -119,7 +120,7 @@ gpu-bundle: $(KILN)
 # The Dockerfile's steps as plain shell in a bare Debian folder: takes root, debootstrap, and some minutes.
 container-check: $(KILN)
 	scripts/container-check.sh cpu $(KILN) "$(DEMO_MODEL)"
-# Time of reading, inference, matching, conversion and writing alone, by divan.
+# Times of single steps (reading, inference, matching, conversion, writing), measured with divan.
 bench-micro:
 	cargo bench -p kiln-passes --bench micro
 
@@ -130,6 +131,7 @@ PEERS = minilm-l3,bert-base-ts,bert-base-dynamo,gpt2-base,vit-base
 bench-peers: $(KILN) .venv-peers/.ready .venv-modelopt/.ready
 	.venv-peers/bin/python tools/peers/bench.py --models $(PEERS)
 	.venv-peers/bin/python tools/peers/table.py
+	@python3 tools/readme.py
 
 # A model of 7 billion parameters, many nodes and many weights: docs/performance.md. SCALE=layers=8 makes the first smaller.
 SCALE = layers=32
@@ -137,6 +139,7 @@ SCALE = layers=32
 bench-scale: $(KILN) .venv-peers/.ready
 	.venv-peers/bin/python tools/scale/bench.py --$(SCALE)
 	.venv-peers/bin/python tools/peers/table.py
+	@python3 tools/readme.py
 
 .venv-peers/.ready: tools/peers/requirements.txt
 	[ -x .venv-peers/bin/python ] || python3 -m venv .venv-peers
@@ -161,6 +164,7 @@ ENGINES =
 
 engines: setup .venv-peers/.ready
 	DEMO_MODEL="$(DEMO_MODEL)" cargo run --release --example engines -- $(ENGINES) $(MODELS) benches/results/engines.json docs/engines.md
+	@python3 tools/readme.py
 
 # Accuracy, size and latency of kiln's low precisions beside those of ONNX Runtime's and NVIDIA's tools, on trained models:
 # docs/precision.md. The peers need 7 GB for their environments, and are done once; PRECISION_MODELS=minilm-l3 takes one model.
@@ -171,6 +175,7 @@ precision: precision-peers precision-kiln
 	$(PRECISION)/large.py
 	$(PRECISION)/measure.py $(PRECISION_MODELS)
 	$(PRECISION)/table.py
+	@python3 tools/readme.py
 
 precision-peers: .venv-precision/.ready .venv-modelopt/.ready
 	$(PRECISION)/models.py $(PRECISION_MODELS)

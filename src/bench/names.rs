@@ -47,7 +47,7 @@ fn parts(path: &Path) -> Vec<OsString> {
     whole.components().filter_map(part).collect()
 }
 
-fn candidates(parts: &Vec<OsString>) -> impl Iterator<Item = String> + '_ {
+fn candidates(parts: &[OsString]) -> impl Iterator<Item = String> + '_ {
     (0..=parts.len()).map(|depth| name(parts, depth))
 }
 

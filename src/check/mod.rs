@@ -1,5 +1,6 @@
 //! The parity gate: comparing a model or bundle with its original, or with what the original gave before.
 
+mod error;
 mod golden;
 mod layers;
 mod pieces;
@@ -16,8 +17,8 @@ use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
-use crate::compile::CompileError;
-use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::engine_parity::{EngineParity, NotRun, Runner};
+use crate::engine_runner;
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::judge::{Asked, Judgement};
@@ -28,7 +29,7 @@ use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{self, DimSpec, Shapes};
 use crate::talk::Talk;
 
-pub use golden::GoldenError;
+pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use pieces::Piece;
 pub use precision::{Multiplication, Precision, PrecisionReport};
@@ -141,7 +142,7 @@ impl Checked {
 ///
 /// # Errors
 /// When a model cannot be read or run. Outputs that differ are in the report.
-pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError> {
+pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     talk.stage("read");
     let path = bundle::find_model(&options.candidate)?;
     let candidate = onnx::read(&path)?;
@@ -244,7 +245,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
 }
 
 /// Whether limits are for outputs that the model has.
-fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), CompileError> {
+fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), Error> {
     let outputs = model.graph.outputs().iter().map(|o| &*o.name);
     Ok(tolerance.names_outputs_of(outputs)?)
 }
@@ -256,7 +257,7 @@ fn in_pieces(
     mut candidate: Model,
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<(Report, Vec<Piece>, Alone), CompileError> {
+) -> Result<(Report, Vec<Piece>, Alone), Error> {
     let optimized = multiplies_bytes(&candidate.graph);
     let alone = Alone::new(options.device, options.ort_lib.as_deref(), optimized)?;
     infer::annotate(&mut original.graph);
@@ -269,13 +270,13 @@ fn in_pieces(
             inputs: parity::make(&specs, options.seed)?,
         })
     });
-    let cases = cases.collect::<Result<Vec<_>, CompileError>>()?;
+    let cases = cases.collect::<Result<Vec<_>, Error>>()?;
     let (report, pieces) = pieces::compare(&alone, &original, &candidate, &cases, tolerance, talk)?;
     Ok((report, pieces, alone))
 }
 
 /// Makes constants of the reference's inputs that are fixed. The candidate may be without them.
-fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, CompileError> {
+fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, Error> {
     let fixed = match options.fixed.is_empty() {
         false => Fixed::of(&original.graph, &options.fixed, &options.dims)?,
         true => {
@@ -314,7 +315,7 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
 fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     let plan = options.candidate.join(bundle::ENGINE);
     match plan.is_file() {
-        true => Some(engine_parity::open(
+        true => Some(engine_runner::open(
             &plan,
             options.device.choice.gpu() as usize,
             options.trt_lib.as_deref(),
@@ -331,7 +332,7 @@ fn open(
     fixed: &Fixed,
     candidate: &Model,
     talk: &dyn Talk,
-) -> Result<Reference, CompileError> {
+) -> Result<Reference, Error> {
     let mut shapes = Shapes::new(&original.graph, &options.dims, &[])?;
     talk.stage("sizes");
     let request = Request {
@@ -349,11 +350,11 @@ fn open(
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };
-    prove::open(&request, &mut shapes, talk)
+    Ok(prove::open(&request, &mut shapes, talk)?)
 }
 
 /// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
-fn half_io(options: &Options) -> Result<bool, CompileError> {
+fn half_io(options: &Options) -> Result<bool, Error> {
     let recipe = recipe::of_bundle(&options.candidate)?;
     Ok(recipe.is_some_and(|r| r.precision.half_io == Some(true)))
 }

@@ -14,6 +14,7 @@ use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
 use crate::compile::{self, CompileError, Options, Plan};
+use crate::fault::Fault;
 use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
@@ -271,7 +272,7 @@ fn stopped(
         globals.show(&shown)?;
     }
     let failed = report::failed::Page::new(options, error);
-    for target in reports.iter().filter(|_| error.exit_code() == 1) {
+    for target in reports.iter().filter(|_| error.fault() == Fault::Result) {
         match manifest {
             Some(manifest) => target.write(&report::BundlePage(manifest))?,
             None => target.write(&failed)?,

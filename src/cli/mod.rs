@@ -11,6 +11,7 @@ mod conversion;
 mod device;
 mod doctor;
 mod engine;
+pub mod exit;
 mod gpu_check;
 mod help;
 mod inspect;
@@ -32,7 +33,6 @@ use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kiln_passes::registry::{self, UnknownPass};
 
-use crate::compile::CompileError;
 use crate::report::table;
 
 /// Nothing differs, and not every output could have shown that it does.
@@ -104,7 +104,7 @@ enum Verb {
     },
     /// Build an engine for the process that started this one.
     #[command(name = crate::engine::SUBCOMMAND, hide = true)]
-    BuildEngine(crate::engine::ChildArgs),
+    BuildEngine(ChildArgs),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Write man pages into a folder.
@@ -172,6 +172,24 @@ impl Globals {
     }
 }
 
+/// What the process that builds an engine is told by its arguments.
+#[derive(clap::Args, Debug)]
+struct ChildArgs {
+    #[arg(long)]
+    core: PathBuf,
+    #[arg(long)]
+    parser: PathBuf,
+}
+
+impl From<ChildArgs> for crate::engine::Libraries {
+    fn from(args: ChildArgs) -> crate::engine::Libraries {
+        crate::engine::Libraries {
+            core: args.core,
+            parser: args.parser,
+        }
+    }
+}
+
 /// Columns of the terminal that stdout is, if it is one.
 fn terminal() -> Option<usize> {
     tables::width(io::stdout())
@@ -216,15 +234,6 @@ impl From<io::Error> for Failure {
 impl From<crate::report::WriteError> for Failure {
     fn from(e: crate::report::WriteError) -> Failure {
         Failure::usage(e)
-    }
-}
-
-impl From<CompileError> for Failure {
-    fn from(e: CompileError) -> Failure {
-        Failure {
-            code: e.exit_code(),
-            error: e.into(),
-        }
     }
 }
 
@@ -310,7 +319,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Doctor(args) => doctor::run(&globals, args),
         Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
-        Verb::BuildEngine(args) => match crate::engine::serve(&args) {
+        Verb::BuildEngine(args) => match crate::engine::serve(&args.into()) {
             Ok(()) => Ok(0),
             Err(e) => Err(Failure::usage(e)),
         },

@@ -89,8 +89,8 @@ pub struct Build {
     /// Its weights can be replaced. It is built on a machine with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refittable: Option<bool>,
-    /// It has no weights: whoever opens it puts in those of model.onnx, which kiln itself does not do. It is built on a
-    /// machine with a GPU.
+    /// The engine has no weights; they are taken from model.onnx when it is opened, as kiln does. It is built on a machine
+    /// with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_stripped: Option<bool>,
     /// Newer versions of TensorRT proper run it, too.

@@ -312,7 +312,7 @@ fn what_is_no_bundle_is_called_so() {
         let run = |path: &str| kiln(&[&command[..], &[path]].concat());
         let said = run(&bundle).says(&["model.kiln has no engine: compile it"]);
         assert!(matches!(said.code, 2 | 3));
-        run(&model).says(&["model.onnx is not a kiln bundle, and only bundles have engines"]);
+        run(&model).says(&["model.onnx is not a kiln bundle, and engines are in bundles"]);
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use kiln::check::Precision;
 use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
 use kiln::engine::{self, AttentionKernel, DataType};
+use kiln::fault::Fault;
 use kiln::report::kernels::kernel_lines;
 use kiln::talk::Silent;
 use kiln_graph::onnx;
@@ -73,7 +74,7 @@ fn an_engine_without_the_precision_asked_for_fails() {
     });
     let Some(half) = half else { return };
     let error = half.unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.fault(), Fault::Result);
     assert!(error.to_string().contains("without float16"), "{error}");
     let int4 = compiled(|o| {
         o.int4 = Some(32);
@@ -151,7 +152,7 @@ fn an_operator_that_the_parser_would_misread_is_refused() {
         return;
     };
     let error = outcome.unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
+    assert_eq!(error.fault(), Fault::Target, "{error}");
     assert!(error.to_string().contains("turn ("), "{error}");
 }
 
@@ -168,7 +169,7 @@ fn a_precision_that_the_engine_must_multiply_in_is_a_gate() {
     };
     assert!(fp16.is_ok());
     let error = required(Precision::Int8).unwrap().unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.fault(), Fault::Result);
     assert!(
         error
             .to_string()
@@ -264,7 +265,7 @@ fn attributes_that_are_not_onnx_are_not_dropped() {
             return;
         };
         let error = made.unwrap_err();
-        assert_eq!(error.exit_code(), 4);
+        assert_eq!(error.fault(), Fault::Target);
         assert!(error.to_string().contains("causal_kind"), "{error}");
     }
 }

@@ -114,9 +114,12 @@ fn parity(m: &Manifest) -> Vec<Part> {
     let (header, rows) = parity_rows(report);
     let mut parts = vec![
         Part::Text(format!(
-            "Against the original in ONNX Runtime on {}, {}; tolerance `{}`.",
-            device(m),
-            optimization(m),
+            "Compared with the original on {}, {}; tolerance `{}`.",
+            place(m),
+            match m.options.int8.is_some() && m.target == "cpu" {
+                true => "the result with graph optimization, the original without",
+                false => "graph optimization disabled",
+            },
             report.tolerance.name
         )),
         Part::Table(header, rows),
@@ -153,20 +156,6 @@ fn parity(m: &Manifest) -> Vec<Part> {
     parts
 }
 
-/// Where ONNX Runtime ran both models.
-fn device(m: &Manifest) -> String {
-    let device = m.device.as_ref().map(|d| d.device.to_string());
-    device.unwrap_or_else(|| "cpu".into())
-}
-
-/// What ONNX Runtime might do to the graphs that were compared: INT8's kernels on the CPU are used in optimized graphs alone.
-fn optimization(m: &Manifest) -> &'static str {
-    match m.options.int8.is_some() && m.target == "cpu" {
-        true => "the result as it optimizes it and the original without graph optimization",
-        false => "graph optimization disabled",
-    }
-}
-
 fn latency(m: &Manifest) -> Vec<Part> {
     let Some(report) = &m.latency else {
         let why = m
@@ -179,11 +168,11 @@ fn latency(m: &Manifest) -> Vec<Part> {
     let warnings = report.warnings.iter().map(ToString::to_string);
     vec![
         Part::Text(format!(
-            "ONNX Runtime on {} with all its optimizations, interleaved runs, at the typical sizes.{}",
-            device(m),
-            match m.engine.is_some() {
-                true => " The engine was not timed: `kiln bench --engine` does that on a GPU.",
-                false => "",
+            "Measured on {} with all optimizations, interleaved runs, at the typical sizes.{}",
+            place(m),
+            match &m.engine {
+                Some(_) => " The engine was not timed: `kiln bench --engine` does that on a GPU.",
+                None => "",
             }
         )),
         Part::Table(header, rows),
@@ -193,6 +182,12 @@ fn latency(m: &Manifest) -> Vec<Part> {
         ]),
         Part::List(warnings.collect()),
     ]
+}
+
+/// Where ONNX Runtime ran.
+fn place(m: &Manifest) -> String {
+    let device = m.device.as_ref().map(|d| format!(" ({})", d.device));
+    format!("ONNX Runtime{}", device.unwrap_or_default())
 }
 
 fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
