@@ -14,9 +14,9 @@ use crate::schema;
 pub enum ManifestError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    #[error("{}: the manifest cannot be read: {source}", path.display())]
+    #[error("{} cannot be read: {source}", path.display())]
     Unread { path: PathBuf, source: io::Error },
-    #[error("{}: the manifest cannot be read: {source}", path.display())]
+    #[error("{} cannot be read: {source}", path.display())]
     Syntax {
         path: PathBuf,
         source: serde_json::Error,

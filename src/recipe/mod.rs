@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Hardware;
 use crate::fixed::InputValue;
+use crate::precision::{Floats, Format, Linear};
 
 pub use read::{RecipeError, of_bundle, read};
 pub(crate) use resolve::operator;
@@ -190,23 +191,6 @@ pub struct Precision {
     pub search: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Floats {
-    Fp32,
-    Fp16,
-    Bf16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Linear {
-    Int8,
-    Int8Dynamic,
-    Fp8,
-    Int4,
-}
-
 /// Real inputs, to measure the ranges of activations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "kebab-case")]
@@ -247,7 +231,7 @@ pub struct Gates {
     pub judge: Judge,
     /// What the engine's products must multiply in, as its own plan says: fp32, fp16, bf16, int8, fp8 or int4.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub precision: Option<crate::check::Precision>,
+    pub precision: Option<Format>,
 }
 
 /// A command of one's own that judges inputs and outputs of original and result; it must end with 0.
