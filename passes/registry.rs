@@ -2,13 +2,13 @@
 
 use kiln_graph::verify::Phase;
 
-use crate::driver::Step;
-use crate::pass::Pass;
-use crate::{clean, fold, fuse, lower, precision};
+use crate::core::driver::Step;
+use crate::core::pass::Pass;
+use crate::{adopt, clean, fold, fuse, lower, precision};
 
 /// Every pass, in the order of `kiln passes list`.
 pub static ALL: &[&dyn Pass] = &[
-    &lower::raise_opset::RaiseOpset,
+    &adopt::raise_opset::RaiseOpset,
     &clean::eliminate_dead::EliminateDead,
     &clean::eliminate_noop::EliminateNoop,
     &clean::expand_einsum::ExpandEinsum,
@@ -25,7 +25,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
     &clean::normalize_scores::NormalizeScores,
-    &fuse::adopt_attention::AdoptAttention,
+    &adopt::adopt_attention::AdoptAttention,
     &fuse::drop_key_bias::DropKeyBias,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
@@ -38,24 +38,25 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_swish::FUSE_SWISH,
     &fuse::move_value_bias::MoveValueBias,
     &fuse::sink_query_bias::SinkQueryBias,
-    &precision::quantize_int8::QuantizeInt8,
-    &precision::quantize_fp8::QuantizeFp8,
-    &precision::quantize_int4::QuantizeInt4,
-    &precision::convert_fp16::ConvertFp16,
-    &precision::convert_bf16::ConvertBf16,
-    &lower::absorb_offsets::AbsorbOffsets,
-    &lower::dequantize_constants::DequantizeConstants,
+    &precision::eight::quantize_int8::QuantizeInt8,
+    &precision::eight::quantize_fp8::QuantizeFp8,
+    &precision::four::quantize_int4::QuantizeInt4,
+    &precision::half::convert_fp16::ConvertFp16,
+    &precision::half::convert_bf16::ConvertBf16,
+    &adopt::absorb_offsets::AbsorbOffsets,
+    &adopt::dequantize_constants::DequantizeConstants,
     &lower::detach_heads::DetachHeads,
-    &lower::expand_attention::ExpandAttention,
-    &lower::expand_qoperators::ExpandQoperators,
-    &lower::expand_rotary::ExpandRotary,
+    &adopt::expand_attention::ExpandAttention,
+    &adopt::expand_qoperators::ExpandQoperators,
+    &adopt::expand_rotary::ExpandRotary,
     &lower::flatten_branches::FlattenBranches,
+    &lower::fold_positions::FoldPositions,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LowerAttention,
     &lower::lower_axes::LowerAxes,
     &lower::lower_eye_like::LowerEyeLike,
     &lower::lower_int4::LowerInt4,
-    &lower::lower_nbits::LowerNbits,
+    &adopt::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
     &lower::pad_columns::PadColumns,
@@ -63,19 +64,19 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::separate_weights::SeparateWeights,
     &lower::split_heads::SplitHeads,
     &lower::split_skip_norm::SplitSkipNorm,
-    &lower::split_transposed_conv::SplitTransposedConv,
+    &adopt::split_transposed_conv::SplitTransposedConv,
     &lower::spread_offsets::SpreadOffsets,
-    &lower::symmetrize_qdq::SymmetrizeQdq,
+    &adopt::symmetrize_qdq::SymmetrizeQdq,
 ];
 
 /// What `compile` runs unless told otherwise.
 pub static DEFAULT: &[Step] = &[
     // First, so that every pass meets one signature of each operator (axes as inputs, LayerNormalization, Gelu).
-    Step::Run(&lower::raise_opset::RaiseOpset),
+    Step::Run(&adopt::raise_opset::RaiseOpset),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     // Before fusions, which know float operators only.
-    Step::Run(&lower::expand_qoperators::ExpandQoperators),
-    Step::Run(&lower::lower_nbits::LowerNbits),
+    Step::Run(&adopt::expand_qoperators::ExpandQoperators),
+    Step::Run(&adopt::lower_nbits::LowerNbits),
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&fold::fold_shapes::FoldShapes),
     // Conditions on sizes are constants now. Before anything is folded that only the other branch reads.
@@ -88,9 +89,9 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&fold::fold_branches::FoldBranches),
     // Constants that were quantized in the graph are integers by now, and what is small is folded.
-    Step::Run(&lower::dequantize_constants::DequantizeConstants),
-    Step::Run(&lower::symmetrize_qdq::SymmetrizeQdq),
-    Step::Run(&lower::absorb_offsets::AbsorbOffsets),
+    Step::Run(&adopt::dequantize_constants::DequantizeConstants),
+    Step::Run(&adopt::symmetrize_qdq::SymmetrizeQdq),
+    Step::Run(&adopt::absorb_offsets::AbsorbOffsets),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&clean::unflatten_gemm::UnflattenGemm),
@@ -112,12 +113,12 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
     // Its tables are shared below like those of what was fused.
-    Step::Run(&lower::expand_rotary::ExpandRotary),
+    Step::Run(&adopt::expand_rotary::ExpandRotary),
     // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
     // What the model came with is then like what is fused.
-    Step::Run(&lower::expand_attention::ExpandAttention),
+    Step::Run(&adopt::expand_attention::ExpandAttention),
     Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     // The query of one row is of another input than keys and values.
@@ -148,22 +149,22 @@ pub static FOLD: &[Step] = &[
 /// Runs after [`DEFAULT`] for `--int8`, and before [`FP16`], which narrows what is left.
 pub static INT8: &[Step] = &[
     // Calibration measures what it leaves.
-    Step::Run(&lower::split_transposed_conv::SplitTransposedConv),
-    Step::Run(&precision::quantize_int8::QuantizeInt8),
+    Step::Run(&adopt::split_transposed_conv::SplitTransposedConv),
+    Step::Run(&precision::eight::quantize_int8::QuantizeInt8),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Typed),
 ];
 
 /// Runs after [`DEFAULT`] for `--fp8`, and before [`FP16`].
 pub static FP8: &[Step] = &[
-    Step::Run(&precision::quantize_fp8::QuantizeFp8),
+    Step::Run(&precision::eight::quantize_fp8::QuantizeFp8),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Typed),
 ];
 
 /// Runs after [`DEFAULT`] for `--int4`, and before [`FP16`], which narrows the scales.
 pub static INT4: &[Step] = &[
-    Step::Run(&precision::quantize_int4::QuantizeInt4),
+    Step::Run(&precision::four::quantize_int4::QuantizeInt4),
     Step::Enter(Phase::Typed),
 ];
 
@@ -174,7 +175,7 @@ pub static FP16: &[Step] = &[
     Step::Run(&fuse::move_value_bias::MoveValueBias),
     // What could not be moved away.
     Step::Run(&fuse::sink_query_bias::SinkQueryBias),
-    Step::Run(&precision::convert_fp16::ConvertFp16),
+    Step::Run(&precision::half::convert_fp16::ConvertFp16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
@@ -186,7 +187,7 @@ pub static BF16: &[Step] = &[
     Step::Run(&fuse::drop_key_bias::DropKeyBias),
     Step::Run(&fuse::move_value_bias::MoveValueBias),
     Step::Run(&fuse::sink_query_bias::SinkQueryBias),
-    Step::Run(&precision::convert_bf16::ConvertBf16),
+    Step::Run(&precision::half::convert_bf16::ConvertBf16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
@@ -199,6 +200,8 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
     Step::Run(&lower::lower_attention::LowerAttention),
+    // Masks and what is added to scores are apart by now.
+    Step::Run(&lower::fold_positions::FoldPositions),
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
@@ -226,7 +229,7 @@ pub static LOWER: &[Step] = &[
 /// Makes every attention an internal operator, those that the model came with too, so that its probabilities can be asked
 /// for; [`LOWER`] follows.
 pub static ATTENTION: &[Step] = &[
-    Step::Run(&fuse::adopt_attention::AdoptAttention),
+    Step::Run(&adopt::adopt_attention::AdoptAttention),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
 

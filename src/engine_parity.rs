@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::bundle;
 use crate::engine::run::{EngineRunError, RunOptions, Session};
 use crate::nvidia::driver;
+use crate::parity;
 use crate::parity::Report;
 
 /// Runs a compiled engine on tensors in the host's memory.
@@ -95,7 +96,7 @@ impl fmt::Display for EngineParity {
         match self {
             EngineParity::NotRun { why } => write!(f, "not run: {why}"),
             EngineParity::Run { runner, report } => {
-                write!(f, "{}, {runner}", crate::report::verdict(report))
+                write!(f, "{}, {runner}", parity::verdict(report))
             }
         }
     }

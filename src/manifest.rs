@@ -4,24 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use kiln_graph::Model;
-use kiln_graph::onnx::Written;
-use kiln_passes::{MissReport, PassReport, Remark};
 use serde::{Deserialize, Serialize};
 
-use crate::bench;
+use crate::bench::{self, baseline::Verdict};
 use crate::bundle::{self, BundleError};
-use crate::compile::{Calibrated, Int8, Judged, Options, Rewritten, Source};
 use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
-use crate::engine_parity::{EngineParity, NotRun};
-use crate::parity;
-use crate::prove::Placed;
+use crate::engine_parity::EngineParity;
+use crate::environment::Environment;
+use crate::parity::{self, Placed};
 use crate::recipe::Recipe;
 use crate::runtime;
-use crate::search::Search;
 use crate::shapes::Range;
-use crate::summary::{self, Attention, Found, Summary};
-use crate::targets::Targets;
+use crate::summary::{Attention, Found, Summary};
 
 /// Everything about a bundle.
 #[derive(Clone, Debug, Serialize)]
@@ -143,37 +137,6 @@ pub struct Missed {
     pub depth: usize,
     pub stopped_at: String,
     pub why: String,
-}
-
-/// What became of the passes of these names; `all` names every pass that ran.
-fn explained(names: &[String], passes: &[PassReport], misses: &[MissReport]) -> Vec<Explained> {
-    let mut wanted: Vec<&str> = Vec::new();
-    for name in names {
-        let ran = passes.iter().map(|p| p.name).filter(|_| name == "all");
-        let named = Some(name.as_str()).filter(|&name| name != "all");
-        for name in ran.chain(named) {
-            if !wanted.contains(&name) {
-                wanted.push(name);
-            }
-        }
-    }
-    let explain = |name: &str| {
-        let runs: Vec<_> = passes.iter().filter(|p| p.name == name).collect();
-        let misses = misses.iter().filter(|m| m.pass == name);
-        let missed = misses.map(|m| Missed {
-            root: m.root.clone(),
-            depth: m.depth,
-            stopped_at: m.at.clone(),
-            why: m.why.clone(),
-        });
-        Explained {
-            pass: name.into(),
-            ran: !runs.is_empty(),
-            matched: runs.iter().map(|p| p.applications).sum(),
-            missed: missed.collect(),
-        }
-    };
-    wanted.into_iter().map(explain).collect()
 }
 
 /// An activation with a fixed range.
@@ -319,32 +282,11 @@ pub fn kernels(folder: &Path) -> Result<EngineKernels, KernelsError> {
     }
 }
 
-/// Where it was compiled.
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
-pub struct Environment {
-    pub os: String,
-    pub cpu: String,
-    pub threads: usize,
-}
-
 /// A stage of the compilation and the wall time it took.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stage {
     pub name: String,
     pub seconds: f64,
-}
-
-pub(crate) fn environment() -> Environment {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find(|l| l.starts_with("model name"));
-    let cpu = model
-        .and_then(|l| l.split_once(':'))
-        .map_or("unknown", |(_, name)| name.trim());
-    Environment {
-        os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        cpu: cpu.to_string(),
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-    }
 }
 
 impl Manifest {
@@ -357,184 +299,76 @@ impl Manifest {
         }
     }
 
-    /// What is known before anything is proved or built.
-    pub fn new(
-        options: &Options,
-        targets: &Targets,
-        source: &Source,
-        original: &Model,
-        rewritten: &Rewritten,
-        written: &Written,
-    ) -> Manifest {
-        let mut ops_after = rewritten.ops_after.clone();
-        if written.relays > 0 {
-            *ops_after.entry("Identity".into()).or_default() += written.relays;
-        }
-        let mut manifest = Manifest {
-            kiln: env!("CARGO_PKG_VERSION").into(),
-            source: SourceFacts {
-                path: source.path.display().to_string(),
-                bytes: source.bytes,
-                sha256: source.sha256.clone(),
-            },
-            target: targets.to_string(),
-            precision: options.precision(),
-            recipe: Recipe {
-                model: Some(options.model.clone()),
-                sha256: Some(source.sha256.clone()),
-                ..options.recipe.clone()
-            }
-            .placed(Path::new(".")),
-            options: Chosen {
-                fp16: options.fp16,
-                bf16: options.bf16,
-                int8: options.int8.map(|form| match form {
-                    Int8::Static => "static",
-                    Int8::Dynamic => "dynamic",
-                }),
-                fp8: options.fp8,
-                int4_block: options.int4,
-                standard: options.standard,
-                half_io: options.half_io,
-                engine: options.engine,
-                check: options.check,
-                passes: options.passes.clone(),
-                search: options.search,
-                keep: options.keep.as_ref().map(|r| r.to_string()),
-                keep_ops: options.keep_ops.iter().map(|op| op.to_string()).collect(),
-                inputs: options.inputs.as_ref().map(|p| p.display().to_string()),
-                seed: options.seed,
-            },
-            sizes: BTreeMap::new(),
-            before: summary::of(original),
-            after: summary::of(&rewritten.model).with_relays(written.relays),
-            ops_before: rewritten.ops_before.clone(),
-            ops_after,
-            blocks: rewritten.blocks.clone(),
-            attention: rewritten.attention.clone(),
-            passes: Vec::new(),
-            explain: explained(&options.explain, &rewritten.passes, &rewritten.misses),
-            converted: 0,
-            quantized: 0,
-            activations: Vec::new(),
-            rounded: Vec::new(),
-            calibration: None,
-            kept: Vec::new(),
-            requantized: Vec::new(),
-            clamped: Vec::new(),
-            warnings: Vec::new(),
-            model: Files {
-                bytes: written.bytes,
-                external: written.external.as_ref().map(|(path, bytes)| {
-                    let name = path.file_name().unwrap_or_default();
-                    (name.to_string_lossy().into_owned(), *bytes)
-                }),
-            },
-            engine: None,
-            gates: Vec::new(),
-            parity_outcome: None,
-            parity: None,
-            latency: None,
-            latency_not_run: None,
-            search: None,
-            engine_parity: NotRun::no_engine().into(),
-            runtime: None,
-            device: None,
-            placements: Vec::new(),
-            environment: environment(),
-            stages: Vec::new(),
-        };
-        for report in &rewritten.passes {
-            match report.name {
-                "convert-fp16" | "convert-bf16" => manifest.converted = report.applications,
-                "quantize-int4" | "quantize-int8" | "quantize-fp8" => {
-                    manifest.quantized = report.applications
-                }
-                _ => {}
-            }
-            manifest.passes.push(Applied {
-                name: report.name.into(),
-                results: report.exactness.to_string(),
-                applications: report.applications,
-                milliseconds: report.elapsed.as_secs_f64() * 1e3,
-                nodes_before: report.nodes_before,
-                nodes_after: report.nodes_after,
-            });
-        }
-        for remark in &rewritten.remarks {
-            manifest.note(remark);
-        }
-        // Whether projections are packed is the target's choice.
-        let none = |b: &&Found| b.found > 0 && b.fused == 0 && b.kind != "packed projections";
-        for block in rewritten.blocks.iter().filter(none) {
-            let why = match &block.why {
-                Some(why) => format!(": {why}"),
-                None => "; --explain all says why".into(),
-            };
-            (manifest.warnings).push(format!(
-                "none of {} {} was fused{why}",
-                block.found, block.kind
-            ));
-        }
-        manifest
+    /// Bytes of the optimized model with its external data.
+    pub fn model_bytes(&self) -> u64 {
+        self.model.bytes + self.model.external.as_ref().map_or(0, |(_, n)| *n)
     }
+}
 
-    fn note(&mut self, remark: &Remark) {
-        match remark {
-            Remark::Quantized { .. } | Remark::Narrowed { .. } => {}
-            Remark::Rounded {
-                layer,
-                method,
-                factors,
-                error,
-            } => self.rounded.push(Rounded {
-                layer: layer.clone(),
-                method,
-                factors: *factors,
-                error: *error,
-            }),
-            Remark::Ranged(a) => {
-                if !self.activations.iter().any(|known| known.value == a.value) {
-                    self.activations.push(Ranged {
-                        value: a.value.clone(),
-                        lo: a.lo,
-                        hi: a.hi,
-                        method: a.method,
-                        outliers: a.outliers,
-                        smoothing: a.smoothing,
-                        noise: a.noise,
-                    });
-                }
-            }
-            Remark::Kept { node, why } => self.kept.push(Kept {
-                node: node.clone(),
-                why: why.clone(),
-            }),
-            Remark::Requantized { node, how, exact } => {
-                let found = self.requantized.iter_mut().find(|r| r.how == *how);
-                match found {
-                    Some(same) => same.nodes.push(node.clone()),
-                    None => self.requantized.push(Requantized {
-                        how: (*how).into(),
-                        exact: *exact,
-                        nodes: vec![node.clone()],
-                    }),
-                }
-            }
-            Remark::Clamped {
-                tensor,
-                values,
-                abs_max,
-            } => self.clamped.push(Clamped {
-                tensor: tensor.clone(),
-                values: *values,
-                abs_max: *abs_max,
-            }),
-            Remark::OverBudget { node, bytes } => self.warnings.push(format!(
-                "{node} was not folded: its result takes {}",
-                summary::bytes(*bytes)
-            )),
-            Remark::Skipped { why } => self.warnings.push(why.clone()),
+/// What a search found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Search {
+    /// Layers that could be converted.
+    pub layers: usize,
+    /// Models that were compared with the original.
+    pub compared: usize,
+    /// By sensitivity, the most sensitive first.
+    pub groups: Vec<Group>,
+    /// Numbers of kept layers that were tried, in the order of the search, and the error.
+    pub curve: Vec<Tried>,
+    /// Layers that keep their precision.
+    pub kept: Vec<String>,
+}
+
+/// Layers that are kept or converted together.
+#[derive(Clone, Debug, Serialize)]
+pub struct Group {
+    pub layers: Vec<String>,
+    /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
+    /// finite.
+    pub error: Option<f64>,
+}
+
+/// One candidate.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tried {
+    pub kept: usize,
+    /// Largest relative L2 error of an output over all cases; `None` if it is not finite.
+    pub error: Option<f64>,
+    pub pass: bool,
+}
+
+/// What a calibration was made of, for the manifest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Calibrated {
+    pub data: String,
+    /// The data is made up, so that ranges say little about real inputs.
+    pub made: bool,
+    /// Values that were measured.
+    pub values: usize,
+    /// Whether a cache had all that was to be measured.
+    pub cached: bool,
+    /// Samples of the data that only the proof has seen.
+    pub held_out: usize,
+}
+
+/// A gate that was set, and what it says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// `latency`, `size`, `precision` or `engine parity`.
+    pub gate: &'static str,
+    pub verdict: Verdict,
+    /// What was found, and the limit; or why nothing was held against it.
+    pub why: String,
+}
+
+impl std::fmt::Display for Judged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.verdict {
+            Verdict::Pass => write!(f, "passes: {}", self.why),
+            Verdict::Fail => write!(f, "FAILS: {}", self.why),
+            Verdict::Unclear => write!(f, "unclear: {}", self.why),
+            Verdict::NotRun => write!(f, "not run: {}", self.why),
         }
     }
 }

@@ -13,13 +13,15 @@
 //! [`View`] does: operands, and operands that are constants. Only operators whose attributes or defaults matter to a
 //! pass have one.
 //!
-//! What holds for whole groups of operators (elementwise, commutative, deterministic, …) is in [`traits`].
+//! What kind of computation an operator is says [`kind`]; what follows from that (elementwise, commutative, deterministic, …)
+//! is in [`traits`].
 //!
 //! Facts are those of ONNX's `docs/Operators.md` and `docs/Changelog.md`, quoted as `Op-version`.
 
 mod attention;
 pub mod defaults;
 pub mod internal;
+pub mod kind;
 mod math;
 mod nn;
 mod norm;

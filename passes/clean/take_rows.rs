@@ -3,8 +3,8 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Dim, Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, ops};
 
-use crate::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
-use crate::patch::{Patch, Ref};
+use crate::core::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
+use crate::core::patch::{Patch, Ref};
 
 #[derive(Debug)]
 pub struct TakeRows;

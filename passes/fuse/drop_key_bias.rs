@@ -3,10 +3,10 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Graph, NodeId};
 
-use crate::attention::operand_bias::{OperandBias, projects_alone};
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::analysis::attention::operand_bias::{OperandBias, projects_alone};
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 /// softmax(s + c) = softmax(s) for a number c of each row.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Rule for DropKeyBias {
         if !cx.target.biases_keep_projections_apart() {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
-        projects_alone(g, &cx.facts, &attention)?;
+        projects_alone(g, cx, &attention)?;
         let mut patch = Patch::new();
         bias.remove(g, &mut patch)
             .ok_or_else(|| Miss::at(keys, 3, "its part of the bias is unknown"))?;

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::fusion::Fusion;
+use crate::core::fusion::Fusion;
 
 /// Each inner spelling of `a = 1 + erf(…)` or `a = 1 + tanh(…)` with the three orders in which `x`, `a` and ½ are
 /// multiplied.

@@ -4,12 +4,12 @@ use std::sync::OnceLock;
 
 use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId};
 
-use crate::fusion::{self, Parsed};
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::pattern::{self, Match};
-use crate::rule::Rule;
-use crate::target::Dialect;
+use crate::core::fusion::{self, Parsed};
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::pattern::{self, Match};
+use crate::core::rule::Rule;
+use crate::core::target::Dialect;
 
 /// What PyTorch exports `GroupNorm` as. The inputs after x are constants and shapes that the rule looks into.
 pub const BODY: &str =

@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use kiln_graph::Graph;
 
 use super::{same_dtype, vectors_of_the_last_axis};
-use crate::fusion::Fusion;
-use crate::pass::Miss;
-use crate::pattern::Match;
+use crate::core::fusion::Fusion;
+use crate::core::pass::Miss;
+use crate::core::pattern::Match;
 
 /// LayerNormalization-17 (ONNX `docs/Operators.md`) in two steps, so that a bias may be missing; Ba, Kiros and Hinton,
 /// "Layer Normalization", 2016.

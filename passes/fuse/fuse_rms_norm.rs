@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 use kiln_graph::{DType, Graph};
 
 use super::{same_dtype, vectors_of_the_last_axis};
-use crate::expand::Call;
-use crate::fusion::{Fusion, Parsed};
-use crate::pass::Miss;
-use crate::pattern::Match;
+use crate::core::expand::Call;
+use crate::core::fusion::{Fusion, Parsed};
+use crate::core::pass::Miss;
+use crate::core::pattern::Match;
 
 /// RMSNormalization-23 (ONNX `docs/Operators.md`) step by step, so that Casts and a scale may follow
 /// or not; Zhang and

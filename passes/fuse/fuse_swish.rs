@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use super::same_dtype;
-use crate::expand::Call;
-use crate::fusion::{Fusion, Parsed};
+use crate::core::expand::Call;
+use crate::core::fusion::{Fusion, Parsed};
 
 /// Swish-24 (ONNX `docs/Operators.md`); Ramachandran, Zoph and Le, "Searching for Activation Functions", 2017.
 pub static FUSE_SWISH: Fusion = Fusion {

@@ -1,6 +1,5 @@
 //! Fusions: several operators become one.
 
-pub mod adopt_attention;
 mod attention_heads;
 pub mod drop_key_bias;
 pub mod fuse_attention;
@@ -18,8 +17,8 @@ pub mod sink_query_bias;
 
 use kiln_graph::{Dim, Graph};
 
-use crate::pass::Miss;
-use crate::pattern::Match;
+use crate::core::pass::Miss;
+use crate::core::pattern::Match;
 
 /// Inputs after the first, as far as they are bound, are vectors of the size of its last axis.
 fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {

@@ -3,11 +3,11 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Graph, NodeId, Op};
 
-use crate::attention::operand_bias::{OperandBias, projects_alone};
-use crate::attention::output_projection::OutputProjection;
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
+use crate::analysis::attention::operand_bias::{OperandBias, projects_alone};
+use crate::analysis::attention::output_projection::OutputProjection;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
 
 /// P (v + 1 b) = P v + 1 b for probabilities P whose rows sum to 1.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Rule for MoveValueBias {
         if !cx.target.biases_keep_projections_apart() {
             return Err(Miss::because("a bias costs nothing on this target"));
         }
-        projects_alone(g, &cx.facts, &attention)?;
+        projects_alone(g, cx, &attention)?;
         let mut patch = Patch::new();
         bias.remove(g, &mut patch).ok_or_else(unknown)?;
         for value in output.values(g).chain([values, result]) {

@@ -3,10 +3,10 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Graph, NodeId};
 
-use crate::attention::operand_bias::{OperandBias, UNBIASED, projects_alone};
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::analysis::attention::operand_bias::{OperandBias, UNBIASED, projects_alone};
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct SinkQueryBias;
@@ -66,7 +66,7 @@ impl Rule for SinkQueryBias {
         if bias.is_sunk() {
             return Err(miss("its bias stands behind its heads"));
         }
-        projects_alone(g, &cx.facts, &attention)?;
+        projects_alone(g, cx, &attention)?;
         if !cx.target.biases_keep_projections_apart() {
             return Err(miss("a bias costs nothing on this target"));
         }

@@ -2,7 +2,7 @@
 
 use kiln_graph::{Attrs, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId};
 
-use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
+use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 
 #[derive(Debug)]
 pub struct FlattenBranches;

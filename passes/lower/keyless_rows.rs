@@ -7,7 +7,7 @@ use kiln_graph::ops::Keyless;
 use kiln_graph::{Attrs, DType, ValueId};
 
 use super::lower_attention::Lower;
-use crate::patch::Ref;
+use crate::core::patch::Ref;
 
 /// A bias up to this one hides. FP16's number for a mask's -3.4e38 is below it, with a relative position added to it; what
 /// models are known to add in its place (-10000, -30000) is above it.

@@ -2,13 +2,13 @@
 
 use kiln_graph::{Attrs, Graph, NodeId, ops};
 
-use super::{has_kernels, imports, microsoft};
-use crate::expand::expand;
+use super::{has_kernels, imports};
+use crate::core::expand::expand;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
+use crate::core::target::{Dialect, Target, microsoft};
 use crate::fuse::fuse_swish;
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
-use crate::target::{Dialect, Target};
 
 #[derive(Debug)]
 pub struct LowerActivations;

@@ -4,12 +4,12 @@ use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId};
 
 use super::packed_projections::Packed;
-use crate::expand::number;
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
-use crate::target::{AttentionForm, Target};
-use crate::view::{View, declared};
+use crate::analysis::view::{View, declared};
+use crate::core::expand::number;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
+use crate::core::target::{AttentionForm, Target, microsoft};
 
 #[derive(Debug)]
 pub struct LowerAttention;
@@ -197,7 +197,7 @@ impl Lower<'_, '_> {
             inputs.resize(5, None);
             inputs.push(bias);
         }
-        let op = super::microsoft("MultiHeadAttention");
+        let op = microsoft("MultiHeadAttention");
         let made = self.patch.node_with(op, inputs, 1, attrs)[0];
         Some(self.apart(made, heads, size))
     }
@@ -233,7 +233,7 @@ impl Lower<'_, '_> {
         }
         let made = self
             .patch
-            .node_with(super::microsoft("Attention"), inputs, 1, attrs)[0];
+            .node_with(microsoft("Attention"), inputs, 1, attrs)[0];
         Some(self.apart(made, heads, v / heads))
     }
 

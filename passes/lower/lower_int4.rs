@@ -2,11 +2,11 @@
 
 use kiln_graph::{Attrs, DType, Graph, NodeId, Tensor, ValueId, ops};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::precision::weights::unpack;
-use crate::rule::Rule;
-use crate::target::{Dialect, Target};
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
+use crate::core::target::{Dialect, Target, microsoft};
+use crate::precision::numbers::weights::unpack;
 
 #[derive(Debug)]
 pub struct LowerInt4;
@@ -95,7 +95,7 @@ impl Rule for LowerInt4 {
             Some(bias) => inputs.extend([zeros, None, Some(bias.into())]),
             None => inputs.extend(zeros.map(Some)),
         }
-        let op = super::microsoft("MatMulNBits");
+        let op = microsoft("MatMulNBits");
         let made = patch.node_with(op, inputs, 1, attrs)[0];
         patch.replace(output, made);
         Ok(patch)

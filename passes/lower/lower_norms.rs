@@ -3,13 +3,13 @@
 use kiln_graph::{Attrs, DType, Dim, Graph, Node, NodeId, Op, Tensor, ValueId, ops};
 
 use super::has_kernels;
-use crate::expand::expand;
+use crate::analysis::view::declared;
+use crate::core::expand::expand;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
+use crate::core::target::Dialect;
 use crate::fuse::fuse_rms_norm;
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
-use crate::target::Dialect;
-use crate::view::declared;
 
 #[derive(Debug)]
 pub struct LowerNorms;

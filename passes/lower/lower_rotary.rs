@@ -2,11 +2,11 @@
 
 use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId, ops};
 
-use super::{has_kernels, imports, microsoft};
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
-use crate::target::{Dialect, Target};
+use super::{has_kernels, imports};
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
+use crate::core::target::{Dialect, Target, microsoft};
 
 #[derive(Debug)]
 pub struct LowerRotary;

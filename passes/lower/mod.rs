@@ -1,12 +1,8 @@
 //! Bringing the model into the form that the target takes.
 
-pub mod absorb_offsets;
-pub mod dequantize_constants;
 pub mod detach_heads;
-pub mod expand_attention;
-pub mod expand_qoperators;
-pub mod expand_rotary;
 pub mod flatten_branches;
+pub mod fold_positions;
 mod hidden_keys;
 mod keyless_rows;
 pub mod lower_activations;
@@ -14,31 +10,19 @@ pub mod lower_attention;
 pub mod lower_axes;
 pub mod lower_eye_like;
 pub mod lower_int4;
-pub mod lower_nbits;
 pub mod lower_norms;
 pub mod lower_rotary;
-mod moved;
 mod packed_projections;
 pub mod pad_columns;
-pub mod raise_opset;
 pub mod separate_gates;
 pub mod separate_weights;
 pub mod split_heads;
 pub mod split_skip_norm;
-pub mod split_transposed_conv;
 pub mod spread_offsets;
-pub mod symmetrize_qdq;
 
-use kiln_graph::{DType, Graph, Op, ValueId};
+use kiln_graph::{DType, Graph, ValueId};
 
-use crate::target::{Dialect, Target};
-
-/// The domain of ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
-
-fn microsoft(name: &str) -> Op {
-    Op::new(MICROSOFT, name)
-}
+use crate::core::target::{Dialect, MICROSOFT, Target};
 
 /// What a lowering imports that makes operators of ONNX Runtime.
 fn imports(target: &Target) -> &'static [(&'static str, i64)] {

@@ -3,7 +3,7 @@
 use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
 use rustc_hash::FxHashSet;
 
-use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
+use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 
 #[derive(Debug)]
 pub struct SeparateWeights;

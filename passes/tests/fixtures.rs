@@ -8,7 +8,7 @@ use kiln_passes::registry;
 
 /// Folding numbers needs a runtime: the root package runs those cases.
 fn needs_runtime(passes: &str) -> bool {
-    passes.contains("fold-constants")
+    passes.contains("fold-constants") || passes.contains("fold-positions")
 }
 
 #[test]
@@ -65,6 +65,7 @@ fn every_pass_has_a_positive_and_every_rule_a_negative_case() {
         "fold-shapes",
         "fold-branches",
         "fold-constants",
+        "fold-positions",
         "raise-opset",
         "lower-attention",
         "lower-activations",

@@ -16,10 +16,9 @@ use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
 use crate::bundle;
 use crate::compile::CompileError;
+use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
-use crate::manifest::{Environment, environment};
 use crate::parity;
-use crate::prove;
 use crate::runtime::{
     self, Chosen, DeviceRequest, GpuOptions, Placement, Runtime, Session, SessionOptions,
     TensorInfo,
@@ -376,7 +375,7 @@ fn inputs(
         return Ok((inputs, batch));
     }
     let shapes = Shapes::new(&model.graph, &[], &[])?;
-    let mut specs = prove::specs(&model.graph, &shapes, point);
+    let mut specs = shapes::specs(&model.graph, &shapes, point);
     specs.retain(|s| fixed.get(&s.name).is_none());
     let mut made = parity::make(&specs, request.seed)?;
     fixed.complete(&mut made);

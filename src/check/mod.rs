@@ -18,13 +18,13 @@ use crate::bisect::Bisection;
 use crate::bundle;
 use crate::compile::CompileError;
 use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
-use crate::manifest::{Environment, environment};
-use crate::parity::{self, Case, Preset, Report, Tolerance};
-use crate::prove::{self, Alone, Placed, Reference, Request};
+use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
+use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
-use crate::shapes::{DimSpec, Shapes};
+use crate::shapes::{self, DimSpec, Shapes};
 use crate::talk::Talk;
 
 pub use golden::GoldenError;
@@ -115,7 +115,7 @@ impl Checked {
 
     /// What ran on the CPU and was to run on a GPU. It is a failure where the GPU was asked for by its name.
     pub fn fallback(&self) -> Option<String> {
-        prove::fallen(&self.placements)
+        parity::fallen(&self.placements)
     }
 
     /// What is wrong with the engine's parity: the engine differs, or was required to run and did not.
@@ -252,7 +252,7 @@ fn in_pieces(
     infer::annotate(&mut candidate.graph);
     let shapes = Shapes::new(&original.graph, &options.dims, &[])?;
     let cases = shapes.points().into_iter().map(|(name, point)| {
-        let specs = prove::specs(&original.graph, &shapes, &point);
+        let specs = shapes::specs(&original.graph, &shapes, &point);
         Ok(Case {
             name: name.to_string(),
             inputs: parity::make(&specs, options.seed)?,

@@ -5,7 +5,8 @@ use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, print_json};
 use crate::bisect::{self, Finding, Suspects};
-use crate::compile::{CompileError, Options, stages};
+use crate::compile::{CompileError, Options};
+use crate::pipeline;
 use crate::recipe::{self, Recipe};
 use crate::report;
 use kiln_passes::registry;
@@ -29,8 +30,8 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         check: true,
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
-    let tolerance = stages::tolerance(&options, None)?;
-    let steps = stages::steps(&options).map_err(CompileError::from)?;
+    let tolerance = pipeline::tolerance(&options, None)?;
+    let steps = pipeline::steps(&options).map_err(CompileError::from)?;
     let suspects = Suspects {
         steps: &steps,
         finish: registry::LOWER,

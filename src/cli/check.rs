@@ -9,7 +9,7 @@ use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, print_json};
 use crate::check::{self, Against, Checked, Precision, Suspects};
-use crate::parity::{Outcome, Preset, Report, Tolerance};
+use crate::parity::{self, Outcome, Preset, Report, Tolerance};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
@@ -180,14 +180,14 @@ fn show(globals: &Globals, result: &Checked) -> Result<(), Failure> {
 
 fn show_parity(globals: &Globals, parity: &Report) -> Result<(), Failure> {
     globals.show(&globals.parity(parity))?;
-    globals.show(&format!("\n  parity   {}\n", report::verdict(parity)))
+    globals.show(&format!("\n  parity   {}\n", parity::verdict(parity)))
 }
 
 fn say_parity(globals: &Globals, parity: &Report) {
     if parity.failed() {
-        globals.fail(report::failures(parity));
+        globals.fail(parity::failures(parity));
     }
-    for doubt in report::doubts(parity) {
+    for doubt in parity::doubts(parity) {
         match parity.pass() {
             true => globals.say(format!("kiln: {doubt}")),
             false => globals.fail(doubt),

@@ -343,7 +343,7 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
     let sizes = format!(
         "{} → {}",
         bytes(m.source.bytes as usize),
-        bytes(report::model_bytes(m) as usize)
+        bytes(m.model_bytes() as usize)
     );
     out += &format!(
         "  model    {} nodes → {}, {sizes}\n",
@@ -409,7 +409,7 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
         );
     }
     match &m.parity {
-        Some(parity) => out += &format!("  parity   {}\n", report::verdict(parity)),
+        Some(parity) => out += &format!("  parity   {}\n", parity::verdict(parity)),
         None => out += "  parity   not run\n",
     }
     if m.engine.is_some() {

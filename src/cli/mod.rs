@@ -114,9 +114,9 @@ impl Schema {
     fn get(self) -> schemars::Schema {
         match self {
             Schema::Recipe => crate::recipe::Recipe::schema(),
-            Schema::Check => crate::report::schema::<crate::check::Checked>(),
-            Schema::Bench => crate::report::schema::<crate::bench::Benchmark>(),
-            Schema::Engine => crate::report::schema::<crate::manifest::EngineKernels>(),
+            Schema::Check => crate::schema::schema::<crate::check::Checked>(),
+            Schema::Bench => crate::schema::schema::<crate::bench::Benchmark>(),
+            Schema::Engine => crate::schema::schema::<crate::manifest::EngineKernels>(),
         }
     }
 }

@@ -7,7 +7,7 @@ use kiln_graph::{Attr, Model, Op, infer, onnx};
 use kiln_passes::Remark;
 use kiln_passes::precision::HalfFormat;
 
-use super::{CompileError, Options, Quantization, Rewritten};
+use super::CompileError;
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, Attended, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder,
@@ -15,6 +15,8 @@ use crate::engine::{
 };
 use crate::manifest::EngineFacts;
 use crate::mapped;
+use crate::options::{Options, Quantization};
+use crate::pipeline::Rewritten;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 use crate::targets;

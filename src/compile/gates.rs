@@ -1,36 +1,13 @@
 //! Gates on latency, size, precision and the engine's parity; the parity of the model has its own.
 
-use serde::Serialize;
-
-use super::{CompileError, Options};
+use super::CompileError;
 use crate::bench::{Ratio, baseline::Verdict};
 use crate::check::{Multiplication, Precision};
 use crate::engine_parity::NotRun;
-use crate::manifest::Manifest;
+use crate::manifest::{Judged, Manifest};
 use crate::nvidia::driver;
-use crate::report;
+use crate::options::Options;
 use crate::targets::Targets;
-
-/// A gate that was set, and what it says.
-#[derive(Clone, Debug, Serialize)]
-pub struct Judged {
-    /// `latency`, `size`, `precision` or `engine parity`.
-    pub gate: &'static str,
-    pub verdict: Verdict,
-    /// What was found, and the limit; or why nothing was held against it.
-    pub why: String,
-}
-
-impl std::fmt::Display for Judged {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.verdict {
-            Verdict::Pass => write!(f, "passes: {}", self.why),
-            Verdict::Fail => write!(f, "FAILS: {}", self.why),
-            Verdict::Unclear => write!(f, "unclear: {}", self.why),
-            Verdict::NotRun => write!(f, "not run: {}", self.why),
-        }
-    }
-}
 
 fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
     let verdict = match pass {
@@ -128,7 +105,7 @@ fn held(ratio: &Ratio, limit: f64) -> Judged {
 }
 
 fn sizes(options: &Options, m: &Manifest) -> impl Iterator<Item = Judged> {
-    let bytes = report::model_bytes(m);
+    let bytes = m.model_bytes();
     let ratio = bytes as f64 / m.source.bytes.max(1) as f64;
     let absolute = options.gates.bytes.map(|limit| {
         let why = format!("the model has {bytes} bytes, the limit is {limit}");

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failed;
-use crate::manifest::{Environment, environment};
+use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
 
 /// Everything that was checked on one GPU.

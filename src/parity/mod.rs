@@ -11,9 +11,11 @@ mod metrics;
 mod npy;
 pub mod npz;
 mod number;
+mod placed;
 mod proof;
 mod report;
 mod tolerance;
+mod words;
 
 use std::path::Path;
 
@@ -29,9 +31,12 @@ pub use make::{Ids, InputKind, InputSpec, Masking, make};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
 pub(crate) use number::rounded;
+pub use placed::{Placed, fallen};
 pub use proof::{Outcome, Traits, Unproved};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};
 pub use tolerance::{Tolerance, ToleranceError};
+pub(crate) use words::floor7;
+pub use words::{doubts, failed_output, failures, measured, verdict};
 
 /// Inputs under a name.
 #[derive(Clone, Debug)]

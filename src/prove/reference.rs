@@ -6,12 +6,12 @@ use kiln_graph::{Model, Tensor, infer, onnx};
 
 use super::ports;
 use super::sessions::{plain, seated, session, stand_in, twin_session, version};
-use super::{Placed, Reference, TYPICAL, outputs};
+use super::{Reference, TYPICAL, outputs};
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
 use crate::engine_parity::{EngineParity, Runner};
 use crate::made;
-use crate::parity::{self, Case, Side, Tolerance};
+use crate::parity::{self, Case, Placed, Side, Tolerance};
 use crate::runtime::{self, Chosen, Session, SessionOptions};
 
 impl Reference {

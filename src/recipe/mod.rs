@@ -313,7 +313,7 @@ impl Recipe {
 
     /// The JSON Schema of a recipe.
     pub fn schema() -> schemars::Schema {
-        crate::report::schema::<Recipe>()
+        crate::schema::schema::<Recipe>()
     }
 }
 

@@ -5,10 +5,10 @@ use maud::html;
 use super::junit::{Case, Outcome};
 use super::page::{self, Axis, Head, Plot, Series, Tone, Verdict};
 use super::target::Document;
-use super::{doubts, failed_output, failures, markdown_table, parity_rows, verdict};
+use super::{markdown_table, parity_rows};
 use crate::bisect::{Bisection, Finding};
 use crate::check::{Checked, Layers};
-use crate::parity::{self, Worst};
+use crate::parity::{self, Worst, doubts, failed_output, failures, verdict};
 
 /// A check as a document.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 pub mod cuda;
 mod device;
 mod error;
+mod evaluator;
 mod info;
 mod locate;
 mod parts;
@@ -26,6 +27,7 @@ pub use device::{
     Chosen, Device, DeviceChoice, DeviceRequest, Gpu, GpuOptions, UnknownDevice, Unusable,
 };
 pub use error::Error;
+pub use evaluator::OrtEvaluator;
 pub use info::{Dim, TensorInfo};
 pub use locate::{Found, NotFound, Origin, locate};
 pub use placement::{Fallback, Placement, PlacementError};

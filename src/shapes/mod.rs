@@ -2,6 +2,7 @@
 
 mod branches;
 mod derived;
+mod inputs;
 mod kinds;
 mod paper;
 mod plan;
@@ -19,6 +20,7 @@ use kiln_graph::{DType, Dim, Graph, Shape, Tensor, Type, ValueId};
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
+pub use inputs::specs;
 pub use kinds::{Kinds, Wanted, input_kind};
 pub(crate) use roles::is_batch;
 pub use settle::{Probe, Settled, settle};

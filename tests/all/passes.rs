@@ -6,7 +6,6 @@ use crate::harness;
 use std::fs;
 
 use kiln::parity::{self, InputKind, InputSpec, Preset, Tolerance};
-use kiln::report;
 use kiln::runtime::{Optimization, Runtime};
 use kiln::twin;
 use kiln_graph::{Attr, DType, Model, Tensor, onnx};
@@ -49,7 +48,7 @@ fn differences(inputs: &Named, expected: &Named, found: &Named, preset: Preset) 
     };
     match report.pass() {
         true => String::new(),
-        false => report::failures(&report),
+        false => parity::failures(&report),
     }
 }
 
@@ -152,7 +151,11 @@ fn folding_gives_its_blessed_diffs() {
     };
     let bless = std::env::var_os("KILN_BLESS").is_some();
     let mut wrong = Vec::new();
-    let folding = |case: &harness::Case| case.passes.contains("fold-constants");
+    let folding = |case: &harness::Case| {
+        ["fold-constants", "fold-positions"]
+            .iter()
+            .any(|pass| case.passes.contains(pass))
+    };
     for case in harness::cases().into_iter().filter(folding) {
         let name = case.path.display();
         let applied = harness::apply(&case, Some(&Ort(runtime)));

@@ -5,7 +5,7 @@ use crate::engine_parity::EngineParity;
 use crate::manifest::{EngineFacts, Manifest};
 use crate::report::kernels::sentence;
 use crate::report::page::{Head, Tone, Verdict};
-use crate::report::{model_bytes, parity_verdict};
+use crate::report::parity_verdict;
 use crate::summary::{bytes, count};
 use crate::targets::Targets;
 
@@ -129,7 +129,7 @@ pub(in crate::report) fn engine(parity: &EngineParity) -> Verdict {
 }
 
 fn facts(m: &Manifest) -> Vec<(&'static str, String)> {
-    let (before, after) = (m.source.bytes, model_bytes(m));
+    let (before, after) = (m.source.bytes, m.model_bytes());
     let share = 100.0 * after as f64 / before.max(1) as f64;
     let mut facts = vec![
         ("target", m.target.replace(',', ", ")),

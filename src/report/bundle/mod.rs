@@ -13,12 +13,11 @@ use super::latency::{distribution, runs};
 use super::page::{self, Axis, Plot, Series};
 use super::section::{Part, Section};
 use super::target::Document;
-use super::{doubts, kernels, latency_rows, parity_rows};
+use super::{kernels, latency_rows, parity_rows};
 use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
-use crate::manifest::Manifest;
-use crate::parity::{Comparison, decades};
-use crate::search::Search;
+use crate::manifest::{Manifest, Search};
+use crate::parity::{Comparison, decades, doubts};
 use crate::summary::bytes;
 
 /// A compilation as a document.

@@ -1,0 +1,4 @@
+//! Numbers in few bits: formats, rounding of weights, and constants of integers with their scales.
+
+pub mod quantized;
+pub mod weights;
