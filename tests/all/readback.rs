@@ -266,6 +266,6 @@ fn positions_are_constants_where_the_length_is_fixed() {
     assert!(fixed.parity.unwrap().pass());
     let open = made("seq=1:4:4").unwrap().unwrap().manifest;
     let kernels =
-        |engine: Option<kiln::manifest::Engine>| engine.unwrap().kernels.launched().count();
+        |engine: Option<kiln::manifest::EngineFacts>| engine.unwrap().kernels.launched().count();
     assert!(kernels(fixed.engine) < kernels(open.engine));
 }
