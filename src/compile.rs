@@ -237,7 +237,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         Some(_) => NotRun::unchecked(),
         None => NotRun::no_engine(),
     });
-    let mut fallback = None;
+    let (mut fallback, mut judge) = (None, None);
     if let Some(proof) = &mut proof {
         parity = Some(clock.time("parity", || {
             proof::prove(options, &rewritten, proof, &partial)
@@ -247,6 +247,9 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             engine_parity = clock.time("engine parity", || {
                 proof::prove_engine(options, &rewritten, proof, &partial)
             })?;
+        }
+        if let Some(asked) = &options.judge {
+            judge = Some(clock.time("judge", || proof.ask(asked, talk))?);
         }
         match (
             options.latency,
@@ -277,6 +280,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         placements: (proof.as_ref()).map_or(Vec::new(), |s| s.reference.placements().to_vec()),
         engine_parity,
         engine,
+        judge,
         parity_outcome: parity.as_ref().map(|p| p.outcome()),
         parity,
         latency,

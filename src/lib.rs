@@ -27,6 +27,7 @@ pub mod engine_parity;
 pub mod environment;
 pub mod fixed;
 pub mod gpu_check;
+pub mod judge;
 mod loader;
 mod made;
 pub mod manifest;

@@ -10,6 +10,7 @@ use crate::bundle::Over;
 use crate::check::Precision;
 use crate::engine::Form;
 use crate::fixed::InputValue;
+use crate::judge::Asked;
 use crate::parity::Tolerance;
 use crate::recipe::Recipe;
 use crate::runtime::DeviceRequest;
@@ -88,6 +89,8 @@ pub struct Options {
     /// Other limits: `OUTPUT:METRIC=LIMIT`.
     pub limits: Vec<String>,
     pub gates: Gates,
+    /// A command of the user's that judges the result's outputs.
+    pub judge: Option<Asked>,
     /// What the options came from, for the manifest.
     pub recipe: Recipe,
 }
@@ -150,6 +153,7 @@ impl Options {
             tolerance: None,
             limits: Vec::new(),
             gates: Gates::default(),
+            judge: None,
             recipe: Recipe::default(),
         }
     }

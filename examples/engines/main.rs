@@ -316,13 +316,18 @@ impl Bench {
         };
         let made = compile(&options, &Silent)?;
         let engine = made.manifest.engine.ok_or("no engine was built")?;
-        let otherwise = engine.otherwise.iter().map(|o| o.layer.clone()).collect();
+        let otherwise = engine
+            .listed
+            .otherwise
+            .iter()
+            .map(|o| o.layer.clone())
+            .collect();
         let mut written = kiln_graph::onnx::read(&made.bundle.join("model.onnx"))?;
         let shapes = Shapes::new(&written.graph, &options.dims, &[])?;
         shapes.fix_inputs(&mut written.graph);
         Ok(Facts {
             otherwise,
-            ..Facts::new(&engine.kernels, &written.graph, &shapes)
+            ..Facts::new(&engine.listed.kernels, &written.graph, &shapes)
         })
     }
 

@@ -47,7 +47,7 @@ impl Rule for ExpandRotary {
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let call = Call::of(g, root).ok_or_else(Miss::none)?;
-        if !cx.target.rewrites_attention() {
+        if !cx.target.facts.rewrites_attention {
             return Err(Miss::because("the target takes it"));
         }
         Expansion {

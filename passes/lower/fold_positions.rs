@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kiln_graph::infer::{self, Expr, Facts};
 use kiln_graph::{DType, Dim, Graph, Model, NodeId, Shape, Tensor, Type, ValueId, ops};
 
-use crate::core::pass::{Context, Exactness, Options, Pass, PassFailure, Remark};
+use crate::core::pass::{Context, Exactness, Miss, Options, Pass, PassFailure, Remark};
 use crate::core::patch;
 use crate::fold::fold_constants;
 
@@ -36,7 +36,7 @@ impl Pass for FoldPositions {
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         let options = cx.options;
-        if options.sizes.is_empty() || !cx.target.computes_positions_apart() {
+        if options.sizes.is_empty() || !cx.target.facts.computes_positions_apart {
             return Ok(0);
         }
         let g = &mut model.graph;
@@ -44,6 +44,10 @@ impl Pass for FoldPositions {
         let mut applied = 0;
         for table in tables(g) {
             let Some(parts) = Parts::of(g, &facts, options, table)? else {
+                let why = "it depends on more than constants and fixed sizes";
+                if let Some(root) = g.producer(table) {
+                    cx.record("fold-positions", g, root, Miss::at(table, 1, why));
+                }
                 continue;
             };
             let bytes = bytes(g, &facts, options, table);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use kiln_graph::{Model, onnx, text};
-use kiln_passes::census::{census, packed_attentions};
+use kiln_passes::census::{AttentionBlock, census, packed_attentions};
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::precision::{HalfFormat, Plans};
 use kiln_passes::registry::UnknownPass;
@@ -16,7 +16,7 @@ use kiln_passes::{
 use crate::compile::CompileError;
 use crate::options::{Int8, Options, Quantization};
 use crate::runtime::{self, OrtEvaluator};
-use crate::summary::{self, Attention, Found};
+use crate::summary::{self, Found};
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -31,7 +31,7 @@ pub struct Rewritten {
     pub applied: usize,
     pub last: Option<Application>,
     pub blocks: Vec<Found>,
-    pub attention: Vec<Attention>,
+    pub attention: Vec<AttentionBlock>,
     pub ops_before: BTreeMap<String, usize>,
     /// Whether the original rounds activations to integers.
     pub quantized_before: bool,
@@ -210,7 +210,7 @@ pub(crate) fn rewrite(
     let remarks = std::mem::take(&mut cx.remarks);
     let rewritten = Rewritten {
         blocks: summary::found(&census_before, &census_after),
-        attention: census_after.blocks.iter().map(Attention::from).collect(),
+        attention: census_after.blocks,
         ops_before,
         quantized_before,
         ops_after: summary::op_counts(&model.graph),

@@ -1,6 +1,7 @@
 //! Parity and latency through ONNX Runtime, and the sizes at which the original runs.
 
 mod evidence;
+mod handover;
 mod judge;
 mod margin;
 mod noise;

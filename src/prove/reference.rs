@@ -33,7 +33,7 @@ impl Reference {
     }
 
     /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.
-    fn candidate(&mut self, path: &Path) -> Result<Session, CompileError> {
+    pub(super) fn candidate(&mut self, path: &Path) -> Result<Session, CompileError> {
         let mut written = onnx::read(path)?;
         infer::annotate(&mut written.graph);
         let device = self.device.device;
@@ -230,7 +230,7 @@ impl Reference {
 #[derive(Debug)]
 pub struct Proof {
     pub reference: Reference,
-    candidate: Session,
+    pub(super) candidate: Session,
     path: PathBuf,
     /// Whether the models hold convolutions.
     convolves: bool,

@@ -91,7 +91,7 @@ fn the_engines_kernels_say_what_they_multiply() {
     let engine = both.unwrap().manifest.engine.unwrap();
     // Weights as small as these are dequantized when the engine is built. The network cannot say so.
     assert_eq!(engine.network.dequantized[&DataType::Int4], 2);
-    let types = (engine.otherwise.iter()).map(|o| (o.asked, o.multiplies.as_deref()));
+    let types = (engine.listed.otherwise.iter()).map(|o| (o.asked, o.multiplies.as_deref()));
     let fp16 = (DataType::Int4, Some("fp16"));
     assert_eq!(types.collect::<Vec<_>>(), [fp16, fp16]);
     let error = compiled(|o| {
@@ -118,7 +118,11 @@ fn attention_without_a_kernel_of_its_own_is_named() {
     // TensorRT has no dedicated kernel for FP32.
     let engine = outcome.unwrap().manifest.engine.unwrap();
     let of = |kernel| {
-        let all = engine.attention.iter().filter(|a| a.kernel == kernel);
+        let all = engine
+            .listed
+            .attention
+            .iter()
+            .filter(|a| a.kernel == kernel);
         all.map(|a| a.node.as_str()).collect::<Vec<_>>()
     };
     let own = of(AttentionKernel::Dedicated);
@@ -128,11 +132,11 @@ fn attention_without_a_kernel_of_its_own_is_named() {
         products.len() == 1 && products[0].contains("full"),
         "{products:?}"
     );
-    let lines = kernel_lines(&engine);
+    let lines = kernel_lines(&engine.listed);
     assert!(lines.contains("attention 1 of 2 dedicated"), "{lines}");
     assert!(lines.contains("attention in products: full"), "{lines}");
     let whole = compiled_of(TWO_ATTENTIONS, |o| o.fp16 = true).unwrap();
-    let lines = kernel_lines(&whole.unwrap().manifest.engine.unwrap());
+    let lines = kernel_lines(&whole.unwrap().manifest.engine.unwrap().listed);
     assert!(lines.contains("attention 2 dedicated"), "{lines}");
     assert!(!lines.contains("in products"), "{lines}");
 }
@@ -192,12 +196,22 @@ fn quantized_layers_that_multiply_in_floats_are_named() {
         ..Options::new(model)
     };
     let engine = compile(&options, &Silent).unwrap().manifest.engine.unwrap();
-    let products = engine.kernels.products();
+    let products = engine.listed.kernels.products();
     let of = |types: &str| products.get(types).copied().unwrap_or(0);
     assert!(of("int8") > 0, "{products:?}");
     // What the kernels multiply and what is named of layers are two ways to see the same.
-    assert_eq!(engine.otherwise.len(), of("int8 x fp16"), "{products:?}");
-    assert!(engine.otherwise.iter().all(|o| o.layer.contains("/m/")));
+    assert_eq!(
+        engine.listed.otherwise.len(),
+        of("int8 x fp16"),
+        "{products:?}"
+    );
+    assert!(
+        engine
+            .listed
+            .otherwise
+            .iter()
+            .all(|o| o.layer.contains("/m/"))
+    );
 }
 
 /// x `[batch, 2, seq, 4]` rotated by tables of 16 positions, by an operator that TensorRT's parser would misread.
@@ -233,7 +247,10 @@ fn rotary_embeddings_of_any_domain_are_rotated_as_they_say() {
         let manifest = made.unwrap_or_else(|e| panic!("{operator}: {e}")).manifest;
         let parity = manifest.parity.unwrap();
         assert!(parity.pass(), "{operator}");
-        assert_eq!(manifest.engine.unwrap().kernels.launched().count(), 1);
+        assert_eq!(
+            manifest.engine.unwrap().listed.kernels.launched().count(),
+            1
+        );
     }
 }
 
