@@ -10,7 +10,7 @@ fn distinct(paths: &[PathBuf]) -> Vec<String> {
     let shortest = |own: &Vec<OsString>| {
         let taken: Vec<String> = (parts.iter())
             .filter(|other| *other != own)
-            .flat_map(candidates)
+            .flat_map(|other| candidates(other))
             .collect();
         let free = candidates(own).find(|name| !taken.contains(name));
         free.unwrap_or_else(|| name(own, own.len()))
