@@ -58,19 +58,14 @@ impl ComputeCapability {
         }
     }
 
-    /// Whether it multiplies BF16: from Ampere on. `None` if the GPU is not known.
-    pub fn has_bf16(self) -> Option<bool> {
-        (self != Self::Current).then_some(self >= Self::Sm80)
+    /// Whether it is this GPU or a newer one. `None` if the GPU is not known.
+    pub fn is_since(self, least: Self) -> Option<bool> {
+        (self != Self::Current).then_some(self >= least)
     }
 
     /// Whether TensorRT for RTX multiplies matrices of FP32 on it: from Ampere on. `None` if the GPU is not known.
     pub fn has_fp32_products(self) -> Option<bool> {
-        (self != Self::Current).then_some(self >= Self::Sm80)
-    }
-
-    /// Whether it multiplies FP8: from Ada Lovelace on. `None` if the GPU is not known.
-    pub fn has_fp8(self) -> Option<bool> {
-        (self != Self::Current).then_some(self >= Self::Sm89)
+        self.is_since(Self::Sm80)
     }
 
     fn names() -> String {

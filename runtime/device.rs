@@ -11,7 +11,6 @@ use crate::nvidia::driver;
 
 /// Where a session runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Device {
     #[default]
     Cpu,

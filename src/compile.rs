@@ -24,7 +24,7 @@ use crate::bundle::{self, Partial};
 use crate::engine_parity::{EngineParity, NotRun};
 pub use crate::manifest::Calibrated;
 use crate::manifest::{Manifest, Stage};
-pub use crate::options::{Calibration, Gates, Int8, Options, Quantization, SAMPLES};
+pub use crate::options::{Calibration, Gates, Options, SAMPLES};
 use crate::parity;
 use crate::pipeline::{self, calibration, named};
 pub use crate::pipeline::{Rewritten, Source};
@@ -282,6 +282,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         sizes: shapes.ranges.clone(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
         device: proof.as_ref().map(|s| s.reference.device().clone()),
+        optimization: proof.as_ref().map(|s| s.reference.optimization()),
         placements: (proof.as_ref()).map_or(Vec::new(), |s| s.reference.placements().to_vec()),
         engine_parity,
         engine,
@@ -311,7 +312,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         talk.warn(doubt);
     }
     manifest.warnings.extend(doubts);
-    if let (Some(_), Some(block)) = (&halved, options.int4) {
+    if halved.is_some() {
+        let block = options.int4_block;
         manifest.warnings.push(format!(
             "INT4 has a scale for each {block} rows: with {} the result was out of tolerance",
             2 * block

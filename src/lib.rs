@@ -26,6 +26,7 @@ pub mod gpu_check;
 pub mod manifest;
 pub mod options;
 pub mod pipeline;
+pub mod precision;
 pub mod recipe;
 pub mod report;
 pub mod schema;

@@ -11,7 +11,7 @@ use super::{Reference, TYPICAL, outputs};
 use crate::engine_parity::{EngineParity, Runner};
 use crate::made;
 use crate::parity::{self, Case, Placed, Side, Tolerance};
-use kiln_runtime::{self as runtime, Chosen, Session, SessionOptions};
+use kiln_runtime::{self as runtime, Chosen, Optimization, Session, SessionOptions};
 
 impl Reference {
     /// Compares at these cases, which are real inputs, instead of those that were made.
@@ -29,6 +29,14 @@ impl Reference {
         self.noise.clear();
         self.evidence.forget();
         self.held = 0;
+    }
+
+    /// What ONNX Runtime does to the graphs of results before it runs them.
+    pub fn optimization(&self) -> Optimization {
+        match self.optimized {
+            true => Optimization::All,
+            false => Optimization::Disabled,
+        }
     }
 
     /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.

@@ -23,6 +23,7 @@ use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::judge::{Asked, Judgement};
 use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
+use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
@@ -32,7 +33,7 @@ use crate::talk::Talk;
 pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use pieces::Piece;
-pub use precision::{Multiplication, Precision, PrecisionReport};
+pub use precision::{Multiplication, PrecisionReport};
 pub use saved::{SavedError, judge_again};
 pub use suspects::Suspects;
 
@@ -52,7 +53,7 @@ pub struct Options {
     /// `OUTPUT:METRIC=LIMIT`.
     pub limits: Vec<String>,
     /// A precision that the candidate must have.
-    pub require: Option<Precision>,
+    pub require: Option<Format>,
     /// Look for the first tensor that diverges.
     pub layers: bool,
     /// Run models that are too large to be run whole piece by piece. Takes a reference.
@@ -378,40 +379,26 @@ fn multiplies_bytes(g: &Graph) -> bool {
     })
 }
 
-/// The tolerance that fits the narrowest type among the model's constants.
+/// The tolerance that fits the coarsest format in a model.
 fn preset(model: &Model) -> Preset {
-    let mut preset = Preset::Fp32Rewrite;
-    let rank = |p: Preset| match p {
-        Preset::Fp16 => 1,
-        Preset::Bf16 => 2,
-        Preset::Int8 => 3,
-        Preset::Fp8 => 4,
-        Preset::Int4 => 5,
-        _ => 0,
-    };
-    let mut narrower = |found: Preset| {
-        if rank(found) > rank(preset) {
-            preset = found;
-        }
-    };
+    let mut coarsest = Format::Fp32;
+    let mut found = |format: Format| coarsest = coarsest.max(format);
     model.graph.for_each_graph(&mut |g| {
         for (_, node) in g.nodes() {
             let op = node.op();
             if op.name() == "MatMulNBits" {
-                narrower(Preset::Int4);
+                found(Format::Int4);
             } else if op.is("MatMulInteger") || op.is("QuantizeLinear") {
-                narrower(Preset::Int8);
+                found(Format::Int8);
             }
         }
         for tensor in g.values().filter_map(|(_, v)| v.constant()) {
-            match tensor.dtype() {
-                DType::I4 => narrower(Preset::Int4),
-                DType::F8E4M3FN => narrower(Preset::Fp8),
-                DType::F16 => narrower(Preset::Fp16),
-                DType::BF16 => narrower(Preset::Bf16),
-                _ => {}
+            match Format::of(tensor.dtype()) {
+                // Bytes may be anything.
+                Format::Int8 => {}
+                format => found(format),
             }
         }
     });
-    preset
+    coarsest.tolerance()
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use kiln_graph::{Attr, Dim, Model, Op, infer, onnx};
 use kiln_passes::Remark;
-use kiln_passes::precision::HalfFormat;
 
 use super::CompileError;
 use crate::bundle::{self, Partial};
@@ -15,8 +14,9 @@ use crate::engine::{
 };
 use crate::manifest::{EngineFacts, EngineKernels};
 use crate::mapped;
-use crate::options::{Options, Quantization};
+use crate::options::Options;
 use crate::pipeline::Rewritten;
+use crate::precision::Format;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 use crate::targets;
@@ -71,7 +71,7 @@ pub(super) fn has_kernels(
         Remark::Kept(kept) if kept.node == *first => Some(kept.why.clone()),
         _ => None,
     });
-    let half = options.half().is_some();
+    let half = options.precision.half().is_some();
     Err(EngineError::Fp32Products {
         capability,
         nodes,
@@ -116,7 +116,7 @@ pub(super) fn build(
         capabilities: capabilities.to_vec(),
         profiles: profile(shapes).into_iter().collect(),
         // A model that keeps its FP32 keeps all of its mantissa.
-        tf32: options.tf32.unwrap_or(options.precision() != "fp32"),
+        tf32: options.tf32.unwrap_or(!options.precision.is_unchanged()),
         form: options.form.clone(),
         detailed: true,
         ..BuildRequest::new(onnx, capabilities[0])
@@ -281,15 +281,7 @@ fn named(capability: &ComputeCapability) -> String {
 /// The precisions that the engine must have: those of the options, and those that the model is written in.
 fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
     let mut asked = engine::precisions(model);
-    asked.extend(options.half().map(|half| match half {
-        HalfFormat::Fp16 => DataType::Float16,
-        HalfFormat::Bf16 => DataType::Bfloat16,
-    }));
-    asked.extend(options.quantization().map(|q| match q {
-        Quantization::Int8(_) => DataType::Int8,
-        Quantization::Fp8 => DataType::Float8,
-        Quantization::Int4(_) => DataType::Int4,
-    }));
+    asked.extend(options.precision.formats().map(Format::data_type));
     asked
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn not_the_same(
         model: options.model.clone(),
         engine,
         parity: Box::new(parity),
-        advice: match (options.quantization(), options.half()) {
+        advice: match (options.precision.linear.format(), options.precision.half()) {
             (Some(_), _) => {
                 "Layers can be kept from quantization with --keep; `kiln bisect` finds the pass"
             }
