@@ -14,7 +14,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: requirements.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
-$(KILN): setup $(shell find src graph passes -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
+$(KILN): setup $(shell find src graph passes runtime engine proof -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
 	cargo build --release
 
 demo: $(KILN)
@@ -30,6 +30,7 @@ man: $(KILN)
 # The last lines name the tests that want a GPU and did not run.
 test: setup
 	KILN_TESTS_COMPLETE=1 cargo test --workspace
+	cargo test --no-default-features --test all without_tensorrt::
 	@cargo test -q --test gpu -- --list --ignored
 
 # ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.
@@ -65,6 +66,7 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --lib --bins --features tensorrt-enterprise -- -D warnings
+	cargo clippy --lib --bins --no-default-features -- -D warnings
 	scripts/sbom.py --check
 
 # Advisories, licences, bans and sources of all dependencies. Advisories are read from GitHub: where that is not reached, they

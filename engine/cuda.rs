@@ -25,7 +25,7 @@ pub enum CudaError {
     #[error("the NVIDIA driver knows CUDA {0} at most, but at least 12.0 is needed")]
     OldDriver(CudaVersion),
     /// There are GPUs, but not this one.
-    #[error("there is no CUDA device {asked}: this machine has {count}")]
+    #[error("CUDA device {asked} does not exist: this machine has {count}")]
     NoSuchDevice { asked: usize, count: usize },
     /// A call failed.
     #[error("CUDA could not {what}: {reason}")]

@@ -197,7 +197,7 @@ fn text(name: &str) -> Refusal {
     Refusal {
         node: format!("input {name}"),
         why: format!(
-            "it is text, which TensorRT has not: --input {name}=TEXT --drop-inputs fixes it and leaves it out"
+            "it is text, which TensorRT does not support: fix it and leave it out with --input {name}=TEXT --drop-inputs"
         ),
         quantization: false,
         foreign: false,

@@ -62,7 +62,7 @@ const BUILD_HINTS: Hints = &[
     ("violate shape constraints", FIXED_SIZES),
     (
         "CUDA error",
-        "there is no usable GPU here: name the compute capability to build for, such as sm_89",
+        "no GPU can be used here: name the compute capability to build for, such as sm_89",
     ),
 ];
 

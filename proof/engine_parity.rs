@@ -38,7 +38,7 @@ impl NotRun {
 
     /// There is no engine to run.
     pub fn no_engine() -> NotRun {
-        NotRun("there is no engine".into())
+        NotRun("no engine was built".into())
     }
 
     /// It was not asked for.

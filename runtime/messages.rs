@@ -27,7 +27,7 @@ pub(super) fn logged(builder: EnvironmentBuilder) -> EnvironmentBuilder {
     }
     builder.with_logger(Arc::new(|level, _, _, place, message| match level {
         LogLevel::Verbose => tracing::trace!(target: TARGET, "{message} ({place})"),
-        LogLevel::Info => tracing::debug!(target: TARGET, "{message} ({place})"),
+        LogLevel::Info => tracing::trace!(target: TARGET, "{message} ({place})"),
         LogLevel::Warning => tracing::warn!(target: TARGET, "{message} ({place})"),
         LogLevel::Error | LogLevel::Fatal => {
             tracing::error!(target: TARGET, "{message} ({place})");

@@ -69,11 +69,13 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
 
     let steps = pipeline::steps(options)?;
     let (exact, lossy) = pipeline::split(&steps);
+    let held = pipeline::held(&targets, &shapes);
     let fusing = pipeline::Passes {
         steps: exact,
         before: None,
         stats: None,
         plans: None,
+        sizes: &held,
         spared: &[],
         limit: None,
         finish: &[],

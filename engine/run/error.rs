@@ -24,9 +24,9 @@ pub enum EngineRunError {
     /// The plan was refused when it was read.
     #[error("{LIBRARY} cannot read the engine{}", because(.log))]
     Deserialize { log: Vec<LogLine> },
-    /// The plan was built without weights, and there is no model to take them from.
+    /// The plan was built without weights, and no model is there to take them from.
     #[error(
-        "the engine was built without its {bytes} bytes of weights, and there is no model to take them from"
+        "the engine was built without its {bytes} bytes of weights, and no model is there to take them from"
     )]
     WithoutWeights { bytes: u64 },
     /// The plan was built without weights, and the model has others than it wants.

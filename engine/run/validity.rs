@@ -49,9 +49,9 @@ impl Reason {
             Reason::Driver => "the NVIDIA driver is older than the one it was built for",
             Reason::Runtime => "the CUDA runtime is older than the one it was built for",
             Reason::Memory => "the GPU's memory does not hold its weights",
-            Reason::Malformed => "it is no engine of TensorRT for RTX, or is damaged",
+            Reason::Malformed => "it is not an engine of TensorRT for RTX, or it is damaged",
             Reason::Cuda => {
-                "CUDA does not work: there is no GPU, or its driver is not installed rightly"
+                "CUDA does not work: no GPU was found, or its driver is not installed correctly"
             }
             Reason::Unknown => "TensorRT for RTX gives a reason that kiln does not know",
         }

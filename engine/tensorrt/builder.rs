@@ -191,7 +191,7 @@ fn parse<'s>(
         Ok(()) if !session.outputs().is_empty() => return Ok(()),
         // Bytes that are no protobuf at all make an empty network, without an error.
         Ok(()) => vec![RawFailure::of_model(
-            "there is no graph with outputs in it: is it an ONNX model?",
+            "it has no graph with outputs: is it an ONNX model?",
         )],
         Err(failures) if failures.is_empty() => {
             vec![RawFailure::of_model("the parser does not say why")]

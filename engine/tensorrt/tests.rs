@@ -600,12 +600,13 @@ fn a_timing_cache_gives_its_bytes() {
     let _alone = builder::no_builds();
     let api = api::Api::load(&libraries).unwrap();
     let monitor = monitor::Monitor::new(&NoProgress).unwrap();
-    let mut session = network::Session::new(&api, logger::Log::get().unwrap(), &monitor).unwrap();
+    let mut session =
+        super::network::Session::new(&api, logger::Log::get().unwrap(), &monitor).unwrap();
     assert!(session.timing_cache().is_none());
     assert!(!session.set_timing_cache(&[]).unwrap());
     let kept = session.timing_cache().unwrap();
-    assert!(!kept.bytes().is_empty());
-    assert!(session.set_timing_cache(kept.bytes()).unwrap());
+    assert!(!kept.as_ref().is_empty());
+    assert!(session.set_timing_cache(kept.as_ref()).unwrap());
     // One of another version is replaced by an empty one.
     assert!(session.set_timing_cache(b"of another version").is_ok());
 }

@@ -479,7 +479,9 @@ fn text_that_does_not_fit_is_refused_by_line() {
     };
     let refused = setup.open(&setup.path("lines.txt"), &options).unwrap_err();
     assert!(
-        refused.to_string().contains("bad.json is no tokenizer"),
+        refused
+            .to_string()
+            .contains("bad.json is not a usable tokenizer"),
         "{refused}"
     );
 }

@@ -39,7 +39,7 @@ pub enum InputError {
         wanted: DType,
         reason: String,
     },
-    #[error("no {dtype}{shape:?} can be made for the input \"{input}\": {reason}")]
+    #[error("the input \"{input}\" cannot be made as {dtype}{shape:?}: {reason}")]
     Make {
         input: String,
         dtype: DType,
@@ -129,7 +129,7 @@ pub fn from_text(dtype: DType, dims: &[usize], text: &str) -> Result<Tensor, Str
         (_, Ok(n)) => Ok(Number::Int(n.into())),
         (part, Err(_)) => {
             let float = part.parse::<f64>().map(Number::Float);
-            float.map_err(|_| format!("'{part}' is no number"))
+            float.map_err(|_| format!("'{part}' is not a number"))
         }
     };
     let numbers = parts.iter().map(number).collect::<Result<Vec<_>, _>>()?;

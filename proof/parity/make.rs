@@ -280,7 +280,7 @@ fn numbers(
                 Number::Int(place.into())
             })
         }
-        InputKind::Texts(_) => return Err("texts are no numbers".to_owned()),
+        InputKind::Texts(_) => return Err("a text is not a number".to_owned()),
         InputKind::Ids(ids) => {
             let (upper, ends, padding) = (bound(ids.upper)?, ids.ends(), padding(ids.first));
             Box::new(move |i| {
@@ -324,7 +324,7 @@ fn numbers(
             Box::new(move |i| Number::Int(padding.tokens(i) as i128))
         }
         InputKind::Values(values) if values.is_empty() => {
-            return Err("there is no value to take".to_owned());
+            return Err("no value can be taken".to_owned());
         }
         InputKind::Values(values) => Box::new(move |i| Number::Float(values[i % values.len()])),
         InputKind::Levels(low, high) => {

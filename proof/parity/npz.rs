@@ -151,7 +151,7 @@ fn read_array(
             if data.len() > size { "more" } else { "less" },
         );
         return Err(format!(
-            "its header says {size} bytes of data but there is {what} ({is})"
+            "its header says {size} bytes of data but has {what} ({is})"
         ));
     }
     *left -= size;

@@ -41,8 +41,7 @@ fn as_text<S: serde::Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error
 
 fn from_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
     let name = String::deserialize(from)?;
-    DType::from_name(&name)
-        .ok_or_else(|| serde::de::Error::custom(format!("there is no dtype {name}")))
+    DType::from_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown dtype {name}")))
 }
 
 #[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]

@@ -152,7 +152,7 @@ fn set(limits: &mut Limits, change: &str) -> Result<(), String> {
             limits.same_bits = false;
             return Ok(());
         }
-        _ => return Err(format!("there is no metric \"{metric}\" to limit so")),
+        _ => return Err(format!("\"{metric}\" is not a metric that can be limited")),
     };
     *field = limit;
     Ok(())

@@ -10,7 +10,7 @@ use kiln_runtime::fault::Fault;
 /// A size given on the command line does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    #[error("'{text}' is no {what}: {why}")]
+    #[error("'{text}' is not a valid {what}: {why}")]
     Syntax {
         what: &'static str,
         text: String,
@@ -104,7 +104,7 @@ fn range(sizes: &[usize]) -> Result<Range, String> {
 
 fn number(text: &str) -> Result<usize, String> {
     let parsed = text.trim().parse();
-    parsed.map_err(|_| format!("'{text}' is no whole number"))
+    parsed.map_err(|_| format!("'{text}' is not a whole number"))
 }
 
 impl FromStr for DimSpec {

@@ -122,8 +122,8 @@ fn reasons(left: &[String]) -> String {
 
 fn numbers(count: usize) -> String {
     match count {
-        1 => "there is 0 only".into(),
-        n => format!("there are 0 to {}", n.saturating_sub(1)),
+        1 => "the only one is 0".into(),
+        n => format!("they are numbered 0 to {}", n.saturating_sub(1)),
     }
 }
 

@@ -90,13 +90,14 @@ enum Verb {
     Attention(attention::Args),
     /// List the passes, or explain one.
     Passes(passes::Args),
-    /// Show what is installed, what is missing, and the command that mends it.
+    /// Show what is installed, what is missing, and the command that fixes it.
     Doctor(doctor::Args),
     /// Check and time everything that takes a GPU, on this machine, and write a record.
     GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe or of a result.
     ///
-    /// Editors complete and check recipes by it; results are a bundle's manifest, and what check, bench and inspect print as JSON.
+    /// Editors complete and check recipes by it; results are what kiln writes as JSON: the manifest of a bundle, and what check,
+    /// bench and inspect --engine print.
     Schema {
         #[arg(value_enum, default_value_t = Schema::Recipe)]
         of: Schema,
@@ -140,6 +141,7 @@ impl Schema {
 struct Globals {
     ort_lib: Option<PathBuf>,
     trt_lib: Option<PathBuf>,
+    log: Option<PathBuf>,
     quiet: bool,
     verbose: bool,
 }
@@ -302,6 +304,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let globals = Globals {
         ort_lib: cli.ort_lib,
         trt_lib: cli.trt_lib,
+        log: cli.log,
         quiet: cli.quiet,
         verbose: cli.verbose,
     };

@@ -23,7 +23,8 @@ fn refused_with(code: i32, folder: &Folder, name: &str, parts: &[&str]) {
         &["check", &file, "--reference", &reference],
     ];
     for args in verbs {
-        let ran = kiln(args).expect(code).says(parts);
+        let mut ran = kiln(args).expect(code).says(parts);
+        ran.err = ran.told();
         let base = Path::new(name).file_name().unwrap().to_str().unwrap();
         assert!(
             ran.err.contains(base),

@@ -424,7 +424,7 @@ fn engine_parity_that_is_required_and_not_run_fails() {
         &["--require", "engine-parity", "--require", "fp32"],
     );
     assert!(
-        code == 1 && err.contains("engine parity: not run, there is no engine"),
+        code == 1 && err.contains("engine parity: not run, no engine was built"),
         "{err}"
     );
 
