@@ -124,17 +124,19 @@ fn nested(g: &Graph, v: ValueId, most: usize, depth: usize) -> Option<Vec<Readin
     if !fits || !keeps_rank(g, a, b) || !keeps_rank(g, b, a) {
         return None;
     }
+    let (lefts, rights) = (read(g, a, most, depth - 1), read(g, b, most, depth - 1));
     let mut out = Vec::new();
-    for left in read(g, a, most, depth - 1) {
-        for right in read(g, b, most - left.factors.len(), depth - 1) {
+    for left in &lefts {
+        let fits = |r: &&Reading| left.factors.len() + r.factors.len() <= most;
+        for right in rights.iter().filter(fits) {
             let mut joined = left.clone();
             joined.number = match divides {
                 true => left.number / right.number,
                 false => left.number * right.number,
             };
             joined.off += right.off;
-            joined.factors.extend(right.factors);
-            joined.nodes.extend(right.nodes);
+            joined.factors.extend_from_slice(&right.factors);
+            joined.nodes.extend_from_slice(&right.nodes);
             joined.nodes.push(id);
             out.push(joined);
         }
@@ -212,6 +214,16 @@ mod tests {
         assert_eq!(read("y = Pow(x, three)", 3), [(cube.clone(), 1.0)]);
         assert_eq!(read("q = Mul(x, x)  y = Mul(q, x)", 3), [(cube, 1.0)]);
         assert!(read("y = Pow(x, half)", 1).is_empty());
+    }
+
+    #[test]
+    fn readings_of_a_tower_are_few() {
+        let mut nodes = "a0 = Mul(x, half) ".to_string();
+        for k in 1..40 {
+            nodes += &format!("a{k} = Mul(a{}, a{}) ", k - 1, k - 1);
+        }
+        nodes += "y = Mul(a39, a39)";
+        assert!((1..=MAX_READINGS).contains(&read(&nodes, 4).len()));
     }
 
     #[test]
