@@ -115,7 +115,12 @@ fn every_case_computes_the_same_before_and_after() {
             Some("int4") => Preset::Int4,
             Some(other) => panic!("{}: unknown tolerance {other}", case.path.display()),
         };
-        let (given, taken) = inputs(&case, &applied.before, lossy);
+        // A case may fix sizes; only the types of inputs differ where they are converted.
+        let shaped = match case.half_io {
+            true => &applied.before,
+            false => &applied.after,
+        };
+        let (given, taken) = inputs(&case, shaped, lossy);
         // What internal operators mean is spelled out before, and taken by the target's own operators after.
         let before = harness::lowered(&applied.before, &Target::standard());
         let after = harness::lowered(&applied.after, &case.target);
@@ -158,7 +163,8 @@ fn folding_gives_its_blessed_diffs() {
         let applied = harness::apply(&case, Some(&Ort(runtime)));
         let diff = harness::diff(&applied);
         if let Some(miss) = &case.miss {
-            if !diff.is_empty() || !applied.misses.iter().any(|m| m.contains(miss.as_str())) {
+            if applied.applications > 0 || !applied.misses.iter().any(|m| m.contains(miss.as_str()))
+            {
                 wrong.push(format!(
                     "{name}: no miss says '{miss}', but: {:?}\n{diff}",
                     applied.misses
