@@ -44,15 +44,8 @@ pub struct Outcome {
 /// Each stage has its variant of [`CompileError`], which says what is at fault.
 pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileError> {
     let mut clock = Clock::new(talk);
-    let targets = pipeline::targets(options, talk)?;
-    pipeline::fit(options, &targets)?;
-    gates::possible(options, &targets)?;
-    pipeline::data_is_there(options)?;
-    let output = output_path(options);
-    pipeline::spares_inputs(options, &output, &[])?;
-    let input = Input::read(options, targets, &mut clock)?;
-    pipeline::spares_inputs(options, &output, &input.original.sources)?;
-    let partial = Partial::new(&output, options.over)?;
+    let input = read(options, &mut clock)?;
+    let partial = Partial::new(&output_path(options), options.over)?;
     for swept in &partial.swept {
         talk.warn(&swept.to_string());
     }
@@ -107,6 +100,19 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let manifest = gates::pass(job.options, record::manifest(&job, done, talk))?;
     pipeline::is_unchanged(&prepared.original)?;
     finish(partial, manifest, talk)
+}
+
+/// Reads the model, once it is clear that the options can be met.
+fn read(options: &Options, clock: &mut Clock<'_>) -> Result<Input, CompileError> {
+    let targets = pipeline::targets(options, clock.talk)?;
+    pipeline::fit(options, &targets)?;
+    gates::possible(options, &targets)?;
+    pipeline::data_is_there(options)?;
+    let output = output_path(options);
+    pipeline::spares_inputs(options, &output, &[])?;
+    let input = Input::read(options, targets, clock)?;
+    pipeline::spares_inputs(options, &output, &input.original.sources)?;
+    Ok(input)
 }
 
 /// Writes what was done beside the model, and puts the bundle in its place.
