@@ -328,7 +328,7 @@ impl Bench {
             .iter()
             .map(|o| o.layer.clone())
             .collect();
-        let mut written = kiln_graph::onnx::read(&made.bundle.join("model.onnx"))?;
+        let mut written = kiln_graph::onnx::read(made.bundle.join("model.onnx"))?;
         let shapes = Shapes::new(&written.graph, &options.dims, &[])?;
         shapes.fix_inputs(&mut written.graph);
         Ok(Facts {
