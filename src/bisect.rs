@@ -7,7 +7,7 @@
 //! error, or two of them cancel out), so it is *an* application at which parity breaks, not always the first or the only
 //! one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use kiln_graph::onnx::proto::{ModelProto, NodeProto};
@@ -147,7 +147,9 @@ pub fn bisect(
     let fixed = pipeline::fix(options, &mut original)?;
     let mut shapes = pipeline::shapes(options, &original)?;
     let targets = pipeline::targets(options, &Silent)?;
+    let held = pipeline::held(&targets, &shapes);
     let mut pipeline = Pipeline {
+        held,
         options,
         targets,
         original: original.clone(),
@@ -207,6 +209,8 @@ pub fn bisect(
 }
 
 struct Pipeline<'a> {
+    /// Symbols that have one size.
+    held: BTreeMap<String, usize>,
     options: &'a Options,
     targets: Targets,
     original: Model,
@@ -238,6 +242,7 @@ impl Pipeline<'_> {
             before: None,
             stats: self.stats.as_ref(),
             plans: self.plans.as_ref(),
+            sizes: &self.held,
             spared: &[],
             steps,
             limit,

@@ -16,6 +16,7 @@ use std::time::Instant;
 use kiln_graph::{DType, Model};
 use kiln_passes::registry;
 
+pub use build::profile;
 pub use error::CompileError;
 pub use plan::{Plan, plan};
 
@@ -68,11 +69,13 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
 
     let steps = pipeline::steps(options)?;
     let (exact, lossy) = pipeline::split(&steps);
+    let held = pipeline::held(&targets, &shapes);
     let fusing = pipeline::Passes {
         steps: exact,
         before: None,
         stats: None,
         plans: None,
+        sizes: &held,
         spared: &[],
         limit: None,
         finish: &[],

@@ -11,8 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln::bench::gpu::card;
 use kiln::compile::{Options, compile};
+use kiln::engine::card;
 use kiln::engine::{
     self, BuildRequest, ChildBuilder, ComputeCapability, EngineBuilder, Kernels, Sizes, price,
 };
@@ -378,7 +378,7 @@ impl Bench {
         shapes.fix_inputs(&mut model.graph);
         let bytes = kiln_graph::onnx::to_bytes(&model)?;
         let request = BuildRequest {
-            profiles: shapes.profile().into_iter().collect(),
+            profiles: kiln::compile::profile(&shapes).into_iter().collect(),
             detailed: true,
             ..BuildRequest::new(&bytes, target.parse()?)
         };

@@ -17,7 +17,8 @@ use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
-use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::engine_parity::{EngineParity, NotRun, Runner};
+use crate::engine_runner;
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::judge::{Asked, Judgement};
@@ -315,7 +316,7 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
 fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     let plan = options.candidate.join(bundle::ENGINE);
     match plan.is_file() {
-        true => Some(engine_parity::open(
+        true => Some(engine_runner::open(
             &plan,
             options.device.choice.gpu() as usize,
             options.trt_lib.as_deref(),

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kiln_graph::{Attr, Model, Op, infer, onnx};
+use kiln_graph::{Attr, Dim, Model, Op, infer, onnx};
 use kiln_passes::Remark;
 
 use super::CompileError;
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, Attended, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder,
-    EngineError, Kernels, Network, Otherwise, Paper, RtxBuilder,
+    EngineError, Kernels, Network, Otherwise, Paper, Profile, ProfileInput, RtxBuilder,
 };
 use crate::manifest::{EngineFacts, EngineKernels};
 use crate::mapped;
@@ -114,7 +114,7 @@ pub(super) fn build(
         onnx_path,
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
-        profiles: shapes.profile().into_iter().collect(),
+        profiles: profile(shapes).into_iter().collect(),
         // A model that keeps its FP32 keeps all of its mantissa.
         tf32: options.tf32.unwrap_or(!options.precision.is_unchanged()),
         form: options.form.clone(),
@@ -178,6 +178,24 @@ pub(super) fn build(
         outputs: built.outputs,
         warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
     })
+}
+
+/// The optimization profile for these sizes; `None` if no input is dynamic.
+pub fn profile(shapes: &Shapes) -> Option<Profile> {
+    let [min, opt, max] = shapes.bounds().map(|point| shapes.at(&point));
+    let wide = |shape: &[usize]| shape.iter().map(|&n| n as i64).collect::<Vec<_>>();
+    let mut inputs = Vec::new();
+    for (k, input) in shapes.inputs.iter().enumerate() {
+        if input.dims.iter().any(|d| matches!(d, Dim::Symbol(_))) {
+            inputs.push(ProfileInput {
+                name: input.name.clone(),
+                min: wide(&min[k].1),
+                opt: wide(&opt[k].1),
+                max: wide(&max[k].1),
+            });
+        }
+    }
+    (!inputs.is_empty()).then_some(Profile { inputs })
 }
 
 /// Inputs that the model reads and TensorRT's network does not: its parser knows no such operand, and says nothing. An input that

@@ -148,11 +148,8 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
         let why = why.unwrap_or_else(|| m.engine_parity.to_string());
         all.push(judged("engine parity", pass, why));
     }
-    all.extend(m.judge.iter().map(|said| Judged {
-        gate: "judge".into(),
-        verdict: said.verdict(),
-        why: said.why.clone(),
-    }));
+    let said = m.judge.iter();
+    all.extend(said.map(|said| judged("judge", said.pass, said.why.clone())));
     all
 }
 

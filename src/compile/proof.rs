@@ -6,7 +6,8 @@ use kiln_graph::onnx::{self, WriteOptions, Written};
 use super::CompileError;
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::bundle::{self, Partial};
-use crate::engine_parity::{self, EngineParity};
+use crate::engine_parity::EngineParity;
+use crate::engine_runner;
 use crate::options::Options;
 use crate::parity;
 use crate::pipeline::{Rewritten, tolerance};
@@ -83,7 +84,7 @@ pub(crate) fn prove_engine(
     partial: &Partial,
 ) -> Result<EngineParity, CompileError> {
     let plan = partial.file(bundle::ENGINE);
-    let mut runner = match engine_parity::open(
+    let mut runner = match engine_runner::open(
         &plan,
         options.device.choice.gpu() as usize,
         options.trt_lib.as_deref(),

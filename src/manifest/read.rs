@@ -31,7 +31,7 @@ pub enum ManifestError {
         /// `kiln 2.0.0`
         made_by: String,
     },
-    #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
+    #[error("{}: the engine's kernels are not recorded; compile it again", .0.display())]
     Unlisted(PathBuf),
 }
 

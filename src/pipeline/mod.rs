@@ -9,7 +9,7 @@ mod source;
 mod tolerance;
 
 pub use error::Error;
-pub(crate) use prepare::{device, fit, fix, narrowed, shapes, targets};
+pub(crate) use prepare::{device, fit, fix, held, narrowed, shapes, targets};
 pub use rewrite::Rewritten;
 pub(crate) use rewrite::{Passes, print, proved_as_optimized, rewrite, split, steps, target};
 pub use source::Source;

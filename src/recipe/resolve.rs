@@ -58,12 +58,12 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
     };
     let c = &recipe.calibration;
     if c.data.is_none() && (c.tokenizer.is_some() || c.cache.is_some() || c.samples.is_some()) {
-        return Err(bad("calibration", "there is no data (--calibrate)"));
+        return Err(bad("calibration", "no data is given (--calibrate)"));
     }
     if p.half_io == Some(true) && precision.half().is_none() {
         return Err(bad(
             "precision.half-io",
-            "there is no format for inputs and outputs: precision.floats is fp32 (--fp16 or --bf16)",
+            "inputs and outputs cannot be converted: precision.floats is fp32 (--fp16 or --bf16)",
         ));
     }
     Ok(Options {

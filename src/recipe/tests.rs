@@ -64,7 +64,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     );
     let error = message("zzzzzzzz: 1");
     assert!(
-        error.contains("'zzzzzzzz'; there are: ") && !error.contains("mean"),
+        error.contains("'zzzzzzzz'; known keys: ") && !error.contains("mean"),
         "{error}"
     );
     assert!(message("precision: {floats: fp61}").contains("fp16"));

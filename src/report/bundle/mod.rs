@@ -116,7 +116,7 @@ fn parity(m: &Manifest) -> Vec<Part> {
     let (header, rows) = parity_rows(report);
     let mut parts = vec![
         Part::Text(format!(
-            "Against the original on {}; tolerance `{}`.",
+            "Compared with the original on {}; tolerance `{}`.",
             proved_on(m),
             report.tolerance.name
         )),
