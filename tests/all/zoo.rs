@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use kiln::compile::{Options, Outcome, compile};
 use kiln::nvidia::driver;
 use kiln::parity::{self, Comparison, FloatMetrics, Npz};
-use kiln::precision::Floats;
 use kiln::precision::{Floats, Precision};
 use kiln::runtime::{Optimization, Runtime};
 use kiln::talk::Silent;
