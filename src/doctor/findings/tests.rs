@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::facts::Library;
 use super::super::facts::{Builder, Ort};
 use super::*;
 use crate::engine;
