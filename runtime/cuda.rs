@@ -9,13 +9,13 @@ use ort::session::builder::SessionBuilder;
 use serde::Serialize;
 
 use super::device::{Gpu, Unusable};
-use super::session::{Optimization, SessionOptions};
+use super::options::{Optimization, SessionOptions};
 use super::{Runtime, providers};
 use crate::nvidia::elf::{self, ElfError};
 use crate::nvidia::{Driver, Needs, Places, driver, libraries, packages};
 use crate::pysite;
 
-pub(super) const NAME: &str = "CUDAExecutionProvider";
+pub(super) use super::device::CUDA as NAME;
 
 /// The library of the provider, which ONNX Runtime loads from its own folder.
 pub const LIBRARY: &str = "libonnxruntime_providers_cuda.so";

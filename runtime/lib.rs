@@ -12,9 +12,11 @@ mod info;
 mod locate;
 mod machine;
 mod messages;
+mod options;
 mod parts;
 mod placement;
 pub mod rtx;
+mod seat;
 mod session;
 pub mod talk;
 #[doc(hidden)]
@@ -37,8 +39,9 @@ pub use evaluator::OrtEvaluator;
 pub use info::{Dim, TensorInfo};
 pub use locate::{Found, NotFound, Origin, locate};
 pub use machine::{environment, loader, mapped, nvidia, pysite, scratch};
+pub use options::{Optimization, SessionOptions};
 pub use placement::{Fallback, Placement, PlacementError};
-pub use session::{Bound, Optimization, Session, SessionOptions};
+pub use session::{Bound, Session};
 pub use threads::{limit_threads, threads};
 
 /// ONNX Runtime, loaded. There is one per process: its environment and thread pools are process-wide.

@@ -2,7 +2,8 @@
 
 use kiln_graph::onnx::Parts;
 
-use super::session::{Session, SessionOptions};
+use super::options::SessionOptions;
+use super::session::Session;
 use super::values::to_ort_initializer;
 use super::{Error, Runtime};
 

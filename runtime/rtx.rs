@@ -12,11 +12,11 @@ use ort::session::builder::SessionBuilder;
 
 use super::Runtime;
 use super::device::{Gpu, Unusable};
-use super::session::SessionOptions;
+use super::options::SessionOptions;
 use crate::nvidia::{Places, driver, elf, libraries};
 use crate::pysite;
 
-pub(super) const NAME: &str = "NvTensorRTRTXExecutionProvider";
+pub(super) use super::device::RTX as NAME;
 
 /// The folder that the wheels `onnxruntime-ep-nv-tensorrt-rtx-cu*` install into, and the plugin in it.
 const PACKAGE: &str = "onnxruntime_ep_nv_tensorrt_rtx";

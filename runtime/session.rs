@@ -1,5 +1,4 @@
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,47 +9,15 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBui
 use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
 use ort::value::DynValue;
 use rustc_hash::FxHashSet;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::device::{Device, GpuOptions, Unusable};
+use super::device::{Device, Unusable};
 use super::info::{TensorInfo, infos};
 use super::messages;
+use super::options::{Optimization, SessionOptions};
 use super::placement::Placement;
 use super::values::{from_ort, to_ort};
 use super::{Error, Runtime, cuda, rtx, threads};
 use crate::scratch::Temporary;
-
-/// How a session runs its model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
-pub struct SessionOptions {
-    pub optimization: Optimization,
-    /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
-    /// it on some FP16 encoders that have none.
-    pub without_nchwc: bool,
-    /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
-    pub intra_threads: Option<NonZeroUsize>,
-    /// Each of those threads but the calling one stays on a core of its own.
-    pub pinned: bool,
-    pub device: Device,
-    /// How a GPU is used; means nothing on the CPU.
-    pub gpu: GpuOptions,
-    /// ONNX Runtime writes down where each node runs, for [`Session::placement`]. Costs time in every run.
-    #[serde(skip)]
-    pub watched: bool,
-}
-
-/// What ONNX Runtime may do to the graph before it runs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Optimization {
-    /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which
-    /// hides what FP16 does to them.
-    Disabled,
-    /// Everything it knows. For latency.
-    #[default]
-    All,
-}
 
 /// A model loaded into ONNX Runtime.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use kiln_passes::precision::stats::{Histogram, MAX_CHANNELS, TensorStats};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Stats;
+use kiln_passes::precision::stats::Stats;
 
 /// What says that a file is such a cache, and in which format.
 const FORMAT: &str = "kiln calibration";

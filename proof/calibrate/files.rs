@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{Dim, Tensor};
 use sha2::{Digest, Sha256};
 
-use super::data::{DataError, Port};
+use super::batch::{DataError, Port};
 use crate::parity::{self, InputError, Npz};
 
 pub(super) fn hash_file(hash: &mut Sha256, path: &Path) -> Result<(), DataError> {

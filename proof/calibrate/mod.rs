@@ -4,89 +4,31 @@
 //! [`TensorStats`] batch by batch. Values that together are too large for the memory allowed are taken in groups, each with
 //! all data. Statistics do not depend on the size of batches; what ONNX Runtime computes may, in the last bits.
 
+mod batch;
 pub mod cache;
 mod data;
+mod error;
 mod files;
+mod options;
 mod run;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 
-use kiln_graph::onnx::WriteError;
 use kiln_graph::{DType, Def, Graph, Model, ValueId, infer};
-use kiln_passes::PassError;
 use kiln_passes::precision::Gram;
 use kiln_passes::precision::stats::Stats;
 
+pub use batch::{Batch, DataError, SourceOptions};
 pub use cache::{CacheError, Key};
-pub use data::{Batch, DataError, Source, SourceOptions};
+pub use data::Source;
+pub use error::CalibrateError;
+pub use options::Options;
 
-use kiln_runtime::fault::Fault;
+use kiln_runtime::Runtime;
 use kiln_runtime::talk::Talk;
-use kiln_runtime::{self as runtime, DeviceRequest, Runtime};
-
-/// How to calibrate.
-#[derive(Clone, Copy, Debug)]
-pub struct Options<'a> {
-    /// Bytes that the values taken in one run may have together. One value alone may have more.
-    pub memory: usize,
-    pub ort_lib: Option<&'a Path>,
-    /// Where the model runs.
-    pub device: DeviceRequest,
-    /// Threads of one operator, and threads that fold; `None` leaves it to the machine.
-    pub threads: Option<NonZeroUsize>,
-}
-
-impl Default for Options<'_> {
-    fn default() -> Self {
-        Options {
-            memory: 256 << 20,
-            ort_lib: None,
-            device: DeviceRequest::default(),
-            threads: None,
-        }
-    }
-}
-
-/// A calibration stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum CalibrateError {
-    #[error("the value \"{value}\" cannot be calibrated: {why}")]
-    Value { value: String, why: String },
-    #[error(transparent)]
-    Data(#[from] DataError),
-    #[error("calibration data: {0} has no samples")]
-    NoData(String),
-    #[error("the model cannot be prepared for calibration: {0}")]
-    Pass(#[from] PassError),
-    #[error("the model cannot be prepared for calibration: {0}")]
-    Write(#[from] WriteError),
-    #[error(transparent)]
-    Runtime(#[from] runtime::Error),
-    #[error("calibration on {batch}: {source}")]
-    Run {
-        batch: String,
-        source: runtime::Error,
-    },
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-}
-
-impl CalibrateError {
-    /// What is at fault.
-    pub fn fault(&self) -> Fault {
-        match self {
-            CalibrateError::Data(_) | CalibrateError::NoData(_) | CalibrateError::Cache(_) => {
-                Fault::Request
-            }
-            CalibrateError::Runtime(e) => e.fault(),
-            _ => Fault::Model,
-        }
-    }
-}
 
 /// Statistics of `values`, which are FP32 or FP16 values of the model's outermost graph, over all data of `source`.
 ///

@@ -12,8 +12,11 @@ use kiln_passes::precision::Gram;
 use kiln_passes::precision::stats::Collector;
 use kiln_passes::{Context, Target, registry};
 
-use super::data::{Batch, Source};
-use super::{CalibrateError, Options, Stats};
+use super::batch::Batch;
+use super::data::Source;
+use super::error::CalibrateError;
+use super::options::Options;
+use kiln_passes::precision::stats::Stats;
 use kiln_runtime::talk::Talk;
 use kiln_runtime::{self as runtime, Device, Optimization, Runtime, Session, SessionOptions};
 

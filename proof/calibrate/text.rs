@@ -8,7 +8,7 @@ use half::f16;
 use kiln_graph::{DType, Tensor, limits};
 use tokenizers::{Encoding, Tokenizer, TruncationParams};
 
-use super::data::{Batch, DataError, Port, SourceOptions};
+use super::batch::{Batch, DataError, Port, SourceOptions};
 use crate::parity::InputKind;
 
 /// What an input takes of a text.

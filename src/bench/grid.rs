@@ -225,20 +225,12 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchE
         machine = machine.max(Machine::measure(runtime, &options, threads)?);
         points.iter_mut().for_each(|p| p.hold_against(&machine));
     }
-    let mut placements = Vec::new();
-    if let (false, Some(point)) = (device.device.is_cpu(), points.first()) {
-        for l in &loaded {
-            talk.stage(&format!("placement of {}", l.name));
-            let placement = placement(request, runtime, &options, l, &point.sizes)?;
-            if !placement.pass() {
-                talk.warn(&format!("{}: {}", l.name, placement.describe()));
-            }
-            placements.push(Placed {
-                model: l.name.clone(),
-                placement,
-            });
+    let placements = match points.first() {
+        Some(point) if !device.device.is_cpu() => {
+            placements(request, runtime, &options, &loaded, &point.sizes, talk)?
         }
-    }
+        _ => Vec::new(),
+    };
     let mut profiles = Vec::new();
     if request.profile > 0
         && let Some(point) = points.last()
@@ -267,6 +259,30 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchE
         profiles,
         gate: gate.map(|g| g.gate),
     })
+}
+
+/// Where the nodes of each model run at a point; what falls back is told.
+fn placements(
+    request: &Request,
+    runtime: &'static Runtime,
+    options: &SessionOptions,
+    loaded: &[Loaded],
+    point: &Point,
+    talk: &dyn Talk,
+) -> Result<Vec<Placed>, BenchError> {
+    let mut placements = Vec::new();
+    for l in loaded {
+        talk.stage(&format!("placement of {}", l.name));
+        let placement = placement(request, runtime, options, l, point)?;
+        if !placement.pass() {
+            talk.warn(&format!("{}: {}", l.name, placement.describe()));
+        }
+        placements.push(Placed {
+            model: l.name.clone(),
+            placement,
+        });
+    }
+    Ok(placements)
 }
 
 /// The layout for convolutions is left out where there are none: see [`SessionOptions::without_nchwc`].

@@ -177,13 +177,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         device: device(options, &candidate),
         ..options.clone()
     };
-    let mut tolerance = match &options.tolerance {
-        Some(name) => Tolerance::named(name)?,
-        None => Tolerance::from(preset(&candidate)),
-    };
-    for limit in &options.limits {
-        tolerance = tolerance.with_override(limit)?;
-    }
+    let tolerance = tolerance(options, &candidate)?;
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
     let engine = engine(options);
     let (mut pieces, mut judge) = (None, None);
@@ -269,6 +263,18 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         placements,
         environment: environment(),
     })
+}
+
+/// The tolerance that was asked for or fits the candidate, with the limits given.
+fn tolerance(options: &Options, candidate: &Model) -> Result<Tolerance, Error> {
+    let mut tolerance = match &options.tolerance {
+        Some(name) => Tolerance::named(name)?,
+        None => Tolerance::from(preset(candidate)),
+    };
+    for limit in &options.limits {
+        tolerance = tolerance.with_override(limit)?;
+    }
+    Ok(tolerance)
 }
 
 /// Whether limits are for outputs that the model has.

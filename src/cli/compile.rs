@@ -337,30 +337,7 @@ fn explain(explained: &Explained) -> String {
 }
 
 fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
-    let mut out = String::new();
-    let applied: Vec<Vec<String>> = (m.passes.iter())
-        .filter(|p| p.applications > 0)
-        .map(|p| {
-            vec![
-                p.name.clone(),
-                p.applications.to_string(),
-                format!("{:.1}", p.milliseconds),
-                p.nodes_after.to_string(),
-            ]
-        })
-        .collect();
-    out += &table(&["pass", "applied", "ms", "nodes"], &applied);
-    if let Some(parity) = &m.parity {
-        out.push('\n');
-        out += &globals.parity(parity);
-    }
-    if let Some(latency) = &m.latency {
-        let (header, rows) = report::latency_rows(latency);
-        out.push('\n');
-        out += &globals.table(&header, &rows);
-    } else if let Some(why) = &m.latency_not_run {
-        out += &format!("\n  latency  not run: {why}\n");
-    }
+    let mut out = measured(globals, m);
     out.push('\n');
     let sizes = format!(
         "{} → {}",
@@ -444,6 +421,35 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
     }
     if let Some(bundle) = bundle {
         out += &format!("  bundle   {}\n", bundle.display());
+    }
+    out
+}
+
+/// Tables of passes, parity and latency.
+fn measured(globals: &Globals, m: &Manifest) -> String {
+    let mut out = String::new();
+    let applied: Vec<Vec<String>> = (m.passes.iter())
+        .filter(|p| p.applications > 0)
+        .map(|p| {
+            vec![
+                p.name.clone(),
+                p.applications.to_string(),
+                format!("{:.1}", p.milliseconds),
+                p.nodes_after.to_string(),
+            ]
+        })
+        .collect();
+    out += &table(&["pass", "applied", "ms", "nodes"], &applied);
+    if let Some(parity) = &m.parity {
+        out.push('\n');
+        out += &globals.parity(parity);
+    }
+    if let Some(latency) = &m.latency {
+        let (header, rows) = report::latency_rows(latency);
+        out.push('\n');
+        out += &globals.table(&header, &rows);
+    } else if let Some(why) = &m.latency_not_run {
+        out += &format!("\n  latency  not run: {why}\n");
     }
     out
 }

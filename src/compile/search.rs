@@ -108,10 +108,7 @@ pub fn run(
     let mut curve = vec![tried(0, &first)];
     let mut groups = Vec::new();
     for group in layers.chunks(layers.len().div_ceil(GROUPS).max(1)) {
-        let others: Vec<String> = (layers.iter())
-            .filter(|l| !group.contains(l))
-            .cloned()
-            .collect();
+        let others = without(&layers, group);
         // What converts to nothing by itself, a body around which all keeps FP32, changes nothing by itself.
         let error = match candidates.sparing(&others)? {
             Some(candidate) => match error(&compare(&candidate, worst.as_deref())?) {
@@ -157,12 +154,8 @@ pub fn run(
     let Some((mut candidate, mut kept)) = best else {
         return Err(proof::not_the_same(options, first, None));
     };
-    let halves = (groups[..high].iter().rev())
-        .filter(|g| g.layers.len() > 1)
-        .flat_map(|g| g.layers.chunks(g.layers.len().div_ceil(2)));
-    for half in halves.take(HALVES) {
-        let fewer = kept.iter().filter(|l| !half.contains(l));
-        let fewer: Vec<String> = fewer.cloned().collect();
+    for half in halves(&groups[..high]).take(HALVES) {
+        let fewer = without(&kept, half);
         let Some(found) = candidates.sparing(&fewer)? else {
             continue;
         };
@@ -180,6 +173,17 @@ pub fn run(
         kept,
     };
     Ok((candidate, Some(search)))
+}
+
+fn without(layers: &[String], group: &[String]) -> Vec<String> {
+    let others = layers.iter().filter(|l| !group.contains(l));
+    others.cloned().collect()
+}
+
+/// Halves of the groups of more than one layer, those of the least sensitive first.
+fn halves(groups: &[Group]) -> impl Iterator<Item = &[String]> {
+    let groups = groups.iter().rev().filter(|g| g.layers.len() > 1);
+    groups.flat_map(|g| g.layers.chunks(g.layers.len().div_ceil(2)))
 }
 
 fn tried(kept: usize, report: &Report) -> Tried {

@@ -1,6 +1,7 @@
 //! What is installed, what is missing, what does not fit together, and the command that mends each.
 
 mod facts;
+mod finding;
 mod findings;
 mod version;
 
@@ -13,21 +14,7 @@ use crate::nvidia::{Driver, NoDevice};
 use crate::runtime::cuda::Provider;
 
 pub use facts::{Facts, Library, Ort};
-
-/// One thing that kiln can use, or two that do not fit together.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Finding {
-    pub what: String,
-    /// What it is for.
-    pub enables: String,
-    pub found: bool,
-    /// Whether this machine is broken without it: kiln wants it everywhere, or what is installed cannot work so.
-    pub needed: bool,
-    /// Version, path, or what is wrong.
-    pub detail: String,
-    /// The command that mends it.
-    pub mend: Option<String>,
-}
+pub use finding::Finding;
 
 /// The whole examination.
 #[derive(Clone, Debug, Serialize)]

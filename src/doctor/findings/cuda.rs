@@ -1,8 +1,8 @@
 //! CUDA's libraries, and whether provider, libraries, driver and GPUs are of one CUDA.
 
-use super::super::Finding;
 use super::super::facts::Facts;
-use super::{absent, cuda_major, found, mismatch, requirement, told};
+use super::super::finding::Finding;
+use super::kinds::{absent, cuda_major, found, mismatch, requirement, told};
 use crate::runtime::{Unusable, cuda};
 
 pub(super) fn runtime(facts: &Facts) -> Finding {

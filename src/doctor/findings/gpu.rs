@@ -1,8 +1,8 @@
 //! The driver and its GPUs.
 
-use super::super::Finding;
 use super::super::facts::Facts;
-use super::{absent, found, mismatch};
+use super::super::finding::Finding;
+use super::kinds::{absent, found, mismatch};
 use crate::engine::ComputeCapability;
 use crate::nvidia::driver;
 use crate::nvidia::gpus::Status;

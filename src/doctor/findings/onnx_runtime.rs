@@ -1,8 +1,8 @@
 //! ONNX Runtime, and what it loads to run on GPUs.
 
-use super::super::Finding;
 use super::super::facts::Facts;
-use super::{absent, found, mismatch};
+use super::super::finding::Finding;
+use super::kinds::{absent, found, mismatch};
 use crate::runtime::{Unusable, cuda, rtx};
 
 const ORT: &str = "pip install onnxruntime==1.31.1";

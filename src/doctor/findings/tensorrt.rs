@@ -1,8 +1,8 @@
 //! TensorRT for RTX, which builds engines, and TensorRT proper.
 
-use super::super::Finding;
 use super::super::facts::Facts;
-use super::{absent, found, mismatch, told};
+use super::super::finding::Finding;
+use super::kinds::{absent, found, mismatch, told};
 use crate::runtime::cuda;
 
 pub(super) fn builder(facts: &Facts) -> Finding {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::facts::Library;
 use super::super::facts::{Builder, Ort};
 use super::*;
 use crate::engine;
@@ -10,6 +11,7 @@ use crate::nvidia::gpus::Managed;
 use crate::nvidia::gpus::{State, Status};
 use crate::nvidia::libraries::{Missing, Needs};
 use crate::nvidia::{CudaVersion, Driver, NoDevice};
+use crate::runtime::Unusable;
 use crate::runtime::cuda::Provider;
 
 fn gpu(capability: (u32, u32)) -> driver::Gpu {
