@@ -127,6 +127,22 @@ pub(crate) struct Passes<'a> {
     pub finish: &'a [Step],
 }
 
+impl<'a> Passes<'a> {
+    /// These steps alone, at these sizes.
+    pub fn of(steps: &'a [Step], sizes: &'a BTreeMap<String, usize>) -> Passes<'a> {
+        Passes {
+            steps,
+            before: None,
+            stats: None,
+            plans: None,
+            sizes,
+            spared: &[],
+            limit: None,
+            finish: &[],
+        }
+    }
+}
+
 /// What passes write for.
 pub(crate) fn target(options: &Options, targets: &Targets) -> Target {
     match options.standard {
