@@ -127,3 +127,25 @@ fn a_manifest_of_a_newer_format_is_refused_by_name() {
             .says(&newer);
     }
 }
+
+/// Where the proof ran is what the manifest says, not what is usual.
+#[test]
+fn a_report_says_where_the_proof_ran() {
+    let told = |device: &str, optimization: &str, engine: Value| {
+        let manifest = parsed(&json!({
+            "device": {"device": device, "why": "", "asked": true}, "optimization": optimization, "engine": engine,
+            "parity": {"tolerance": {"name": "int8", "limits": {"same_bits": false}, "overrides": []}, "cases": []},
+        }));
+        report::markdown(&manifest.unwrap())
+    };
+    let plain = told("cpu", "disabled", Value::Null);
+    assert!(
+        plain.contains("on ONNX Runtime's CPU provider, graph optimization disabled; tolerance")
+    );
+    assert!(!plain.contains("latency of the engine"));
+    let integers = told("cpu", "all", json!({"bytes": 1}));
+    assert!(integers.contains("disabled for it and on for the result; tolerance `int8`"));
+    assert!(integers.contains("latency of the engine: `kiln bench BUNDLE --engine` times it"));
+    let cuda = told("cuda:1", "disabled", Value::Null);
+    assert!(cuda.contains("on ONNX Runtime's CUDA provider (cuda:1), graph optimization disabled"));
+}
