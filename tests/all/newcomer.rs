@@ -606,7 +606,7 @@ fn a_bundle_says_what_it_is() {
     folder.write("model.kiln/manifest.json", b"{");
     kiln(&["inspect", &bundle])
         .expect(0)
-        .says(&["model.kiln/manifest.json: the manifest cannot be read"]);
+        .says(&["model.kiln/manifest.json cannot be read"]);
 }
 
 #[test]
