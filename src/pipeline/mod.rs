@@ -11,9 +11,9 @@ mod source;
 mod tolerance;
 
 pub use error::Error;
-pub(crate) use prepare::{fit, fix, shapes, targets};
+pub(crate) use prepare::{fit, targets};
 pub use rewrite::Rewritten;
 pub(crate) use rewrite::{Passes, print, rewrite, split, steps, target};
 pub use source::Source;
-pub(crate) use source::{Fingerprint, data_is_there, is_unchanged, read, spares_inputs};
+pub(crate) use source::{Fingerprint, data_is_there, is_unchanged, spares_inputs};
 pub(crate) use tolerance::tolerance;
