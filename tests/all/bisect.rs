@@ -409,7 +409,7 @@ fn check_names_the_pass_that_broke_a_bundle() {
     // What is no bundle has no passes.
     let (code, _, err) = run(&bundle.join("model.onnx"));
     assert_eq!(code, Some(2), "{err}");
-    assert!(err.contains("no bundle"), "{err}");
+    assert!(err.contains("is not a bundle"), "{err}");
 }
 
 #[test]

@@ -567,8 +567,8 @@ fn misses_are_explained() {
         .map(str::trim)
         .filter(|c| !c.is_empty())
         .collect();
-    let why = "the constant is 1.5, not 1.4142135";
-    assert_eq!(cells[..3], ["halve (Mul)", "5", "root"], "{row}");
+    let why = "its factor is 0.6666667, not 0.70710677";
+    assert_eq!(cells[..3], ["halve (Mul)", "5", "div (Div)"], "{row}");
     assert!(cells[3].contains(why), "{row}");
 
     // Several passes, in the order in which they are asked for; one that did not run, and one without a miss.
