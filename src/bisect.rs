@@ -7,25 +7,56 @@
 //! error, or two of them cancel out), so it is *an* application at which parity breaks, not always the first or the only
 //! one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::path::PathBuf;
 
 use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
 use kiln_passes::Step;
-use kiln_passes::precision::{Plans, stats::Stats};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bundle;
-use crate::compile::CompileError;
+use crate::fault::Fault;
 use crate::options::Options;
 use crate::parity::{self, Report, Tolerance, Unproved};
-use crate::pipeline::{self, Passes, Rewritten, calibration, named};
+use crate::pipeline::clock::Clock;
+use crate::pipeline::prepared::{How, Input, Prepared};
+use crate::pipeline::{self, Passes, Rewritten};
 use crate::prove::{self, Reference};
 use crate::runtime::Chosen;
 use crate::scratch::Temporary;
-use crate::talk::Talk;
-use crate::targets::Targets;
+use crate::talk::{Silent, Talk};
+
+/// A bisection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    #[error(transparent)]
+    Prove(#[from] prove::Error),
+    #[error(transparent)]
+    Write(#[from] onnx::WriteError),
+    #[error("the original was not opened to be compared with")]
+    Unopened,
+    #[error("{}: a model cannot be put here to be run: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Error::Pipeline(e) => e.fault(),
+            Error::Prove(e) => e.fault(),
+            Error::Unopened => Fault::Defect,
+            Error::Write(_) | Error::Io { .. } => Fault::Request,
+        }
+    }
+}
 
 /// What a bisection found.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -112,56 +143,26 @@ pub fn bisect(
     suspects: Suspects<'_>,
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<Bisection, CompileError> {
-    talk.stage("read");
-    let mut original = pipeline::read(options)?;
-    named::outputs(options, &original)?;
-    let fixed = pipeline::fix(options, &mut original)?;
-    let mut shapes = pipeline::shapes(options, &original)?;
-    let (targets, _) = Targets::resolved(options.targets.as_ref())?;
-    let held = pipeline::held(&targets, &shapes);
-    let mut pipeline = Pipeline {
-        held,
+) -> Result<Bisection, Error> {
+    let mut clock = Clock::new(talk);
+    let targets = pipeline::targets(options, &Silent)?;
+    let input = Input::read(options, targets, &mut clock)?;
+    let how = How {
+        steps: pipeline::split(suspects.steps).0,
+        opens: true,
+        one_profile: false,
+        result: "the model after some of its passes".into(),
+        tells: false,
+        admit: &|_| Ok(()),
+    };
+    let mut prepared = input.prepare::<Error>(options, &how, &mut clock)?;
+    let reference = prepared.reference.take().ok_or(Error::Unopened)?;
+    let pipeline = Pipeline {
         options,
-        targets,
-        original: original.clone(),
-        stats: None,
-        plans: None,
+        prepared: &prepared,
         suspects,
         talk,
     };
-    let mut fused = pipeline.fused()?;
-    named::kept(options, &original, &fused.model)?;
-    talk.stage("sizes");
-    let device = pipeline::device(options, &pipeline.targets);
-    let request = prove::Request {
-        reference: &bundle::model_path(&options.model),
-        original: &original,
-        folded: &fused.model.graph,
-        inputs: options.inputs.as_deref(),
-        fixed: &fixed,
-        seed: options.seed,
-        optimized: pipeline::proved_as_optimized(options, &pipeline.targets),
-        thorough: false,
-        half_io: options.half_io,
-        one_profile: false,
-        result: Some("the model after some of its passes".into()),
-        device,
-        ort_lib: options.ort_lib.as_deref(),
-    };
-    let mut reference = prove::open(&request, &mut shapes, talk)?;
-    if let Some(baked) = pipeline::narrowed(&original, &shapes, &reference.chosen) {
-        pipeline.original = baked;
-        fused = pipeline.fused()?;
-    }
-    talk.stage("calibration");
-    let targets = &pipeline.targets;
-    let measured = calibration::measure(options, targets, device, &fused.model, &shapes, talk)?;
-    if let Some(measured) = measured {
-        reference.prefer(measured.cases);
-        pipeline.stats = Some(measured.stats);
-        pipeline.plans = Some(measured.plans);
-    }
     let whole = pipeline.cut(None, suspects.finish)?;
     let applications = whole.applied;
     let device = reference.device().clone();
@@ -181,51 +182,34 @@ pub fn bisect(
 }
 
 struct Pipeline<'a> {
-    /// Symbols that have one size.
-    held: BTreeMap<String, usize>,
     options: &'a Options,
-    targets: Targets,
-    original: Model,
-    /// Of values of the fused model. Passes are deterministic, so every cut that gets as far as the first pass that reads
-    /// them has the same values.
-    stats: Option<Stats>,
-    plans: Option<Plans>,
+    /// Passes are deterministic, so every cut that gets as far as the first pass that reads what was measured on the fused model
+    /// has the same values.
+    prepared: &'a Prepared,
     suspects: Suspects<'a>,
     talk: &'a dyn Talk,
 }
 
 impl Pipeline<'_> {
-    /// The model before anything changes its number formats.
-    fn fused(&self) -> Result<Rewritten, CompileError> {
-        self.rewrite(pipeline::split(self.suspects.steps).0, None, &[])
-    }
-
-    fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, CompileError> {
-        self.rewrite(self.suspects.steps, limit, finish)
-    }
-
-    fn rewrite(
-        &self,
-        steps: &[Step],
-        limit: Option<usize>,
-        finish: &[Step],
-    ) -> Result<Rewritten, CompileError> {
+    fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, Error> {
         let passes = Passes {
-            before: None,
-            stats: self.stats.as_ref(),
-            plans: self.plans.as_ref(),
-            sizes: &self.held,
-            spared: &[],
-            steps,
+            stats: self.prepared.stats(),
+            plans: self.prepared.plans(),
             limit,
             finish,
+            ..Passes::of(self.suspects.steps, &self.prepared.held)
         };
-        let model = self.original.clone();
-        pipeline::rewrite(self.options, &self.targets, &passes, model, self.talk)
+        Ok(pipeline::rewrite(
+            self.options,
+            &self.prepared.targets,
+            &passes,
+            self.prepared.start().clone(),
+            self.talk,
+        )?)
     }
 
     /// The culprit, once it is known that `number - 1` applications pass and `number` fail.
-    fn culprit(&self, number: usize, failure: Failure) -> Result<Culprit, CompileError> {
+    fn culprit(&self, number: usize, failure: Failure) -> Result<Culprit, Error> {
         // Without the last passes, which would spread the change.
         let before = self.cut(Some(number - 1), &[])?;
         let after = self.cut(Some(number), &[])?;
@@ -248,7 +232,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn run(&mut self, whole: Rewritten) -> Result<Finding, CompileError> {
+    fn run(&mut self, whole: Rewritten) -> Result<Finding, Error> {
         let all = whole.applied;
         let mut failure = match self.compare(all, whole)? {
             Ok(parity) => return Ok(Finding::Passes { parity }),
@@ -268,7 +252,7 @@ impl Search<'_> {
         Ok(Finding::Found(self.pipeline.culprit(fails, failure)?))
     }
 
-    fn compare_cut(&mut self, limit: usize) -> Result<Result<Report, Failure>, CompileError> {
+    fn compare_cut(&mut self, limit: usize) -> Result<Result<Report, Failure>, Error> {
         let cut = self
             .pipeline
             .cut(Some(limit), self.pipeline.suspects.finish)?;
@@ -279,13 +263,12 @@ impl Search<'_> {
         &mut self,
         applications: usize,
         cut: Rewritten,
-    ) -> Result<Result<Report, Failure>, CompileError> {
+    ) -> Result<Result<Report, Failure>, Error> {
         let number = self.runs.len() + 1;
         let stage = format!("run {number}: parity after {applications} applications");
         self.pipeline.talk.stage(&stage);
-        let folder = Temporary::new().map_err(|source| CompileError::Io {
+        let folder = Temporary::new().map_err(|source| Error::Io {
             path: std::env::temp_dir(),
-            why: "a model cannot be put here to be run",
             source,
         })?;
         let path = folder.path().join(bundle::MODEL);
@@ -294,10 +277,10 @@ impl Search<'_> {
             Ok(parity) if differs(&parity) => Err(Failure::Differs { parity }),
             Ok(parity) => Ok(parity),
             // What is the candidate's is a finding; the original's failures are errors.
-            Err(CompileError::Refused { source, .. }) => Err(Failure::Refused {
+            Err(prove::Error::Refused { source, .. }) => Err(Failure::Refused {
                 why: source.to_string(),
             }),
-            Err(other) => return Err(other),
+            Err(other) => return Err(other.into()),
         };
         self.runs.push(Run {
             applications,
@@ -314,7 +297,7 @@ fn differs(report: &Report) -> bool {
 }
 
 /// The unified diff of two models as ONNX text, without inferred types.
-fn diff(before: Model, after: Model) -> Result<String, CompileError> {
+fn diff(before: Model, after: Model) -> Result<String, Error> {
     let (before, mut after) = (message(before)?, message(after)?);
     if let (Some(before), Some(after)) = (&before.graph, &mut after.graph) {
         order_like(&before.node, &mut after.node);
@@ -326,7 +309,7 @@ fn diff(before: Model, after: Model) -> Result<String, CompileError> {
 
 /// Ids are the same in both models up to the change, so values without a name are called by theirs: the numbers that the
 /// writer gives would shift behind the change.
-fn message(mut model: Model) -> Result<ModelProto, CompileError> {
+fn message(mut model: Model) -> Result<ModelProto, Error> {
     let mut k = 0;
     model.graph.for_each_graph_mut(&mut |g| {
         k += 1;

@@ -11,11 +11,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln::bench::gpu::card;
-use kiln::compile::{Int8, Options, compile};
+use kiln::compile::{Options, compile};
+use kiln::engine::card;
 use kiln::engine::{
     self, BuildRequest, ChildBuilder, ComputeCapability, EngineBuilder, Kernels, Sizes, price,
 };
+use kiln::precision::{Floats, Linear, Precision};
 use kiln::shapes::{DimSpec, Shapes};
 use kiln::talk::Silent;
 use kiln::targets::Targets;
@@ -304,10 +305,15 @@ impl Bench {
         let options = Options {
             output: Some(self.scratch.path().join("model.kiln")),
             targets: Some(Targets::Engines(vec![target.parse::<ComputeCapability>()?])),
-            fp16: true,
-            int8: (kind == Kind::Int8).then_some(Int8::Static),
-            fp8: kind == Kind::Fp8,
-            int4: (kind == Kind::Int4).then_some(32),
+            precision: Precision {
+                floats: Floats::Fp16,
+                linear: match kind {
+                    Kind::Int8 => Linear::Int8,
+                    Kind::Fp8 => Linear::Fp8,
+                    Kind::Int4 => Linear::Int4,
+                    _ => Linear::Floats,
+                },
+            },
             dims: dims(path, tokens)?,
             check: false,
             latency: false,
@@ -325,7 +331,7 @@ impl Bench {
         // What is written may have the sizes in place of their names.
         let original = kiln_graph::onnx::read(path)?;
         let shapes = Shapes::new(&original.graph, &options.dims, &[])?;
-        let mut written = kiln_graph::onnx::read(&made.bundle.join("model.onnx"))?;
+        let mut written = kiln_graph::onnx::read(made.bundle.join("model.onnx"))?;
         shapes.fix_inputs(&mut written.graph);
         Ok(Facts {
             otherwise,
@@ -374,7 +380,7 @@ impl Bench {
         shapes.fix_inputs(&mut model.graph);
         let bytes = kiln_graph::onnx::to_bytes(&model)?;
         let request = BuildRequest {
-            profiles: shapes.profile().into_iter().collect(),
+            profiles: kiln::compile::profile(&shapes).into_iter().collect(),
             detailed: true,
             ..BuildRequest::new(&bytes, target.parse()?)
         };

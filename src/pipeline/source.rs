@@ -1,6 +1,7 @@
 //! The model that is compiled: read, identified, and held against what it was.
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
@@ -8,11 +9,11 @@ use kiln_graph::onnx::{self, SourceFile};
 use kiln_graph::{INTERNAL_DOMAIN, Model};
 use sha2::{Digest, Sha256};
 
+use super::Error;
 use crate::bundle;
-use crate::compile::CompileError;
 use crate::options::Options;
 
-pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
+pub(crate) fn read(options: &Options) -> Result<Model, Error> {
     let model = onnx::read(bundle::find_model(&options.model)?)?;
     let mut internal = None;
     model.graph.for_each_graph(&mut |g| {
@@ -22,7 +23,7 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
     });
     match internal {
         None => Ok(model),
-        Some(node) => Err(CompileError::Read(onnx::ReadError {
+        Some(node) => Err(Error::Read(onnx::ReadError {
             path: model.path,
             kind: onnx::ReadErrorKind::Node {
                 node,
@@ -33,11 +34,11 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
 }
 
 /// Whether the files that are read later are there: whoever misspells one hears of it at once.
-pub(crate) fn data_is_there(options: &Options) -> Result<(), CompileError> {
+pub(crate) fn data_is_there(options: &Options) -> Result<(), Error> {
     let data = &options.calibration;
     let given = [&options.inputs, &data.data, &data.tokenizer];
     for path in given.into_iter().flatten() {
-        fs::metadata(path).map_err(|source| CompileError::Io {
+        fs::metadata(path).map_err(|source| Error::Io {
             path: path.clone(),
             why: "the data cannot be read",
             source,
@@ -52,7 +53,7 @@ pub(crate) fn spares_inputs(
     options: &Options,
     output: &Path,
     sources: &[SourceFile],
-) -> Result<(), CompileError> {
+) -> Result<(), Error> {
     let model = bundle::model_path(&options.model);
     let data = &options.calibration;
     let given = [&options.inputs, &data.data, &data.tokenizer];
@@ -74,38 +75,61 @@ pub struct Source {
 
 /// Hashes the mapping that was decoded already: a second one would count twice in memory. Another core does it, while
 /// passes run that read no weights.
-pub(crate) fn fingerprint(options: &Options, original: &Model) -> JoinHandle<Source> {
-    let bytes = original.bytes.clone().unwrap_or_default();
-    let path = bundle::model_path(&options.model);
-    thread::spawn(move || {
-        let digest = Sha256::digest(&bytes);
-        Source {
-            path,
-            bytes: bytes.len() as u64,
-            sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+pub(crate) enum Fingerprint {
+    Running(JoinHandle<Source>),
+    Done(Source),
+}
+
+impl Fingerprint {
+    /// Begins; ends at once where the options ask for a hash.
+    ///
+    /// # Errors
+    /// When the model is not the one that the options name.
+    pub fn begin(options: &Options, original: &Model) -> Result<Fingerprint, Error> {
+        let bytes = original.bytes.clone().unwrap_or_default();
+        let path = bundle::model_path(&options.model);
+        let running = Fingerprint::Running(thread::spawn(move || {
+            let digest = Sha256::digest(&bytes);
+            Source {
+                path,
+                bytes: bytes.len() as u64,
+                sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+            }
+        }));
+        if options.sha256.is_none() {
+            return Ok(running);
         }
-    })
+        let source = running.end();
+        is_asked_for(options, &source)?;
+        Ok(Fingerprint::Done(source))
+    }
+
+    /// Waits for it.
+    pub fn end(self) -> Source {
+        match self {
+            Fingerprint::Done(source) => source,
+            Fingerprint::Running(hash) => hash.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        }
+    }
 }
 
 /// Whether the model is the one that the recipe names.
-pub(crate) fn is_asked_for(options: &Options, source: &Source) -> Result<(), CompileError> {
+fn is_asked_for(options: &Options, source: &Source) -> Result<(), Error> {
     match &options.sha256 {
-        Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => {
-            Err(CompileError::OtherModel {
-                model: options.model.clone(),
-                found: source.sha256.clone(),
-                asked: asked.clone(),
-            })
-        }
+        Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => Err(Error::OtherModel {
+            model: options.model.clone(),
+            found: source.sha256.clone(),
+            asked: asked.clone(),
+        }),
         _ => Ok(()),
     }
 }
 
 /// Whether the model's files are still those that were read: ONNX Runtime opens them by their names, and so may have proved
 /// the result against another model.
-pub(crate) fn is_unchanged(original: &Model) -> Result<(), CompileError> {
+pub(crate) fn is_unchanged(original: &Model) -> Result<(), Error> {
     match original.sources.iter().find(|s| !s.is_unchanged()) {
-        Some(changed) => Err(CompileError::Changed(changed.path.clone())),
+        Some(changed) => Err(Error::Changed(changed.path.clone())),
         None => Ok(()),
     }
 }
