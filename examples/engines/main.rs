@@ -328,8 +328,10 @@ impl Bench {
             .iter()
             .map(|o| o.layer.clone())
             .collect();
+        // What is written may have the sizes in place of their names.
+        let original = kiln_graph::onnx::read(path)?;
+        let shapes = Shapes::new(&original.graph, &options.dims, &[])?;
         let mut written = kiln_graph::onnx::read(made.bundle.join("model.onnx"))?;
-        let shapes = Shapes::new(&written.graph, &options.dims, &[])?;
         shapes.fix_inputs(&mut written.graph);
         Ok(Facts {
             otherwise,
