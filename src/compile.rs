@@ -4,6 +4,7 @@ mod build;
 pub(crate) mod calibration;
 mod error;
 mod gates;
+mod generation;
 pub(crate) mod named;
 mod plan;
 pub(crate) mod stages;
@@ -441,11 +442,14 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         Some(_) => NotRun::unchecked(),
         None => NotRun::no_engine(),
     });
-    let mut fallback = None;
+    let (mut fallback, mut generation) = (None, None);
     if let Some(proof) = &mut proof {
         parity = Some(clock.time("parity", || {
             stages::prove(options, &rewritten, proof, &partial)
         })?);
+        generation = clock.time("generation", || {
+            generation::prove(options, &rewritten, &partial, talk)
+        })?;
         fallback = stages::fallback(options, proof, talk)?;
         if engine.is_some() {
             engine_parity = clock.time("engine parity", || {
@@ -483,6 +487,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         engine,
         parity_outcome: parity.as_ref().map(|p| p.outcome()),
         parity,
+        generation,
         latency,
         latency_not_run,
         search,

@@ -25,6 +25,7 @@ pub mod doctor;
 pub mod engine;
 pub mod engine_parity;
 pub mod fixed;
+pub mod generate;
 pub mod gpu_check;
 mod loader;
 mod made;

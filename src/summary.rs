@@ -1,10 +1,14 @@
 //! What a model holds, counted.
 
+mod caches;
+
 use std::collections::BTreeMap;
 
 use kiln_graph::{Graph, Model, infer};
 use kiln_passes::census::{AttentionBlock, Census, Count, census};
 use serde::Serialize;
+
+pub use caches::Caches;
 
 /// Counts of a model.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +27,8 @@ pub struct Summary {
     /// `(operator, nodes)`, most frequent first.
     pub ops: Vec<(String, usize)>,
     pub blocks: Vec<Found>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<Caches>,
     /// Names of local functions.
     pub functions: Vec<String>,
 }
@@ -151,6 +157,7 @@ pub fn of(model: &Model) -> Summary {
             .collect(),
         ops,
         blocks: found(&census, &census),
+        caches: caches::of(&graph),
         functions: model.functions().map(|(d, n)| format!("{d}.{n}")).collect(),
     }
 }

@@ -369,7 +369,7 @@ fn multiplies_bytes(g: &Graph) -> bool {
 }
 
 /// The tolerance that fits the narrowest type among the model's constants.
-fn preset(model: &Model) -> Preset {
+pub(crate) fn preset(model: &Model) -> Preset {
     let mut preset = Preset::Fp32Rewrite;
     let rank = |p: Preset| match p {
         Preset::Fp16 => 1,

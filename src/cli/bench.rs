@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::device::DeviceArgs;
 use super::engine;
+use super::generation;
 use super::progress::Terminal;
 use super::{Failure, Globals, print_json};
 use crate::bench::baseline::{Baseline, Verdict};
@@ -66,6 +67,12 @@ pub(super) struct Args {
     /// A noisy measurement, which is neither slower nor fast enough for sure, fails too.
     #[arg(long)]
     strict: bool,
+    /// Time generations instead, in turns: prompt=512,new=128. Models are decoders with a cache.
+    #[arg(long, value_name = "SIZES", conflicts_with_all = ["grid", "inputs", "engine", "baseline", "profile"])]
+    generate: Option<crate::generate::bench::Size>,
+    /// Repetitions of a generation.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repetitions: usize,
     /// Write a report: .md, .html, .json, or .xml (JUnit). May be given several times.
     #[arg(long, value_name = "FILE")]
     report: Vec<report::Target>,
@@ -90,6 +97,19 @@ fn percent(text: &str) -> Result<f64, String> {
 const PROFILED: usize = 20;
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    if let Some(size) = args.generate {
+        return generation::bench(
+            globals,
+            generation::Bench {
+                models: args.models,
+                size,
+                repetitions: args.repetitions,
+                threads: args.threads,
+                reports: args.report,
+                json: args.json,
+            },
+        );
+    }
     let duration = Duration::try_from_secs_f64(args.duration).map_err(Failure::usage)?;
     let timing = BenchOptions {
         warmup: args.warmup,

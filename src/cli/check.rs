@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValuesParser;
 
 use super::device::DeviceArgs;
+use super::generation;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, print_json};
 use crate::check::{self, Against, Checked, Precision, Suspects};
@@ -49,6 +50,10 @@ pub(super) struct Args {
     require: Vec<Required>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Prove a generation of N tokens instead: scores at each step, tokens, caches, rows of unequal lengths. Both models are
+    /// decoders with a cache.
+    #[arg(long, value_name = "N", conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "pieces"])]
+    generate: Option<usize>,
     /// Find the first tensor that diverges, with its node and the ranges of what the node reads.
     #[arg(long)]
     layers: bool,
@@ -105,6 +110,21 @@ pub(super) fn required(text: &str) -> Result<Required, String> {
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     if let Some(path) = &args.saved {
         return again(globals, &args, path);
+    }
+    if let Some(steps) = args.generate {
+        return generation::check(
+            globals,
+            generation::Check {
+                candidate: args.candidate.unwrap_or_default(),
+                reference: args.reference,
+                steps,
+                tolerance: args.tolerance,
+                limits: args.limit,
+                seed: args.seed,
+                reports: args.report,
+                json: args.json,
+            },
+        );
     }
     let against = match (args.reference, args.golden) {
         (Some(path), _) => Against::Reference(path),

@@ -11,6 +11,8 @@ mod conversion;
 mod device;
 mod doctor;
 mod engine;
+mod generate;
+mod generation;
 mod gpu_check;
 mod inspect;
 mod passes;
@@ -81,6 +83,8 @@ enum Verb {
     /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks; of a bundle also what it
     /// was made for, how, and what was proved.
     Inspect(inspect::Args),
+    /// Go on from a prompt, token after token: a decoder with a cache, alone or behind an encoder.
+    Generate(generate::Args),
     /// Show where the heads of a model look on given inputs, as a page with heat maps.
     Attention(attention::Args),
     /// List the passes, or explain one.
@@ -228,6 +232,7 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Bench(args) => bench::run(&globals, args),
         Verb::Bisect(args) => bisect::run(&globals, args),
         Verb::Inspect(args) => inspect::run(&globals, args),
+        Verb::Generate(args) => generate::run(&globals, args),
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),

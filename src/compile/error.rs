@@ -83,6 +83,8 @@ pub enum CompileError {
         parity: Box<parity::Report>,
         advice: &'static str,
     },
+    #[error("the result generates something else than {}: {failed}; no bundle was written. --keep names nodes that keep their precision, --tolerance another one", model.display())]
+    Generation { model: PathBuf, failed: String },
     #[error("ONNX Runtime runs {} and refuses what kiln made of it, which is a defect of kiln; no bundle was written: {source}", model.display())]
     Refused {
         model: PathBuf,
@@ -222,6 +224,7 @@ impl CompileError {
     pub fn exit_code(&self) -> u8 {
         match self {
             CompileError::NotTheSame { .. }
+            | CompileError::Generation { .. }
             | CompileError::Precision { .. }
             | CompileError::Fallback { .. }
             | CompileError::EngineRun { .. }
