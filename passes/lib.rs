@@ -3,30 +3,22 @@
 //! A pass knows the graph and the target's properties; it knows no file, no protobuf and no runtime. What must be
 //! computed goes through [`Evaluator`]. Adding a pass is one file and one line in [`registry`].
 
-pub mod attention;
-mod broadcast;
-pub mod census;
+pub mod adopt;
+pub mod analysis;
 pub mod clean;
-pub mod driver;
-pub mod expand;
+pub mod core;
 pub mod fold;
 pub mod fuse;
-pub mod fusion;
-pub mod kernels;
 pub mod lower;
-pub mod mask;
-pub mod pass;
-pub mod patch;
-pub mod pattern;
 pub mod precision;
 pub mod registry;
-pub mod rule;
-mod target;
-pub mod view;
+pub mod targets;
 
-pub use driver::{PassError, PassReport, Step, run};
-pub use pass::{
-    Application, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK, Miss, MissReport,
-    Options, Pass, PassFailure, Remark, kept_by,
+pub use self::analysis::census;
+pub use self::core::driver::{PassError, PassReport, Step, run};
+pub use self::core::pass::{
+    Activation, Application, Clamped, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK,
+    Kept, Miss, MissReport, Options, Pass, PassFailure, Remark, Rounded, kept_by,
 };
-pub use target::{Dialect, Target};
+pub use self::core::target::{Facts, Target};
+pub use self::core::{expand, fusion, patch, pattern, rule};

@@ -2,13 +2,14 @@
 
 use kiln_graph::verify::Phase;
 
-use crate::driver::Step;
-use crate::pass::Pass;
-use crate::{clean, fold, fuse, lower, precision};
+use crate::core::driver::Step;
+use crate::core::fusion::Fusion;
+use crate::core::pass::Pass;
+use crate::{adopt, clean, fold, fuse, lower, precision};
 
 /// Every pass, in the order of `kiln passes list`.
 pub static ALL: &[&dyn Pass] = &[
-    &lower::raise_opset::RaiseOpset,
+    &adopt::raise_opset::RaiseOpset,
     &clean::eliminate_dead::EliminateDead,
     &clean::eliminate_noop::EliminateNoop,
     &clean::expand_einsum::ExpandEinsum,
@@ -25,36 +26,37 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
     &clean::normalize_scores::NormalizeScores,
-    &fuse::adopt_attention::AdoptAttention,
-    &fuse::drop_key_bias::DropKeyBias,
+    &adopt::adopt_attention::ADOPT_ATTENTION,
+    &fuse::drop_key_bias::DROP_KEY_BIAS,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
-    &fuse::fuse_group_norm::FuseGroupNorm,
+    &fuse::fuse_group_norm::FUSE_GROUP_NORM,
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
     &fuse::fuse_qkv::FuseQkv,
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
     &fuse::fuse_rotary::FuseRotary,
     &fuse::fuse_swish::FUSE_SWISH,
-    &fuse::move_value_bias::MoveValueBias,
-    &fuse::sink_query_bias::SinkQueryBias,
-    &precision::quantize_int8::QuantizeInt8,
-    &precision::quantize_fp8::QuantizeFp8,
-    &precision::quantize_int4::QuantizeInt4,
-    &precision::convert_fp16::ConvertFp16,
-    &precision::convert_bf16::ConvertBf16,
-    &lower::absorb_offsets::AbsorbOffsets,
-    &lower::dequantize_constants::DequantizeConstants,
+    &fuse::move_value_bias::MOVE_VALUE_BIAS,
+    &fuse::sink_query_bias::SINK_QUERY_BIAS,
+    &precision::eight::quantize_int8::QuantizeInt8,
+    &precision::eight::quantize_fp8::QuantizeFp8,
+    &precision::four::quantize_int4::QuantizeInt4,
+    &precision::half::convert_fp16::ConvertFp16,
+    &precision::half::convert_bf16::ConvertBf16,
+    &adopt::absorb_offsets::AbsorbOffsets,
+    &adopt::dequantize_constants::DequantizeConstants,
     &lower::detach_heads::DetachHeads,
-    &lower::expand_attention::ExpandAttention,
-    &lower::expand_qoperators::ExpandQoperators,
+    &adopt::expand_attention::EXPAND_ATTENTION,
+    &adopt::expand_qoperators::ExpandQoperators,
+    &adopt::expand_rotary::ExpandRotary,
     &lower::flatten_branches::FlattenBranches,
     &lower::lower_activations::LowerActivations,
-    &lower::lower_attention::LowerAttention,
+    &lower::lower_attention::LOWER_ATTENTION,
     &lower::lower_axes::LowerAxes,
     &lower::lower_eye_like::LowerEyeLike,
     &lower::lower_int4::LowerInt4,
-    &lower::lower_nbits::LowerNbits,
+    &adopt::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
     &lower::pad_columns::PadColumns,
@@ -62,19 +64,19 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::separate_weights::SeparateWeights,
     &lower::split_heads::SplitHeads,
     &lower::split_skip_norm::SplitSkipNorm,
-    &lower::split_transposed_conv::SplitTransposedConv,
+    &adopt::split_transposed_conv::SplitTransposedConv,
     &lower::spread_offsets::SpreadOffsets,
-    &lower::symmetrize_qdq::SymmetrizeQdq,
+    &adopt::symmetrize_qdq::SymmetrizeQdq,
 ];
 
 /// What `compile` runs unless told otherwise.
 pub static DEFAULT: &[Step] = &[
     // First, so that every pass meets one signature of each operator (axes as inputs, LayerNormalization, Gelu).
-    Step::Run(&lower::raise_opset::RaiseOpset),
+    Step::Run(&adopt::raise_opset::RaiseOpset),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     // Before fusions, which know float operators only.
-    Step::Run(&lower::expand_qoperators::ExpandQoperators),
-    Step::Run(&lower::lower_nbits::LowerNbits),
+    Step::Run(&adopt::expand_qoperators::ExpandQoperators),
+    Step::Run(&adopt::lower_nbits::LowerNbits),
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&fold::fold_shapes::FoldShapes),
     // Conditions on sizes are constants now. Before anything is folded that only the other branch reads.
@@ -87,9 +89,9 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fold::fold_constants::FoldConstants),
     Step::Run(&fold::fold_branches::FoldBranches),
     // Constants that were quantized in the graph are integers by now, and what is small is folded.
-    Step::Run(&lower::dequantize_constants::DequantizeConstants),
-    Step::Run(&lower::symmetrize_qdq::SymmetrizeQdq),
-    Step::Run(&lower::absorb_offsets::AbsorbOffsets),
+    Step::Run(&adopt::dequantize_constants::DequantizeConstants),
+    Step::Run(&adopt::symmetrize_qdq::SymmetrizeQdq),
+    Step::Run(&adopt::absorb_offsets::AbsorbOffsets),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::merge_views::MergeViews),
     Step::Run(&clean::unflatten_gemm::UnflattenGemm),
@@ -106,15 +108,17 @@ pub static DEFAULT: &[Step] = &[
     Step::Enter(Phase::Canonical),
     Step::Run(&fuse::fuse_gelu::FUSE_GELU),
     Step::Run(&fuse::fuse_swish::FUSE_SWISH),
-    Step::Run(&fuse::fuse_group_norm::FuseGroupNorm),
+    Step::Run(&fuse::fuse_group_norm::FUSE_GROUP_NORM),
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
+    // Its tables are shared below like those of what was fused.
+    Step::Run(&adopt::expand_rotary::ExpandRotary),
     // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
     // What the model came with is then like what is fused.
-    Step::Run(&lower::expand_attention::ExpandAttention),
+    Step::Run(&adopt::expand_attention::EXPAND_ATTENTION),
     Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     // The query of one row is of another input than keys and values.
@@ -145,33 +149,33 @@ pub static FOLD: &[Step] = &[
 /// Runs after [`DEFAULT`] for `--int8`, and before [`FP16`], which narrows what is left.
 pub static INT8: &[Step] = &[
     // Calibration measures what it leaves.
-    Step::Run(&lower::split_transposed_conv::SplitTransposedConv),
-    Step::Run(&precision::quantize_int8::QuantizeInt8),
+    Step::Run(&adopt::split_transposed_conv::SplitTransposedConv),
+    Step::Run(&precision::eight::quantize_int8::QuantizeInt8),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Typed),
 ];
 
 /// Runs after [`DEFAULT`] for `--fp8`, and before [`FP16`].
 pub static FP8: &[Step] = &[
-    Step::Run(&precision::quantize_fp8::QuantizeFp8),
+    Step::Run(&precision::eight::quantize_fp8::QuantizeFp8),
     Step::Run(&clean::eliminate_dead::EliminateDead),
     Step::Enter(Phase::Typed),
 ];
 
 /// Runs after [`DEFAULT`] for `--int4`, and before [`FP16`], which narrows the scales.
 pub static INT4: &[Step] = &[
-    Step::Run(&precision::quantize_int4::QuantizeInt4),
+    Step::Run(&precision::four::quantize_int4::QuantizeInt4),
     Step::Enter(Phase::Typed),
 ];
 
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
     // Projections that are quantized by now keep their biases: TensorRT multiplies them in 8 bits with these only.
-    Step::Run(&fuse::drop_key_bias::DropKeyBias),
-    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
+    Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
     // What could not be moved away.
-    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
-    Step::Run(&precision::convert_fp16::ConvertFp16),
+    Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),
+    Step::Run(&precision::half::convert_fp16::ConvertFp16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
@@ -180,10 +184,10 @@ pub static FP16: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--bf16`.
 pub static BF16: &[Step] = &[
-    Step::Run(&fuse::drop_key_bias::DropKeyBias),
-    Step::Run(&fuse::move_value_bias::MoveValueBias),
-    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
-    Step::Run(&precision::convert_bf16::ConvertBf16),
+    Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
+    Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
+    Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),
+    Step::Run(&precision::half::convert_bf16::ConvertBf16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
@@ -195,7 +199,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_activations::LowerActivations),
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
-    Step::Run(&lower::lower_attention::LowerAttention),
+    Step::Run(&lower::lower_attention::LOWER_ATTENTION),
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
@@ -223,7 +227,7 @@ pub static LOWER: &[Step] = &[
 /// Makes every attention an internal operator, those that the model came with too, so that its probabilities can be asked
 /// for; [`LOWER`] follows.
 pub static ATTENTION: &[Step] = &[
-    Step::Run(&fuse::adopt_attention::AdoptAttention),
+    Step::Run(&adopt::adopt_attention::ADOPT_ATTENTION),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
 
@@ -238,6 +242,11 @@ pub static CLEANUP: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
+
+/// The passes that are [`Fusion`]s.
+pub fn fusions() -> impl Iterator<Item = &'static Fusion> {
+    ALL.iter().filter_map(|pass| pass.fusion())
+}
 
 /// No pass has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

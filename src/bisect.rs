@@ -17,13 +17,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bundle;
-use crate::compile::calibration;
-use crate::compile::named;
-use crate::compile::stages::{self, Passes};
-use crate::compile::{CompileError, Options, Rewritten};
-use crate::parity::{Report, Tolerance, Unproved};
+use crate::compile::CompileError;
+use crate::options::Options;
+use crate::parity::{self, Report, Tolerance, Unproved};
+use crate::pipeline::{self, Passes, Rewritten, calibration, named};
 use crate::prove::{self, Reference};
-use crate::report;
 use crate::runtime::Chosen;
 use crate::scratch::Temporary;
 use crate::talk::Talk;
@@ -87,7 +85,7 @@ pub enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Differs { parity } => f.write_str(&report::failures(parity)),
+            Failure::Differs { parity } => f.write_str(&parity::failures(parity)),
             Failure::Refused { why } => write!(f, "ONNX Runtime refuses the model: {why}"),
         }
     }
@@ -116,10 +114,10 @@ pub fn bisect(
     talk: &dyn Talk,
 ) -> Result<Bisection, CompileError> {
     talk.stage("read");
-    let mut original = stages::read(options)?;
+    let mut original = pipeline::read(options)?;
     named::outputs(options, &original)?;
-    let fixed = stages::fix(options, &mut original)?;
-    let mut shapes = stages::shapes(options, &original)?;
+    let fixed = pipeline::fix(options, &mut original)?;
+    let mut shapes = pipeline::shapes(options, &original)?;
     let (targets, _) = Targets::resolved(options.targets.as_ref())?;
     let mut pipeline = Pipeline {
         options,
@@ -133,7 +131,7 @@ pub fn bisect(
     let mut fused = pipeline.fused()?;
     named::kept(options, &original, &fused.model)?;
     talk.stage("sizes");
-    let device = stages::device(options, &pipeline.targets);
+    let device = pipeline::device(options, &pipeline.targets);
     let request = prove::Request {
         reference: &bundle::model_path(&options.model),
         original: &original,
@@ -141,7 +139,7 @@ pub fn bisect(
         inputs: options.inputs.as_deref(),
         fixed: &fixed,
         seed: options.seed,
-        optimized: stages::proved_as_optimized(options, &pipeline.targets),
+        optimized: pipeline::proved_as_optimized(options, &pipeline.targets),
         thorough: false,
         half_io: options.half_io,
         one_profile: false,
@@ -150,7 +148,7 @@ pub fn bisect(
         ort_lib: options.ort_lib.as_deref(),
     };
     let mut reference = prove::open(&request, &mut shapes, talk)?;
-    if let Some(baked) = stages::narrowed(&original, &shapes, &reference.chosen) {
+    if let Some(baked) = pipeline::narrowed(&original, &shapes, &reference.chosen) {
         pipeline.original = baked;
         fused = pipeline.fused()?;
     }
@@ -195,7 +193,7 @@ struct Pipeline<'a> {
 impl Pipeline<'_> {
     /// The model before anything changes its number formats.
     fn fused(&self) -> Result<Rewritten, CompileError> {
-        self.rewrite(stages::split(self.suspects.steps).0, None, &[])
+        self.rewrite(pipeline::split(self.suspects.steps).0, None, &[])
     }
 
     fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, CompileError> {
@@ -218,7 +216,7 @@ impl Pipeline<'_> {
             finish,
         };
         let model = self.original.clone();
-        stages::rewrite(self.options, &self.targets, &passes, model, self.talk)
+        pipeline::rewrite(self.options, &self.targets, &passes, model, self.talk)
     }
 
     /// The culprit, once it is known that `number - 1` applications pass and `number` fail.
@@ -316,7 +314,7 @@ fn diff(before: Model, after: Model) -> Result<String, CompileError> {
     if let (Some(before), Some(after)) = (&before.graph, &mut after.graph) {
         order_like(&before.node, &mut after.node);
     }
-    let (before, after) = (stages::print(&before), stages::print(&after));
+    let (before, after) = (pipeline::print(&before), pipeline::print(&after));
     let diff = similar::TextDiff::from_lines(&before, &after);
     Ok(diff.unified_diff().context_radius(3).to_string())
 }

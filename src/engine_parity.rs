@@ -5,11 +5,12 @@ use std::path::Path;
 
 use kiln_graph::Tensor;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bundle;
 use crate::engine::run::{EngineRunError, RunOptions, Session};
 use crate::nvidia::driver;
+use crate::parity;
 use crate::parity::Report;
 
 /// Runs a compiled engine on tensors in the host's memory.
@@ -51,7 +52,7 @@ impl NotRun {
 }
 
 /// The outcome of engine parity.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 #[serde(tag = "status", rename_all = "kebab-case")]
 pub enum EngineParity {
     NotRun {
@@ -62,6 +63,13 @@ pub enum EngineParity {
         runner: String,
         report: Box<Report>,
     },
+}
+
+/// Of a manifest that says nothing about it.
+impl Default for EngineParity {
+    fn default() -> EngineParity {
+        EngineParity::NotRun { why: String::new() }
+    }
 }
 
 impl From<NotRun> for EngineParity {
@@ -95,7 +103,7 @@ impl fmt::Display for EngineParity {
         match self {
             EngineParity::NotRun { why } => write!(f, "not run: {why}"),
             EngineParity::Run { runner, report } => {
-                write!(f, "{}, {runner}", crate::report::verdict(report))
+                write!(f, "{}, {runner}", parity::verdict(report))
             }
         }
     }

@@ -1,32 +1,40 @@
 //! `manifest.json`: what was done to which model, and what was proved, for machines.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
 
-use kiln_graph::Model;
-use kiln_graph::onnx::Written;
-use kiln_passes::{MissReport, PassReport, Remark};
+use kiln_passes::census::AttentionBlock;
+use kiln_passes::{Activation, Clamped, Kept, Rounded};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::bench;
-use crate::bundle::{self, BundleError};
-use crate::compile::{Calibrated, Int8, Judged, Options, Rewritten, Source};
+use crate::bench::{self, baseline::Verdict};
 use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
-use crate::engine_parity::{EngineParity, NotRun};
-use crate::parity;
-use crate::prove::Placed;
+use crate::engine_parity::EngineParity;
+use crate::environment::Environment;
+use crate::judge::Judgement;
+use crate::parity::{self, Placed};
 use crate::recipe::Recipe;
 use crate::runtime;
-use crate::search::Search;
 use crate::shapes::Range;
-use crate::summary::{self, Attention, Found, Summary};
-use crate::targets::Targets;
+use crate::summary::{Found, Summary};
 
-/// Everything about a bundle.
-#[derive(Clone, Debug, Serialize)]
+mod read;
+
+pub(crate) use read::is_known;
+pub use read::{ManifestError, kernels, parse, read};
+
+/// The format of manifests that this kiln writes, and the newest that it reads. A key that is added leaves it as it is: who does
+/// not know a key passes over it, and a key that is absent has its default. It counts up when a key goes or means something else.
+pub const FORMAT: u32 = 1;
+
+/// Everything about a bundle. What a report says, it says of this alone.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct Manifest {
     pub kiln: String,
+    /// See [`FORMAT`]; 0 where the kiln that wrote it had no formats yet.
+    pub format: u32,
     pub source: SourceFacts,
     pub target: String,
     pub precision: String,
@@ -41,7 +49,7 @@ pub struct Manifest {
     pub ops_after: BTreeMap<String, usize>,
     /// Blocks of a Transformer: found, and fused into one operator each.
     pub blocks: Vec<Found>,
-    pub attention: Vec<Attention>,
+    pub attention: Vec<AttentionBlock>,
     pub passes: Vec<Applied>,
     /// Where passes came close, of those that were asked about.
     pub explain: Vec<Explained>,
@@ -49,7 +57,7 @@ pub struct Manifest {
     /// Linear layers that were quantized.
     pub quantized: usize,
     /// Activations that were quantized with a fixed range.
-    pub activations: Vec<Ranged>,
+    pub activations: Vec<Activation>,
     /// Weights that were rounded to INT4 on calibration data.
     pub rounded: Vec<Rounded>,
     /// What the ranges were measured on; `null` if none was.
@@ -63,6 +71,8 @@ pub struct Manifest {
     pub engine: Option<EngineFacts>,
     /// The gates that were set, but for that on parity.
     pub gates: Vec<Judged>,
+    /// What the user's own judge said; `null`: there is none.
+    pub judge: Option<Judgement>,
     /// `passes`, `not-proved` or `fails`; `null`: not run.
     pub parity_outcome: Option<parity::Outcome>,
     /// `None`: not run.
@@ -87,7 +97,8 @@ pub struct Manifest {
     pub stages: Vec<Stage>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct SourceFacts {
     pub path: String,
     pub bytes: u64,
@@ -95,12 +106,13 @@ pub struct SourceFacts {
 }
 
 /// The options as they were resolved.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct Chosen {
     pub fp16: bool,
     pub bf16: bool,
     /// `static` or `dynamic`; `null` without INT8.
-    pub int8: Option<&'static str>,
+    pub int8: Option<Cow<'static, str>>,
     pub fp8: bool,
     /// Rows of a block of INT4 weights; `null` without INT4.
     pub int4_block: Option<usize>,
@@ -117,7 +129,7 @@ pub struct Chosen {
 }
 
 /// One pass of the pipeline.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Applied {
     pub name: String,
     pub results: String,
@@ -128,7 +140,7 @@ pub struct Applied {
 }
 
 /// Where a pass applied, and where it came close.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Explained {
     pub pass: String,
     /// Whether it was among the passes that ran.
@@ -139,7 +151,7 @@ pub struct Explained {
 }
 
 /// Where a match stopped, and why.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Missed {
     pub root: String,
     /// Nodes that matched: those of the deepest match that was tried.
@@ -148,74 +160,8 @@ pub struct Missed {
     pub why: String,
 }
 
-/// What became of the passes of these names; `all` names every pass that ran.
-fn explained(names: &[String], passes: &[PassReport], misses: &[MissReport]) -> Vec<Explained> {
-    let mut wanted: Vec<&str> = Vec::new();
-    for name in names {
-        let ran = passes.iter().map(|p| p.name).filter(|_| name == "all");
-        let named = Some(name.as_str()).filter(|&name| name != "all");
-        for name in ran.chain(named) {
-            if !wanted.contains(&name) {
-                wanted.push(name);
-            }
-        }
-    }
-    let explain = |name: &str| {
-        let runs: Vec<_> = passes.iter().filter(|p| p.name == name).collect();
-        let misses = misses.iter().filter(|m| m.pass == name);
-        let missed = misses.map(|m| Missed {
-            root: m.root.clone(),
-            depth: m.depth,
-            stopped_at: m.at.clone(),
-            why: m.why.clone(),
-        });
-        Explained {
-            pass: name.into(),
-            ran: !runs.is_empty(),
-            matched: runs.iter().map(|p| p.applications).sum(),
-            missed: missed.collect(),
-        }
-    };
-    wanted.into_iter().map(explain).collect()
-}
-
-/// An activation with a fixed range.
-#[derive(Clone, Debug, Serialize)]
-pub struct Ranged {
-    pub value: String,
-    pub lo: f32,
-    pub hi: f32,
-    /// What chose the range.
-    pub method: &'static str,
-    /// Channels that are multiplied apart, in floats.
-    pub outliers: usize,
-    /// What divides it by the factors of SmoothQuant: `norm` or `mul`.
-    pub smoothing: Option<&'static str>,
-    /// The expected power of the error in the products that read it, over their power.
-    pub noise: f64,
-}
-
-/// A weight that was rounded to INT4 on calibration data.
-#[derive(Clone, Debug, Serialize)]
-pub struct Rounded {
-    pub layer: String,
-    /// `nearest`, or `compensated` where errors make up for each other.
-    pub method: &'static str,
-    /// Its input is divided by factors that the weight takes.
-    pub factors: bool,
-    /// Of the products on the calibration data, in relative L2.
-    pub error: f64,
-}
-
-/// A node that keeps FP32.
-#[derive(Clone, Debug, Serialize)]
-pub struct Kept {
-    pub node: String,
-    pub why: String,
-}
-
 /// Nodes whose quantization was written as the target takes it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Requantized {
     pub how: String,
     /// The same numbers, but for rounding of floats.
@@ -223,15 +169,8 @@ pub struct Requantized {
     pub nodes: Vec<String>,
 }
 
-/// A table, such as a mask, with values beyond the range of FP16 or BF16 that stand for infinity, and were replaced.
-#[derive(Clone, Debug, Serialize)]
-pub struct Clamped {
-    pub tensor: String,
-    pub values: usize,
-    pub abs_max: f32,
-}
-
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct Files {
     pub bytes: u64,
     /// The external data's name and bytes.
@@ -239,7 +178,8 @@ pub struct Files {
 }
 
 /// The engine that was built.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct EngineFacts {
     pub runtime: String,
     pub capabilities: Vec<String>,
@@ -249,14 +189,8 @@ pub struct EngineFacts {
     pub layers: usize,
     /// What TensorRT's parser made of the model, by kinds of layers and types of tensors.
     pub network: Network,
-    /// The engine's kernels, in the order in which they run.
-    pub kernels: Kernels,
-    /// Quantized layers that it multiplies in another type.
-    pub otherwise: Vec<Otherwise>,
-    /// What computes each attention of the model.
-    pub attention: Vec<Attended>,
-    /// What the kernels move and cost on paper at typical sizes; `null` where the builder did not list them.
-    pub paper: Option<Paper>,
+    #[serde(flatten)]
+    pub listed: EngineKernels,
     /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
     pub attention_decomposed: bool,
     pub inputs: Vec<TensorInfo>,
@@ -264,24 +198,8 @@ pub struct EngineFacts {
     pub warnings: Vec<String>,
 }
 
-/// Why the kernels of a bundle's engine are not known.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelsError {
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    #[error("{}: the manifest cannot be read: {source}", path.display())]
-    Unread { path: PathBuf, source: io::Error },
-    #[error("{}: the manifest is not read: {source}", path.display())]
-    Manifest {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
-    #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
-    Unlisted(PathBuf),
-}
-
 /// What a bundle says of its engine's kernels.
-#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct EngineKernels {
     /// In the order in which they run.
     #[serde(default)]
@@ -292,62 +210,17 @@ pub struct EngineKernels {
     /// What computes each attention of the model; empty where an older kiln made the bundle.
     #[serde(default)]
     pub attention: Vec<Attended>,
-    /// What they move and cost on paper; `null` where an older kiln made the bundle.
+    /// What they move and cost on paper at typical sizes; `null` where the builder did not list them, or an older kiln made the
+    /// bundle.
     #[serde(default)]
     pub paper: Option<Paper>,
 }
 
-/// The kernels of a bundle's engine.
-///
-/// # Errors
-/// When it is no bundle, has no engine, or nothing is known of the kernels.
-pub fn kernels(folder: &Path) -> Result<EngineKernels, KernelsError> {
-    #[derive(Deserialize)]
-    struct Part {
-        engine: Option<EngineKernels>,
-    }
-    bundle::find_engine(folder)?;
-    let path = folder.join(bundle::MANIFEST);
-    let text = fs::read(&path).map_err(|source| KernelsError::Unread {
-        path: path.clone(),
-        source,
-    })?;
-    let part: Part =
-        serde_json::from_slice(&text).map_err(|source| KernelsError::Manifest { path, source })?;
-    let folder = folder.to_path_buf();
-    match part.engine {
-        None => Err(BundleError::NoEngine(folder).into()),
-        Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(folder)),
-        Some(listed) => Ok(listed),
-    }
-}
-
-/// Where it was compiled.
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
-pub struct Environment {
-    pub os: String,
-    pub cpu: String,
-    pub threads: usize,
-}
-
 /// A stage of the compilation and the wall time it took.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Stage {
     pub name: String,
     pub seconds: f64,
-}
-
-pub(crate) fn environment() -> Environment {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find(|l| l.starts_with("model name"));
-    let cpu = model
-        .and_then(|l| l.split_once(':'))
-        .map_or("unknown", |(_, name)| name.trim());
-    Environment {
-        os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        cpu: cpu.to_string(),
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-    }
 }
 
 impl Manifest {
@@ -360,185 +233,76 @@ impl Manifest {
         }
     }
 
-    /// What is known before anything is proved or built.
-    pub fn new(
-        options: &Options,
-        targets: &Targets,
-        source: &Source,
-        original: &Model,
-        rewritten: &Rewritten,
-        written: &Written,
-    ) -> Manifest {
-        let mut ops_after = rewritten.ops_after.clone();
-        if written.relays > 0 {
-            *ops_after.entry("Identity".into()).or_default() += written.relays;
-        }
-        let mut manifest = Manifest {
-            kiln: env!("CARGO_PKG_VERSION").into(),
-            source: SourceFacts {
-                path: source.path.display().to_string(),
-                bytes: source.bytes,
-                sha256: source.sha256.clone(),
-            },
-            target: targets.to_string(),
-            precision: options.precision(),
-            recipe: Recipe {
-                model: Some(options.model.clone()),
-                sha256: Some(source.sha256.clone()),
-                ..options.recipe.clone()
-            }
-            .placed(Path::new(".")),
-            options: Chosen {
-                fp16: options.fp16,
-                bf16: options.bf16,
-                int8: options.int8.map(|form| match form {
-                    Int8::Static => "static",
-                    Int8::Dynamic => "dynamic",
-                }),
-                fp8: options.fp8,
-                int4_block: options.int4,
-                standard: options.standard,
-                half_io: options.half_io,
-                engine: options.engine,
-                check: options.check,
-                passes: options.passes.clone(),
-                search: options.search,
-                keep: options.keep.as_ref().map(|r| r.to_string()),
-                keep_ops: options.keep_ops.iter().map(|op| op.to_string()).collect(),
-                inputs: options.inputs.as_ref().map(|p| p.display().to_string()),
-                seed: options.seed,
-            },
-            sizes: BTreeMap::new(),
-            before: summary::of(original),
-            after: summary::of(&rewritten.model).with_relays(written.relays),
-            ops_before: rewritten.ops_before.clone(),
-            ops_after,
-            blocks: rewritten.blocks.clone(),
-            attention: rewritten.attention.clone(),
-            passes: Vec::new(),
-            explain: explained(&options.explain, &rewritten.passes, &rewritten.misses),
-            converted: 0,
-            quantized: 0,
-            activations: Vec::new(),
-            rounded: Vec::new(),
-            calibration: None,
-            kept: Vec::new(),
-            requantized: Vec::new(),
-            clamped: Vec::new(),
-            warnings: Vec::new(),
-            model: Files {
-                bytes: written.bytes,
-                external: written.external.as_ref().map(|(path, bytes)| {
-                    let name = path.file_name().unwrap_or_default();
-                    (name.to_string_lossy().into_owned(), *bytes)
-                }),
-            },
-            engine: None,
-            gates: Vec::new(),
-            parity_outcome: None,
-            parity: None,
-            generation: None,
-            latency: None,
-            latency_not_run: None,
-            search: None,
-            engine_parity: NotRun::no_engine().into(),
-            runtime: None,
-            device: None,
-            placements: Vec::new(),
-            environment: environment(),
-            stages: Vec::new(),
-        };
-        for report in &rewritten.passes {
-            match report.name {
-                "convert-fp16" | "convert-bf16" => manifest.converted = report.applications,
-                "quantize-int4" | "quantize-int8" | "quantize-fp8" => {
-                    manifest.quantized = report.applications
-                }
-                _ => {}
-            }
-            manifest.passes.push(Applied {
-                name: report.name.into(),
-                results: report.exactness.to_string(),
-                applications: report.applications,
-                milliseconds: report.elapsed.as_secs_f64() * 1e3,
-                nodes_before: report.nodes_before,
-                nodes_after: report.nodes_after,
-            });
-        }
-        for remark in &rewritten.remarks {
-            manifest.note(remark);
-        }
-        // Whether projections are packed is the target's choice.
-        let none = |b: &&Found| b.found > 0 && b.fused == 0 && b.kind != "packed projections";
-        for block in rewritten.blocks.iter().filter(none) {
-            let why = match &block.why {
-                Some(why) => format!(": {why}"),
-                None => "; --explain all says why".into(),
-            };
-            (manifest.warnings).push(format!(
-                "none of {} {} was fused{why}",
-                block.found, block.kind
-            ));
-        }
-        manifest
+    /// Bytes of the optimized model with its external data.
+    pub fn model_bytes(&self) -> u64 {
+        self.model.bytes + self.model.external.as_ref().map_or(0, |(_, n)| *n)
     }
+}
 
-    fn note(&mut self, remark: &Remark) {
-        match remark {
-            Remark::Quantized { .. } | Remark::Narrowed { .. } => {}
-            Remark::Rounded {
-                layer,
-                method,
-                factors,
-                error,
-            } => self.rounded.push(Rounded {
-                layer: layer.clone(),
-                method,
-                factors: *factors,
-                error: *error,
-            }),
-            Remark::Ranged(a) => {
-                if !self.activations.iter().any(|known| known.value == a.value) {
-                    self.activations.push(Ranged {
-                        value: a.value.clone(),
-                        lo: a.lo,
-                        hi: a.hi,
-                        method: a.method,
-                        outliers: a.outliers,
-                        smoothing: a.smoothing,
-                        noise: a.noise,
-                    });
-                }
-            }
-            Remark::Kept { node, why } => self.kept.push(Kept {
-                node: node.clone(),
-                why: why.clone(),
-            }),
-            Remark::Requantized { node, how, exact } => {
-                let found = self.requantized.iter_mut().find(|r| r.how == *how);
-                match found {
-                    Some(same) => same.nodes.push(node.clone()),
-                    None => self.requantized.push(Requantized {
-                        how: (*how).into(),
-                        exact: *exact,
-                        nodes: vec![node.clone()],
-                    }),
-                }
-            }
-            Remark::Clamped {
-                tensor,
-                values,
-                abs_max,
-            } => self.clamped.push(Clamped {
-                tensor: tensor.clone(),
-                values: *values,
-                abs_max: *abs_max,
-            }),
-            Remark::OverBudget { node, bytes } => self.warnings.push(format!(
-                "{node} was not folded: its result takes {}",
-                summary::bytes(*bytes)
-            )),
-            Remark::Skipped { why } => self.warnings.push(why.clone()),
+/// What a search found.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Search {
+    /// Layers that could be converted.
+    pub layers: usize,
+    /// Models that were compared with the original.
+    pub compared: usize,
+    /// By sensitivity, the most sensitive first.
+    pub groups: Vec<Group>,
+    /// Numbers of kept layers that were tried, in the order of the search, and the error.
+    pub curve: Vec<Tried>,
+    /// Layers that keep their precision.
+    pub kept: Vec<String>,
+}
+
+/// Layers that are kept or converted together.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Group {
+    pub layers: Vec<String>,
+    /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
+    /// finite.
+    pub error: Option<f64>,
+}
+
+/// One candidate.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Tried {
+    pub kept: usize,
+    /// Largest relative L2 error of an output over all cases; `None` if it is not finite.
+    pub error: Option<f64>,
+    pub pass: bool,
+}
+
+/// What a calibration was made of, for the manifest.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Calibrated {
+    pub data: String,
+    /// The data is made up, so that ranges say little about real inputs.
+    pub made: bool,
+    /// Values that were measured.
+    pub values: usize,
+    /// Whether a cache had all that was to be measured.
+    pub cached: bool,
+    /// Samples of the data that only the proof has seen.
+    pub held_out: usize,
+}
+
+/// A gate that was set, and what it says.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Judged {
+    /// `latency`, `size`, `precision`, `engine parity` or `judge`.
+    pub gate: Cow<'static, str>,
+    pub verdict: Verdict,
+    /// What was found, and the limit; or why nothing was held against it.
+    pub why: String,
+}
+
+impl std::fmt::Display for Judged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.verdict {
+            Verdict::Pass => write!(f, "passes: {}", self.why),
+            Verdict::Fail => write!(f, "FAILS: {}", self.why),
+            Verdict::Unclear => write!(f, "unclear: {}", self.why),
+            Verdict::NotRun => write!(f, "not run: {}", self.why),
         }
     }
 }

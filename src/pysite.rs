@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The `site-packages` folders worth searching, best first, none twice: the active virtual environment
-/// (`VIRTUAL_ENV`), `.venv` in the current folder, `.venv` beside the executable or above it.
+/// The `site-packages` folders worth searching, best first, none twice: those that the executable was installed with, the
+/// active virtual environment (`VIRTUAL_ENV`), `.venv` in the current folder, `.venv` beside the executable or above it.
 ///
 /// Starts no process; see [`interpreter_site_packages`] for the folders of the `python3` on the path.
 pub fn site_packages() -> Vec<PathBuf> {
@@ -19,15 +19,35 @@ pub fn site_packages() -> Vec<PathBuf> {
         .iter()
         .flat_map(|exe| exe.ancestors().skip(1))
         .map(|d| d.join(".venv"));
+    let own = executable.iter().flat_map(|exe| installed_with(exe));
+    let venvs = active.into_iter().chain(current).chain(above);
     let mut found = Vec::new();
-    for venv in active.into_iter().chain(current).chain(above) {
-        for folder in of_venv(&venv) {
-            if !found.contains(&folder) {
-                found.push(folder);
-            }
+    for folder in own.chain(venvs.flat_map(|venv| of_venv(&venv))) {
+        if !found.contains(&folder) {
+            found.push(folder);
         }
     }
     found
+}
+
+/// The Python package that comes with the executable in kiln's wheel.
+const PACKAGE: &str = "kiln_compiler";
+
+/// The package folders that a wheel put beside `executable`, which lies in the `bin` of an environment, of a user's
+/// `~/.local`, or of `pip install --target`. None for a program that no wheel brought.
+fn installed_with(executable: &Path) -> Vec<PathBuf> {
+    let bin = executable.parent().filter(|d| d.ends_with("bin"));
+    let Some(prefix) = bin.and_then(Path::parent) else {
+        return Vec::new();
+    };
+    let debian = children(&prefix.join("lib"), |name| name.starts_with("python3"))
+        .into_iter()
+        .map(|d| d.join("dist-packages"));
+    let mut sites = of_venv(prefix);
+    sites.extend(debian);
+    sites.push(prefix.to_path_buf());
+    sites.retain(|site| site.join(PACKAGE).is_dir());
+    sites
 }
 
 /// The package folders of the `python3` on the path, or none if there is no such program. Starts a process, so ask
@@ -118,6 +138,31 @@ mod tests {
             [site.join("tensorrt_rtx"), site.join("tensorrt_rtx_libs")]
         );
         fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_wheel_has_its_runtimes_beside_it() {
+        let root = tempfile::tempdir().unwrap();
+        let of = |site: &str| {
+            let root = root.path().join(site.replace('/', "-"));
+            fs::create_dir_all(root.join(site).join(PACKAGE)).unwrap();
+            // Another version's folder, which this wheel is not in.
+            fs::create_dir_all(root.join("lib/python3.9/site-packages")).unwrap();
+            (installed_with(&root.join("bin/kiln")), root.join(site))
+        };
+        for site in [
+            "lib/python3.12/site-packages",
+            "lib/python3/dist-packages",
+            "lib/python3.11/dist-packages",
+            ".",
+        ] {
+            let (found, wanted) = of(site);
+            assert_eq!(found, [wanted], "{site}");
+        }
+        let (_, site) = of("lib/python3.13/site-packages");
+        let prefix = site.ancestors().nth(3).unwrap();
+        assert!(installed_with(&prefix.join("target/kiln")).is_empty());
+        assert!(installed_with(Path::new("/no/such/bin/kiln")).is_empty());
     }
 
     #[test]

@@ -148,3 +148,27 @@ g (float[b,2,s,4] q, float[b,2,s,4] x) => (float[b,2,s,4] y, float[b,2,s,4] v, f
         .collect();
     assert_eq!(found, [(Holds::Keys, 2), (Holds::Values, 1)]);
 }
+
+#[test]
+fn keys_leave_beside_an_attention_that_splits_heads_itself() {
+    let text = r#"
+<ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
+g (float[b,s,8] q, float[b,s,8] x) => (float[b,s,8] y, float[b,2,s,4] k, float[b,2,s,4] v)
+<float[8] bias = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}, int64[4] heads = {0, 0, 2, 4}>
+{
+    k0 = Relu (x)
+    v0 = Neg (x)
+    y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k0, v0)
+    k1 = Add (bias, k0)
+    k2 = Reshape (k1, heads)
+    k = Transpose <perm = [0, 2, 1, 3]> (k2)
+    v2 = Reshape (v0, heads)
+    v = Transpose <perm = [0, 2, 1, 3]> (v2)
+}
+"#;
+    let found: Vec<_> = made(&graph(text))
+        .iter()
+        .map(|m| (m.holds, m.output))
+        .collect();
+    assert_eq!(found, [(Holds::Keys, 1), (Holds::Values, 2)]);
+}

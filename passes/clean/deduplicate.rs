@@ -5,8 +5,8 @@ use std::hash::{Hash, Hasher};
 use kiln_graph::{Attr, Graph, Model, Node, NodeId, ValueId, ops};
 use rustc_hash::{FxHashMap, FxHasher};
 
-use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
-use crate::patch::remove_dead;
+use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
+use crate::core::patch::remove_dead;
 
 #[derive(Debug)]
 pub struct Deduplicate;

@@ -2,8 +2,8 @@
 
 use kiln_graph::{Def, Graph, Model, NodeId, ValueId};
 
-use crate::pass::{Context, Exactness, Pass, PassFailure};
-use crate::patch::remove_dead;
+use crate::core::pass::{Context, Exactness, Pass, PassFailure};
+use crate::core::patch::remove_dead;
 
 #[derive(Debug)]
 pub struct EliminateDead;

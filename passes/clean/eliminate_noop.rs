@@ -2,9 +2,9 @@
 
 use kiln_graph::{Graph, Node, NodeId, ValueId, ops};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct EliminateNoop;

@@ -2,9 +2,9 @@
 
 use kiln_graph::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct NormalizeScores;
@@ -45,7 +45,7 @@ impl Rule for NormalizeScores {
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        if !cx.target.scales_before_biases() {
+        if !cx.target.facts.scales_before_biases {
             return Err(Miss::none());
         }
         let node = g.node(root);

@@ -7,11 +7,11 @@ use kiln_graph::infer::{self, Expr, Facts};
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::broadcast::Shapes;
-use crate::mask::spell::{Spelling, spell};
-use crate::mask::{self, Mask, Term};
-use crate::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
-use crate::patch::Patch;
+use crate::analysis::broadcast::Shapes;
+use crate::analysis::mask::spell::{Spelling, spell};
+use crate::analysis::mask::{self, Mask, Term};
+use crate::core::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
+use crate::core::patch::Patch;
 
 /// A mask that is made of another one waits for the next round.
 const MAX_ROUNDS: usize = 8;

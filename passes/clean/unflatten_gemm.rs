@@ -2,10 +2,10 @@
 
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ops};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
-use crate::view::View;
+use crate::analysis::view::View;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct UnflattenGemm;

@@ -4,8 +4,8 @@ use kiln_graph::graph::Inputs;
 use kiln_graph::{Attr, Attrs, Def, Graph, Model, NodeId, Op, ValueId, infer};
 use rustc_hash::FxHashMap;
 
-use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
-use crate::patch::remove_dead;
+use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
+use crate::core::patch::remove_dead;
 
 #[derive(Debug)]
 pub struct FoldBranches;

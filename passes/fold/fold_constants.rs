@@ -4,7 +4,7 @@ use kiln_graph::graph::Inputs;
 use kiln_graph::{Graph, Model, NodeId, Type, ValueId, infer, ops};
 use rustc_hash::FxHashMap;
 
-use crate::pass::{
+use crate::core::pass::{
     Context, Evaluator, EvaluatorError, Exactness, Pass, PassFailure, Remark, in_each_graph,
 };
 
@@ -80,7 +80,7 @@ fn fold(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         g.make_constant(*v, tensor);
     }
     for &id in batch.iter().rev() {
-        crate::patch::remove_dead(g, vec![id]);
+        crate::core::patch::remove_dead(g, vec![id]);
     }
     Ok(batch.len())
 }

@@ -3,9 +3,9 @@
 use kiln_graph::infer::{self, Expr, Facts};
 use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
 
-use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
-use crate::patch::Patch;
-use crate::view;
+use crate::analysis::view;
+use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
+use crate::core::patch::Patch;
 
 #[derive(Debug)]
 pub struct FoldShapes;

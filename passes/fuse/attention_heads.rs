@@ -2,12 +2,12 @@
 
 use kiln_graph::{Attrs, DType, Graph, Op, Tensor, ValueId};
 
-use crate::attention::keyless;
-use crate::attention::scores::{Addend, Bias, Scores};
-use crate::expand::number;
-use crate::pass::{Context, Miss};
-use crate::patch::{Patch, Ref};
-use crate::view::View;
+use crate::analysis::attention::keyless;
+use crate::analysis::attention::scores::{Addend, Bias, Scores};
+use crate::analysis::view::View;
+use crate::core::expand::number;
+use crate::core::pass::{Context, Miss};
+use crate::core::patch::{Patch, Ref};
 
 /// Brings operands into the layout.
 pub(super) struct Heads<'a, 'c> {

@@ -4,13 +4,13 @@ use kiln_graph::infer::Expr;
 use kiln_graph::{Attr, Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId, ops};
 
 use super::attention_heads::Heads;
-use crate::attention::keyless;
-use crate::attention::scores::{self, Addend, Bias, Scores};
-use crate::attention::weights::weighted;
-use crate::mask::{self, Mask, Term};
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::analysis::attention::keyless;
+use crate::analysis::attention::scores::{self, Addend, Bias, Scores};
+use crate::analysis::attention::weights::weighted;
+use crate::analysis::mask::{self, Mask, Term};
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 /// Vaswani et al., "Attention Is All You Need", 2017, section 3.2.1; grouped queries: Ainslie et al., "GQA", 2023.
 #[derive(Debug)]

@@ -3,9 +3,9 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct FuseQkv;
@@ -43,7 +43,7 @@ impl Rule for FuseQkv {
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
         let parts = separate(g, &attention)?;
-        if !cx.target.packs_projections() {
+        if !cx.target.facts.packs_projections {
             return Err(Miss::because("packing does not pay on this target"));
         }
         let weights: Vec<&Tensor> = parts.iter().map(|p| p.weight).collect();

@@ -3,9 +3,9 @@
 use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId, ops};
 
 use super::half_table::{DEPTH, Halver, Layout, same};
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct FuseRotary;

@@ -2,9 +2,8 @@
 
 use std::sync::OnceLock;
 
-use super::same_dtype;
-use crate::expand::Call;
-use crate::fusion::{Fusion, Parsed};
+use crate::core::expand::Call;
+use crate::core::fusion::{Fusion, Parsed};
 
 /// Swish-24 (ONNX `docs/Operators.md`); Ramachandran, Zoph and Le, "Searching for Activation Functions", 2017.
 pub static FUSE_SWISH: Fusion = Fusion {
@@ -32,7 +31,8 @@ Swish <alpha: float = 1.0> (x) => (y) {
     y = Div(x, a)
 }",
     ],
-    guard: same_dtype,
+    guard: |_, _| Ok(()),
+    build: None,
     parsed: OnceLock::new(),
 };
 

@@ -3,8 +3,8 @@
 use kiln_graph::{Attrs, Def, Dim, Graph, Node, NodeId, Tensor, ValueId, ops};
 use rustc_hash::FxHashMap;
 
-use crate::pass::Miss;
-use crate::patch::{Patch, Ref};
+use crate::core::pass::Miss;
+use crate::core::patch::{Patch, Ref};
 
 /// How a full-width table repeats its half along the last axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! Fusions: several operators become one.
 
-pub mod adopt_attention;
 mod attention_heads;
 pub mod drop_key_bias;
 pub mod fuse_attention;
@@ -18,8 +17,8 @@ pub mod sink_query_bias;
 
 use kiln_graph::{Dim, Graph};
 
-use crate::pass::Miss;
-use crate::pattern::Match;
+use crate::core::pass::Miss;
+use crate::core::pattern::Match;
 
 /// Inputs after the first, as far as they are bound, are vectors of the size of its last axis.
 fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {
@@ -37,18 +36,4 @@ fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {
         }
     }
     Ok(())
-}
-
-/// The result has the dtype of the first input, for bodies that widen it and narrow again.
-fn same_dtype(g: &Graph, m: &Match) -> Result<(), Miss> {
-    let x = m.input(0)?;
-    let dtype = |v| g.value(v).ty().dtype();
-    match m.output {
-        Some(y) if dtype(x).is_some() && dtype(x) == dtype(y) => Ok(()),
-        _ => Err(Miss::at(
-            x,
-            m.nodes().len(),
-            "its dtype is not that of the result",
-        )),
-    }
 }

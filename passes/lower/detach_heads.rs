@@ -3,9 +3,9 @@
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, ops};
 
 use super::separate_weights::four_bits;
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct DetachHeads;
@@ -54,7 +54,7 @@ impl Rule for DetachHeads {
         if !joins_heads(g, x) {
             return Err(Miss::at(x, 1, "it is no heads that are joined"));
         }
-        if !cx.target.dequantizes_apart() {
+        if !cx.target.facts.dequantizes_apart {
             return Err(Miss::because("the target reads weights as they are"));
         }
         let mut patch = Patch::new();

@@ -2,7 +2,7 @@
 
 use kiln_graph::{Attrs, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId};
 
-use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
+use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 
 #[derive(Debug)]
 pub struct FlattenBranches;
@@ -30,7 +30,7 @@ impl Pass for FlattenBranches {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        if !cx.target.flattens_branches() || model.graph.opset() < 15 {
+        if !cx.target.facts.flattens_branches || model.graph.opset() < 15 {
             return Ok(0);
         }
         in_each_graph(model, &mut |g| {

@@ -4,8 +4,8 @@ use kiln_graph::ops::Keyless;
 use kiln_graph::{Attrs, Graph, Tensor, ValueId};
 
 use super::lower_attention::Lower;
-use crate::attention::keyless::HIDES;
-use crate::patch::Ref;
+use crate::analysis::attention::keyless::HIDES;
+use crate::core::patch::Ref;
 
 /// A bias that is 0 where a key is seen and one number elsewhere, beside what else it adds.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ impl Lower<'_, '_> {
         let Some(bias) = self.attention.bias() else {
             return scores;
         };
-        let selects = self.cx.target.joins_attention()
+        let selects = self.cx.target.facts.joins_attention
             // The number itself counts.
             && self.attention.keyless() != Some(Keyless::Shifted);
         let Some(mask) = Selection::of(self.g, bias).filter(|_| selects) else {

@@ -2,9 +2,9 @@
 
 use kiln_graph::{Graph, NodeId, Tensor, ops};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct LowerAxes;

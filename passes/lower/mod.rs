@@ -1,10 +1,6 @@
 //! Bringing the model into the form that the target takes.
 
-pub mod absorb_offsets;
-pub mod dequantize_constants;
 pub mod detach_heads;
-pub mod expand_attention;
-pub mod expand_qoperators;
 pub mod flatten_branches;
 mod hidden_keys;
 mod keyless_rows;
@@ -13,41 +9,12 @@ pub mod lower_attention;
 pub mod lower_axes;
 pub mod lower_eye_like;
 pub mod lower_int4;
-pub mod lower_nbits;
 pub mod lower_norms;
 pub mod lower_rotary;
-mod moved;
 mod packed_projections;
 pub mod pad_columns;
-pub mod raise_opset;
 pub mod separate_gates;
 pub mod separate_weights;
 pub mod split_heads;
 pub mod split_skip_norm;
-pub mod split_transposed_conv;
 pub mod spread_offsets;
-pub mod symmetrize_qdq;
-
-use kiln_graph::{DType, Graph, Op, ValueId};
-
-use crate::target::{Dialect, Target};
-
-/// The domain of ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
-
-fn microsoft(name: &str) -> Op {
-    Op::new(MICROSOFT, name)
-}
-
-/// What a lowering imports that makes operators of ONNX Runtime.
-fn imports(target: &Target) -> &'static [(&'static str, i64)] {
-    match target.dialect {
-        Dialect::OnnxRuntime => &[(MICROSOFT, 1)],
-        Dialect::Standard | Dialect::TensorRt => &[],
-    }
-}
-
-/// Whether ONNX Runtime's CPU provider has kernels for a value's dtype.
-fn has_kernels(g: &Graph, v: ValueId) -> bool {
-    matches!(g.value(v).ty().dtype(), Some(DType::F32 | DType::F16))
-}

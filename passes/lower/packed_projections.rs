@@ -3,7 +3,7 @@
 use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, Tensor, ValueId, ops};
 
-use crate::view::{Atom, View};
+use crate::analysis::view::{Atom, View};
 
 /// `x · weight + bias`, whose columns are those of the queries, the keys and the values.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use kiln_graph::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId, ops};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct PadColumns;
@@ -77,7 +77,7 @@ impl Rule for PadColumns {
         if !sole(wide) || !sole(product) {
             return Err(Miss::at(product, 1, "something else reads it"));
         }
-        if !cx.target.pads_odd_products() {
+        if !cx.target.facts.pads_odd_products {
             return Err(Miss::because("the target takes odd products as they are"));
         }
         let more = columns.next_multiple_of(MULTIPLE) - columns;

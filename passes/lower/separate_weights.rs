@@ -3,7 +3,7 @@
 use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
 use rustc_hash::FxHashSet;
 
-use crate::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
+use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 
 #[derive(Debug)]
 pub struct SeparateWeights;
@@ -35,7 +35,7 @@ impl Pass for SeparateWeights {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        if !cx.target.confuses_shared_weights() || model.graph.opset() < 21 {
+        if !cx.target.facts.confuses_shared_weights || model.graph.opset() < 21 {
             return Ok(0);
         }
         in_each_graph(model, &mut |g| {

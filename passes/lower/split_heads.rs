@@ -2,9 +2,9 @@
 
 use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId, ops};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct SplitHeads;
@@ -68,7 +68,7 @@ impl Rule for SplitHeads {
         if !product.quantized && (costs_bytes || !(product.biased || repeated)) {
             return Err(Miss::because("attention reads its parts where they lie"));
         }
-        if !cx.target.packs_products() {
+        if !cx.target.facts.packs_products {
             return Err(Miss::because(
                 "the target computes products as they are written",
             ));

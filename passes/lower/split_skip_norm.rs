@@ -2,9 +2,9 @@
 
 use kiln_graph::{Attrs, Graph, NodeId, Op};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::Patch;
-use crate::rule::Rule;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::Patch;
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct SplitSkipNorm;
@@ -39,7 +39,7 @@ impl Rule for SplitSkipNorm {
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        if !cx.target.skip_norm_is_slow() {
+        if !cx.target.facts.skip_norm_is_slow {
             return Err(Miss::none());
         }
         let x = g.node(root).input(0).ok_or_else(Miss::none)?;

@@ -2,10 +2,10 @@
 
 use kiln_graph::{Attrs, Def, Graph, NodeId, Op, Tensor, ValueId};
 
-use crate::pass::{Context, Exactness, Miss};
-use crate::patch::{Patch, Ref};
-use crate::rule::Rule;
-use crate::view::declared;
+use crate::analysis::view::declared;
+use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::patch::{Patch, Ref};
+use crate::core::rule::Rule;
 
 #[derive(Debug)]
 pub struct SpreadOffsets;
@@ -52,7 +52,7 @@ impl Rule for SpreadOffsets {
         let (Some(channels), false) = (channels, numbers.is_empty()) else {
             return Err(Miss::none());
         };
-        if !cx.target.spreads_offsets() {
+        if !cx.target.facts.spreads_offsets {
             return Err(Miss::because("the target takes one number"));
         }
         let mut patch = Patch::new();

@@ -4,7 +4,7 @@ use kiln_graph::{Graph, NodeId, Tensor, ValueId, ops};
 
 /// `x · w` with a constant w [rows, columns].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Linear {
+pub(in crate::precision) struct Linear {
     pub node: NodeId,
     pub input: ValueId,
     pub weight: ValueId,

@@ -8,8 +8,7 @@ use kiln_graph::{Attrs, DType, Graph, Model, Node, Op, ValueId};
 use kiln_passes::{Context, PassError, Step, Target, census, registry};
 use rustc_hash::FxHashSet;
 
-use crate::compile::stages::OrtEvaluator;
-use crate::runtime;
+use crate::runtime::{self, OrtEvaluator};
 
 /// One attention.
 #[derive(Clone, Debug)]

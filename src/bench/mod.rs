@@ -8,6 +8,7 @@ pub(crate) mod blocks;
 pub mod gpu;
 pub mod grid;
 mod machine;
+mod names;
 mod pin;
 mod profile;
 mod stats;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use kiln_graph::Tensor;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::runtime::{self, Session, SessionOptions};
 use crate::shapes::Point;
@@ -34,7 +35,7 @@ pub use warning::Warning;
 pub use work::{Work, work};
 
 /// How long to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct BenchOptions {
     /// Runs of each subject before the measurement; they are not kept.
     pub warmup: usize,
@@ -154,7 +155,7 @@ impl fmt::Debug for Subject<'_> {
 }
 
 /// A measurement.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct BenchReport {
     pub options: BenchOptions,
     /// Threads that the machine runs at once, if that is known.
@@ -166,7 +167,7 @@ pub struct BenchReport {
 }
 
 /// One subject of a measurement.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct SubjectReport {
     pub name: String,
     /// Threads, optimization and device, if the subject is a session.

@@ -224,7 +224,7 @@ impl Source {
     ) -> Result<Source, DataError> {
         let points = shapes.points();
         let typical = points.iter().find(|(name, _)| *name == "typical");
-        let specs = typical.map(|(_, point)| crate::prove::specs(graph, shapes, point));
+        let specs = typical.map(|(_, point)| crate::shapes::specs(graph, shapes, point));
         let mut specs = specs.unwrap_or_default();
         specs.retain(|s| options.fixed.iter().all(|(n, _)| *n != s.name));
         parity::make(&specs, options.seed)?;

@@ -6,8 +6,8 @@ use kiln_graph::{Model, Tensor};
 
 use super::Options;
 use crate::compile::CompileError;
-use crate::parity::{self, Case, Npz, OUTPUT_PREFIX, Report, Tolerance};
-use crate::prove::{self, Placed};
+use crate::parity::{self, Case, Npz, OUTPUT_PREFIX, Placed, Report, Tolerance};
+use crate::prove;
 use crate::runtime::Chosen;
 
 /// A file of recorded outputs cannot be used.

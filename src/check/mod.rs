@@ -18,13 +18,14 @@ use crate::bisect::Bisection;
 use crate::bundle;
 use crate::compile::CompileError;
 use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
-use crate::manifest::{Environment, environment};
-use crate::parity::{self, Case, Preset, Report, Tolerance};
-use crate::prove::{self, Alone, Placed, Reference, Request};
+use crate::judge::{Asked, Judgement};
+use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
+use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
-use crate::shapes::{DimSpec, Shapes};
+use crate::shapes::{self, DimSpec, Shapes};
 use crate::talk::Talk;
 
 pub use golden::GoldenError;
@@ -57,6 +58,8 @@ pub struct Options {
     pub pieces: bool,
     /// If outputs differ, look for the application of a pass that did it. Takes a bundle and a reference.
     pub bisect: Option<Suspects>,
+    /// A command of the user's that judges the outputs. Takes a reference.
+    pub judge: Option<Asked>,
     pub dims: Vec<DimSpec>,
     pub seed: u64,
     /// Fail unless the bundle's engine ran on a GPU and is right.
@@ -91,6 +94,8 @@ pub struct Checked {
     /// Whether the bundle's engine gives the same; `null` if it has none and none is required.
     pub engine_parity: Option<EngineParity>,
     pub engine_parity_required: bool,
+    /// What the user's own judge said; `null`: there is none.
+    pub judge: Option<Judgement>,
     pub runtime: String,
     /// Where both sides ran.
     pub device: Chosen,
@@ -109,13 +114,14 @@ impl Checked {
     pub fn failed(&self) -> bool {
         let others = self.precision.as_ref().is_none_or(|p| p.present)
             && self.unproved_engine().is_none()
+            && self.judge.as_ref().is_none_or(|j| j.pass)
             && (self.fallback().is_none() || !self.device.asked);
         self.parity.failed() || !others
     }
 
     /// What ran on the CPU and was to run on a GPU. It is a failure where the GPU was asked for by its name.
     pub fn fallback(&self) -> Option<String> {
-        prove::fallen(&self.placements)
+        parity::fallen(&self.placements)
     }
 
     /// What is wrong with the engine's parity: the engine differs, or was required to run and did not.
@@ -152,7 +158,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
     }
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
     let engine = engine(options);
-    let mut pieces = None;
+    let (mut pieces, mut judge) = (None, None);
     let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
@@ -205,6 +211,10 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
                     Some(opened.compare_engine(runner.as_mut(), &tolerance)?)
                 }
             };
+            if let Some(asked) = &options.judge {
+                talk.stage("judge");
+                judge = Some(opened.ask(&path, asked, talk)?);
+            }
             let runtime = opened.runtime_version();
             let proved = (runtime, opened.device().clone(), placements, engine);
             let suspects = options.bisect.as_ref().filter(|_| report.failed());
@@ -225,6 +235,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
         bisection,
         engine_parity,
         engine_parity_required: options.require_engine_parity,
+        judge,
         runtime,
         device,
         placements,
@@ -252,7 +263,7 @@ fn in_pieces(
     infer::annotate(&mut candidate.graph);
     let shapes = Shapes::new(&original.graph, &options.dims, &[])?;
     let cases = shapes.points().into_iter().map(|(name, point)| {
-        let specs = prove::specs(&original.graph, &shapes, &point);
+        let specs = shapes::specs(&original.graph, &shapes, &point);
         Ok(Case {
             name: name.to_string(),
             inputs: parity::make(&specs, options.seed)?,
@@ -268,9 +279,8 @@ fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fix
     let fixed = match options.fixed.is_empty() {
         false => Fixed::of(&original.graph, &options.fixed, &options.dims)?,
         true => {
-            let manifest = options.candidate.join(bundle::MANIFEST);
-            let read = manifest.is_file().then(|| recipe::read(&manifest).ok());
-            let known = read.flatten().map_or(Vec::new(), |r| r.fixed());
+            let recipe = recipe::of_bundle(&options.candidate)?;
+            let known = recipe.map_or(Vec::new(), |r| r.fixed());
             Fixed::known(&original.graph, &known, &options.dims)?
         }
     };
@@ -333,7 +343,7 @@ fn open(
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
-        half_io: half_io(options),
+        half_io: half_io(options)?,
         one_profile: false,
         result: None,
         device: options.device,
@@ -343,10 +353,9 @@ fn open(
 }
 
 /// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
-fn half_io(options: &Options) -> bool {
-    let manifest = options.candidate.join(bundle::MANIFEST);
-    let recipe = manifest.is_file().then(|| recipe::read(&manifest));
-    recipe.is_some_and(|r| r.is_ok_and(|r| r.precision.half_io == Some(true)))
+fn half_io(options: &Options) -> Result<bool, CompileError> {
+    let recipe = recipe::of_bundle(&options.candidate)?;
+    Ok(recipe.is_some_and(|r| r.precision.half_io == Some(true)))
 }
 
 /// Outputs that failed before those that passed, in every case.

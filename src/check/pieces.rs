@@ -64,9 +64,10 @@ pub(super) fn compare(
     // Of each case, the model's inputs and what the pieces so far gave.
     let mut known: Vec<Named> = cases.iter().map(|c| c.inputs.clone()).collect();
     let mut reports = Vec::new();
+    talk.stage("parity, piece by piece");
     for (k, piece) in pieces.iter().enumerate() {
         let number = format!("piece {} of {}", k + 1, pieces.len());
-        talk.stage(&number);
+        talk.done(k, pieces.len());
         // One after the other, so that what one session holds is free when the other is opened.
         let mut expected = Vec::new();
         let mut reference = open(original, piece, &sides.original, Side::Reference)?;

@@ -7,8 +7,9 @@ use kiln_passes::{Step, registry};
 use super::Options;
 use crate::bisect::{self, Bisection};
 use crate::bundle;
-use crate::compile::{self, CompileError, stages};
+use crate::compile::{self, CompileError};
 use crate::parity::Tolerance;
+use crate::pipeline;
 use crate::recipe;
 use crate::talk::Talk;
 
@@ -68,7 +69,7 @@ pub(super) fn search(
         ..again
     };
     let steps = match suspects {
-        Suspects::Recipe => stages::steps(&again)?,
+        Suspects::Recipe => pipeline::steps(&again)?,
         Suspects::Steps(steps) => steps.clone(),
     };
     let suspects = bisect::Suspects {

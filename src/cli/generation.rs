@@ -9,7 +9,7 @@ use crate::compile;
 use crate::generate::bench::{self, Size};
 use crate::generate::proof::{self, Request};
 use crate::generate::{GenerateError, Options, Roles};
-use crate::parity::Tolerance;
+use crate::parity::{self, Tolerance};
 use crate::report::{self, generation};
 
 /// What of `kiln check` bears on a generation.
@@ -95,7 +95,7 @@ pub(super) fn compile(
         terminal.clear();
         let manifest = done?.manifest;
         if let Some(parity) = &manifest.parity {
-            globals.say(format!("  parity   {}", report::verdict(parity)));
+            globals.say(format!("  parity   {}", parity::verdict(parity)));
             if !parity.pass() {
                 code = NOT_PROVED;
             }

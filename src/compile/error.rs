@@ -11,7 +11,6 @@ use crate::engine::run::EngineRunError;
 use crate::engine::{DataType, EngineError};
 use crate::manifest::Manifest;
 use crate::parity;
-use crate::report;
 use crate::runtime;
 use crate::shapes::SpecError;
 use crate::targets::TargetError;
@@ -75,7 +74,7 @@ pub enum CompileError {
     Bench(#[from] BenchError),
     #[error(transparent)]
     Npz(#[from] parity::NpzError),
-    #[error("the result is not the same function as {}: {}{}; no bundle was written. {advice}", model.display(), on(.engine), report::failures(.parity))]
+    #[error("the result is not the same function as {}: {}{}; no bundle was written. {advice}", model.display(), on(.engine), parity::failures(.parity))]
     NotTheSame {
         model: PathBuf,
         /// What ran the engine, if it is the engine that differs.
@@ -207,7 +206,7 @@ impl CompileError {
     }
 
     /// What stopped a search. What the search found out, and what has nothing to do with it, stays what it is.
-    pub(super) fn in_search(self, options: &super::Options) -> CompileError {
+    pub(super) fn in_search(self, options: &crate::options::Options) -> CompileError {
         match self {
             known @ (CompileError::NotTheSame { .. }
             | CompileError::Refused { .. }

@@ -1,43 +1,24 @@
 //! Gates on latency, size, precision and the engine's parity; the parity of the model has its own.
 
-use serde::Serialize;
-
-use super::{CompileError, Options};
+use super::CompileError;
 use crate::bench::{Ratio, baseline::Verdict};
 use crate::check::{Multiplication, Precision};
 use crate::engine_parity::NotRun;
-use crate::manifest::Manifest;
+use crate::manifest::{Judged, Manifest};
 use crate::nvidia::driver;
-use crate::report;
+use crate::options::Options;
 use crate::targets::Targets;
-
-/// A gate that was set, and what it says.
-#[derive(Clone, Debug, Serialize)]
-pub struct Judged {
-    /// `latency`, `size`, `precision` or `engine parity`.
-    pub gate: &'static str,
-    pub verdict: Verdict,
-    /// What was found, and the limit; or why nothing was held against it.
-    pub why: String,
-}
-
-impl std::fmt::Display for Judged {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.verdict {
-            Verdict::Pass => write!(f, "passes: {}", self.why),
-            Verdict::Fail => write!(f, "FAILS: {}", self.why),
-            Verdict::Unclear => write!(f, "unclear: {}", self.why),
-            Verdict::NotRun => write!(f, "not run: {}", self.why),
-        }
-    }
-}
 
 fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
     let verdict = match pass {
         true => Verdict::Pass,
         false => Verdict::Fail,
     };
-    Judged { gate, verdict, why }
+    Judged {
+        gate: gate.into(),
+        verdict,
+        why,
+    }
 }
 
 /// Whether the gates can pass on this machine and with these options at all, before any work is done.
@@ -56,6 +37,9 @@ pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), Compi
         (Some(_), Some(option), _) => Some(format!(
             "the latency was not measured ({option}), and the gate wants it; --max-latency-ratio off drops the gate"
         )),
+        _ if options.judge.is_some() && !options.check => {
+            Some("judge: not run, there are no outputs to judge (--no-check)".into())
+        }
         (.., Some(precision)) if !engine => Some(format!("{precision}: no engine is built")),
         _ if gates.engine_parity => {
             let why = match (engine, options.check, driver::probe()) {
@@ -83,7 +67,7 @@ fn lacks(asked: Precision, m: &Manifest) -> Option<String> {
     let Some(engine) = &m.engine else {
         return Some(format!("{asked}: no engine was built"));
     };
-    let multiplied = Multiplication::of(&engine.kernels, &engine.otherwise);
+    let multiplied = Multiplication::of(&engine.listed.kernels, &engine.listed.otherwise);
     let why = multiplied.lacks(asked)?;
     Some(format!("{asked}: {why}"))
 }
@@ -93,7 +77,7 @@ fn latency(limit: f64, targets: &Targets, m: &Manifest) -> Judged {
     let on_cpu = m.device.as_ref().is_none_or(|d| d.device.is_cpu());
     if *targets != Targets::Cpu && on_cpu {
         return Judged {
-            gate: "latency",
+            gate: "latency".into(),
             verdict: Verdict::NotRun,
             why: format!("the result serves on {targets}, and this machine timed it on its CPU"),
         };
@@ -117,7 +101,7 @@ fn held(ratio: &Ratio, limit: f64) -> Judged {
         format!(", between {least:.3} and {most:.3} with 95 %")
     });
     Judged {
-        gate: "latency",
+        gate: "latency".into(),
         verdict: match (least > limit, most > limit) {
             (true, _) => Verdict::Fail,
             (false, true) => Verdict::Unclear,
@@ -128,7 +112,7 @@ fn held(ratio: &Ratio, limit: f64) -> Judged {
 }
 
 fn sizes(options: &Options, m: &Manifest) -> impl Iterator<Item = Judged> {
-    let bytes = report::model_bytes(m);
+    let bytes = m.model_bytes();
     let ratio = bytes as f64 / m.source.bytes.max(1) as f64;
     let absolute = options.gates.bytes.map(|limit| {
         let why = format!("the model has {bytes} bytes, the limit is {limit}");
@@ -163,6 +147,11 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
         let why = why.unwrap_or_else(|| m.engine_parity.to_string());
         all.push(judged("engine parity", pass, why));
     }
+    all.extend(m.judge.iter().map(|said| Judged {
+        gate: "judge".into(),
+        verdict: said.verdict(),
+        why: said.why.clone(),
+    }));
     all
 }
 

@@ -2,11 +2,12 @@
 
 use kiln_graph::caches::{self, Update};
 
-use super::stages::{self, Rewritten};
-use super::{CompileError, Options};
+use super::CompileError;
 use crate::bundle::{self, Partial};
 use crate::generate::proof::{self, Proof, Request};
 use crate::generate::{self, GenerateError};
+use crate::options::Options;
+use crate::pipeline::{self, Rewritten};
 use crate::report;
 use crate::talk::Talk;
 
@@ -36,7 +37,7 @@ pub(super) fn prove(
         result: &result,
         steps: STEPS,
         prompt: None,
-        tolerance: stages::tolerance(options, Some(rewritten))?,
+        tolerance: pipeline::tolerance(options, Some(rewritten))?,
         seed: options.seed,
         options: generate::Options {
             ort_lib: options.ort_lib.clone(),

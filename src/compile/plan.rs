@@ -3,7 +3,9 @@
 use kiln_passes::Step;
 use serde::Serialize;
 
-use super::{CompileError, Int8, Options, gates, named, output_path, stages};
+use super::{CompileError, gates, output_path};
+use crate::options::{Int8, Options};
+use crate::pipeline::{self, named};
 use crate::recipe::{self, Floats, Recipe};
 use crate::talk::Talk;
 use crate::targets::Targets;
@@ -27,21 +29,21 @@ pub struct Plan {
 /// # Errors
 /// As [`compile`](super::compile), for what is wrong before anything runs.
 pub fn plan(options: &Options, talk: &dyn Talk) -> Result<Plan, CompileError> {
-    let targets = stages::targets(options, talk)?;
-    stages::fit(options, &targets)?;
+    let targets = pipeline::targets(options, talk)?;
+    pipeline::fit(options, &targets)?;
     gates::possible(options, &targets)?;
-    stages::data_is_there(options)?;
+    pipeline::data_is_there(options)?;
     let output = output_path(options);
-    let mut original = stages::read(options)?;
-    stages::spares_inputs(options, &output, &original.sources)?;
+    let mut original = pipeline::read(options)?;
+    pipeline::spares_inputs(options, &output, &original.sources)?;
     named::outputs(options, &original)?;
-    stages::fix(options, &mut original)?;
-    let mut shapes = stages::shapes(options, &original)?;
+    pipeline::fix(options, &mut original)?;
+    let mut shapes = pipeline::shapes(options, &original)?;
     for warning in shapes.told() {
         talk.warn(&warning);
     }
-    let steps = stages::steps(options)?;
-    let tolerance = stages::tolerance(options, None)?.name;
+    let steps = pipeline::steps(options)?;
+    let tolerance = pipeline::tolerance(options, None)?.name;
     let passes = steps.iter().filter_map(|step| match step {
         Step::Run(pass) => Some(pass.name()),
         Step::Enter(_) => None,
@@ -50,7 +52,7 @@ pub fn plan(options: &Options, talk: &dyn Talk) -> Result<Plan, CompileError> {
         recipe: resolved(options, &targets, &tolerance),
         sizes: shapes.describe(),
         tolerance,
-        stages: planned(options, &targets, !stages::split(&steps).1.is_empty()),
+        stages: planned(options, &targets, !pipeline::split(&steps).1.is_empty()),
         passes: passes.collect(),
     })
 }

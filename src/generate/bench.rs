@@ -10,7 +10,7 @@ use super::decoder::Decoder;
 use super::error::GenerateError;
 use super::ports::Feed;
 use super::{Generated, Options, Rules, generate, open};
-use crate::manifest::{Environment, environment};
+use crate::environment::{Environment, environment};
 
 /// `prompt=512,new=128`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

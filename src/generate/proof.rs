@@ -5,7 +5,7 @@ use std::path::Path;
 use kiln_graph::caches::Update;
 use kiln_graph::{Tensor, onnx};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::decoder::{Decoder, Scores, State, largest};
 use super::error::GenerateError;
@@ -30,7 +30,7 @@ pub struct Request<'a> {
 }
 
 /// One step, both models given the original's tokens.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     pub position: usize,
     pub relative_l2: f64,
@@ -45,16 +45,16 @@ pub struct Step {
 }
 
 /// A statement about the result.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Claim {
-    pub name: &'static str,
+    pub name: String,
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The number that decided it, in words.
     pub details: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "outcome", content = "why")]
 pub enum Outcome {
     Holds,
@@ -63,7 +63,7 @@ pub enum Outcome {
 }
 
 /// What the proof found.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Proof {
     pub original: String,
     pub result: String,
@@ -288,12 +288,13 @@ fn divergence(a: &[f32], b: &[f32]) -> f64 {
             p.exp() * (p - q)
         }
     });
-    terms.sum()
+    // What cannot happen for the result is written as the largest number: JSON has no infinity.
+    terms.sum::<f64>().min(f64::MAX)
 }
 
 fn claim(name: &'static str, wrong: Option<String>, details: String) -> Claim {
     Claim {
-        name,
+        name: name.into(),
         outcome: wrong.map_or(Outcome::Holds, Outcome::Fails),
         details,
     }
@@ -301,7 +302,7 @@ fn claim(name: &'static str, wrong: Option<String>, details: String) -> Claim {
 
 fn not_run(name: &'static str, why: impl Into<String>) -> Claim {
     Claim {
-        name,
+        name: name.into(),
         outcome: Outcome::NotRun(why.into()),
         details: String::new(),
     }

@@ -5,10 +5,10 @@ use kiln_passes::{Context, Options, Target, registry};
 
 use super::{Gathered, Maker};
 use crate::compile::CompileError;
-use crate::compile::stages::OrtEvaluator;
 use crate::fixed::Fixed;
 use crate::parity::{self, Case, InputKind, InputSpec};
 use crate::prove::Request;
+use crate::runtime::OrtEvaluator;
 use crate::shapes::{self, Kinds, Point, Shapes, Wanted};
 
 /// The model as it is with certain values of its controls.

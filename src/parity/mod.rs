@@ -11,14 +11,17 @@ mod metrics;
 mod npy;
 pub mod npz;
 mod number;
+mod placed;
 mod proof;
 mod report;
 mod tolerance;
+mod words;
 
 use std::path::Path;
 
 use kiln_graph::Tensor;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::runtime::{self, Session};
 
@@ -29,9 +32,12 @@ pub use make::{Ids, InputKind, InputSpec, Masking, make};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
 pub(crate) use number::rounded;
+pub use placed::{Placed, fallen};
 pub use proof::{Outcome, Traits, Unproved};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};
 pub use tolerance::{Tolerance, ToleranceError};
+pub(crate) use words::floor7;
+pub use words::{doubts, failed_output, failures, measured, verdict};
 
 /// Inputs under a name.
 #[derive(Clone, Debug)]
@@ -54,7 +60,7 @@ pub enum ParityError {
 }
 
 /// One of the two that are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     Reference,

@@ -1,6 +1,7 @@
 //! Parity and latency through ONNX Runtime, and the sizes at which the original runs.
 
 mod evidence;
+mod handover;
 mod judge;
 mod margin;
 mod noise;
@@ -12,14 +13,13 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::{DType, Graph, Model, Tensor};
 use rustc_hash::FxHashMap;
-use serde::Serialize;
 
 use crate::compile::CompileError;
 use crate::fixed::Fixed;
 use crate::made::{self, TYPICAL};
-use crate::parity::{self, Case, InputSpec, ParityError, Side};
-use crate::runtime::{Chosen, DeviceRequest, Placement, Runtime, Session};
-use crate::shapes::{Kinds, Point, Shapes};
+use crate::parity::{self, Case, ParityError, Placed, Side};
+use crate::runtime::{Chosen, DeviceRequest, Runtime, Session};
+use crate::shapes::Shapes;
 use crate::talk::Talk;
 
 pub use reference::Proof;
@@ -100,22 +100,6 @@ pub struct Reference {
     pub warnings: Vec<String>,
 }
 
-/// Where the nodes of one side ran.
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
-pub struct Placed {
-    pub side: Side,
-    #[serde(flatten)]
-    pub placement: Placement,
-}
-
-/// What of both sides did not run where it should, in one sentence; `None` if everything did.
-pub fn fallen(placements: &[Placed]) -> Option<String> {
-    let fallen = placements.iter().filter(|p| !p.placement.pass());
-    let fallen = fallen.map(|p| format!("{}: {}", p.side, p.placement.describe()));
-    let fallen: Vec<String> = fallen.collect();
-    (!fallen.is_empty()).then(|| fallen.join("; "))
-}
-
 /// Opens the reference and settles the sizes: `shapes` shrinks to what it runs at.
 ///
 /// # Errors
@@ -161,11 +145,6 @@ pub fn open(
         chosen: gathered.chosen,
         warnings: gathered.warnings,
     })
-}
-
-/// What to make for each input at a point of the sizes.
-pub(crate) fn specs(original: &Graph, shapes: &Shapes, point: &Point) -> Vec<InputSpec> {
-    Kinds::of(original).specs(shapes, point)
 }
 
 /// The outputs at a case, of whose inputs a session that is without fixed ones takes the others.

@@ -6,12 +6,12 @@ use kiln_graph::{Model, Tensor, infer, onnx};
 
 use super::ports;
 use super::sessions::{plain, seated, session, stand_in, twin_session, version};
-use super::{Placed, Reference, TYPICAL, outputs};
+use super::{Reference, TYPICAL, outputs};
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::compile::CompileError;
 use crate::engine_parity::{EngineParity, Runner};
 use crate::made;
-use crate::parity::{self, Case, Side, Tolerance};
+use crate::parity::{self, Case, Placed, Side, Tolerance};
 use crate::runtime::{self, Chosen, Session, SessionOptions};
 
 impl Reference {
@@ -33,7 +33,7 @@ impl Reference {
     }
 
     /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.
-    fn candidate(&mut self, path: &Path) -> Result<Session, CompileError> {
+    pub(super) fn candidate(&mut self, path: &Path) -> Result<Session, CompileError> {
         let mut written = onnx::read(path)?;
         infer::annotate(&mut written.graph);
         let device = self.device.device;
@@ -230,7 +230,7 @@ impl Reference {
 #[derive(Debug)]
 pub struct Proof {
     pub reference: Reference,
-    candidate: Session,
+    pub(super) candidate: Session,
     path: PathBuf,
     /// Whether the models hold convolutions.
     convolves: bool,

@@ -5,9 +5,8 @@ use std::path::Path;
 use kiln_graph::onnx::{self, WriteOptions};
 use kiln_graph::{DType, Model};
 
-use super::Placed;
 use crate::compile::CompileError;
-use crate::parity::Side;
+use crate::parity::{Placed, Side};
 use crate::runtime::{
     self, Chosen, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions,
 };

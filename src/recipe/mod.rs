@@ -12,14 +12,15 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Hardware;
 use crate::fixed::InputValue;
 
-pub use read::{RecipeError, read};
+pub use read::{RecipeError, of_bundle, read};
 pub(crate) use resolve::operator;
 pub use resolve::resolve;
 
 /// What to compile, and how. Keys that are not given have the defaults of the command line; paths are relative to the
 /// recipe's folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Recipe {
     /// The model: ONNX, with external data beside it if it has some.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +79,8 @@ pub struct Recipe {
 
 /// What the engine can do beside running where it was built.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Build {
     /// Its weights can be replaced. It is built on a machine with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,7 +155,8 @@ pub enum Dialect {
 
 /// Number formats, and what keeps its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Precision {
     /// What FP32 becomes where it can.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,7 +204,8 @@ pub enum Linear {
 
 /// Real inputs, to measure the ranges of activations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Calibration {
     /// .npz, .npy, a folder of them, or lines of text.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +223,8 @@ pub struct Calibration {
 
 /// What the result must be; otherwise no bundle is written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Gates {
     #[serde(skip_serializing_if = "is_default")]
     pub parity: Parity,
@@ -230,14 +235,32 @@ pub struct Gates {
     /// The engine must run on a GPU of this machine, and give what the original gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_parity: Option<bool>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub judge: Judge,
     /// What the engine's products must multiply in, as its own plan says: fp32, fp16, bf16, int8, fp8 or int4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<crate::check::Precision>,
 }
 
-/// How close the outputs must be.
+/// A command of one's own that judges inputs and outputs of original and result; it must end with 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Judge {
+    /// Run by sh, with a folder of .npz files as its last argument, in the folder where kiln runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// .npz, .npy, a folder of them, or lines of text; the inputs of the comparison unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// The model's tokenizer.json, for text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// How close the outputs must be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Parity {
     /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4; that of the precision unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,7 +272,8 @@ pub struct Parity {
 
 /// How fast the result must be, in ONNX Runtime.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Latency {
     /// The most that its median may be of the original's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -258,7 +282,8 @@ pub struct Latency {
 
 /// How large model.onnx may be, with its external data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Size {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
@@ -294,6 +319,8 @@ impl Recipe {
             &mut self.calibration.tokenizer,
             &mut self.calibration.cache,
             &mut self.build.timing_cache,
+            &mut self.gates.judge.data,
+            &mut self.gates.judge.tokenizer,
         ];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
@@ -313,7 +340,7 @@ impl Recipe {
 
     /// The JSON Schema of a recipe.
     pub fn schema() -> schemars::Schema {
-        crate::report::schema::<Recipe>()
+        crate::schema::schema::<Recipe>()
     }
 }
 

@@ -7,6 +7,7 @@ use kiln_graph::Op;
 use super::{Build, Dialect, Floats, Linear, Recipe, RecipeError, Sizes, Targets};
 use crate::compile::{self, Int8, Options, SAMPLES};
 use crate::engine::Form;
+use crate::judge::Asked;
 use crate::parity::Tolerance;
 use crate::shapes::{DimSpec, ShapeSpec};
 
@@ -113,9 +114,24 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
             engine_parity: recipe.gates.engine_parity.unwrap_or(false),
             precision: recipe.gates.precision,
         },
+        judge: judge(&recipe.gates.judge)?,
         recipe: recipe.clone(),
         ..Options::new(model)
     })
+}
+
+fn judge(asked: &super::Judge) -> Result<Option<Asked>, RecipeError> {
+    match &asked.command {
+        None if asked.data.is_some() || asked.tokenizer.is_some() => {
+            Err(bad("gates.judge", "there is no command (--judge)"))
+        }
+        None => Ok(None),
+        Some(command) => Ok(Some(Asked {
+            command: command.clone(),
+            data: asked.data.clone(),
+            tokenizer: asked.tokenizer.clone(),
+        })),
+    }
 }
 
 fn form(build: &Build) -> Form {

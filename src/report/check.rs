@@ -5,10 +5,10 @@ use maud::html;
 use super::junit::{Case, Outcome};
 use super::page::{self, Axis, Head, Plot, Series, Tone, Verdict};
 use super::target::Document;
-use super::{doubts, failed_output, failures, markdown_table, parity_rows, verdict};
+use super::{markdown_table, parity_rows};
 use crate::bisect::{Bisection, Finding};
 use crate::check::{Checked, Layers};
-use crate::parity::{self, Worst};
+use crate::parity::{self, Worst, doubts, failed_output, failures, verdict};
 
 /// A check as a document.
 #[derive(Debug)]
@@ -97,6 +97,16 @@ impl Document for Page<'_> {
                 seconds: 0.0,
             });
         }
+        cases.extend(self.0.judge.iter().map(|judge| Case {
+            name: "judge".into(),
+            group: "gates".into(),
+            outcome: match judge.pass {
+                true => Outcome::Pass,
+                false => Outcome::Fail(judge.why.clone()),
+            },
+            details: judge.why.clone(),
+            seconds: judge.seconds,
+        }));
         cases
     }
 
@@ -191,6 +201,12 @@ fn head(c: &Checked) -> Head {
             },
             None => verdict,
         }
+    }));
+    verdicts.extend(c.judge.iter().map(|judge| Verdict {
+        what: "own judge",
+        word: if judge.pass { "passes" } else { "fails" }.into(),
+        why: judge.why.clone(),
+        tone: tone(judge.pass),
     }));
     verdicts.extend(c.fallback().map(|why| Verdict {
         what: "device",
@@ -319,5 +335,9 @@ pub fn facts(c: &Checked) -> Vec<String> {
             .iter()
             .map(|p| format!("engine parity: {p}")),
     );
+    lines.extend(c.judge.iter().map(|judge| match judge.pass {
+        true => format!("judge: passes: {}", judge.why),
+        false => format!("judge: FAILS: {}", judge.why),
+    }));
     lines
 }

@@ -6,9 +6,9 @@ use super::check::parity_cases;
 use super::junit::{Case, Outcome};
 use super::page::{self, Head, Tone, Verdict};
 use super::target::Document;
-use super::{doubts, markdown_table, parity_rows, parity_verdict, verdict};
+use super::{markdown_table, parity_rows, parity_verdict};
 use crate::compile::{CompileError, Options};
-use crate::parity::Report;
+use crate::parity::{Report, doubts, verdict};
 use crate::recipe::Recipe;
 
 /// What was asked for, and why there is no bundle.

@@ -30,7 +30,7 @@ fn said(claim: &Claim) -> String {
 
 /// Claims with their outcome and the number that decided it.
 pub fn claims(proof: &Proof) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let row = |c: &Claim| vec![c.name.to_string(), word(&c.outcome).into(), said(c)];
+    let row = |c: &Claim| vec![c.name.clone(), word(&c.outcome).into(), said(c)];
     (
         vec!["claim", "", "found"],
         proof.claims.iter().map(row).collect(),
@@ -53,7 +53,7 @@ impl Document for Proved<'_> {
 
     fn cases(&self) -> Vec<Case> {
         let case = |c: &Claim| Case {
-            name: c.name.into(),
+            name: c.name.clone(),
             group: "generation".into(),
             outcome: match &c.outcome {
                 Outcome::Holds => junit::Outcome::Pass,

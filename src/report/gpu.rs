@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::bench::gpu::{card, tests::point};
     use crate::engine::run::Facts;
-    use crate::manifest::environment;
+    use crate::environment::environment;
 
     #[test]
     fn a_benchmark_reads_as_tables() {

@@ -1,7 +1,6 @@
 //! A comparison as a table: all of it, or each output once.
 
-use super::floor7;
-use crate::parity::{Comparison, Nonfinite, Outcome, OutputReport, Report, Worst};
+use crate::parity::{Comparison, Nonfinite, Outcome, OutputReport, Report, Worst, floor7};
 
 /// Rows of case, output and metrics: `(header, rows)`, for a table of any kind. Of a report that fails the worst come first.
 /// Where a result was beyond its limit, the limit on relative L2 and what the original differs from itself stand beside it.

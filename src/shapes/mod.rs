@@ -2,6 +2,7 @@
 
 mod branches;
 mod derived;
+mod inputs;
 mod kinds;
 mod paper;
 mod plan;
@@ -16,9 +17,11 @@ use std::collections::BTreeMap;
 
 use kiln_graph::infer::Expr;
 use kiln_graph::{DType, Dim, Graph, Shape, Tensor, Type, ValueId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
+pub use inputs::specs;
 pub use kinds::{Kinds, Wanted, input_kind};
 pub(crate) use roles::is_batch;
 pub use settle::{Probe, Settled, settle};
@@ -29,7 +32,7 @@ use self::roles::Role;
 use crate::engine::{Profile, ProfileInput};
 
 /// Sizes of one dimension: TensorRT tunes for `opt` and takes all from `min` to `max`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Range {
     pub min: usize,
     pub opt: usize,

@@ -2,16 +2,17 @@
 
 use kiln_graph::Graph;
 use kiln_graph::caches::{self, Cache, Update};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::bytes;
 
 /// Caches that are alike.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Caches {
     /// Attentions that have one.
     pub layers: usize,
-    pub update: &'static str,
+    pub update: String,
     pub heads: Option<usize>,
     /// Elements of a head.
     pub size: Option<usize>,
@@ -55,7 +56,8 @@ fn row(kind: &Cache, all: &[Cache]) -> Caches {
             Update::Written => "written into",
             Update::Shared => "grows or is written into",
             Update::Kept => "read only",
-        },
+        }
+        .into(),
         heads: kind.heads,
         size: kind.size,
         dtype: kind.dtype.to_string(),

@@ -7,7 +7,7 @@ use kiln::compile::{CompileError, Options, Outcome, compile};
 use kiln::engine;
 use kiln::talk::Silent;
 use kiln_graph::onnx;
-use kiln_passes::{Dialect, registry};
+use kiln_passes::registry;
 
 /// Folders of cases whose passes write quantization anew.
 const PASSES: &[&str] = &[
@@ -38,7 +38,7 @@ fn cases() -> Vec<harness::Case> {
     let mut cases = harness::cases();
     cases.retain(|c| {
         let mine = PASSES.iter().any(|p| c.path.parent().unwrap().ends_with(p));
-        mine && c.target.dialect == Dialect::TensorRt
+        mine && c.target.facts.dialect == "tensorrt"
     });
     cases
 }

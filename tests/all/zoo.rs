@@ -151,6 +151,7 @@ fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
         tolerance: None,
         limits: Vec::new(),
         dims: Vec::new(),
+        judge: None,
         seed: 7,
         device: kiln::runtime::DeviceRequest::default(),
         ort_lib: None,

@@ -2,7 +2,7 @@
 """gaps.py: versions of standard operators that ONNX Runtime's CPU provider does not run, though it runs the version before.
 
 Each operator of ONNX is given to ONNX Runtime as a model of one node, at each of its versions up to --newest and in each
-dtype. Prints what `passes/kernels.rs` holds: operator, version, dtypes. Takes onnx and onnxruntime."""
+dtype. Prints what `passes/core/kernels.rs` holds: operator, version, dtypes. Takes onnx and onnxruntime."""
 import argparse
 import collections
 

@@ -4,9 +4,9 @@ use kiln_graph::infer;
 use kiln_graph::{Graph, NodeId, Tensor, ValueId, ops};
 
 use super::{SPLAT, SimplifyMasks, apply};
-use crate::broadcast::Shapes;
-use crate::pass::{Context, Miss, Pass, PassFailure};
-use crate::patch::{Patch, Ref};
+use crate::analysis::broadcast::Shapes;
+use crate::core::pass::{Context, Miss, Pass, PassFailure};
+use crate::core::patch::{Patch, Ref};
 
 /// Adds between an Add of 0 and the Softmax.
 const MAX_ADDS: usize = 8;

@@ -16,11 +16,11 @@ use crate::bundle;
 use crate::compile::CompileError;
 use crate::engine::run::{EngineRunError, Facts, LayerTime, RunOptions, Session};
 use crate::engine::{self, DataType, Paper};
-use crate::manifest::{self, Environment, environment};
+use crate::environment::{Environment, environment};
+use crate::manifest;
 use crate::nvidia::gpus::Probe;
 use crate::parity;
-use crate::prove;
-use crate::shapes::{Point, Shapes};
+use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
 
 use card::{Card, Format};
@@ -163,7 +163,7 @@ fn engine_report(
         let label: Vec<String> = point.iter().map(|(k, v)| format!("{k}={v}")).collect();
         talk.stage(&format!("measure {name} {}", label.join(" ")));
         let shapes = Shapes::new(&model.graph, &[], &[])?;
-        let specs = prove::specs(&model.graph, &shapes, &point);
+        let specs = shapes::specs(&model.graph, &shapes, &point);
         let inputs = parity::make(&specs, request.seed)?;
         let sizes = inputs.iter().map(|(n, t)| (n.clone(), t.dims().to_vec()));
         let sizes: Vec<_> = sizes.collect();

@@ -5,7 +5,7 @@ use crate::engine_parity::EngineParity;
 use crate::manifest::{EngineFacts, Manifest};
 use crate::report::kernels::sentence;
 use crate::report::page::{Head, Tone, Verdict};
-use crate::report::{model_bytes, parity_verdict};
+use crate::report::parity_verdict;
 use crate::summary::{bytes, count};
 use crate::targets::Targets;
 
@@ -70,10 +70,11 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
     }
     all.extend(m.gates.iter().map(|gate| {
         Verdict {
-            what: match gate.gate {
+            what: match &*gate.gate {
                 "latency" => "gate on latency",
                 "size" => "gate on size",
                 "precision" => "gate on precision",
+                "judge" => "own judge",
                 _ => "gate on the engine's parity",
             },
             word: match gate.verdict {
@@ -99,11 +100,11 @@ fn built(e: &EngineFacts) -> Verdict {
     Verdict {
         what: "engine",
         word: format!("built, {}", bytes(e.bytes as usize)),
-        why: match e.kernels.is_empty() {
+        why: match e.listed.kernels.is_empty() {
             true => e.runtime.clone(),
-            false => sentence(&e.kernels, &e.attention, e.paper.as_ref()),
+            false => sentence(&e.listed),
         },
-        tone: match e.otherwise.is_empty() {
+        tone: match e.listed.otherwise.is_empty() {
             true => Tone::Good,
             false => Tone::Open,
         },
@@ -129,7 +130,7 @@ pub(in crate::report) fn engine(parity: &EngineParity) -> Verdict {
 }
 
 fn facts(m: &Manifest) -> Vec<(&'static str, String)> {
-    let (before, after) = (m.source.bytes, model_bytes(m));
+    let (before, after) = (m.source.bytes, m.model_bytes());
     let share = 100.0 * after as f64 / before.max(1) as f64;
     let mut facts = vec![
         ("target", m.target.replace(',', ", ")),

@@ -1,0 +1,6 @@
+//! What calibration found of values, and what follows from it: ranges, outliers, factors between channels.
+
+pub mod gram;
+pub mod ranges;
+pub(in crate::precision) mod smooth;
+pub mod stats;

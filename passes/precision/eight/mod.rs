@@ -1,0 +1,9 @@
+//! Linear layers and convolutions in 8 bits, between QuantizeLinear and DequantizeLinear.
+
+mod columns;
+mod conv;
+mod qdq;
+pub mod quantize;
+pub mod quantize_fp8;
+pub mod quantize_int8;
+mod reading;

@@ -1,0 +1,481 @@
+//! Linear layers in 8 bits: what INT8 and FP8 have in common.
+
+use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
+use rustc_hash::FxHashMap;
+
+use super::columns;
+use super::conv::{self, Conv};
+use super::qdq::{Weight, Writer};
+use super::reading::{self, Reading};
+use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
+use crate::precision::calibrated::ranges::{self, Choice};
+use crate::precision::linear::Linear;
+use crate::precision::numbers::format::Format;
+use crate::precision::numbers::weights::{self, Rounding, to_f32s};
+
+/// Fewer rows or columns save nothing that would show (ModelOpt leaves the same).
+const MIN_SIZE: usize = 16;
+
+/// The inputs of all linear layers, and what convolutions read and give, that 8 bits could be for: the values of the
+/// outermost graph that a calibration is asked for.
+pub fn wanted(model: &Model) -> Vec<ValueId> {
+    let g = &model.graph;
+    let layers = g.nodes().filter_map(|(id, _)| Linear::of(g, id)?.ok());
+    let convs = g.nodes().filter_map(|(id, _)| Conv::of(g, id)?.ok());
+    let all = (layers.map(|l| l.input)).chain(convs.flat_map(|c| [c.layer.input, c.end]));
+    floats(g, all)
+}
+
+/// The same of linear layers alone.
+pub(in crate::precision) fn wanted_by_linear(model: &Model) -> Vec<ValueId> {
+    let g = &model.graph;
+    let layers = g.nodes().filter_map(|(id, _)| Linear::of(g, id)?.ok());
+    floats(g, layers.map(|l| l.input))
+}
+
+/// Those that are computed in FP32 or FP16, in ascending order.
+fn floats(g: &Graph, values: impl Iterator<Item = ValueId>) -> Vec<ValueId> {
+    let float = |v: &ValueId| {
+        matches!(g.value(*v).ty().dtype(), Some(DType::F32 | DType::F16))
+            && g.constant(*v).is_none()
+    };
+    let mut all: Vec<ValueId> = values.filter(float).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// What layers become.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::precision) struct Quantizer {
+    pub pass: &'static str,
+    pub weight: Rounding,
+    pub activation: Form,
+    /// The operator set that the written operators need.
+    pub since: i64,
+}
+
+/// How activations are quantized.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::precision) enum Form {
+    /// By ranges that were measured before.
+    Static(Format),
+    /// UINT8, by the range of each run.
+    Dynamic,
+}
+
+/// What chooses the range of an activation that is quantized dynamically.
+const EACH_RUN: &str = "each run";
+const NOT_FP32: &str = "only products in FP32 are quantized";
+const NO_RANGES: &str = "its input has no ranges";
+
+/// Whether a user, a search or the size speaks against quantizing a layer.
+fn fits(g: &Graph, layer: &Linear, cx: &Context<'_>) -> Result<(), String> {
+    let Linear { rows, columns, .. } = *layer;
+    if let Some(why) = cx.options.keeps(g, layer.node) {
+        return Err(why);
+    }
+    if cx.options.spared.contains(&g.label(layer.node)) {
+        return Err(OUT_OF_TOLERANCE.into());
+    }
+    match rows < MIN_SIZE || columns < MIN_SIZE {
+        true => Err(format!(
+            "its weight [{rows}, {columns}] is too small to gain"
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A convolution and how its numbers are rounded.
+struct Rounded {
+    conv: Conv,
+    /// `None` if the input is rounded already.
+    input: Option<Choice>,
+    /// Where the target wants the result rounded too.
+    result: Option<Choice>,
+    format: Format,
+}
+
+impl Rounded {
+    /// The weight and the bias in integers.
+    fn prepared(&self, g: &Graph) -> Result<(Weight, Option<(Tensor, Tensor)>), String> {
+        let weight = self.conv.quantized(g).map_err(|why| why.to_string())?;
+        let bias = match self.result {
+            Some(_) => (self.conv).bias(g, &weight, self.input.as_ref(), self.format)?,
+            None => None,
+        };
+        Ok((weight, bias))
+    }
+
+    fn write(
+        &self,
+        g: &mut Graph,
+        pass: &'static str,
+        (weight, bias): (Weight, Option<(Tensor, Tensor)>),
+    ) {
+        let (input, result) = (self.input.as_ref(), self.result.as_ref());
+        self.conv
+            .write(g, pass, (&weight, bias), input, result, self.format);
+    }
+}
+
+/// What a weight's rounding depends on.
+struct Operand<'a> {
+    /// Channels that are multiplied apart.
+    outliers: &'a [usize],
+    /// The mean square of each channel.
+    moments: Option<&'a [f64]>,
+    /// The largest magnitude, where the columns have their factors behind the product.
+    behind: Option<f32>,
+}
+
+/// Layers that read the same value.
+struct Group {
+    input: ValueId,
+    layers: Vec<Linear>,
+}
+
+impl Quantizer {
+    pub fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
+        if matches!(self.activation, Form::Static(_)) && cx.options.stats.is_empty() {
+            return Err(PassFailure::Nothing(
+                "there are no ranges of activations: static quantization takes calibration".into(),
+            ));
+        }
+        let g = &model.graph;
+        let any = g.nodes().any(|(id, _)| {
+            matches!(self.layer(g, id, cx), Some(Ok(_)))
+                || matches!(self.conv(g, id, cx), Some(Ok(_)))
+        });
+        let from = model.graph.opset();
+        if any && from < self.since {
+            let since = self.since;
+            if !cx.admit(self.pass, || format!("operator set {from} to {since}")) {
+                return Ok(0);
+            }
+            opset::convert(model, since)?;
+        }
+        let g = &mut model.graph;
+        let (groups, refused) = self.groups(g, cx)?;
+        let mut quantized = 0;
+        let mut written = FxHashMap::default();
+        for group in &groups {
+            quantized += self.group(g, group, &mut written, cx);
+        }
+        // After linear layers, whose ranges are those of values that this replaces.
+        let refused = !self.convolutions(g, &mut quantized, cx)? || refused;
+        nested(g, cx);
+        if quantized == 0 && !refused && !cx.is_exhausted() {
+            return Err(PassFailure::Nothing(format!(
+                "no layer was quantized to {}: the model has no linear layer or convolution that is large enough, or all must keep \
+                 their precision",
+                self.weight.format().dtype()
+            )));
+        }
+        Ok(quantized)
+    }
+
+    /// Layers by what they read, in the graph's order, and whether a limit stopped before the last.
+    fn groups(&self, g: &Graph, cx: &mut Context<'_>) -> Result<(Vec<Group>, bool), PassFailure> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut places: FxHashMap<ValueId, usize> = FxHashMap::default();
+        for id in g.topo_order()? {
+            let layer = match self.layer(g, id, cx) {
+                None => continue,
+                Some(Ok(layer)) => layer,
+                Some(Err(why)) => {
+                    cx.kept(g, id, why);
+                    continue;
+                }
+            };
+            if !cx.admit(self.pass, || g.label(id)) {
+                return Ok((groups, true));
+            }
+            let place = *places.entry(layer.input).or_insert_with(|| {
+                groups.push(Group {
+                    input: layer.input,
+                    layers: Vec::new(),
+                });
+                groups.len() - 1
+            });
+            if let Some(group) = groups.get_mut(place) {
+                group.layers.push(layer);
+            }
+        }
+        Ok((groups, false))
+    }
+
+    /// The layer of a node, or why it keeps its precision; `None` if it is none.
+    fn layer(&self, g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Linear, String>> {
+        let fit = |layer: Linear| {
+            let Linear { rows, .. } = layer;
+            fits(g, &layer, cx)?;
+            let weight = g.constant(layer.weight).map(Tensor::dtype);
+            let input = g.value(layer.input).ty();
+            if weight != Some(DType::F32) || input.dtype() != Some(DType::F32) {
+                return Err(NOT_FP32.into());
+            }
+            if input.rank().is_none_or(|rank| rank < 2) {
+                return Err("its input is no matrix".into());
+            }
+            if layer.is_scaled(g) {
+                return Err("it scales or transposes an operand".into());
+            }
+            let Form::Static(_) = self.activation else {
+                return Ok(layer);
+            };
+            match cx.options.stats.get(&layer.input) {
+                None => Err(NO_RANGES.into()),
+                Some(s) if s.finite() < s.count => Err("its input is not always finite".into()),
+                Some(s) if s.rows == 0 || s.channel_absmax.len() != rows => {
+                    Err("its input has no ranges for each channel".into())
+                }
+                Some(s) if s.absmax == 0.0 => Err("its input is always zero".into()),
+                Some(_) => Ok(layer),
+            }
+        };
+        Some(Linear::of(g, id)?.and_then(fit))
+    }
+
+    /// The convolution of a node, or why it keeps its precision; `None` if it is none.
+    fn conv(&self, g: &Graph, id: NodeId, cx: &Context<'_>) -> Option<Result<Rounded, String>> {
+        let fit = |conv: Conv| {
+            let layer = &conv.layer;
+            fits(g, layer, cx)?;
+            let format = match (self.activation, self.weight) {
+                (Form::Static(format), Rounding::Int8) => format,
+                (Form::Dynamic, _) => {
+                    return Err(
+                        "integer convolutions of dynamic ranges are slower than float ones".into(),
+                    );
+                }
+                _ => return Err("convolutions are quantized to INT8 only".into()),
+            };
+            let weight = g.constant(layer.weight).map(Tensor::dtype);
+            let all = [layer.input, conv.end].map(|v| g.value(v).ty().dtype());
+            if weight != Some(DType::F32) || all != [Some(DType::F32); 2] {
+                return Err(NOT_FP32.into());
+            }
+            let range = |v: ValueId, what: &str| {
+                let stats = cx.options.stats.get(&v).ok_or(NO_RANGES)?;
+                let choice = ranges::whole(stats, format);
+                let choice = choice.ok_or(format!("its {what} is not always finite, or zero"))?;
+                match choice.noise <= ranges::ENOUGH {
+                    true => Ok(choice),
+                    false => Err(format!(
+                        "few steps of one scale would be left for most of its {what}"
+                    )),
+                }
+            };
+            let input = match conv::dequantized(g, layer.input) {
+                Some(_) => None,
+                None => Some(range(layer.input, "input")?),
+            };
+            let rounds = cx.target.facts.quantizes_results_of_conv;
+            if rounds && g.value(conv.end).is_output() {
+                return Err("its result is the model's, which is not rounded".into());
+            }
+            let result = match rounds {
+                true => Some(range(conv.end, "result")?),
+                false => None,
+            };
+            Ok(Rounded {
+                conv,
+                input,
+                result,
+                format,
+            })
+        };
+        Some(Conv::of(g, id)?.and_then(fit))
+    }
+
+    /// Quantizes convolutions in the graph's order; false where a limit stopped before the last.
+    fn convolutions(
+        &self,
+        g: &mut Graph,
+        quantized: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, PassFailure> {
+        for id in g.topo_order()? {
+            let found = match self.conv(g, id, cx) {
+                None => continue,
+                Some(Ok(found)) => found,
+                Some(Err(why)) => {
+                    cx.kept(g, id, why);
+                    continue;
+                }
+            };
+            let prepared = match found.prepared(g) {
+                Ok(prepared) => prepared,
+                Err(why) => {
+                    cx.kept(g, id, why);
+                    continue;
+                }
+            };
+            let label = g.label(id);
+            if !cx.admit(self.pass, || label.clone()) {
+                return Ok(false);
+            }
+            let read = ranges_remark(g, &found.conv.layer, found.input.as_ref(), None);
+            found.write(g, self.pass, prepared);
+            *quantized += 1;
+            cx.remarks.push(Remark::Quantized { layer: label });
+            cx.remarks.extend(read);
+        }
+        Ok(true)
+    }
+
+    /// Quantizes the layers of a group. `written` has what stands for the results of layers that are quantized already, as the
+    /// group's input may be one of these.
+    fn group(
+        &self,
+        g: &mut Graph,
+        group: &Group,
+        written: &mut FxHashMap<ValueId, ValueId>,
+        cx: &mut Context<'_>,
+    ) -> usize {
+        let input = written.get(&group.input).copied().unwrap_or(group.input);
+        let mut layers = group.layers.clone();
+        layers.iter_mut().for_each(|layer| layer.input = input);
+        let mut matrices: Vec<Option<Vec<f32>>> = (group.layers.iter())
+            .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
+            .collect();
+        let reading = match cx.options.stats.get(&group.input) {
+            Some(stats) => {
+                let how = reading::How {
+                    form: self.activation,
+                    joins: cx.target.facts.joins_elementwise,
+                    pass: self.pass,
+                };
+                reading::of(g, stats, &mut layers, &mut matrices, how)
+            }
+            None => Reading::default(),
+        };
+        let choice = &reading.choice;
+        let behind = cx.target.facts.scales_columns_behind;
+        let mut activation = None;
+        let mut done = 0;
+        for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
+            let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
+            let weight = matrix.ok_or(weights::Unfit::Type);
+            let input = Operand {
+                outliers,
+                moments: reading.moments.as_deref(),
+                behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
+            };
+            let weight = weight.and_then(|m| self.weight(layer, m, &input));
+            let weight = match weight {
+                Ok(weight) => weight,
+                Err(why) => {
+                    cx.kept(g, layer.node, why.to_string());
+                    continue;
+                }
+            };
+            let offset = reading.given_back(k, &weight);
+            let mut write = Writer {
+                g,
+                pass: self.pass,
+                layer: *layer,
+            };
+            let product = match (choice, self.activation) {
+                (Some(choice), Form::Static(format)) => {
+                    let x = *activation.get_or_insert_with(|| write.activation(choice, format));
+                    write.product(x, weight)
+                }
+                (_, Form::Dynamic) => {
+                    let x = *activation.get_or_insert_with(|| write.dynamic(outliers));
+                    write.integer_product(x, weight)
+                }
+                _ => continue,
+            };
+            written.extend(write.finish(product, offset.as_deref()));
+            done += 1;
+            let label = g.label(layer.node);
+            cx.remarks.push(Remark::Quantized { layer: label });
+            let mut read = ranges_remark(g, layer, choice.as_ref(), reading.smoothing);
+            if let (Form::Dynamic, Some(Remark::Ranged(range))) = (self.activation, &mut read) {
+                range.method = EACH_RUN.into();
+            }
+            cx.remarks.extend(read);
+            g.remove_node(layer.node);
+            g.remove_unused_value(layer.weight);
+        }
+        done
+    }
+
+    fn weight(
+        &self,
+        layer: &Linear,
+        mut matrix: Vec<f32>,
+        input: &Operand<'_>,
+    ) -> Result<Weight, weights::Unfit> {
+        let Linear { rows, columns, .. } = *layer;
+        let outliers = input.outliers;
+        let mut apart = Vec::with_capacity(outliers.len() * columns);
+        for &row in outliers {
+            let row = matrix
+                .get_mut(row * columns..(row + 1) * columns)
+                .ok_or(weights::Unfit::Moments)?;
+            apart.extend_from_slice(row);
+            row.fill(0.0);
+        }
+        let tensor = |dims: &[usize], values: &[f32]| {
+            Tensor::from_values(dims, values).map_err(|_| weights::Unfit::Type)
+        };
+        let whole = tensor(&[rows, columns], &matrix)?;
+        let found = weights::quantize(&whole, self.weight, rows, input.moments)?;
+        let scales = found.scales.reshaped(&[columns][..]);
+        let mut scales = scales.map_err(|_| weights::Unfit::Type)?;
+        let mut factors = None;
+        if let Some(most) = input.behind {
+            let each = to_f32s(&scales).ok_or(weights::Unfit::Type)?;
+            let (scale, behind) = columns::behind(&matrix, &each, most);
+            (scales, factors) = (Tensor::scalar(scale), Some(Tensor::vector(&behind)));
+        }
+        let indices: Vec<i64> = outliers.iter().map(|&j| j as i64).collect();
+        Ok(Weight {
+            values: found.values,
+            scales,
+            factors,
+            apart: match outliers.is_empty() {
+                true => None,
+                false => Some((
+                    Tensor::vector(&indices),
+                    tensor(&[outliers.len(), columns], &apart)?,
+                )),
+            },
+        })
+    }
+}
+
+fn ranges_remark(
+    g: &Graph,
+    layer: &Linear,
+    choice: Option<&Choice>,
+    smoothing: Option<&'static str>,
+) -> Option<Remark> {
+    let choice = choice?;
+    Some(Remark::Ranged(Activation {
+        value: g.value(layer.input).name().to_string(),
+        lo: choice.lo,
+        hi: choice.hi,
+        method: choice.by.name().into(),
+        outliers: choice.outliers.len(),
+        smoothing: smoothing.map(Into::into),
+        noise: choice.noise,
+    }))
+}
+
+/// Layers in bodies of control flow have no ranges.
+fn nested(g: &Graph, cx: &mut Context<'_>) {
+    g.for_each_graph(&mut |inner| {
+        if std::ptr::eq(inner, g) {
+            return;
+        }
+        for (id, _) in inner.nodes() {
+            if matches!(Linear::of(inner, id), Some(Ok(_))) {
+                cx.kept(inner, id, "it is in the body of another node".into());
+            }
+        }
+    });
+}

@@ -1,0 +1,220 @@
+//! The layers that must keep their precision for the result to hold its tolerance: few of them, found by parity.
+//!
+//! Every layer, or group of neighbours where there are many, is converted alone and compared with the original at
+//! the case that was furthest off, or at all of them where it changes nothing there: its error is its sensitivity. A layer
+//! that the target can run converted only is never kept. Then a bisection over the number of groups that are kept, the most
+//! sensitive first, finds where all cases pass. Then halves of the groups that are kept are converted again, those of the least sensitive
+//! first, as long as all cases pass. Errors of layers add up but may also cancel, so the set is the smallest
+//! that was found so, not proved to be the smallest of all.
+
+use kiln_graph::Model;
+use kiln_passes::{PassError, PassFailure};
+
+use super::{CompileError, proof};
+use crate::bundle::{self, Partial};
+use crate::manifest::{Group, Search, Tried};
+use crate::options::Options;
+use crate::parity::{Comparison, Report};
+use crate::pipeline::{self, Rewritten};
+use crate::prove::Reference;
+use crate::talk::Talk;
+
+/// Groups whose sensitivity is measured. With the bisection that follows (at most 5 steps), [`HALVES`] and the first comparison
+/// no search compares more than 46 models, but for those in which a group changes nothing at the one case.
+pub const GROUPS: usize = 32;
+
+/// Halves of kept groups that are tried.
+pub const HALVES: usize = 8;
+
+/// What a search chooses from.
+pub struct Candidates<'a> {
+    /// Rewrites the model with these layers spared.
+    pub sparing: &'a dyn Fn(&[String]) -> Result<Rewritten, CompileError>,
+    /// Layers that the target cannot run unless they are converted.
+    pub bound: Vec<String>,
+    /// Whether an engine can be built of a model; what cannot needs no search.
+    pub builds: &'a dyn Fn(&Model) -> Result<(), CompileError>,
+}
+
+impl std::fmt::Debug for Candidates<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Candidates")
+            .field("bound", &self.bound)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Candidates<'_> {
+    /// The model with these layers spared; `None` if nothing is left to convert then.
+    fn sparing(&self, spared: &[String]) -> Result<Option<Rewritten>, CompileError> {
+        match (self.sparing)(spared) {
+            Ok(rewritten) => Ok(Some(rewritten)),
+            Err(CompileError::Pass {
+                source:
+                    PassError::Failed {
+                        failure: PassFailure::Nothing(_),
+                        ..
+                    },
+                ..
+            }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Whether the converted model holds the tolerance at all cases. It is written over the bundle's model.
+///
+/// # Errors
+/// When it cannot be written or run.
+pub fn hold(
+    options: &Options,
+    reference: &mut Reference,
+    rewritten: &Rewritten,
+    partial: &Partial,
+) -> Result<bool, CompileError> {
+    let tolerance = pipeline::tolerance(options, Some(rewritten))?;
+    proof::write(&rewritten.model, partial)?;
+    let path = partial.file(bundle::MODEL);
+    let report = reference.compare(&path, &tolerance)?;
+    Ok(!report.failed())
+}
+
+/// The converted model if it holds the tolerance, else one that keeps as few layers as the search finds, with the search.
+/// Candidates are written over the bundle's model.
+///
+/// # Errors
+/// When a candidate cannot be made or run, and [`CompileError::NotTheSame`] when no number of kept layers is enough.
+pub fn run(
+    options: &Options,
+    reference: &mut Reference,
+    rewritten: Rewritten,
+    candidates: &Candidates<'_>,
+    partial: &Partial,
+    talk: &dyn Talk,
+) -> Result<(Rewritten, Option<Search>), CompileError> {
+    let tolerance = pipeline::tolerance(options, Some(&rewritten))?;
+    let path = partial.file(bundle::MODEL);
+    let mut compared = 0;
+    let mut compare = |candidate: &Rewritten, case: Option<&str>| {
+        compared += 1;
+        talk.stage(&format!("search: model {compared}"));
+        proof::write(&candidate.model, partial)?;
+        match case {
+            None => reference.compare(&path, &tolerance),
+            Some(case) => reference.compare_case(&path, case, &tolerance),
+        }
+    };
+    let first = compare(&rewritten, None)?;
+    if !first.failed() {
+        return Ok((rewritten, None));
+    }
+    (candidates.builds)(&rewritten.model)?;
+    let worst = first.worst().map(|w| w.case.name.clone());
+    let mut layers = rewritten.converted();
+    layers.retain(|l| !candidates.bound.contains(l));
+    let mut curve = vec![tried(0, &first)];
+    let mut groups = Vec::new();
+    for group in layers.chunks(layers.len().div_ceil(GROUPS).max(1)) {
+        let others: Vec<String> = (layers.iter())
+            .filter(|l| !group.contains(l))
+            .cloned()
+            .collect();
+        // What converts to nothing by itself, a body around which all keeps FP32, changes nothing by itself.
+        let error = match candidates.sparing(&others)? {
+            Some(candidate) => match error(&compare(&candidate, worst.as_deref())?) {
+                // Another branch of an If may have been taken: the other cases take it, or none does.
+                Some(0.0) => error(&compare(&candidate, None)?),
+                measured => measured,
+            },
+            None => Some(0.0),
+        };
+        groups.push(Group {
+            layers: group.to_vec(),
+            error,
+        });
+    }
+    // What is not finite is worst.
+    let badness = |g: &Group| g.error.unwrap_or(f64::INFINITY);
+    groups.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
+    let keeping = |count: usize| -> Vec<String> {
+        let kept = groups.iter().take(count);
+        kept.flat_map(|g| g.layers.iter().cloned()).collect()
+    };
+    // Converting nothing is no result, so the last group is never kept where no layer is bound to be converted.
+    let bound = usize::from(!candidates.bound.is_empty());
+    let (mut low, mut high) = (0, groups.len() + bound);
+    let mut best = None;
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        let kept = keeping(middle);
+        let Some(candidate) = candidates.sparing(&kept)? else {
+            high = middle;
+            continue;
+        };
+        let report = compare(&candidate, None)?;
+        curve.push(tried(kept.len(), &report));
+        match !report.failed() {
+            true => {
+                high = middle;
+                best = Some((candidate, kept));
+            }
+            false => low = middle,
+        }
+    }
+    let Some((mut candidate, mut kept)) = best else {
+        return Err(proof::not_the_same(options, first, None));
+    };
+    let halves = (groups[..high].iter().rev())
+        .filter(|g| g.layers.len() > 1)
+        .flat_map(|g| g.layers.chunks(g.layers.len().div_ceil(2)));
+    for half in halves.take(HALVES) {
+        let fewer = kept.iter().filter(|l| !half.contains(l));
+        let fewer: Vec<String> = fewer.cloned().collect();
+        let Some(found) = candidates.sparing(&fewer)? else {
+            continue;
+        };
+        let report = compare(&found, None)?;
+        curve.push(tried(fewer.len(), &report));
+        if !report.failed() {
+            (candidate, kept) = (found, fewer);
+        }
+    }
+    let search = Search {
+        layers: layers.len(),
+        compared,
+        groups,
+        curve,
+        kept,
+    };
+    Ok((candidate, Some(search)))
+}
+
+fn tried(kept: usize, report: &Report) -> Tried {
+    Tried {
+        kept,
+        error: error(report),
+        pass: !report.failed(),
+    }
+}
+
+/// The largest error of an output: of floats the relative L2 error, of other outputs that fail 1 and the share of elements
+/// that differ, as one other decision weighs more than any rounding. `None` if an output cannot be compared or the error is
+/// not finite.
+fn error(report: &Report) -> Option<f64> {
+    let mut worst = 0f64;
+    for output in report.cases.iter().flat_map(|c| &c.outputs) {
+        let Comparison::Compared { metrics, verdict } = &output.comparison else {
+            return None;
+        };
+        let error = match &metrics.float {
+            Some(float) => {
+                (float.relative_l2.is_finite() && float.nonfinite.differ == 0).then_some(())?;
+                float.relative_l2
+            }
+            None if verdict.pass => 0.0,
+            None => 1.0 + metrics.unequal as f64 / metrics.elements.max(1) as f64,
+        };
+        worst = worst.max(error);
+    }
+    Some(worst)
+}

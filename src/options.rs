@@ -1,0 +1,246 @@
+//! What to compile, and how.
+
+use std::path::PathBuf;
+
+use kiln_graph::Op;
+use kiln_passes::precision::HalfFormat;
+use regex::Regex;
+
+use crate::bundle::Over;
+use crate::check::Precision;
+use crate::engine::Form;
+use crate::fixed::InputValue;
+use crate::judge::Asked;
+use crate::parity::Tolerance;
+use crate::recipe::Recipe;
+use crate::runtime::DeviceRequest;
+use crate::shapes::{DimSpec, ShapeSpec};
+use crate::targets::Targets;
+
+/// What to compile, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub model: PathBuf,
+    /// The bundle; beside the model if it is not given.
+    pub output: Option<PathBuf>,
+    /// What may be there.
+    pub over: Over,
+    /// The local GPU's, or a portable engine's, if it is not given.
+    pub targets: Option<Targets>,
+    pub fp16: bool,
+    /// Instead of FP16.
+    pub bf16: bool,
+    /// Linear layers multiply in 8-bit integers.
+    pub int8: Option<Int8>,
+    /// Linear layers multiply in FP8 (E4M3).
+    pub fp8: bool,
+    pub calibration: Calibration,
+    /// Weights of linear layers become INT4 in blocks of so many rows.
+    pub int4: Option<usize>,
+    /// Blocks of this length or none: with calibration data they are halved else, if the result is out of tolerance.
+    pub int4_fixed: bool,
+    /// Plain ONNX, whatever operators the target has beside it.
+    pub standard: bool,
+    /// Graph inputs and outputs become FP16 or BF16 too.
+    pub half_io: bool,
+    pub dims: Vec<DimSpec>,
+    pub shapes: Vec<ShapeSpec>,
+    /// Inputs for the proof, and for the ranges of half precision; made from the graph if they are not given.
+    pub inputs: Option<PathBuf>,
+    /// Inputs that always have one value, which becomes a constant.
+    pub fixed: Vec<InputValue>,
+    /// These are no inputs of the result any more.
+    pub drop_inputs: bool,
+    pub engine: bool,
+    pub check: bool,
+    /// Time the original and the result, as part of the check.
+    pub latency: bool,
+    /// What the engine can do beside running where it was built.
+    pub form: Form,
+    /// Let FP32 products round to TF32; only where the precision changes if it is not given.
+    pub tf32: Option<bool>,
+    /// A pass list such as `default,-fuse-gelu`.
+    pub passes: Option<String>,
+    /// Nodes that keep their precision.
+    pub keep: Option<Regex>,
+    /// Operators whose nodes keep their precision.
+    pub keep_ops: Vec<Op>,
+    /// Layers that are not quantized, or where nothing is quantized nodes that are not converted, by their labels.
+    pub keep_nodes: Vec<String>,
+    /// Where the result is out of tolerance, find nodes that must keep their precision.
+    pub search: bool,
+    /// A pass's name or `all`, and the folder that gets the model after it as ONNX text.
+    pub dump_after: Option<(String, PathBuf)>,
+    /// Passes, or `all`, of which to say where they came close and what stopped them.
+    pub explain: Vec<String>,
+    /// Where ONNX Runtime calibrates, proves and times.
+    pub device: DeviceRequest,
+    pub ort_lib: Option<PathBuf>,
+    pub trt_lib: Option<PathBuf>,
+    /// The `kiln` binary, which then builds the engine in a process of its own: TensorRT ends the process on some graphs.
+    /// Without it, the engine is built in this process.
+    pub builder: Option<PathBuf>,
+    /// Of the inputs that are made.
+    pub seed: u64,
+    /// The SHA-256 that the model must have, in hexadecimal digits.
+    pub sha256: Option<String>,
+    /// The one of the precision if it is not given.
+    pub tolerance: Option<Tolerance>,
+    /// Other limits: `OUTPUT:METRIC=LIMIT`.
+    pub limits: Vec<String>,
+    pub gates: Gates,
+    /// A command of the user's that judges the result's outputs.
+    pub judge: Option<Asked>,
+    /// What the options came from, for the manifest.
+    pub recipe: Recipe,
+}
+
+/// What the result must be beside right.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gates {
+    /// The most that its median latency may be of the original's.
+    pub latency_ratio: Option<f64>,
+    /// The largest model.onnx, with its external data.
+    pub bytes: Option<u64>,
+    /// The same, of the original's size.
+    pub bytes_ratio: Option<f64>,
+    /// The engine must have run on a GPU, and be right.
+    pub engine_parity: bool,
+    /// What the engine's products must multiply in.
+    pub precision: Option<Precision>,
+}
+
+impl Options {
+    /// The defaults for a model: no change of precision, an engine, a proof.
+    pub fn new(model: impl Into<PathBuf>) -> Options {
+        Options {
+            model: model.into(),
+            output: None,
+            over: Over::default(),
+            targets: None,
+            fp16: false,
+            bf16: false,
+            int8: None,
+            fp8: false,
+            calibration: Calibration::default(),
+            int4: None,
+            int4_fixed: true,
+            standard: false,
+            half_io: false,
+            dims: Vec::new(),
+            shapes: Vec::new(),
+            inputs: None,
+            fixed: Vec::new(),
+            drop_inputs: false,
+            engine: true,
+            check: true,
+            latency: true,
+            form: Form::default(),
+            tf32: None,
+            passes: None,
+            keep: None,
+            keep_ops: Vec::new(),
+            keep_nodes: Vec::new(),
+            search: true,
+            dump_after: None,
+            explain: Vec::new(),
+            device: DeviceRequest::default(),
+            ort_lib: None,
+            trt_lib: None,
+            builder: None,
+            seed: 1,
+            sha256: None,
+            tolerance: None,
+            limits: Vec::new(),
+            gates: Gates::default(),
+            judge: None,
+            recipe: Recipe::default(),
+        }
+    }
+}
+
+impl Options {
+    /// What weights and activations of linear layers become, if they are quantized.
+    pub fn quantization(&self) -> Option<Quantization> {
+        match (self.int8, self.fp8, self.int4) {
+            (Some(form), ..) => Some(Quantization::Int8(form)),
+            (None, true, _) => Some(Quantization::Fp8),
+            (None, false, Some(block)) => Some(Quantization::Int4(block)),
+            (None, false, None) => None,
+        }
+    }
+
+    /// What the numbers become, in one word: `fp32`, `fp16`, `int8`, `int8+fp16`, …
+    pub fn precision(&self) -> String {
+        let rest = self.half().map(HalfFormat::name).map(str::to_lowercase);
+        match (self.quantization(), rest) {
+            (None, rest) => rest.unwrap_or("fp32".into()),
+            (Some(q), None) => q.name().into(),
+            (Some(q), Some(rest)) => format!("{}+{rest}", q.name()),
+        }
+    }
+
+    /// What FP32 becomes where it can.
+    pub fn half(&self) -> Option<HalfFormat> {
+        match (self.bf16, self.fp16) {
+            (true, _) => Some(HalfFormat::Bf16),
+            (false, true) => Some(HalfFormat::Fp16),
+            (false, false) => None,
+        }
+    }
+}
+
+/// How activations of INT8 layers are quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Int8 {
+    /// By ranges from calibration.
+    Static,
+    /// By the range of each run.
+    Dynamic,
+}
+
+/// What linear layers become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    Int8(Int8),
+    Fp8,
+    /// Weights only, in blocks of so many rows.
+    Int4(usize),
+}
+
+impl Quantization {
+    pub fn name(self) -> &'static str {
+        match self {
+            Quantization::Int8(_) => "int8",
+            Quantization::Fp8 => "fp8",
+            Quantization::Int4(_) => "int4",
+        }
+    }
+}
+
+/// Where calibration data comes from.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// An `.npz` or `.npy` file, a folder of them, or lines of text; made inputs if it is not given.
+    pub data: Option<PathBuf>,
+    /// A `tokenizer.json`, for text.
+    pub tokenizer: Option<PathBuf>,
+    /// A file that keeps what was measured.
+    pub cache: Option<PathBuf>,
+    /// The most samples to take.
+    pub samples: usize,
+}
+
+/// Samples that calibrate unless told otherwise: ranges of a sentence encoder change by less than 1 % beyond 64.
+pub const SAMPLES: usize = 128;
+
+impl Default for Calibration {
+    fn default() -> Calibration {
+        Calibration {
+            data: None,
+            tokenizer: None,
+            cache: None,
+            samples: SAMPLES,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The model that is compiled: read, identified, and held against what it was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use kiln_graph::onnx::{self, SourceFile};
+use kiln_graph::{INTERNAL_DOMAIN, Model};
+use sha2::{Digest, Sha256};
+
+use crate::bundle;
+use crate::compile::CompileError;
+use crate::options::Options;
+
+pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
+    let model = onnx::read(bundle::find_model(&options.model)?)?;
+    let mut internal = None;
+    model.graph.for_each_graph(&mut |g| {
+        let mut nodes = g.nodes();
+        let found = nodes.find(|(_, n)| n.op().domain() == INTERNAL_DOMAIN);
+        internal = internal.take().or(found.map(|(id, _)| g.label(id)));
+    });
+    match internal {
+        None => Ok(model),
+        Some(node) => Err(CompileError::Read(onnx::ReadError {
+            path: model.path,
+            kind: onnx::ReadErrorKind::Node {
+                node,
+                why: format!("operators of the domain '{INTERNAL_DOMAIN}' are the compiler's own"),
+            },
+        })),
+    }
+}
+
+/// Whether the files that are read later are there: whoever misspells one hears of it at once.
+pub(crate) fn data_is_there(options: &Options) -> Result<(), CompileError> {
+    let data = &options.calibration;
+    let given = [&options.inputs, &data.data, &data.tokenizer];
+    for path in given.into_iter().flatten() {
+        fs::metadata(path).map_err(|source| CompileError::Io {
+            path: path.clone(),
+            why: "the data cannot be read",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether the bundle is written beside what is read, and not over it: the model with its external data, and what inputs and
+/// calibration come from.
+pub(crate) fn spares_inputs(
+    options: &Options,
+    output: &Path,
+    sources: &[SourceFile],
+) -> Result<(), CompileError> {
+    let model = bundle::model_path(&options.model);
+    let data = &options.calibration;
+    let given = [&options.inputs, &data.data, &data.tokenizer];
+    let given = given.into_iter().flatten().map(PathBuf::as_path);
+    let read = sources.iter().map(|s| s.path.as_path());
+    Ok(bundle::spares(
+        output,
+        given.chain([model.as_path()]).chain(read),
+    )?)
+}
+
+/// What identifies the input.
+#[derive(Debug)]
+pub struct Source {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// Hashes the mapping that was decoded already: a second one would count twice in memory. Another core does it, while
+/// passes run that read no weights.
+pub(crate) fn fingerprint(options: &Options, original: &Model) -> JoinHandle<Source> {
+    let bytes = original.bytes.clone().unwrap_or_default();
+    let path = bundle::model_path(&options.model);
+    thread::spawn(move || {
+        let digest = Sha256::digest(&bytes);
+        Source {
+            path,
+            bytes: bytes.len() as u64,
+            sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+        }
+    })
+}
+
+/// Whether the model is the one that the recipe names.
+pub(crate) fn is_asked_for(options: &Options, source: &Source) -> Result<(), CompileError> {
+    match &options.sha256 {
+        Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => {
+            Err(CompileError::OtherModel {
+                model: options.model.clone(),
+                found: source.sha256.clone(),
+                asked: asked.clone(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the model's files are still those that were read: ONNX Runtime opens them by their names, and so may have proved
+/// the result against another model.
+pub(crate) fn is_unchanged(original: &Model) -> Result<(), CompileError> {
+    match original.sources.iter().find(|s| !s.is_unchanged()) {
+        Some(changed) => Err(CompileError::Changed(changed.path.clone())),
+        None => Ok(()),
+    }
+}
