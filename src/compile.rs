@@ -17,6 +17,7 @@ use std::time::Instant;
 use kiln_graph::{DType, Model};
 use kiln_passes::registry;
 
+pub use build::profile;
 pub use error::CompileError;
 pub use plan::{Plan, plan};
 
@@ -24,7 +25,7 @@ use crate::bundle::{self, Partial};
 use crate::engine_parity::{EngineParity, NotRun};
 pub use crate::manifest::Calibrated;
 use crate::manifest::{Manifest, Stage};
-pub use crate::options::{Calibration, Gates, Int8, Options, Quantization, SAMPLES};
+pub use crate::options::{Calibration, Gates, Options, SAMPLES};
 use crate::parity;
 use crate::pipeline::{self, calibration, named};
 pub use crate::pipeline::{Rewritten, Source};
@@ -157,7 +158,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         (Some(reference), Some(halved)) => clock.time("blocks", || {
             let hold = search::hold(options, reference, &rewritten, &partial);
             let hold = hold.map_err(|e| e.in_search(options))?;
-            Ok((!hold).then_some(halved))
+            Ok::<_, CompileError>((!hold).then_some(halved))
         })?,
         _ => None,
     };
@@ -205,7 +206,13 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         let candidates = search::Candidates {
             sparing: &|spared: &[String]| {
                 let passes = pipeline::Passes { spared, ..typing };
-                pipeline::rewrite(options, &targets, &passes, fused.model.clone(), &Silent)
+                Ok(pipeline::rewrite(
+                    options,
+                    &targets,
+                    &passes,
+                    fused.model.clone(),
+                    &Silent,
+                )?)
             },
             bound: build::bound(
                 engine_for.map(|(capabilities, _)| capabilities),
@@ -260,7 +267,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             (false, _) => {}
             (true, true) => latency_not_run = Some(NO_BF16.to_string()),
             // What was proved is right, whether or not it can be timed here.
-            (true, false) => match clock.time("latency", || proof.latency()) {
+            (true, false) => match clock.time("latency", || proof::latency(proof)) {
                 Ok(measured) => latency = Some(measured),
                 Err(e) => {
                     let why = bundle::public(&e.to_string()).into_owned();
@@ -273,12 +280,13 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
 
     clock.time("hash", || {
         LazyCell::force(&source);
-        Ok(())
+        Ok::<(), CompileError>(())
     })?;
     let mut manifest = Manifest {
         sizes: shapes.ranges.clone(),
         runtime: proof.as_ref().map(|s| s.runtime_version()),
         device: proof.as_ref().map(|s| s.reference.device().clone()),
+        optimization: proof.as_ref().map(|s| s.reference.optimization()),
         placements: (proof.as_ref()).map_or(Vec::new(), |s| s.reference.placements().to_vec()),
         engine_parity,
         engine,
@@ -309,7 +317,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         talk.warn(doubt);
     }
     manifest.warnings.extend(doubts);
-    if let (Some(_), Some(block)) = (&halved, options.int4) {
+    if halved.is_some() {
+        let block = options.int4_block;
         manifest.warnings.push(format!(
             "INT4 has a scale for each {block} rows: with {} the result was out of tolerance",
             2 * block
@@ -355,11 +364,7 @@ struct Clock<'a> {
 }
 
 impl Clock<'_> {
-    fn time<T>(
-        &mut self,
-        name: &str,
-        work: impl FnOnce() -> Result<T, CompileError>,
-    ) -> Result<T, CompileError> {
+    fn time<T, E>(&mut self, name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         self.talk.stage(name);
         let start = Instant::now();
         let done = work()?;

@@ -8,8 +8,8 @@ use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, lim
 use rustc_hash::FxBuildHasher;
 
 use super::fusion::Fusion;
-use crate::Target;
-use crate::precision::Plans;
+use super::target::Target;
+use crate::precision::calibrated::plan::Plans;
 use crate::precision::calibrated::stats::Stats;
 
 /// How much a pass may change results; it names the tolerance that a proof uses.
@@ -67,7 +67,7 @@ pub enum PassFailure {
     Cycle(#[from] kiln_graph::graph::Cycle),
     #[error(transparent)]
     Opset(#[from] kiln_graph::opset::OpsetError),
-    #[error("the rules did not settle after {rounds} rounds; the last to apply was at {node}")]
+    #[error("the rules still applied after {rounds} rounds, last at {node}")]
     Unsettled { rounds: usize, node: String },
     #[error("{0}")]
     Evaluator(#[from] EvaluatorError),
@@ -183,7 +183,7 @@ impl Default for Options<'_> {
 #[derive(Clone, Debug)]
 pub struct Miss {
     pub at: Option<ValueId>,
-    /// Nodes matched before it stopped; 0 is no interest at all.
+    /// Nodes matched before it stopped; 0 if the pass was not interested.
     pub depth: usize,
     pub why: String,
 }

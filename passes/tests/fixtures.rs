@@ -26,13 +26,13 @@ fn cases_give_their_blessed_diffs() {
         if case.must_stay() && (applied.applications > 0 || raised) {
             wrong.push(format!("{name}: must not apply, but did:\n{diff}"));
         }
-        if let Some(miss) = &case.miss {
-            if !applied.misses.iter().any(|m| m.contains(miss.as_str())) {
-                wrong.push(format!(
-                    "{name}: no miss says '{miss}', but: {:?}",
-                    applied.misses
-                ));
-            }
+        if let Some(miss) = &case.miss
+            && !applied.misses.iter().any(|m| m.contains(miss.as_str()))
+        {
+            wrong.push(format!(
+                "{name}: no miss says '{miss}', but: {:?}",
+                applied.misses
+            ));
         }
         if case.must_stay() {
             continue;

@@ -9,14 +9,14 @@ use kiln_graph::{Model, onnx};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::BenchError;
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
 use super::names;
 use super::profile::Profile;
-use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
 use crate::bundle;
-use crate::compile::CompileError;
+use crate::engine::{Work, work};
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::parity;
@@ -163,7 +163,7 @@ struct Loaded {
 ///
 /// # Errors
 /// When a model cannot be read or does not run at a size, when the grid names unknown dimensions, or the runtime is missing.
-pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, CompileError> {
+pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchError> {
     talk.stage("read");
     let loaded = load(request)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
@@ -279,7 +279,7 @@ fn session_options(options: &SessionOptions, model: &Model) -> SessionOptions {
 }
 
 /// The models, a baseline before the others.
-fn load(request: &Request) -> Result<Vec<Loaded>, CompileError> {
+fn load(request: &Request) -> Result<Vec<Loaded>, BenchError> {
     let names = request.names.iter().cloned().map(Some);
     let mut given: Vec<(PathBuf, Option<String>)> = (request.models.iter().cloned())
         .zip(names.chain(std::iter::repeat(None)))
@@ -310,7 +310,7 @@ fn bytes(path: &Path, model: &Model) -> u64 {
 }
 
 /// The points of the grid: every combination, the last axis fastest.
-fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError> {
+fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, BenchError> {
     let Some(first) = loaded.first() else {
         return Ok(Vec::new());
     };
@@ -370,7 +370,7 @@ fn inputs(
     model: &Model,
     session: &Session,
     point: &Point,
-) -> Result<(Named, usize), CompileError> {
+) -> Result<(Named, usize), BenchError> {
     let fixed = Fixed::known(&model.graph, &request.fixed, &[])?;
     if let Some(path) = &request.inputs {
         let mut npz = parity::Npz::open(path)?;
@@ -403,7 +403,7 @@ fn measure(
     point: &Point,
     models: &mut [Measured],
     mut gate: Option<&mut baseline::Opened>,
-) -> Result<PointReport, CompileError> {
+) -> Result<PointReport, BenchError> {
     let mut fed = Vec::new();
     let mut batch = 1;
     for (l, session) in loaded.iter().zip(sessions.iter()) {
@@ -461,8 +461,8 @@ fn profile(
     options: &SessionOptions,
     l: &Loaded,
     point: &Point,
-) -> Result<Profile, CompileError> {
-    let folder = Temporary::new().map_err(|source| CompileError::Io {
+) -> Result<Profile, BenchError> {
+    let folder = Temporary::new().map_err(|source| BenchError::Io {
         path: std::env::temp_dir(),
         why: "a folder for the profile cannot be made",
         source,
@@ -476,7 +476,7 @@ fn profile(
     }
     let written = session.end_profile()?;
     let read = Profile::read(&l.name, Path::new(&written), request.profile);
-    Ok(read.map_err(super::BenchError::from)?)
+    Ok(read?)
 }
 
 /// What the process holds more than before, in bytes.
@@ -501,7 +501,7 @@ fn placement(
     options: &SessionOptions,
     l: &Loaded,
     point: &Point,
-) -> Result<Placement, CompileError> {
+) -> Result<Placement, BenchError> {
     let options = SessionOptions {
         watched: true,
         ..nodewise(options, &l.model)
@@ -512,7 +512,7 @@ fn placement(
     session.bind(&inputs)?.run_discarding()?;
     let placement = session.placement()?;
     placement.ok_or_else(|| {
-        CompileError::Runtime(runtime::Error::Run {
+        BenchError::Runtime(runtime::Error::Run {
             model: l.name.clone(),
             reason: "ONNX Runtime does not say where its nodes ran".into(),
         })

@@ -4,7 +4,7 @@
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
 pub mod baseline;
-pub(crate) mod blocks;
+pub(crate) mod error;
 pub mod gpu;
 pub mod grid;
 mod machine;
@@ -13,10 +13,7 @@ mod pin;
 mod profile;
 mod stats;
 mod warning;
-pub(crate) mod work;
-
-use std::fmt;
-use std::path::PathBuf;
+pub(crate) use std::fmt;
 use std::time::{Duration, Instant};
 
 use kiln_graph::Tensor;
@@ -24,15 +21,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::{self, Session, SessionOptions};
-use crate::shapes::Point;
 use pin::Pinned;
 
+pub use crate::engine::{Work, work};
+pub use error::BenchError;
 pub use grid::{Axis, Benchmark, PointReport, Request, benchmark};
 pub use machine::Machine;
 pub use profile::{Part, Profile, ProfileError};
 pub use stats::{Interval, Ratio, Stats};
 pub use warning::Warning;
-pub use work::{Work, work};
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
@@ -57,40 +54,6 @@ impl Default for BenchOptions {
             max_runs: 10_000,
             min_duration: Duration::from_secs(3),
             batch: 1,
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum BenchError {
-    #[error("there is nothing to measure")]
-    NoSubjects,
-    #[error("no number of runs is at least {min_runs} (and 1) and at most {max_runs}")]
-    Runs { min_runs: usize, max_runs: usize },
-    #[error("the baseline {}: {reason}", path.display())]
-    Baseline { path: PathBuf, reason: String },
-    #[error(transparent)]
-    Profile(#[from] ProfileError),
-    #[error("{subject} failed while it was measured: {source}")]
-    Run {
-        subject: String,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl BenchError {
-    /// With the sizes at which a subject failed.
-    fn at(self, point: &Point) -> BenchError {
-        match self {
-            BenchError::Run { subject, source } if !point.is_empty() => {
-                let sizes = point.iter().map(|(name, n)| format!("{name}={n}"));
-                let sizes = sizes.collect::<Vec<_>>().join(" ");
-                BenchError::Run {
-                    subject: format!("{subject} at {sizes}"),
-                    source,
-                }
-            }
-            other => other,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The parity gate: comparing a model or bundle with its original, or with what the original gave before.
 
+mod error;
 mod golden;
 mod layers;
 mod pieces;
@@ -16,22 +17,23 @@ use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
-use crate::compile::CompileError;
-use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::engine_parity::{EngineParity, NotRun, Runner};
+use crate::engine_runner;
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::judge::{Asked, Judgement};
 use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
+use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{self, DimSpec, Shapes};
 use crate::talk::Talk;
 
-pub use golden::GoldenError;
+pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use pieces::Piece;
-pub use precision::{Multiplication, Precision, PrecisionReport};
+pub use precision::{Multiplication, PrecisionReport};
 pub use saved::{SavedError, judge_again};
 pub use suspects::Suspects;
 
@@ -51,7 +53,7 @@ pub struct Options {
     /// `OUTPUT:METRIC=LIMIT`.
     pub limits: Vec<String>,
     /// A precision that the candidate must have.
-    pub require: Option<Precision>,
+    pub require: Option<Format>,
     /// Look for the first tensor that diverges.
     pub layers: bool,
     /// Run models that are too large to be run whole piece by piece. Takes a reference.
@@ -141,7 +143,7 @@ impl Checked {
 ///
 /// # Errors
 /// When a model cannot be read or run. Outputs that differ are in the report.
-pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError> {
+pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     talk.stage("read");
     let path = bundle::find_model(&options.candidate)?;
     let candidate = onnx::read(&path)?;
@@ -244,7 +246,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
 }
 
 /// Whether limits are for outputs that the model has.
-fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), CompileError> {
+fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), Error> {
     let outputs = model.graph.outputs().iter().map(|o| &*o.name);
     Ok(tolerance.names_outputs_of(outputs)?)
 }
@@ -256,7 +258,7 @@ fn in_pieces(
     mut candidate: Model,
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<(Report, Vec<Piece>, Alone), CompileError> {
+) -> Result<(Report, Vec<Piece>, Alone), Error> {
     let optimized = multiplies_bytes(&candidate.graph);
     let alone = Alone::new(options.device, options.ort_lib.as_deref(), optimized)?;
     infer::annotate(&mut original.graph);
@@ -269,13 +271,13 @@ fn in_pieces(
             inputs: parity::make(&specs, options.seed)?,
         })
     });
-    let cases = cases.collect::<Result<Vec<_>, CompileError>>()?;
+    let cases = cases.collect::<Result<Vec<_>, Error>>()?;
     let (report, pieces) = pieces::compare(&alone, &original, &candidate, &cases, tolerance, talk)?;
     Ok((report, pieces, alone))
 }
 
 /// Makes constants of the reference's inputs that are fixed. The candidate may be without them.
-fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, CompileError> {
+fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, Error> {
     let fixed = match options.fixed.is_empty() {
         false => Fixed::of(&original.graph, &options.fixed, &options.dims)?,
         true => {
@@ -314,7 +316,7 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
 fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     let plan = options.candidate.join(bundle::ENGINE);
     match plan.is_file() {
-        true => Some(engine_parity::open(
+        true => Some(engine_runner::open(
             &plan,
             options.device.choice.gpu() as usize,
             options.trt_lib.as_deref(),
@@ -331,7 +333,7 @@ fn open(
     fixed: &Fixed,
     candidate: &Model,
     talk: &dyn Talk,
-) -> Result<Reference, CompileError> {
+) -> Result<Reference, Error> {
     let mut shapes = Shapes::new(&original.graph, &options.dims, &[])?;
     talk.stage("sizes");
     let request = Request {
@@ -349,11 +351,11 @@ fn open(
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };
-    prove::open(&request, &mut shapes, talk)
+    Ok(prove::open(&request, &mut shapes, talk)?)
 }
 
 /// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
-fn half_io(options: &Options) -> Result<bool, CompileError> {
+fn half_io(options: &Options) -> Result<bool, Error> {
     let recipe = recipe::of_bundle(&options.candidate)?;
     Ok(recipe.is_some_and(|r| r.precision.half_io == Some(true)))
 }
@@ -377,40 +379,26 @@ fn multiplies_bytes(g: &Graph) -> bool {
     })
 }
 
-/// The tolerance that fits the narrowest type among the model's constants.
+/// The tolerance that fits the coarsest format in a model.
 pub(crate) fn preset(model: &Model) -> Preset {
-    let mut preset = Preset::Fp32Rewrite;
-    let rank = |p: Preset| match p {
-        Preset::Fp16 => 1,
-        Preset::Bf16 => 2,
-        Preset::Int8 => 3,
-        Preset::Fp8 => 4,
-        Preset::Int4 => 5,
-        _ => 0,
-    };
-    let mut narrower = |found: Preset| {
-        if rank(found) > rank(preset) {
-            preset = found;
-        }
-    };
+    let mut coarsest = Format::Fp32;
+    let mut found = |format: Format| coarsest = coarsest.max(format);
     model.graph.for_each_graph(&mut |g| {
         for (_, node) in g.nodes() {
             let op = node.op();
             if op.name() == "MatMulNBits" {
-                narrower(Preset::Int4);
+                found(Format::Int4);
             } else if op.is("MatMulInteger") || op.is("QuantizeLinear") {
-                narrower(Preset::Int8);
+                found(Format::Int8);
             }
         }
         for tensor in g.values().filter_map(|(_, v)| v.constant()) {
-            match tensor.dtype() {
-                DType::I4 => narrower(Preset::Int4),
-                DType::F8E4M3FN => narrower(Preset::Fp8),
-                DType::F16 => narrower(Preset::Fp16),
-                DType::BF16 => narrower(Preset::Bf16),
-                _ => {}
+            match Format::of(tensor.dtype()) {
+                // Bytes may be anything.
+                Format::Int8 => {}
+                format => found(format),
             }
         }
     });
-    preset
+    coarsest.tolerance()
 }

@@ -13,10 +13,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::Error;
 use super::layers::{common, wide};
-use crate::compile::CompileError;
 use crate::parity::{self, Case, Report, Side, Tolerance};
-use crate::prove::Alone;
+use crate::prove::{self, Alone};
 use crate::runtime::Session;
 use crate::talk::Talk;
 
@@ -44,7 +44,7 @@ pub(super) fn compare(
     cases: &[Case],
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<(Report, Vec<Piece>), CompileError> {
+) -> Result<(Report, Vec<Piece>), Error> {
     let open = |whole: &Model, piece: &Piece, values: &Values, side| {
         let path = whole.path.as_deref().unwrap_or(Path::new("model"));
         let model = cut(whole, piece, values);
@@ -77,7 +77,7 @@ pub(super) fn compare(
                 inputs: fed(&reference, known),
             };
             let outputs = parity::outputs(&mut reference, &case, Side::Reference);
-            let outputs = outputs.map_err(|e| CompileError::Sizes {
+            let outputs = outputs.map_err(|e| prove::Error::Sizes {
                 model: original.path.clone().unwrap_or_default(),
                 why: e.to_string(),
             })?;

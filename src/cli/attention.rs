@@ -6,7 +6,7 @@ use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, help, print_json};
 use crate::attention::flags::{Flag, Head};
-use crate::attention::{self, AttentionError, Data, Kind, Layer, Options, Summary};
+use crate::attention::{self, Data, Kind, Layer, Options, Summary};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -44,15 +44,6 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
-}
-
-impl From<AttentionError> for Failure {
-    fn from(e: AttentionError) -> Failure {
-        Failure {
-            code: e.exit_code(),
-            error: e.into(),
-        }
-    }
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {

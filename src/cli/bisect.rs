@@ -5,7 +5,7 @@ use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, help, print_json};
 use crate::bisect::{self, Finding, Suspects};
-use crate::compile::{CompileError, Options};
+use crate::compile::Options;
 use crate::pipeline;
 use crate::recipe::{self, Recipe};
 use crate::report;
@@ -37,7 +37,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
     let tolerance = pipeline::tolerance(&options, None)?;
-    let steps = pipeline::steps(&options).map_err(CompileError::from)?;
+    let steps = pipeline::steps(&options)?;
     let suspects = Suspects {
         steps: &steps,
         finish: registry::LOWER,

@@ -15,9 +15,11 @@ use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
 use crate::compile::{self, CompileError, Options, Plan};
+use crate::fault::Fault;
 use crate::generate::Roles;
 use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
+use crate::precision::Format;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
 use crate::report;
 use crate::summary::{Found, bytes};
@@ -276,7 +278,7 @@ fn stopped(
         globals.show(&shown)?;
     }
     let failed = report::failed::Page::new(options, error);
-    for target in reports.iter().filter(|_| error.exit_code() == 1) {
+    for target in reports.iter().filter(|_| error.fault() == Fault::Result) {
         match manifest {
             Some(manifest) => target.write(&report::BundlePage(manifest))?,
             None => target.write(&failed)?,
@@ -385,7 +387,8 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
             m.quantized
         );
     }
-    if !m.activations.is_empty() || m.options.int8.is_some() {
+    let linear = m.options.precision.linear;
+    if !m.activations.is_empty() || linear.format() == Some(Format::Int8) {
         let outliers: usize = m.activations.iter().map(|a| a.outliers).sum();
         out += &format!(
             "  {:<8} {} layers, {} ranges, {outliers} channels apart\n",
@@ -402,7 +405,8 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
             search.compared
         );
     }
-    if let Some(half) = m.half() {
+    if m.options.precision.half().is_some() {
+        let half = m.options.precision.floats.format().title();
         out += &format!(
             "  {}     {} nodes converted, {} kept as they are\n",
             half.to_lowercase(),

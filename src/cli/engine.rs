@@ -9,7 +9,6 @@ use super::{Failure, Globals, help, print_json};
 use crate::bench::gpu::telemetry::Sampler;
 use crate::bench::gpu::{self, Request};
 use crate::bench::{Axis, BenchOptions};
-use crate::compile::CompileError;
 use crate::engine::CudaError;
 use crate::engine::run::{EngineRunError, RunOptions, unavailable};
 use crate::nvidia::driver;
@@ -156,7 +155,7 @@ impl Drop for Beside {
 
 /// Looks at a CUDA device, without taking memory of it.
 fn probe(device: u32) -> Result<Probe, Failure> {
-    let missing = |e: CudaError| Failure::from(CompileError::from(EngineRunError::Cuda(e)));
+    let missing = |e: CudaError| Failure::from(EngineRunError::Cuda(e));
     if let Some(why) = unavailable() {
         return Err(missing(why));
     }

@@ -71,15 +71,6 @@ impl std::str::FromStr for Ids {
     }
 }
 
-impl From<GenerateError> for Failure {
-    fn from(e: GenerateError) -> Failure {
-        Failure {
-            code: e.exit_code(),
-            error: e.into(),
-        }
-    }
-}
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Told<'a> {

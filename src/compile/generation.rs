@@ -8,6 +8,7 @@ use crate::generate::proof::{self, Proof, Request};
 use crate::generate::{self, GenerateError};
 use crate::options::Options;
 use crate::pipeline::{self, Rewritten};
+use crate::prove;
 use crate::report;
 use crate::talk::Talk;
 
@@ -55,10 +56,12 @@ pub(super) fn prove(
             result: bundle::MODEL.into(),
             ..proof
         })),
-        Err(GenerateError::Runtime(e)) if e.is_missing_runtime() => Err(e.into()),
+        Err(GenerateError::Runtime(e)) if e.is_missing_runtime() => {
+            Err(prove::Error::from(e).into())
+        }
         Err(e) => {
             let why = bundle::public(&e.to_string()).into_owned();
-            talk.warn(&format!("the proof of a generation was not run: {why}"));
+            talk.note(&format!("the proof of a generation was not run: {why}"));
             Ok(None)
         }
     }

@@ -4,9 +4,10 @@ use kiln_passes::Step;
 use serde::Serialize;
 
 use super::{CompileError, gates, output_path};
-use crate::options::{Int8, Options};
+use crate::options::Options;
 use crate::pipeline::{self, named};
-use crate::recipe::{self, Floats, Recipe};
+use crate::precision::Scheme;
+use crate::recipe::{self, Recipe};
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -62,7 +63,7 @@ fn resolved(options: &Options, targets: &Targets, tolerance: &str) -> Recipe {
     let mut recipe = options.recipe.clone();
     recipe.output.get_or_insert_with(|| output_path(options));
     recipe.target = Some(recipe::Targets::One(targets.to_string()));
-    recipe.precision.floats.get_or_insert(Floats::Fp32);
+    recipe.precision.floats.get_or_insert_default();
     recipe.seed.get_or_insert(options.seed);
     let parity = &mut recipe.gates.parity;
     parity
@@ -73,7 +74,7 @@ fn resolved(options: &Options, targets: &Targets, tolerance: &str) -> Recipe {
 
 fn planned(options: &Options, targets: &Targets, lossy: bool) -> Vec<&'static str> {
     let engine = options.engine && *targets != Targets::Cpu;
-    let ranges = options.fp8 || options.int8 == Some(Int8::Static);
+    let ranges = options.precision.linear.scheme() == Some(Scheme::Static);
     let measured = options.calibration.data.is_some() || ranges;
     let all = [
         ("read", true),

@@ -11,8 +11,9 @@ use crate::environment::environment;
 use crate::manifest::{
     Applied, Chosen, Explained, FORMAT, Files, Manifest, Missed, Requantized, SourceFacts,
 };
-use crate::options::{Int8, Options};
+use crate::options::Options;
 use crate::pipeline::{Rewritten, Source};
+use crate::precision::{Format, Linear, Precision};
 use crate::recipe::Recipe;
 use crate::summary::{self, Found};
 use crate::targets::Targets;
@@ -39,7 +40,7 @@ pub(super) fn record(
             sha256: source.sha256.clone(),
         },
         target: targets.to_string(),
-        precision: options.precision(),
+        precision: options.precision.to_string(),
         recipe: Recipe {
             model: Some(options.model.clone()),
             sha256: Some(source.sha256.clone()),
@@ -47,14 +48,8 @@ pub(super) fn record(
         }
         .placed(Path::new(".")),
         options: Chosen {
-            fp16: options.fp16,
-            bf16: options.bf16,
-            int8: options.int8.map(|form| match form {
-                Int8::Static => "static".into(),
-                Int8::Dynamic => "dynamic".into(),
-            }),
-            fp8: options.fp8,
-            int4_block: options.int4,
+            precision: options.precision,
+            int4_block: (options.precision.linear == Linear::Int4).then_some(options.int4_block),
             standard: options.standard,
             half_io: options.half_io,
             engine: options.engine,
@@ -85,12 +80,12 @@ pub(super) fn record(
         ..Manifest::default()
     };
     for report in &rewritten.passes {
-        match report.name {
-            "convert-fp16" | "convert-bf16" => manifest.converted = report.applications,
-            "quantize-int4" | "quantize-int8" | "quantize-fp8" => {
-                manifest.quantized = report.applications
-            }
-            _ => {}
+        let Precision { floats, linear } = options.precision;
+        let ran = |format: Option<Format>| format.and_then(Format::pass) == Some(report.name);
+        if ran(Some(floats.format())) {
+            manifest.converted = report.applications;
+        } else if ran(linear.format()) {
+            manifest.quantized = report.applications;
         }
         manifest.passes.push(Applied {
             name: report.name.into(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bundle::BundleError;
+use crate::fault::Fault;
 use crate::parity::NpzError;
 use crate::runtime;
 use crate::shapes::SpecError;
@@ -62,21 +63,20 @@ fn longer(written: bool) -> &'static str {
 }
 
 impl GenerateError {
-    /// What the process ends with.
-    pub fn exit_code(&self) -> u8 {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
         match self {
-            GenerateError::Runtime(e) if e.is_missing_runtime() => 5,
+            GenerateError::Runtime(e) => e.fault(),
+            GenerateError::Bundle(e) => e.fault(),
             GenerateError::Tokenizer { .. }
             | GenerateError::Usage { .. }
             | GenerateError::TooLong { .. }
             | GenerateError::Npz(_)
-            | GenerateError::Spec(_) => 2,
-            GenerateError::Runtime(_)
-            | GenerateError::Bundle(_)
-            | GenerateError::Read(_)
+            | GenerateError::Spec(_) => Fault::Request,
+            GenerateError::Read(_)
             | GenerateError::NoDecoder { .. }
             | GenerateError::Pair { .. }
-            | GenerateError::Output { .. } => 3,
+            | GenerateError::Output { .. } => Fault::Model,
         }
     }
 }

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use kiln_graph::{Model, onnx, text};
 use kiln_passes::census::{AttentionBlock, census, packed_attentions};
+use kiln_passes::precision::Plans;
 use kiln_passes::precision::stats::Stats;
-use kiln_passes::precision::{HalfFormat, Plans};
-use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
     Application, Context, Exactness, MissReport, PassReport, Remark, Step, Target, registry,
 };
 
-use crate::compile::CompileError;
-use crate::options::{Int8, Options, Quantization};
+use super::Error;
+use crate::options::Options;
+use crate::precision::{Format, Scheme};
 use crate::runtime::{self, OrtEvaluator};
 use crate::summary::{self, Found};
 use crate::talk::Talk;
@@ -83,28 +83,20 @@ impl Rewritten {
 }
 
 /// The steps that the options name.
-pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
+pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, Error> {
     let mut default = registry::DEFAULT.to_vec();
-    match options.quantization() {
-        Some(Quantization::Int8(_)) => default.extend_from_slice(registry::INT8),
-        Some(Quantization::Fp8) => default.extend_from_slice(registry::FP8),
-        Some(Quantization::Int4(_)) => default.extend_from_slice(registry::INT4),
-        None => {}
-    }
-    match options.half() {
-        Some(HalfFormat::Fp16) => default.extend_from_slice(registry::FP16),
-        Some(HalfFormat::Bf16) => default.extend_from_slice(registry::BF16),
-        None => {}
+    for format in options.precision.formats() {
+        default.extend_from_slice(format.steps());
     }
     match &options.passes {
-        Some(list) => registry::select(list, &default),
+        Some(list) => Ok(registry::select(list, &default)?),
         None => Ok(default),
     }
 }
 
 /// Whether the proof runs models as ONNX Runtime optimizes them: its integer products on the CPU are what is to be proved.
 pub(crate) fn proved_as_optimized(options: &Options, targets: &Targets) -> bool {
-    options.int8.is_some() && *targets == Targets::Cpu
+    options.precision.linear.format() == Some(Format::Int8) && *targets == Targets::Cpu
 }
 
 /// The steps before the first that changes number formats, and the others: between them values are calibrated.
@@ -147,14 +139,15 @@ pub(crate) fn rewrite(
     passes: &Passes<'_>,
     mut model: Model,
     talk: &dyn Talk,
-) -> Result<Rewritten, CompileError> {
+) -> Result<Rewritten, Error> {
     let target = target(options, targets);
     let ops_before = summary::op_counts(&model.graph);
     let quantized_before = summary::quantizes_activations(&model.graph);
     let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     // What is spared from quantization still becomes half precision.
-    let quantizes = options.quantization().is_some();
+    let linear = options.precision.linear;
+    let quantizes = linear.format().is_some();
     let spared = [options.keep_nodes.as_slice(), passes.spared].concat();
     let none = kiln_passes::Options::default();
     let choices = kiln_passes::Options {
@@ -163,8 +156,8 @@ pub(crate) fn rewrite(
         convert_io: options.half_io,
         spared: if quantizes { &spared } else { &[] },
         wide: if quantizes { &[] } else { &spared },
-        int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
-        dynamic: options.int8 == Some(Int8::Dynamic),
+        int4_block: options.int4_block,
+        dynamic: linear.scheme() == Some(Scheme::Dynamic),
         stats: passes.stats.unwrap_or(none.stats),
         plans: passes.plans.unwrap_or(none.plans),
         ..none
@@ -189,7 +182,7 @@ pub(crate) fn rewrite(
         }
         number += 1;
     };
-    let failed = |source| CompileError::Pass {
+    let failed = |source| Error::Pass {
         model: options.model.clone(),
         source,
     };
@@ -234,14 +227,14 @@ pub(crate) fn print(model: &onnx::proto::ModelProto) -> String {
     text::print_model(model, &options)
 }
 
-fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), CompileError> {
+fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), Error> {
     let path = folder.join(format!("{k:02}-{pass}.onnxtxt"));
     let write = || {
         fs::create_dir_all(folder)?;
         let message = onnx::to_proto(model).map_err(std::io::Error::other)?;
         fs::write(&path, print(&message))
     };
-    write().map_err(|source| CompileError::Io {
+    write().map_err(|source| Error::Io {
         path: path.clone(),
         why: "the dump cannot be written",
         source,

@@ -198,6 +198,106 @@ fn rows_of_a_model_whose_padding_moves_positions_are_not_judged() {
 }
 
 #[test]
+fn a_pair_compiles_by_its_roles_and_still_generates_the_same() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let roles = Roles {
+        encoder: Some(model("t5.encoder.ts.sdpa.onnx")),
+        first: Some(model("t5.first.ts.sdpa.onnx")),
+        decoder: model("t5.decoder.ts.sdpa.onnx"),
+        start: vec![0],
+        ..Roles::default()
+    };
+    roles.write(folder.path()).unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, bundle) = (path("generation.json"), path("pair.kiln"));
+    let compile = [
+        "compile",
+        &file,
+        "--target",
+        "cpu",
+        "--no-latency",
+        "-o",
+        &bundle,
+    ];
+    kiln(&compile).expect(0);
+    let source: Vec<String> = (ids("t5.tokens.npz", "input_ids").iter())
+        .map(i64::to_string)
+        .collect();
+    let right: Vec<String> = (ids("t5.tokens.npz", "tokens")[1..].iter())
+        .map(i64::to_string)
+        .collect();
+    let generate = [
+        "generate",
+        &bundle,
+        "--ids",
+        &source.join(","),
+        "--new",
+        "24",
+    ];
+    let out = kiln(&generate).expect(0).out;
+    assert_eq!(out.trim(), right.join(","));
+    // Without its encoder it says so.
+    std::fs::remove_dir_all(Path::new(&bundle).join("encoder")).unwrap();
+    kiln(&generate)
+        .expect(3)
+        .says(&["its encoder", "is not there"]);
+}
+
+#[test]
+fn a_compiled_decoder_has_the_proof_of_its_generation() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("d.kiln").display().to_string();
+    let scatter = model("decoder.scatter.onnx").display().to_string();
+    kiln(&[
+        "compile",
+        &scatter,
+        "--target",
+        "cpu",
+        "--fp16",
+        "--no-latency",
+        "-o",
+        &bundle,
+    ])
+    .expect(0);
+    let manifest = std::fs::read_to_string(Path::new(&bundle).join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let steps = manifest["generation"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 8);
+    let report = std::fs::read_to_string(Path::new(&bundle).join("report.md")).unwrap();
+    for part in [
+        "## Generation",
+        "scores at each step",
+        "Cache: 2 layers of 2 heads of 16",
+    ] {
+        assert!(report.contains(part), "no {part} in {report}");
+    }
+    let reports = folder.path().join("check.xml");
+    let xml = reports.display().to_string();
+    let check = [
+        "check",
+        &bundle,
+        "--reference",
+        &scatter,
+        "--generate",
+        "8",
+        "--report",
+        &xml,
+    ];
+    kiln(&check).expect(0);
+    let xml = std::fs::read_to_string(reports).unwrap();
+    assert!(
+        xml.contains("tokens of a greedy generation") && xml.contains("skipped"),
+        "{xml}"
+    );
+}
+
+#[test]
 fn bad_input_is_named_with_its_exit_code() {
     if runtime().is_none() {
         return;

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln::compile::{Calibration, CompileError, Int8, Options, Outcome, compile};
+use kiln::compile::{Calibration, CompileError, Options, Outcome, compile};
+use kiln::fault::Fault;
 use kiln::parity::{self, Comparison, InputKind, InputSpec};
+use kiln::precision::{Floats, Linear};
 use kiln::runtime;
 use kiln::talk::Silent;
 use kiln_graph::{DType, Model, onnx};
@@ -88,7 +90,7 @@ fn formats(model: &Model) -> Vec<DType> {
 
 #[test]
 fn the_cpu_gets_unsigned_activations_and_a_proof_on_data_that_was_held_out() {
-    let Some((_folder, outcome)) = compiled(|o| o.int8 = Some(Int8::Static)) else {
+    let Some((_folder, outcome)) = compiled(|o| o.precision.linear = Linear::Int8) else {
         return;
     };
     let outcome = outcome.unwrap();
@@ -106,9 +108,9 @@ fn the_cpu_gets_unsigned_activations_and_a_proof_on_data_that_was_held_out() {
 #[test]
 fn tensorrt_gets_integers_around_zero() {
     let Some((_folder, outcome)) = compiled(|o| {
-        o.int8 = Some(Int8::Static);
+        o.precision.linear = Linear::Int8;
         o.targets = Some("sm_89".parse().unwrap());
-        o.fp16 = true;
+        o.precision.floats = Floats::Fp16;
     }) else {
         return;
     };
@@ -127,7 +129,7 @@ fn tensorrt_gets_integers_around_zero() {
 fn fp8_is_emulated_and_old_targets_have_none() {
     let fp8 = |target: &str| {
         let targets = target.parse().unwrap();
-        compiled(|o| (o.fp8, o.targets) = (true, Some(targets)))
+        compiled(|o| (o.precision.linear, o.targets) = (Linear::Fp8, Some(targets)))
     };
     let Some((_folder, outcome)) = fp8("sm_89,sm_120") else {
         return;
@@ -137,7 +139,7 @@ fn fp8_is_emulated_and_old_targets_have_none() {
     let (_folder, refused) = fp8("sm_86,sm_89").unwrap();
     let refused = refused.unwrap_err();
     assert!(refused.to_string().contains("sm_86"), "{refused}");
-    assert_eq!(refused.exit_code(), 2);
+    assert_eq!(refused.fault(), Fault::Request);
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn dynamic_ranges_need_no_data_and_are_no_option_for_tensorrt() {
     let dynamic = |target: &str| {
         let targets = target.parse().unwrap();
         compiled(|o| {
-            (o.int8, o.targets) = (Some(Int8::Dynamic), Some(targets));
+            (o.precision.linear, o.targets) = (Linear::Int8Dynamic, Some(targets));
             o.calibration = Calibration::default();
         })
     };
@@ -156,13 +158,13 @@ fn dynamic_ranges_need_no_data_and_are_no_option_for_tensorrt() {
     assert!(count(&model, "MatMulInteger") > 0);
     assert!(count(&model, "DynamicQuantizeLinear") < count(&model, "MatMulInteger"));
     let (_folder, refused) = dynamic("sm_89").unwrap();
-    assert_eq!(refused.unwrap_err().exit_code(), 2);
+    assert_eq!(refused.unwrap_err().fault(), Fault::Request);
 }
 
 #[test]
 fn without_data_the_manifest_warns() {
     let Some((_folder, outcome)) = compiled(|o| {
-        o.int8 = Some(Int8::Static);
+        o.precision.linear = Linear::Int8;
         o.calibration = Calibration::default();
     }) else {
         return;
@@ -174,7 +176,7 @@ fn without_data_the_manifest_warns() {
 
 #[test]
 fn a_cache_is_read_the_second_time() {
-    let Some((folder, first)) = compiled(|o| o.int8 = Some(Int8::Static)) else {
+    let Some((folder, first)) = compiled(|o| o.precision.linear = Linear::Int8) else {
         return;
     };
     assert!(!first.unwrap().manifest.calibration.unwrap().cached);
@@ -182,7 +184,7 @@ fn a_cache_is_read_the_second_time() {
         output: Some(folder.path().join("again")),
         targets: Some("cpu".parse().unwrap()),
         latency: false,
-        int8: Some(Int8::Static),
+        precision: Linear::Int8.into(),
         calibration: Calibration {
             data: Some(folder.path().join("data")),
             samples: 32,
@@ -212,7 +214,7 @@ fn error(outcome: &Outcome, output: &str) -> f64 {
 fn int4_weights_are_rounded_on_the_data_with_zero_points_where_the_target_has_them() {
     let int4 = |target: &str| {
         let targets = target.parse().unwrap();
-        compiled(|o| (o.int4, o.targets) = (Some(32), Some(targets)))
+        compiled(|o| (o.precision.linear, o.targets) = (Linear::Int4, Some(targets)))
     };
     let Some((_folder, outcome)) = int4("cpu") else {
         return;
@@ -248,7 +250,7 @@ fn int4_weights_are_rounded_on_the_data_with_zero_points_where_the_target_has_th
 #[test]
 fn int4_weights_without_data_are_rounded_to_nearest() {
     let Some((_folder, outcome)) = compiled(|o| {
-        o.int4 = Some(32);
+        o.precision.linear = Linear::Int4;
         o.calibration = Calibration::default();
     }) else {
         return;
@@ -273,7 +275,8 @@ const OUTPUT: &str = "last_hidden_state";
 fn blocks_of_int4_are_halved_before_layers_are_kept() {
     let int4 = |block: usize, fixed: bool, limit: Option<f64>| {
         compiled(|o| {
-            (o.int4, o.int4_fixed) = (Some(block), fixed);
+            o.precision.linear = Linear::Int4;
+            (o.int4_block, o.int4_fixed) = (block, fixed);
             o.limits
                 .extend(limit.map(|l| format!("{OUTPUT}:relative_l2={l}")));
         })

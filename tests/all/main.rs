@@ -47,4 +47,5 @@ mod schema;
 mod terminal;
 mod verify;
 mod wheel;
+mod without_tensorrt;
 mod zoo;

@@ -132,7 +132,10 @@ fn every_case_computes_the_same_before_and_after() {
                 }
             });
         if let Err(why) = outcome {
-            wrong.push(format!("{}: {why}", case.path.display()));
+            // What must stay may be a model that ONNX Runtime refuses.
+            if !(case.must_stay() && why.starts_with("before: ")) {
+                wrong.push(format!("{}: {why}", case.path.display()));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

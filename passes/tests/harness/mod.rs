@@ -111,7 +111,7 @@ const HEADERS: &[&str] = &[
     "unchanged",
 ];
 
-/// A header that there is not. A header is a word in lower case, alone or with a colon behind it.
+/// An unknown header. A header is a word in lower case, alone or with a colon behind it.
 fn unknown_header(source: &str) -> Option<&str> {
     let lines = source.lines().take_while(|l| l.starts_with('#'));
     let mut headers = lines.map(|l| l[1..].trim()).filter(|l| {
