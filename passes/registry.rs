@@ -51,6 +51,7 @@ pub static ALL: &[&dyn Pass] = &[
     &adopt::expand_qoperators::ExpandQoperators,
     &adopt::expand_rotary::EXPAND_ROTARY,
     &lower::flatten_branches::FlattenBranches,
+    &lower::fold_positions::FoldPositions,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LOWER_ATTENTION,
     &lower::lower_axes::LowerAxes,
@@ -200,6 +201,8 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
     Step::Run(&lower::lower_attention::LOWER_ATTENTION),
+    // Masks and what is added to scores are apart by now.
+    Step::Run(&lower::fold_positions::FoldPositions),
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),

@@ -47,6 +47,8 @@ pub struct Facts {
     /// conditions on scores cost nothing, and conditions on queries or results cost kernels of their own. It takes as many heads of
     /// keys as of queries.
     pub joins_attention: bool,
+    /// What is added to attention's scores takes a kernel of its own where it is computed, and none where it is a constant.
+    pub computes_positions_apart: bool,
     /// Attention operators that a model came with are written anew.
     pub rewrites_attention: bool,
     /// Attention is an operator that scales scores before it adds biases.

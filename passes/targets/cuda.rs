@@ -50,6 +50,7 @@ pub static FACTS: Facts = Facts {
     ],
 
     joins_attention: false,
+    computes_positions_apart: false,
     rewrites_attention: false,
     scales_before_biases: true,
     biases_keep_projections_apart: false,

@@ -8,7 +8,7 @@ use kiln_passes::registry;
 
 /// Folding numbers needs a runtime: the root package runs those cases.
 fn needs_runtime(passes: &str) -> bool {
-    passes.contains("fold-constants")
+    passes.contains("fold-constants") || passes.contains("fold-positions")
 }
 
 #[test]

@@ -80,6 +80,32 @@ pub enum Against {
     Golden(PathBuf),
 }
 
+impl Options {
+    /// A comparison by the tolerance that fits the candidate's types, and nothing else.
+    pub fn new(candidate: impl Into<PathBuf>, against: Against) -> Options {
+        Options {
+            candidate: candidate.into(),
+            against,
+            record: None,
+            inputs: None,
+            fixed: Vec::new(),
+            tolerance: None,
+            limits: Vec::new(),
+            require: None,
+            layers: false,
+            pieces: false,
+            bisect: None,
+            judge: None,
+            dims: Vec::new(),
+            seed: 1,
+            require_engine_parity: false,
+            device: DeviceRequest::default(),
+            ort_lib: None,
+            trt_lib: None,
+        }
+    }
+}
+
 /// The outcome of a check.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Checked {

@@ -183,7 +183,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         stays(&bundle, &options)?;
     }
     if Roles::are_at(&options.model) {
-        return generation::compile(globals, Roles::find(&options.model)?, &options);
+        return generation::by_roles(globals, Roles::find(&options.model)?, &options);
     }
     let terminal = Terminal::new(globals.quiet);
     if args.dry_run {

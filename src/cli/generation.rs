@@ -71,7 +71,7 @@ pub(super) fn check(globals: &Globals, asked: Check) -> Result<u8, Failure> {
 }
 
 /// Compiles each model of a `generation.json` into a folder of its role, and writes the file beside them.
-pub(super) fn compile(
+pub(super) fn by_roles(
     globals: &Globals,
     roles: Roles,
     options: &compile::Options,

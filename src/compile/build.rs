@@ -19,21 +19,25 @@ use crate::pipeline::Rewritten;
 use crate::precision::Format;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
-use crate::targets;
+use crate::targets::{self, Targets};
 
-/// What builds engines. It gets ready while the passes run.
+/// What builds engines, if one is to be built. It gets ready while the passes run.
 ///
 /// # Errors
 /// When TensorRT is not there.
 pub(super) fn builder(
     options: &Options,
+    targets: &Targets,
     partial: &Partial,
-) -> Result<Box<dyn EngineBuilder>, CompileError> {
+) -> Result<Option<Box<dyn EngineBuilder>>, CompileError> {
+    if !options.engine || !matches!(targets, Targets::Engines(_)) {
+        return Ok(None);
+    }
     let libraries = engine::locate(options.trt_lib.as_deref())?;
-    Ok(match &options.builder {
+    Ok(Some(match &options.builder {
         Some(program) => Box::new(ChildBuilder::new(program, &libraries, &partial.file("")).warm()),
         None => Box::new(RtxBuilder::new(&libraries)?),
-    })
+    }))
 }
 
 /// What stands in the engine's way whatever is searched or calibrated: operators that TensorRT has not or misreads. What is
@@ -41,11 +45,11 @@ pub(super) fn builder(
 ///
 /// # Errors
 /// [`EngineError::Dialect`], with all of them.
-pub(super) fn readable(model: &Model) -> Result<(), CompileError> {
+pub(super) fn readable(model: &Model) -> Result<(), EngineError> {
     let refusals = engine::refusals(model);
     match refusals.is_empty() {
         true => Ok(()),
-        false => Err(EngineError::Dialect(refusals).into()),
+        false => Err(EngineError::Dialect(refusals)),
     }
 }
 

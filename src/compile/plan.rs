@@ -3,9 +3,11 @@
 use kiln_passes::Step;
 use serde::Serialize;
 
-use super::{CompileError, gates, output_path};
+use super::{CompileError, output_path, read};
 use crate::options::Options;
-use crate::pipeline::{self, named};
+use crate::pipeline;
+use crate::pipeline::clock::Clock;
+use crate::pipeline::prepared::Input;
 use crate::precision::Scheme;
 use crate::recipe::{self, Recipe};
 use crate::talk::Talk;
@@ -30,16 +32,11 @@ pub struct Plan {
 /// # Errors
 /// As [`compile`](super::compile), for what is wrong before anything runs.
 pub fn plan(options: &Options, talk: &dyn Talk) -> Result<Plan, CompileError> {
-    let targets = pipeline::targets(options, talk)?;
-    pipeline::fit(options, &targets)?;
-    gates::possible(options, &targets)?;
-    pipeline::data_is_there(options)?;
-    let output = output_path(options);
-    let mut original = pipeline::read(options)?;
-    pipeline::spares_inputs(options, &output, &original.sources)?;
-    named::outputs(options, &original)?;
-    pipeline::fix(options, &mut original)?;
-    let mut shapes = pipeline::shapes(options, &original)?;
+    let Input {
+        targets,
+        mut shapes,
+        ..
+    } = read(options, &mut Clock::new(talk))?;
     for warning in shapes.told() {
         talk.warn(&warning);
     }

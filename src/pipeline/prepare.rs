@@ -1,5 +1,7 @@
 //! What is settled before passes run: targets, device, fixed inputs and sizes.
 
+use std::collections::BTreeMap;
+
 use kiln_graph::Model;
 
 use super::Error;
@@ -89,6 +91,17 @@ pub(crate) fn shapes(options: &Options, original: &Model) -> Result<Shapes, Erro
         &options.dims,
         &options.shapes,
     )?)
+}
+
+/// The sizes that the user fixed for an engine, which takes no others, by their symbols.
+pub(crate) fn held(targets: &Targets, shapes: &Shapes) -> BTreeMap<String, usize> {
+    let fixed = shapes.ranges.iter().filter(|(_, range)| range.is_fixed());
+    match targets {
+        Targets::Engines(_) => fixed
+            .map(|(name, range)| (name.clone(), range.opt))
+            .collect(),
+        _ => BTreeMap::new(),
+    }
 }
 
 /// The original for the sizes at which alone it runs, and the values of controls that alone are served; `None` if there is

@@ -116,6 +116,8 @@ pub(crate) struct Passes<'a> {
     pub stats: Option<&'a Stats>,
     /// Of layers of the model.
     pub plans: Option<&'a Plans>,
+    /// Symbols of the original that have one size in all runs.
+    pub sizes: &'a BTreeMap<String, usize>,
     /// Nodes that keep their precision beside those of the options: from quantization if that is asked for, else from
     /// conversion to half precision.
     pub spared: &'a [String],
@@ -123,6 +125,22 @@ pub(crate) struct Passes<'a> {
     pub limit: Option<usize>,
     /// Runs afterwards, without limit.
     pub finish: &'a [Step],
+}
+
+impl<'a> Passes<'a> {
+    /// These steps alone, at these sizes.
+    pub fn of(steps: &'a [Step], sizes: &'a BTreeMap<String, usize>) -> Passes<'a> {
+        Passes {
+            steps,
+            before: None,
+            stats: None,
+            plans: None,
+            sizes,
+            spared: &[],
+            limit: None,
+            finish: &[],
+        }
+    }
 }
 
 /// What passes write for.
@@ -160,6 +178,7 @@ pub(crate) fn rewrite(
         dynamic: linear.scheme() == Some(Scheme::Dynamic),
         stats: passes.stats.unwrap_or(none.stats),
         plans: passes.plans.unwrap_or(none.plans),
+        sizes: passes.sizes,
         ..none
     };
     let library = options.ort_lib.as_deref();

@@ -1,5 +1,7 @@
 //! INT8, FP8 and INT4 from end to end: calibrated, written for the target, proved.
 
+use crate::common::command::kiln;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -304,4 +306,19 @@ fn blocks_of_int4_are_halved_before_layers_are_kept() {
     let fixed = int4(32, true, between).unwrap().1.unwrap();
     assert_eq!(fixed.manifest.options.int4_block, Some(32));
     assert!(!fixed.manifest.search.unwrap().kept.is_empty());
+}
+
+/// Whoever asks for two reads the names of both.
+#[test]
+fn one_format_excludes_the_other() {
+    for both in [
+        ["--fp16", "--bf16"],
+        ["--int8", "--fp8"],
+        ["--int8=dynamic", "--int4"],
+        ["--fp8", "--int4=64"],
+    ] {
+        let names = both.map(|option| option.split('=').next().unwrap());
+        let ran = kiln(&["compile", "model.onnx", both[0], both[1]]);
+        ran.expect(2).says(&names);
+    }
 }

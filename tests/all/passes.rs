@@ -148,7 +148,11 @@ fn folding_gives_its_blessed_diffs() {
     };
     let bless = std::env::var_os("KILN_BLESS").is_some();
     let mut wrong = Vec::new();
-    let folding = |case: &harness::Case| case.passes.contains("fold-constants");
+    let folding = |case: &harness::Case| {
+        ["fold-constants", "fold-positions"]
+            .iter()
+            .any(|pass| case.passes.contains(pass))
+    };
     for case in harness::cases().into_iter().filter(folding) {
         let name = case.path.display();
         let applied = harness::apply(&case, Some(&Ort(runtime)));

@@ -268,3 +268,20 @@ fn attributes_that_are_not_onnx_are_not_dropped() {
         assert!(error.to_string().contains("causal_kind"), "{error}");
     }
 }
+
+#[test]
+fn positions_are_constants_where_the_length_is_fixed() {
+    let text = include_str!("../../fixtures/passes/fold-positions/relative.onnxtxt");
+    let made = |length: &str| {
+        compiled_of(text, |o| {
+            o.dims = vec!["batch=1".parse().unwrap(), length.parse().unwrap()];
+            (o.precision.floats, o.check) = (Floats::Fp16, true);
+        })
+    };
+    let Some(fixed) = made("seq=4") else { return };
+    let fixed = fixed.unwrap().manifest;
+    assert!(fixed.parity.unwrap().pass());
+    let open = made("seq=1:4:4").unwrap().unwrap().manifest;
+    assert!(!fixed.ops_after.contains_key("Gather"));
+    assert!(open.ops_after.contains_key("Gather"));
+}

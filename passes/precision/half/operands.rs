@@ -1,6 +1,7 @@
 //! What operators do to integers, statistics and small numbers, as far as `flow.rs` follows them.
 
 use kiln_graph::Op;
+use kiln_graph::ops::kind::{Kind, kind};
 
 /// Sums over many elements.
 pub(super) const REDUCTIONS: &[&str] = &[
@@ -51,41 +52,15 @@ pub(super) const COMPARISONS: &[&str] =
 /// The operands that arithmetic works on; `None` where the result is made in another way.
 pub(super) fn arithmetic_operands(op: Op, count: usize) -> Option<Vec<usize>> {
     const FIRST: &[&str] = &[
+        "AveragePool",
         "Cast",
         "CastLike",
-        "Compress",
         "CumSum",
-        "DepthToSpace",
         "Dropout",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
         "Identity",
         "MaxPool",
-        "AveragePool",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "Reshape",
-        "ReverseSequence",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
         "TopK",
-        "Transpose",
         "Trilu",
-        "Unsqueeze",
     ];
     const ALL: &[&str] = &[
         "Abs",
@@ -119,7 +94,7 @@ pub(super) fn arithmetic_operands(op: Op, count: usize) -> Option<Vec<usize>> {
         "Sub",
         "Sum",
     ];
-    if op.is_any(FIRST) {
+    if matches!(kind(op), Kind::Move | Kind::Reduce) || op.is_any(FIRST) {
         Some(vec![0])
     } else if op.is_any(ALL) {
         Some((0..count).collect())
