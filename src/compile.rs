@@ -3,6 +3,7 @@
 mod build;
 mod error;
 mod gates;
+mod generation;
 mod job;
 mod plan;
 mod proof;

@@ -34,6 +34,8 @@ pub mod compile;
 pub mod doctor;
 mod engine_runner;
 #[doc(hidden)]
+pub mod generate;
+#[doc(hidden)]
 pub mod gpu_check;
 pub mod manifest;
 pub mod options;

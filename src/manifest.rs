@@ -78,6 +78,9 @@ pub struct Manifest {
     pub parity_outcome: Option<parity::Outcome>,
     /// `None`: not run.
     pub parity: Option<parity::Report>,
+    /// Of a decoder with a cache that runs alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<crate::generate::proof::Proof>,
     /// `None`: not run.
     pub latency: Option<bench::BenchReport>,
     /// Why the latency was not measured, if it was not.

@@ -1,5 +1,7 @@
 //! What a model holds, counted.
 
+mod caches;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -8,6 +10,7 @@ use kiln_passes::census::{Census, Count, census};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use caches::Caches;
 pub use kiln_runtime::units::{bytes, count};
 
 /// Counts of a model.
@@ -28,6 +31,8 @@ pub struct Summary {
     /// `(operator, nodes)`, most frequent first.
     pub ops: Vec<(String, usize)>,
     pub blocks: Vec<Found>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<Caches>,
     /// Names of local functions.
     pub functions: Vec<String>,
 }
@@ -128,6 +133,7 @@ pub fn of(model: &Model) -> Summary {
             .collect(),
         ops,
         blocks: found(&census, &census),
+        caches: caches::of(&graph),
         functions: model.functions().map(|(d, n)| format!("{d}.{n}")).collect(),
     }
 }

@@ -90,7 +90,7 @@ pub(super) fn demand(call: &Call<'_>) {
         ("", "Gather") => drop(table(call)),
         ("", "Attention") => drop(attention(call)),
         ("com.microsoft", "MultiHeadAttention") => drop(multi_head(call)),
-        ("com.microsoft", "GroupQueryAttention") => caches(call, [3, 4]),
+        ("com.microsoft", "GroupQueryAttention") => drop(grouped(call)),
         ("", "LSTM" | "GRU" | "RNN") => drop(recurrent(call)),
         _ => {}
     }
@@ -153,6 +153,22 @@ fn multi_head(call: &Call<'_>) -> Option<()> {
     if let Some([batch, columns]) = call.dims(4) {
         call.demands.equal(batch, &q[0]);
         call.demands.equal(columns, &total);
+    }
+    Some(())
+}
+
+/// Queries that share keys, with a total that the graph computes. Where the length of the cache is open, the cache grows: a
+/// buffer that is longer than the total runs, too, and is what a caller makes of it.
+fn grouped(call: &Call<'_>) -> Option<()> {
+    caches(call, [3, 4]);
+    let total = call.values(6)?.first()?;
+    if let Some([rows, _]) = call.dims(7) {
+        call.demands.at_most(total, rows);
+    }
+    let past = call.dims(3)?.get(2)?;
+    let new = call.dims(0)?.get(1)?;
+    if past.as_i64().is_none() {
+        call.demands.equal(total, &past.add(new)?);
     }
     Some(())
 }

@@ -27,7 +27,7 @@ use kiln_runtime::{self as runtime, Session};
 
 pub use floor::Floor;
 pub use inputs::{INPUT_PREFIX, InputError, OUTPUT_PREFIX, from_npy, from_npz, from_text, texts};
-pub use limits::{Failure, Limits, Margin, Preset, Verdict};
+pub use limits::{Failure, Limits, MARGIN_FACTOR, Margin, Preset, Verdict};
 pub use make::{Ids, InputKind, InputSpec, Masking, make};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};

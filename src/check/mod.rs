@@ -412,7 +412,7 @@ fn multiplies_bytes(g: &Graph) -> bool {
 }
 
 /// The tolerance that fits the coarsest format in a model.
-fn preset(model: &Model) -> Preset {
+pub(crate) fn preset(model: &Model) -> Preset {
     let mut coarsest = Format::Fp32;
     let mut found = |format: Format| coarsest = coarsest.max(format);
     model.graph.for_each_graph(&mut |g| {

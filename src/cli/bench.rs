@@ -9,6 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::device::DeviceArgs;
 use super::engine;
+use super::generation;
 use super::progress::Terminal;
 use super::{Failure, Globals, help, print, print_json};
 use crate::bench::baseline::{Baseline, Verdict};
@@ -51,6 +52,15 @@ pub(super) struct Args {
     /// Seconds that each model is measured at least, at each point.
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, help_heading = help::MEASUREMENT)]
     duration: f64,
+    /// Time generations instead, in turns: prompt=512,new=128.
+    ///
+    /// The models are decoders with a cache; each is run token after token.
+    #[arg(long, value_name = "SIZES", conflicts_with_all = ["grid", "inputs", "engine", "baseline", "profile"],
+          help_heading = help::MEASUREMENT)]
+    generate: Option<crate::generate::bench::Size>,
+    /// Repetitions of a generation.
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = help::MEASUREMENT)]
+    repetitions: usize,
     /// Show where the time goes: by operator and by block.
     #[arg(long, help_heading = help::MEASUREMENT)]
     profile: bool,
@@ -146,6 +156,19 @@ fn show(globals: &Globals, result: &Benchmark) -> Result<(), Failure> {
 const PROFILED: usize = 20;
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    if let Some(size) = args.generate {
+        return generation::bench(
+            globals,
+            generation::Bench {
+                models: args.models,
+                size,
+                repetitions: args.repetitions,
+                threads: args.device.threads,
+                reports: args.report,
+                json: args.json,
+            },
+        );
+    }
     let duration = Duration::try_from_secs_f64(args.duration).map_err(Failure::usage)?;
     let timing = BenchOptions {
         warmup: args.warmup,

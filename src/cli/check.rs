@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValuesParser;
 
 use super::device::DeviceArgs;
+use super::generation;
 use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, print_json};
@@ -64,6 +65,13 @@ pub(super) struct Args {
     /// the bundle's engine runs on a GPU of this machine and is right. Can be given for both.
     #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required, help_heading = help::PROOF)]
     require: Vec<Required>,
+    /// Prove a generation of N tokens instead.
+    ///
+    /// Scores at each step, tokens, caches, rows of unequal lengths, the end of the capacity. Both models are decoders with a
+    /// cache.
+    #[arg(long, value_name = "N", help_heading = help::PROOF,
+          conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "pieces", "judge"])]
+    generate: Option<usize>,
     /// Run both models piece by piece, where they are too large to be run whole.
     ///
     /// Each piece, such as a layer of a decoder, is alone in memory and is given the original's numbers.
@@ -128,6 +136,21 @@ pub(super) fn required(text: &str) -> Result<Required, String> {
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     if let Some(path) = &args.saved {
         return again(globals, &args, path);
+    }
+    if let Some(steps) = args.generate {
+        return generation::check(
+            globals,
+            generation::Check {
+                candidate: args.candidate.unwrap_or_default(),
+                reference: args.reference,
+                steps,
+                tolerance: args.tolerance,
+                limits: args.limit,
+                seed: args.seed,
+                reports: args.report,
+                json: args.json,
+            },
+        );
     }
     let against = match (args.reference, args.golden) {
         (Some(path), _) => Against::Reference(path),

@@ -9,12 +9,14 @@ use super::build;
 use super::check::{Required, required};
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
+use super::generation;
 use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
 use crate::compile::{self, CompileError, Options, Plan};
 use crate::fault::Fault;
+use crate::generate::Roles;
 use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
 use crate::precision::Format;
@@ -179,6 +181,9 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     };
     if let Some(bundle) = read {
         stays(&bundle, &options)?;
+    }
+    if Roles::are_at(&options.model) {
+        return generation::by_roles(globals, Roles::find(&options.model)?, &options);
     }
     let terminal = Terminal::new(globals.quiet);
     if args.dry_run {

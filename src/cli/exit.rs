@@ -6,6 +6,7 @@ use crate::bench::BenchError;
 use crate::compile::CompileError;
 use crate::engine::run::EngineRunError;
 use crate::fault::Fault;
+use crate::generate::GenerateError;
 use crate::{bisect, check, pipeline};
 
 /// The exit code for what is at fault.
@@ -39,6 +40,7 @@ failures!(
     AttentionError,
     BenchError,
     CompileError,
+    GenerateError,
     bisect::Error,
     check::Error,
     pipeline::Error

@@ -175,7 +175,12 @@ fn render(path: &str, s: &Summary) -> String {
             n => format!("{} {} ({n} as one operator)", b.found, b.kind),
         })
         .collect();
-    out += &format!("  found        {}\n\n", found.join(", "));
+    out += &format!("  found        {}\n", found.join(", "));
+    for (k, caches) in s.caches.iter().enumerate() {
+        let title = if k == 0 { "caches" } else { "" };
+        out += &format!("  {title:<12} {}\n", caches.describe());
+    }
+    out.push('\n');
     let rows = |values: &[(String, String)]| -> Vec<Vec<String>> {
         values
             .iter()

@@ -12,6 +12,8 @@ mod device;
 mod doctor;
 mod engine;
 pub mod exit;
+mod generate;
+mod generation;
 mod gpu_check;
 mod help;
 mod inspect;
@@ -86,6 +88,8 @@ enum Verb {
     /// Operators, parameters, inputs, outputs and transformer blocks; of a bundle also what it was made for, how, and what was
     /// proved.
     Inspect(inspect::Args),
+    /// Go on from a prompt, token after token: a decoder with a cache, alone or behind an encoder.
+    Generate(generate::Args),
     /// Show where the heads of a model look on given inputs, as a page with heat maps.
     Attention(attention::Args),
     /// List the passes, or explain one.
@@ -314,6 +318,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Bench(args) => bench::run(&globals, args),
         Verb::Bisect(args) => bisect::run(&globals, *args),
         Verb::Inspect(args) => inspect::run(&globals, args),
+        Verb::Generate(args) => generate::run(&globals, args),
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),

@@ -48,6 +48,8 @@ pub enum CompileError {
         parity: Box<parity::Report>,
         advice: &'static str,
     },
+    #[error("the result generates something else than {}: {failed}; no bundle was written. --keep names nodes that keep their precision, --tolerance another one", model.display())]
+    Generation { model: PathBuf, failed: String },
     #[error("{}: the search for nodes that must keep their precision stopped; no bundle was written. --no-search leaves it out, --keep names nodes: {source}", model.display())]
     Search {
         model: PathBuf,
@@ -138,6 +140,7 @@ impl CompileError {
     pub fn fault(&self) -> Fault {
         match self {
             CompileError::NotTheSame { .. }
+            | CompileError::Generation { .. }
             | CompileError::Precision { .. }
             | CompileError::Fallback { .. }
             | CompileError::Gates { .. } => Fault::Result,

@@ -132,6 +132,7 @@ fn latency(proof: &Proof) -> Result<BenchReport, CompileError> {
 pub(super) struct Proved {
     pub proof: Option<Proof>,
     pub parity: Option<parity::Report>,
+    pub generation: Option<crate::generate::proof::Proof>,
     pub fallback: Option<String>,
     pub engine_parity: EngineParity,
     pub judge: Option<Judgement>,
@@ -157,6 +158,7 @@ pub(super) fn all(
     let mut proved = Proved {
         proof,
         parity: None,
+        generation: None,
         fallback: None,
         engine_parity: EngineParity::from(match engine {
             Some(_) => NotRun::unchecked(),
@@ -170,6 +172,9 @@ pub(super) fn all(
         return Ok(proved);
     };
     proved.parity = Some(clock.time("parity", || prove(options, rewritten, proof, partial))?);
+    proved.generation = clock.time("generation", || {
+        super::generation::prove(options, rewritten, partial, talk)
+    })?;
     proved.fallback = fallback(options, proof, talk)?;
     if engine.is_some() {
         proved.engine_parity = clock.time("engine parity", || {

@@ -64,6 +64,7 @@ pub(super) fn manifest(job: &Job<'_>, found: Done<'_>, talk: &dyn Talk) -> Manif
         judge: proved.judge,
         parity_outcome: proved.parity.as_ref().map(|p| p.outcome()),
         parity: proved.parity,
+        generation: proved.generation,
         latency: proved.latency,
         latency_not_run: proved.latency_not_run,
         search: typed.search.clone(),

@@ -5,6 +5,7 @@ pub mod bisection;
 mod bundle;
 pub mod check;
 pub mod failed;
+pub mod generation;
 pub mod gpu;
 pub mod junit;
 pub mod kernels;

@@ -19,6 +19,7 @@ const SKIPPED: &[(&str, &str)] = &[
         "a model with an input `sr`",
     ),
     ("kiln compile decoder.onnx", "a decoder with a cache"),
+    ("kiln generate", "a decoder with a cache"),
     (
         "kiln check model.kiln --reference model.onnx --device cuda:0",
         "a GPU",

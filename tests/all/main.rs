@@ -26,6 +26,7 @@ mod environment;
 mod faults;
 mod fuzz;
 mod gates;
+mod generation;
 mod gpu_bundle;
 mod hostile;
 mod int4;

@@ -108,3 +108,36 @@ fn a_window_longer_than_what_it_slides_over_contradicts() {
     b.op("Conv", &[x, w], none());
     assert_eq!(b.conflicts(), ["a window of 10 slides over 5"]);
 }
+
+#[test]
+fn a_cache_of_grouped_queries_grows_unless_it_is_a_buffer() {
+    let model = |past: &str| {
+        let text = format!(
+            r#"
+<ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
+g (float[b,s,32] q, float[b,s,16] k, float[b,s,16] v, float[b,1,{past},16] pk, float[b,1,{past},16] pv, int64[b,t] mask, int32[b] last)
+=> (float[b,s,32] y, float[b,1,n,16] nk, float[b,1,n,16] nv)
+<int64 one = {{1}}, float[99,8] cos = {{{zeros}}}>
+{{
+    shape = Shape (mask)
+    long = Gather <axis = 0> (shape, one)
+    total = Cast <to = 6> (long)
+    y, nk, nv = com.microsoft.GroupQueryAttention <num_heads = 2, kv_num_heads = 1, do_rotary = 1> (q, k, v, pk, pv, last, total, cos, cos)
+}}
+"#,
+            zeros = vec!["0.0"; 99 * 8].join(", ")
+        );
+        let model = crate::onnx::read_text(&text).unwrap_or_else(|e| panic!("{e}"));
+        let facts = infer(&model.graph);
+        facts.demands().to_vec()
+    };
+    let sum = |d: &Demand| matches!(d, Demand::Equal(a, b) if [a, b].iter().any(|e| e.to_string() == "p + s"));
+    assert!(model("p").iter().any(sum), "{:?}", model("p"));
+    assert!(
+        !model("64")
+            .iter()
+            .any(|d| matches!(d, Demand::Equal(a, _) if a.to_string() == "t"))
+    );
+    let ends = |d: &Demand| matches!(d, Demand::AtMost(a, b) if a.to_string() == "t" && b.as_i64() == Some(99));
+    assert!(model("64").iter().any(ends));
+}

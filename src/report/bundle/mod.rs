@@ -94,6 +94,7 @@ fn sections(m: &Manifest) -> Vec<Section> {
         }
     };
     add("Parity", parity(m));
+    add("Generation", generation(m));
     add("Latency", latency(m));
     add("Engine", engine(m));
     add("What changed", changes::changes(m));
@@ -107,6 +108,26 @@ fn sections(m: &Manifest) -> Vec<Section> {
     add("Not run", not_run(m));
     add("Environment", environment(m));
     all
+}
+
+/// What a decoder generates, and what its caches take.
+fn generation(m: &Manifest) -> Vec<Part> {
+    let mut parts = Vec::new();
+    if let Some(proof) = &m.generation {
+        let (header, rows) = super::generation::claims(proof);
+        parts.push(Part::Table(header, rows));
+    }
+    let caches = m
+        .after
+        .caches
+        .iter()
+        .map(|c| format!("Cache: {}.", c.describe()));
+    parts.push(Part::List(caches.collect()));
+    if m.after.caches.is_empty() {
+        Vec::new()
+    } else {
+        parts
+    }
 }
 
 fn parity(m: &Manifest) -> Vec<Part> {

@@ -1,0 +1,556 @@
+//! Caches of keys and values: inputs that hold what earlier runs computed, found by what the graph does with them.
+//!
+//! A cache is an input that is joined with new keys or values along one axis, or that these are written into, and that feeds
+//! an attention; what comes of it leaves the graph as an output. One that is only read, as the caches of an encoder's states
+//! are, counts too. Names play no part.
+
+use rustc_hash::FxHashSet;
+
+use crate::graph::Slot;
+use crate::infer::{self, Facts};
+use crate::{Attrs, DType, Def, Dim, Graph, Node, NodeId, ValueId};
+
+/// What a run does to a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Update {
+    /// The output is the input with the new part behind it.
+    Grows,
+    /// The new part is written into the buffer, where an input says: `TensorScatter`.
+    Written,
+    /// Both, as the caller likes: the output may be the memory of the input, which then is as long as the capacity
+    /// (`com.microsoft.GroupQueryAttention`).
+    Shared,
+    /// Nothing: the cache is only read.
+    Kept,
+}
+
+/// What an attention takes a cache for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holds {
+    Keys,
+    Values,
+    Both,
+}
+
+/// One tensor of a cache.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    pub input: ValueId,
+    /// The place of the graph's output that gives it back.
+    pub output: Option<usize>,
+    pub update: Update,
+    pub holds: Holds,
+    /// The axis of the input that counts tokens.
+    pub axis: usize,
+    pub dtype: DType,
+    pub heads: Option<usize>,
+    /// Elements of one head, or of a token where heads are not apart.
+    pub size: Option<usize>,
+    /// Which of the graph's attentions with a cache reads it, counted from 0.
+    pub attention: usize,
+}
+
+impl Cache {
+    /// Bytes that one token of one row takes, where the sizes are known.
+    pub fn bytes(&self) -> Option<usize> {
+        let halves = if self.holds == Holds::Both { 2 } else { 1 };
+        let bits = self.size? * self.heads.unwrap_or(1) * self.dtype.bits() as usize;
+        Some(halves * bits.div_ceil(8))
+    }
+}
+
+/// The caches of a graph, in the order of its inputs; none where none is updated: then keys and values are what it computes on.
+pub fn caches(graph: &Graph) -> Vec<Cache> {
+    let facts = infer::infer(graph);
+    let mut found = Vec::new();
+    for &v in graph.inputs() {
+        let ty = facts.ty(v);
+        let (Some(dtype), Some(rank)) = (ty.dtype(), ty.rank()) else {
+            continue;
+        };
+        if rank < 3 || !(dtype.is_float() || dtype == DType::I8 || dtype == DType::U8) {
+            continue;
+        }
+        let room = Room { graph, outer: None };
+        let axes: Vec<usize> = (0..rank).collect();
+        if let Some(place) = room.search(v, &axes, &mut FxHashSet::default(), rank) {
+            found.push((v, dtype, place));
+        }
+    }
+    if found.iter().all(|(_, _, p)| p.update == Update::Kept) {
+        return Vec::new();
+    }
+    let mut attentions: Vec<Attention> = found.iter().map(|(_, _, p)| p.attention).collect();
+    attentions.sort_unstable();
+    attentions.dedup();
+    let cache = |(input, dtype, place): (ValueId, DType, Place)| {
+        let (heads, size) = sizes(&facts, input, place.axis);
+        Cache {
+            input,
+            output: place.output,
+            update: place.update,
+            holds: place.holds,
+            axis: place.axis,
+            dtype,
+            heads,
+            size,
+            attention: attentions
+                .binary_search(&place.attention)
+                .unwrap_or_default(),
+        }
+    };
+    found.into_iter().map(cache).collect()
+}
+
+/// Heads and their size: what is left of the axes besides the rows in front and the tokens.
+fn sizes(facts: &Facts, input: ValueId, axis: usize) -> (Option<usize>, Option<usize>) {
+    let Some(shape) = facts.ty(input).shape() else {
+        return (None, None);
+    };
+    let known = |k: &usize| match shape[*k] {
+        Dim::Known(n) => Some(n),
+        _ => None,
+    };
+    let rest: Vec<usize> = (0..shape.len()).filter(|k| *k != axis).collect();
+    match &rest[..] {
+        [.., heads, size] if shape.len() > 3 => (known(heads), known(size)),
+        [.., size] => (None, known(size)),
+        [] => (None, None),
+    }
+}
+
+/// The node that is the attention, by its depth below the model's graph, the nodes around it, and its own place.
+type Attention = (usize, usize, usize);
+
+/// Where a cache was found.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    update: Update,
+    holds: Holds,
+    axis: usize,
+    output: Option<usize>,
+    attention: Attention,
+}
+
+/// A graph within the bodies around it.
+struct Room<'g> {
+    graph: &'g Graph,
+    outer: Option<(&'g Room<'g>, NodeId)>,
+}
+
+/// Operators that hand their first operand on, in the same order of elements along each axis.
+const SAME: &[&str] = &["Identity", "Cast", "DequantizeLinear", "QuantizeLinear"];
+
+/// How far a walk goes between a cache and the product that reads it, or that product and its Softmax.
+const STEPS: usize = 24;
+
+impl Room<'_> {
+    /// Follows an input to where it is joined, written into or read. `axes` are the input's axes as `v` has them.
+    fn search(
+        &self,
+        v: ValueId,
+        axes: &[usize],
+        seen: &mut FxHashSet<ValueId>,
+        rank: usize,
+    ) -> Option<Place> {
+        if !seen.insert(v) {
+            return None;
+        }
+        let mut uses: Vec<_> = self.graph.value(v).uses().to_vec();
+        uses.sort_unstable_by_key(|u| (u.node, u.slot));
+        for used in &uses {
+            let node = self.graph.node(used.node);
+            let found = match used.slot {
+                Slot::Input(k) => self.at(used.node, node, k as usize, v, axes, seen, rank),
+                Slot::Capture(k) => self.within(used.node, node, k, axes, rank),
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        // What is only read.
+        let (attention, holds) = self.reads(v)?;
+        (rank >= 4 && axes.len() >= 4).then(|| Place {
+            update: Update::Kept,
+            holds,
+            axis: axes[axes.len() - 2],
+            output: self.given_out(v),
+            attention,
+        })
+    }
+
+    fn within(
+        &self,
+        id: NodeId,
+        node: &Node,
+        k: u32,
+        axes: &[usize],
+        rank: usize,
+    ) -> Option<Place> {
+        let bodies = node.attrs().iter().flat_map(|(_, a)| a.graphs());
+        bodies.into_iter().find_map(|body| {
+            let captured = |d: &Def| matches!(d, Def::Capture(at) if *at == k);
+            let (inner, _) = body.values().find(|(_, v)| captured(v.def()))?;
+            let room = Room {
+                graph: body,
+                outer: Some((self, id)),
+            };
+            room.search(inner, axes, &mut FxHashSet::default(), rank)
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn at(
+        &self,
+        id: NodeId,
+        node: &Node,
+        k: usize,
+        v: ValueId,
+        axes: &[usize],
+        seen: &mut FxHashSet<ValueId>,
+        rank: usize,
+    ) -> Option<Place> {
+        let (op, attrs) = (node.op(), node.attrs());
+        let on = |axes: &[usize], seen: &mut FxHashSet<ValueId>| {
+            let outputs = node.outputs().iter().flatten();
+            outputs
+                .copied()
+                .find_map(|o| self.search(o, axes, seen, rank))
+        };
+        match (op.domain(), op.name(), k) {
+            ("", name, 0) if SAME.contains(&name) => on(axes, seen),
+            // A cache that was joined with nothing first.
+            ("", "Concat", 0) if node.inputs().len() == 1 => on(axes, seen),
+            ("", "Transpose", 0) => {
+                let moved: Vec<usize> = match attrs.ints("perm") {
+                    Some(perm) => (perm.iter())
+                        .map(|&p| axes.get(usize::try_from(p).ok()?).copied())
+                        .collect::<Option<_>>()?,
+                    None => axes.iter().rev().copied().collect(),
+                };
+                on(&moved, seen)
+            }
+            // One of several caches in a tensor.
+            ("", "Split" | "Slice", 0) => on(axes, seen),
+            ("", "Gather", 0) => {
+                let index = self.graph.constant(node.input(1)?)?;
+                let at = axis_of(attrs, 0, axes.len())?;
+                let mut left = axes.to_vec();
+                if index.rank() == 0 {
+                    left.remove(at);
+                }
+                on(&left, seen)
+            }
+            ("", "Squeeze", 0) => {
+                let list = match node.input(1) {
+                    Some(list) => self.graph.constant(list)?.to_i64s()?,
+                    None => attrs.ints("axes")?.to_vec(),
+                };
+                let gone: Vec<usize> = list.iter().filter_map(|&a| place(a, axes.len())).collect();
+                let kept = axes.iter().enumerate().filter(|(at, _)| !gone.contains(at));
+                on(&kept.map(|(_, a)| *a).collect::<Vec<_>>(), seen)
+            }
+            ("", "Concat", 0) if node.inputs().len() == 2 => {
+                let at = axis_of(attrs, 0, axes.len())?;
+                let new = node.input(1)?;
+                if new == v || self.graph.constant(new).is_some() {
+                    return None;
+                }
+                self.updated(node.output(0)?, Update::Grows, axes[at])
+            }
+            ("", "TensorScatter", 0) => {
+                let at = axis_of(attrs, -2, axes.len())?;
+                self.updated(node.output(0)?, Update::Written, axes[at])
+            }
+            ("", "Attention", 4 | 5) => self.operator(id, node, k, 1 + (k - 4), axes, 2),
+            ("com.microsoft", "MultiHeadAttention", 6 | 7) => {
+                self.operator(id, node, k, 1 + (k - 6), axes, 2)
+            }
+            ("com.microsoft", "GroupQueryAttention", 3 | 4) => {
+                self.operator(id, node, k, 1 + (k - 3), axes, 2)
+            }
+            ("com.microsoft", "Attention", 4) => self.operator(id, node, k, 1, axes, 3),
+            _ => None,
+        }
+    }
+
+    /// A cache that an operator takes and gives back by itself.
+    fn operator(
+        &self,
+        id: NodeId,
+        node: &Node,
+        k: usize,
+        output: usize,
+        axes: &[usize],
+        axis: usize,
+    ) -> Option<Place> {
+        let given = node.output(output).and_then(|o| self.given_out(o));
+        let update = match (node.op().name(), given) {
+            ("GroupQueryAttention", Some(_)) => Update::Shared,
+            (_, Some(_)) => Update::Grows,
+            // Keys of an encoder: what comes out is not asked for.
+            (_, None) => Update::Kept,
+        };
+        let holds = match (axis, k % 2 == 0) {
+            (3, _) => Holds::Both,
+            // The operand of the keys comes before that of the values.
+            (_, even) => match even == (node.op().name() != "GroupQueryAttention") {
+                true => Holds::Keys,
+                false => Holds::Values,
+            },
+        };
+        Some(Place {
+            update,
+            holds,
+            axis: *axes.get(axis)?,
+            output: given,
+            attention: self.key(id),
+        })
+    }
+
+    fn updated(&self, joined: ValueId, update: Update, axis: usize) -> Option<Place> {
+        let (attention, holds) = self.reads(joined)?;
+        Some(Place {
+            update,
+            holds,
+            axis,
+            output: self.given_out(joined),
+            attention,
+        })
+    }
+
+    fn key(&self, id: NodeId) -> Attention {
+        let mut around = (0, 0);
+        let mut at = self.outer;
+        while let Some((room, node)) = at {
+            around = (around.0 + 1, node.index());
+            at = room.outer;
+        }
+        let order = self.graph.topo_order().unwrap_or_default();
+        let place = order.iter().position(|n| *n == id).unwrap_or(id.index());
+        (around.0, around.1, place)
+    }
+
+    /// The place of the model's output that a value leaves by, as it is, in another order, or stacked on others.
+    fn given_out(&self, v: ValueId) -> Option<usize> {
+        let mut open = vec![v];
+        let mut seen = FxHashSet::default();
+        while let Some(v) = open.pop() {
+            if !seen.insert(v) || seen.len() > 4 * STEPS {
+                continue;
+            }
+            let here = self.graph.outputs().iter().position(|o| o.value == v);
+            match (here, self.outer) {
+                (Some(at), None) => return Some(at),
+                (Some(at), Some((room, node))) => {
+                    if let Some(out) = room.graph.node(node).output(at)
+                        && let Some(found) = room.given_out(out)
+                    {
+                        return Some(found);
+                    }
+                }
+                (None, _) => {}
+            }
+            for used in self.graph.value(v).uses() {
+                let node = self.graph.node(used.node);
+                let hands_on = node.op().is_any(SAME)
+                    || node
+                        .op()
+                        .is_any(&["Transpose", "Unsqueeze", "Concat", "Reshape"]);
+                if hands_on && matches!(used.slot, Slot::Input(_)) {
+                    open.extend(node.outputs().iter().flatten());
+                }
+            }
+        }
+        None
+    }
+
+    /// The attention that reads a value as its keys or values.
+    fn reads(&self, v: ValueId) -> Option<(Attention, Holds)> {
+        let mut open = vec![v];
+        let mut seen = FxHashSet::default();
+        while let Some(v) = open.pop() {
+            if !seen.insert(v) || seen.len() > 4 * STEPS {
+                continue;
+            }
+            let mut uses = self.graph.value(v).uses().to_vec();
+            uses.sort_unstable_by_key(|u| std::cmp::Reverse((u.node, u.slot)));
+            for used in uses {
+                let Slot::Input(k) = used.slot else { continue };
+                let node = self.graph.node(used.node);
+                let op = node.op();
+                match (op.domain(), op.name(), k) {
+                    // Queries and weights stand in front.
+                    ("", "MatMul", 1) => {
+                        if let Some(found) = node.input(0).and_then(|o| self.product(used.node, o))
+                        {
+                            return Some(found);
+                        }
+                    }
+                    ("" | "com.microsoft", "Attention" | "MultiHeadAttention", 1 | 2)
+                    | ("com.microsoft", "GroupQueryAttention", 1 | 2) => {
+                        let holds = if k == 1 { Holds::Keys } else { Holds::Values };
+                        return Some((self.key(used.node), holds));
+                    }
+                    ("", "Mul" | "Div", k) => {
+                        let other = node.input(1 - k.min(1) as usize);
+                        if other.is_some_and(|o| self.graph.constant(o).is_some()) {
+                            open.extend(node.outputs().iter().flatten());
+                        }
+                    }
+                    ("", name, 0)
+                        if SAME.contains(&name)
+                            || op.is_any(&[
+                                "Transpose",
+                                "Unsqueeze",
+                                "Squeeze",
+                                "Expand",
+                                "Reshape",
+                                "Tile",
+                                "Slice",
+                                "Gather",
+                            ]) =>
+                    {
+                        open.extend(node.outputs().iter().flatten());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        None
+    }
+
+    /// What a product with `other` is to an attention: it weighs values where `other` comes of a Softmax, and compares keys
+    /// where its own result goes into one.
+    fn product(&self, product: NodeId, other: ValueId) -> Option<(Attention, Holds)> {
+        self.graph.constant(other).is_none().then_some(())?;
+        if let Some(softmax) = self.softmax_before(other) {
+            return Some((self.key(softmax), Holds::Values));
+        }
+        let scores = self.graph.node(product).sole_output()?;
+        let softmax = self.softmax_behind(scores)?;
+        Some((self.key(softmax), Holds::Keys))
+    }
+
+    fn softmax_before(&self, v: ValueId) -> Option<NodeId> {
+        let mut open = vec![v];
+        let mut seen = FxHashSet::default();
+        while let Some(v) = open.pop() {
+            if !seen.insert(v) || seen.len() > STEPS {
+                continue;
+            }
+            let Some(id) = self.graph.producer(v) else {
+                continue;
+            };
+            let node = self.graph.node(id);
+            let op = node.op();
+            if op.is("Softmax") {
+                return Some(id);
+            }
+            if op.is("Where") {
+                open.extend([node.input(1), node.input(2)].into_iter().flatten());
+            } else if op.is_any(SAME) || op.is_any(&["Reshape", "Dropout", "Mul", "Transpose"]) {
+                open.extend(node.input(0));
+            }
+        }
+        None
+    }
+
+    fn softmax_behind(&self, v: ValueId) -> Option<NodeId> {
+        const BETWEEN: &[&str] = &[
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "Where",
+            "Reshape",
+            "Max",
+            "Min",
+            "Tanh",
+            "Transpose",
+            "Clip",
+        ];
+        let mut open = vec![v];
+        let mut seen = FxHashSet::default();
+        while let Some(v) = open.pop() {
+            if !seen.insert(v) || seen.len() > STEPS {
+                continue;
+            }
+            for used in self.graph.value(v).uses() {
+                let node = self.graph.node(used.node);
+                if node.op().is("Softmax") {
+                    return Some(used.node);
+                }
+                if node.op().is_any(SAME) || node.op().is_any(BETWEEN) {
+                    open.extend(node.outputs().iter().flatten());
+                }
+            }
+        }
+        None
+    }
+}
+
+fn axis_of(attrs: &Attrs, default: i64, rank: usize) -> Option<usize> {
+    place(attrs.int("axis").unwrap_or(default), rank)
+}
+
+fn place(axis: i64, rank: usize) -> Option<usize> {
+    let axis = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(axis).ok().filter(|a| *a < rank)
+}
+
+/// Keys or values that leave a graph as an output without having come in: what a first step makes of a prompt or of an
+/// encoder's states, for the caches of later steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The place of the graph's output.
+    pub output: usize,
+    pub holds: Holds,
+    /// Which of the attentions whose keys or values leave the graph, counted from 0.
+    pub attention: usize,
+}
+
+/// The keys and values that a graph makes, in the order of its attentions, keys first.
+pub fn made(graph: &Graph) -> Vec<Made> {
+    let room = Room { graph, outer: None };
+    let mut found = Vec::new();
+    for (output, port) in graph.outputs().iter().enumerate() {
+        let mut v = port.value;
+        // What leaves may be another view of what the attention reads.
+        for _ in 0..STEPS {
+            if let Some((attention, holds)) = room.reads(v) {
+                found.push((attention, holds, output));
+                break;
+            }
+            match before(graph, v) {
+                Some(before) => v = before,
+                None => break,
+            }
+        }
+    }
+    found.sort_unstable();
+    let mut attentions: Vec<Attention> = found.iter().map(|(a, ..)| *a).collect();
+    attentions.dedup();
+    let made = |(attention, holds, output): (Attention, Holds, usize)| Made {
+        output,
+        holds,
+        attention: attentions.binary_search(&attention).unwrap_or_default(),
+    };
+    found.into_iter().map(made).collect()
+}
+
+/// What a value is a view of, or has a bias added to: an attention may add that itself, and split heads.
+fn before(graph: &Graph, v: ValueId) -> Option<ValueId> {
+    let node = graph.node(graph.producer(v)?);
+    let op = node.op();
+    if op.is("Add") {
+        let constant = |k: usize| graph.constant(node.input(k)?);
+        let k = usize::from(constant(0).is_some());
+        return constant(1 - k).and(node.input(k));
+    }
+    let view = op.is_any(SAME) || op.is_any(&["Transpose", "Reshape", "Unsqueeze", "Squeeze"]);
+    node.input(0).filter(|_| view)
+}
+
+#[cfg(test)]
+mod tests;

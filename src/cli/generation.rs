@@ -1,0 +1,150 @@
+//! What the other verbs do of generations: `kiln compile generation.json`, `kiln check --generate`, `kiln bench --generate`.
+
+use std::path::PathBuf;
+
+use super::progress::Terminal;
+use super::{Failure, Globals, NOT_PROVED, print_json, table::table};
+use crate::bundle;
+use crate::compile;
+use crate::generate::bench::{self, Size};
+use crate::generate::proof::{self, Request};
+use crate::generate::{GenerateError, Options, Roles};
+use crate::parity::{self, Tolerance};
+use crate::report::{self, generation};
+
+/// What of `kiln check` bears on a generation.
+#[derive(Debug)]
+pub(super) struct Check {
+    pub candidate: PathBuf,
+    pub reference: Option<PathBuf>,
+    pub steps: usize,
+    pub tolerance: Option<String>,
+    pub limits: Vec<String>,
+    pub seed: u64,
+    pub reports: Vec<report::Target>,
+    pub json: bool,
+}
+
+pub(super) fn check(globals: &Globals, asked: Check) -> Result<u8, Failure> {
+    let Some(reference) = asked.reference else {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "--generate takes the original: --reference MODEL.onnx"
+        )));
+    };
+    let mut tolerance = match &asked.tolerance {
+        Some(name) => Tolerance::named(name).map_err(Failure::usage)?,
+        None => proof::tolerance_of(&asked.candidate)?,
+    };
+    for limit in &asked.limits {
+        tolerance = tolerance.with_override(limit).map_err(Failure::usage)?;
+    }
+    let found = proof::prove(&Request {
+        original: &reference,
+        result: &asked.candidate,
+        steps: asked.steps,
+        prompt: None,
+        tolerance,
+        seed: asked.seed,
+        options: Options {
+            ort_lib: globals.ort_lib.clone(),
+            plain: true,
+            ..Options::default()
+        },
+    })?;
+    for target in &asked.reports {
+        target.write(&generation::Proved(&found))?;
+    }
+    match asked.json {
+        true => print_json(&found)?,
+        false => {
+            let (header, rows) = generation::claims(&found);
+            globals.show(&table(&header, &rows))?;
+        }
+    }
+    match found.failed() {
+        true => {
+            globals.fail(generation::failures(&found));
+            Ok(1)
+        }
+        false => Ok(0),
+    }
+}
+
+/// Compiles each model of a `generation.json` into a folder of its role, and writes the file beside them.
+pub(super) fn by_roles(
+    globals: &Globals,
+    roles: Roles,
+    options: &compile::Options,
+) -> Result<u8, Failure> {
+    let output = (options.output.clone()).unwrap_or_else(|| bundle::default_path(&options.model));
+    let mut made = Roles {
+        tokenizer: None,
+        ..roles.clone()
+    };
+    let mut code = 0;
+    for (role, path) in roles.models() {
+        let folder = PathBuf::from(role.replace(' ', "-"));
+        let one = compile::Options {
+            model: path.to_path_buf(),
+            output: Some(output.join(&folder)),
+            ..options.clone()
+        };
+        globals.say(format!("{role}: {}", path.display()));
+        let terminal = Terminal::new(globals.quiet);
+        let done = compile::compile(&one, &terminal);
+        terminal.clear();
+        let manifest = done?.manifest;
+        if let Some(parity) = &manifest.parity {
+            globals.say(format!("  parity   {}", parity::verdict(parity)));
+            if !parity.pass() {
+                code = NOT_PROVED;
+            }
+        }
+        match role {
+            "encoder" => made.encoder = Some(folder),
+            "decoder" => made.decoder = folder,
+            _ => made.first = Some(folder),
+        }
+    }
+    if let Some(tokenizer) = &roles.tokenizer {
+        let name = PathBuf::from("tokenizer.json");
+        std::fs::copy(tokenizer, output.join(&name))?;
+        made.tokenizer = Some(name);
+    }
+    made.write(&output)?;
+    globals.say(format!("bundle   {}", output.display()));
+    Ok(code)
+}
+
+/// What of `kiln bench` bears on a generation.
+#[derive(Debug)]
+pub(super) struct Bench {
+    pub models: Vec<PathBuf>,
+    pub size: Size,
+    pub repetitions: usize,
+    pub threads: Option<std::num::NonZeroUsize>,
+    pub reports: Vec<report::Target>,
+    pub json: bool,
+}
+
+pub(super) fn bench(globals: &Globals, asked: Bench) -> Result<u8, Failure> {
+    let options = Options {
+        ort_lib: globals.ort_lib.clone(),
+        threads: asked.threads,
+        ..Options::default()
+    };
+    let found = bench::bench(&asked.models, asked.size, asked.repetitions, &options);
+    let found = found.map_err(|e: GenerateError| Failure::from(e))?;
+    for target in &asked.reports {
+        target.write(&generation::Timed(&found))?;
+    }
+    match asked.json {
+        true => print_json(&found)?,
+        false => {
+            let (header, rows) = generation::times(&found);
+            globals.show(&table(&header, &rows))?;
+            globals.show(&format!("\n  {}\n", generation::asked(&found)))?;
+        }
+    }
+    Ok(0)
+}

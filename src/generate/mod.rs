@@ -1,0 +1,179 @@
+//! Generation: a decoder with a cache, token after token, alone or behind an encoder.
+//!
+//! [`ports`] reads off the graph what the inputs of a step are for, [`decoder`] runs steps in ONNX Runtime, [`greedy`] is the
+//! loop. [`roles`] says which models belong together, and [`pair`] how they meet.
+
+pub mod bench;
+mod decoder;
+mod error;
+mod greedy;
+mod pair;
+mod ports;
+pub mod proof;
+mod roles;
+mod text;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use kiln_graph::{Tensor, onnx};
+
+use crate::bundle;
+use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
+
+pub use decoder::{Decoder, Scores, State, largest};
+pub use error::GenerateError;
+pub use greedy::{End, Generated, Rules, generate, go_on};
+pub use pair::{Once, Source, States, begin, encode};
+pub use ports::{CachePort, Feed, Port, Ports};
+pub use roles::{FILE, Roles};
+pub use text::{Stream, Text};
+
+/// How models are opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub ort_lib: Option<PathBuf>,
+    pub threads: Option<NonZeroUsize>,
+    pub max_length: Option<usize>,
+    /// For proofs: ONNX Runtime changes nothing.
+    pub plain: bool,
+}
+
+impl Options {
+    fn session(&self) -> SessionOptions {
+        SessionOptions {
+            optimization: match self.plain {
+                true => Optimization::Disabled,
+                false => Optimization::All,
+            },
+            intra_threads: self.threads,
+            ..SessionOptions::default()
+        }
+    }
+}
+
+/// Opens a decoder: a model or a bundle.
+///
+/// # Errors
+/// When it cannot be read, is no decoder with a cache, or ONNX Runtime refuses it.
+pub fn open(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
+    let file = bundle::find_model(path)?;
+    let model = onnx::read(&file)?;
+    let ports = Ports::of(&model.graph).map_err(|why| GenerateError::NoDecoder {
+        model: path.to_path_buf(),
+        why,
+    })?;
+    let runtime = Runtime::load(options.ort_lib.as_deref())?;
+    let session = Session::from_path(runtime, &file, &options.session())?;
+    let name = path.display().to_string();
+    Decoder::new(session.called(&name), ports, options.max_length)
+}
+
+/// Opens what runs once.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_once(path: &Path, options: &Options) -> Result<Once, GenerateError> {
+    let file = bundle::find_model(path)?;
+    let model = onnx::read(&file)?;
+    let runtime = Runtime::load(options.ort_lib.as_deref())?;
+    let session = Session::from_path(runtime, &file, &options.session())?;
+    let name = path.display().to_string();
+    Once::new(session.called(&name), &model.graph)
+}
+
+/// The models of a generation, opened.
+#[derive(Debug)]
+pub struct Generator {
+    pub decoder: Decoder,
+    pub encoder: Option<Once>,
+    pub first: Option<Once>,
+}
+
+/// What to go on from.
+#[derive(Clone, Debug)]
+pub enum Prompt {
+    /// Tokens of one or several rows.
+    Rows(Vec<Vec<i64>>),
+    /// What an encoder reads, and the first tokens of the decoder.
+    Source(Source, Vec<i64>),
+}
+
+impl Generator {
+    /// # Errors
+    /// As [`open`].
+    pub fn open(roles: &Roles, options: &Options) -> Result<Generator, GenerateError> {
+        let once = |path: &Option<PathBuf>| {
+            let path = path.as_deref();
+            path.map(|p| open_once(p, options)).transpose()
+        };
+        Ok(Generator {
+            encoder: once(&roles.encoder)?,
+            first: once(&roles.first)?,
+            decoder: open(&roles.decoder, options)?,
+        })
+    }
+
+    /// Whether an encoder reads the prompt.
+    pub fn has_encoder(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// # Errors
+    /// When the prompt does not fit, the models do not belong together, or a step fails.
+    pub fn run(
+        &mut self,
+        prompt: &Prompt,
+        rules: &Rules,
+        heard: &mut dyn FnMut(usize, i64),
+    ) -> Result<Generated, GenerateError> {
+        let (source, start) = match prompt {
+            Prompt::Rows(rows) => return self.rows(rows, rules, heard),
+            Prompt::Source(source, start) => (source, start),
+        };
+        let begun = Instant::now();
+        let Some(encoder) = &mut self.encoder else {
+            return Err(GenerateError::Pair {
+                why: format!(
+                    "{} is given what an encoder reads, and there is no encoder: name it with --encoder",
+                    self.decoder.name()
+                ),
+            });
+        };
+        let states = encode(encoder, source)?;
+        let Some(first) = &mut self.first else {
+            let given: Vec<(String, Tensor)> = states.given(&self.decoder);
+            let prompts = [start.clone()];
+            return generate(&mut self.decoder, &prompts, &given, rules, heard);
+        };
+        self.decoder.holds(start.len(), 0)?;
+        let begun_at = begin(first, &self.decoder, Some(&states), start)?;
+        let state = self.decoder.resume(1, begun_at.tokens, &begun_at.given)?;
+        let scores = vec![begun_at.scores];
+        go_on(&mut self.decoder, state, scores, begun, rules, heard)
+    }
+
+    fn rows(
+        &mut self,
+        rows: &[Vec<i64>],
+        rules: &Rules,
+        heard: &mut dyn FnMut(usize, i64),
+    ) -> Result<Generated, GenerateError> {
+        let ([row], Some(first)) = (rows, &mut self.first) else {
+            return generate(&mut self.decoder, rows, &[], rules, heard);
+        };
+        let begun = Instant::now();
+        greedy::allowed(&self.decoder, rows)?;
+        let made = begin(first, &self.decoder, None, row)?;
+        let state = self.decoder.resume(1, made.tokens, &made.given)?;
+        go_on(
+            &mut self.decoder,
+            state,
+            vec![made.scores],
+            begun,
+            rules,
+            heard,
+        )
+    }
+}

@@ -1,0 +1,650 @@
+//! The proof of a generation: that a result generates what its original does, step by step.
+
+use std::path::Path;
+
+use kiln_graph::caches::Update;
+use kiln_graph::{Tensor, onnx};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::decoder::{Decoder, Scores, State, largest};
+use super::error::GenerateError;
+use super::ports::{Feed, Ports};
+use super::{Options, Rules, generate};
+use crate::bundle;
+use crate::parity::{self, Limits, Preset, Tolerance};
+use crate::prove::{self, Candidate};
+use crate::runtime::{DeviceChoice, DeviceRequest};
+
+/// What was asked of a pair of models.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub original: &'a Path,
+    pub result: &'a Path,
+    pub steps: usize,
+    /// Tokens to go on from; made if there are none.
+    pub prompt: Option<Vec<i64>>,
+    pub tolerance: Tolerance,
+    pub seed: u64,
+    pub options: Options,
+}
+
+/// One step, both models given the original's tokens.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Step {
+    pub position: usize,
+    pub relative_l2: f64,
+    pub cosine: f64,
+    /// Kullback-Leibler divergence of the result's distribution of tokens from the original's, in nats.
+    pub kl: f64,
+    /// The tokens of the largest scores.
+    pub original: i64,
+    pub result: i64,
+    /// How far the original's largest score is above its second, over the root of the mean square of all.
+    pub margin: f64,
+    /// That root.
+    pub rms: f64,
+}
+
+/// A statement about the result.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Claim {
+    pub name: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The number that decided it, in words.
+    pub details: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "outcome", content = "why")]
+pub enum Outcome {
+    Holds,
+    Fails(String),
+    NotRun(String),
+}
+
+/// What the proof found.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Proof {
+    pub original: String,
+    pub result: String,
+    pub tolerance: String,
+    pub prompt: Vec<i64>,
+    /// What the original generates.
+    pub tokens: Vec<i64>,
+    pub result_tokens: Vec<i64>,
+    pub steps: Vec<Step>,
+    pub claims: Vec<Claim>,
+}
+
+impl Proof {
+    pub fn failed(&self) -> bool {
+        let failed = |c: &Claim| matches!(c.outcome, Outcome::Fails(_));
+        self.claims.iter().any(failed)
+    }
+}
+
+/// Tokens of a prompt that is made.
+const PROMPT: usize = 9;
+
+/// How many times the limit on relative L2 caches may be off: errors of a layer are of that layer alone, which the sum over
+/// the residual stream averages out in the scores.
+const CACHE_FACTOR: f64 = 4.0;
+
+/// How far apart two ways may be that round alike but multiply in other shapes, over the limit for the precision.
+const SHAPE_FACTOR: f64 = 1.0;
+
+/// Runs both models.
+///
+/// # Errors
+/// When one is no decoder that runs alone, or a run fails. What differs is in the proof.
+pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
+    let mut original = rounding(request.original, &request.options)?;
+    let mut result = rounding(request.result, &request.options)?;
+    let prompt = match &request.prompt {
+        Some(prompt) => prompt.clone(),
+        None => made_prompt(&original, request.seed, PROMPT),
+    };
+    let room = original
+        .capacity()
+        .into_iter()
+        .chain(result.capacity())
+        .min();
+    let steps = room.map_or(request.steps, |n| {
+        request.steps.min(n.saturating_sub(prompt.len()))
+    });
+    let rules = Rules {
+        limit: steps,
+        ..Rules::default()
+    };
+    let limits = request
+        .tolerance
+        .limits_of(&original.ports.logits.clone())
+        .to_owned();
+    let prompts = [prompt.clone()];
+    let tokens = generate(&mut original, &prompts, &[], &rules, &mut |_, _| {})?;
+    let tokens = tokens.tokens.into_iter().next().unwrap_or_default();
+    let alone = generate(&mut result, &prompts, &[], &rules, &mut |_, _| {})?;
+    let result_tokens = alone.tokens.into_iter().next().unwrap_or_default();
+
+    let (steps, states) = forced(&mut original, &mut result, &prompt, &tokens)?;
+    let claims = vec![
+        scores(&steps, &limits),
+        greedy(&tokens, &result_tokens, &steps, &limits),
+        at_once(&mut result, &prompt, &tokens, &limits)?,
+        held(&original, &result, &states, &limits),
+        rows(
+            &mut original,
+            &mut result,
+            &prompt,
+            &tokens,
+            &limits,
+            request.seed,
+        )?,
+        unwritten(&mut result, &prompt, &tokens)?,
+        edge(&mut result, &prompt)?,
+    ];
+    Ok(Proof {
+        original: request.original.display().to_string(),
+        result: request.result.display().to_string(),
+        tolerance: request.tolerance.name.clone(),
+        prompt,
+        tokens,
+        result_tokens,
+        steps,
+        claims,
+    })
+}
+
+/// The limits for what a model's numbers are, where none are named.
+pub fn tolerance_of(path: &Path) -> Result<Tolerance, GenerateError> {
+    let model = onnx::read(bundle::find_model(path)?)?;
+    let preset: Preset = crate::check::preset(&model);
+    Ok(Tolerance::from(preset))
+}
+
+/// A decoder that rounds where the model does: ONNX Runtime would take roundings to FP16 out.
+fn rounding(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
+    let file = bundle::find_model(path)?;
+    let model = onnx::read(&file)?;
+    let ports = Ports::of(&model.graph).map_err(|why| GenerateError::NoDecoder {
+        model: path.to_path_buf(),
+        why,
+    })?;
+    if let Some(given) = ports.given().next() {
+        return Err(GenerateError::NoDecoder {
+            model: path.to_path_buf(),
+            why: format!(
+                "\"{}\" is what an encoder or a first step computes: the proof of a generation takes decoders that run alone",
+                given.name
+            ),
+        });
+    }
+    let device = DeviceRequest {
+        choice: DeviceChoice::Cpu,
+        ..DeviceRequest::default()
+    };
+    let opened = Candidate::open(&file, &model, device, options.ort_lib.as_deref());
+    let opened = opened.map_err(|e| match e {
+        prove::Error::Runtime(e) => GenerateError::Runtime(e),
+        other => GenerateError::NoDecoder {
+            model: path.to_path_buf(),
+            why: other.to_string(),
+        },
+    })?;
+    let name = path.display().to_string();
+    Decoder::new(opened.session.called(&name), ports, options.max_length)
+}
+
+fn made_prompt(decoder: &Decoder, seed: u64, length: usize) -> Vec<i64> {
+    let vocabulary = decoder.ports.feeds.iter().find_map(|(_, f)| match f {
+        Feed::Tokens { vocabulary } => Some(*vocabulary),
+        _ => None,
+    });
+    let spec = parity::InputSpec {
+        name: "prompt".into(),
+        dtype: kiln_graph::DType::I64,
+        shape: vec![1, length],
+        kind: parity::InputKind::TokenIds {
+            upper: vocabulary.unwrap_or(1),
+        },
+    };
+    let made = parity::make(&[spec], seed).unwrap_or_default();
+    made.first()
+        .and_then(|(_, t)| t.to_i64s())
+        .unwrap_or_else(|| vec![0; length])
+}
+
+/// Both models on the original's tokens, one after the other; the states behind the last.
+fn forced(
+    original: &mut Decoder,
+    result: &mut Decoder,
+    prompt: &[i64],
+    tokens: &[i64],
+) -> Result<(Vec<Step>, (State, State)), GenerateError> {
+    let mut states = (original.start(1, &[])?, result.start(1, &[])?);
+    let mut steps = Vec::new();
+    let mut next = prompt.to_vec();
+    for k in 0..tokens.len() {
+        let new = [std::mem::take(&mut next)];
+        let a = original.step(&mut states.0, &new)?.last(0);
+        let b = result.step(&mut states.1, &new)?.last(0);
+        steps.push(step(prompt.len() + k, &a, &b));
+        next = vec![tokens[k]];
+    }
+    Ok((steps, states))
+}
+
+fn step(position: usize, a: &[f32], b: &[f32]) -> Step {
+    let (relative_l2, cosine) = distance(a, b);
+    let best = largest(a);
+    let second = a.iter().enumerate().filter(|(k, _)| *k != best);
+    let second = second.map(|(_, s)| *s).fold(f32::NEG_INFINITY, f32::max);
+    let rms = (a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / a.len().max(1) as f64).sqrt();
+    Step {
+        position,
+        relative_l2,
+        cosine,
+        kl: divergence(a, b),
+        original: best as i64,
+        result: largest(b) as i64,
+        margin: f64::from(a.get(best).copied().unwrap_or(0.0) - second)
+            / rms.max(f64::MIN_POSITIVE),
+        rms,
+    }
+}
+
+/// Relative L2 and cosine; NaN where a side is not finite.
+fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
+    let (mut aa, mut bb, mut ab, mut dd) = (0.0, 0.0, 0.0, 0.0);
+    for (x, y) in a.iter().zip(b) {
+        let (x, y) = (f64::from(*x), f64::from(*y));
+        aa += x * x;
+        bb += y * y;
+        ab += x * y;
+        dd += (x - y) * (x - y);
+    }
+    if a.len() != b.len() {
+        return (f64::NAN, f64::NAN);
+    }
+    match aa == 0.0 && bb == 0.0 {
+        true => (0.0, 1.0),
+        false => ((dd / aa).sqrt(), ab / (aa * bb).sqrt()),
+    }
+}
+
+/// `Σ p (ln p − ln q)` of the distributions that scores stand for.
+fn divergence(a: &[f32], b: &[f32]) -> f64 {
+    let log_sum = |s: &[f32]| {
+        let top = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = s.iter().map(|x| f64::from(x - top).exp()).sum();
+        f64::from(top) + sum.ln()
+    };
+    let (za, zb) = (log_sum(a), log_sum(b));
+    let terms = a.iter().zip(b).map(|(x, y)| {
+        let (p, q) = (f64::from(*x) - za, f64::from(*y) - zb);
+        // What has no chance adds nothing.
+        if p == f64::NEG_INFINITY {
+            0.0
+        } else {
+            p.exp() * (p - q)
+        }
+    });
+    // What cannot happen for the result is written as the largest number: JSON has no infinity.
+    terms.sum::<f64>().min(f64::MAX)
+}
+
+fn claim(name: &'static str, wrong: Option<String>, details: String) -> Claim {
+    Claim {
+        name: name.into(),
+        outcome: wrong.map_or(Outcome::Holds, Outcome::Fails),
+        details,
+    }
+}
+
+fn not_run(name: &'static str, why: impl Into<String>) -> Claim {
+    Claim {
+        name: name.into(),
+        outcome: Outcome::NotRun(why.into()),
+        details: String::new(),
+    }
+}
+
+/// Whether two vectors are within the limits, by relative L2 and cosine.
+fn within(limits: &Limits, relative_l2: f64, cosine: f64, factor: f64) -> bool {
+    let near = limits
+        .relative_l2
+        .is_none_or(|most| relative_l2 <= most * factor);
+    let along = limits
+        .cosine
+        .is_none_or(|least| 1.0 - cosine <= (1.0 - least) * factor * factor);
+    // A comparison with NaN is false.
+    near && along && relative_l2.is_finite()
+}
+
+/// How many times the limits a single step may be off. They are for a whole tensor, whose rows differ: what all steps hold
+/// together is held to them as they are.
+const STEP_FACTOR: f64 = 2.0;
+
+const SCORES: &str = "scores at each step";
+
+fn scores(steps: &[Step], limits: &Limits) -> Claim {
+    let worst = steps
+        .iter()
+        .max_by(|a, b| a.relative_l2.total_cmp(&b.relative_l2));
+    let Some(worst) = worst else {
+        return not_run(SCORES, "the model holds no step behind the prompt");
+    };
+    let all = steps.iter().map(|s| s.rms.powi(2)).sum::<f64>();
+    let off = steps.iter().map(|s| (s.relative_l2 * s.rms).powi(2));
+    let joint = (off.sum::<f64>() / all).sqrt();
+    let mean = steps.iter().map(|s| s.cosine).sum::<f64>() / steps.len() as f64;
+    let bad = (steps.iter())
+        .find(|s| !within(limits, s.relative_l2, s.cosine, STEP_FACTOR))
+        .or_else(|| (!within(limits, joint, mean, 1.0)).then_some(worst));
+    let kl = steps.iter().map(|s| s.kl).fold(0.0, f64::max);
+    let top = steps.iter().filter(|s| s.original == s.result).count();
+    let details = format!(
+        "{} steps: relative L2 {joint:.2e}, of one at most {:.2e}, cosine at least {:.7}, KL at most {:.2e}, first choice the same in {top}",
+        steps.len(),
+        worst.relative_l2,
+        steps.iter().map(|s| s.cosine).fold(1.0, f64::min),
+        kl
+    );
+    let limit = limits.relative_l2.unwrap_or(f64::INFINITY);
+    let wrong = bad.map(|s| {
+        format!(
+            "relative L2 is {joint:.2e} (limit {limit}); at position {} it is {:.2e}, cosine {:.6}",
+            s.position, s.relative_l2, s.cosine
+        )
+    });
+    claim(SCORES, wrong, details)
+}
+
+/// How close the original's first and second choice may be that a result takes the other: both scores may be off by the
+/// limit on relative L2.
+fn is_tie(step: &Step, limits: &Limits) -> bool {
+    step.margin <= limits.relative_l2.unwrap_or(0.0) * parity::MARGIN_FACTOR
+}
+
+fn greedy(tokens: &[i64], result: &[i64], steps: &[Step], limits: &Limits) -> Claim {
+    let name = "tokens of a greedy generation";
+    let parted = tokens.iter().zip(result).position(|(a, b)| a != b);
+    let Some(at) = parted else {
+        let same = tokens.len() == result.len();
+        let wrong = (!same).then(|| format!("{} tokens, and {}", tokens.len(), result.len()));
+        return claim(name, wrong, format!("{} tokens are equal", tokens.len()));
+    };
+    let Some(step) = steps.get(at) else {
+        return not_run(name, "no step is known where they part");
+    };
+    let tie = is_tie(step, limits);
+    let details = format!(
+        "equal up to position {}, where the original has {} by {:.2e} of the scores' magnitude, and the result {}{}",
+        step.position,
+        tokens[at],
+        step.margin,
+        result[at],
+        if tie { ": a tie" } else { "" }
+    );
+    claim(name, (!tie).then(|| details.clone()), details)
+}
+
+/// The result's scores of all tokens in one run against those of single steps.
+fn at_once(
+    result: &mut Decoder,
+    prompt: &[i64],
+    tokens: &[i64],
+    limits: &Limits,
+) -> Result<Claim, GenerateError> {
+    let name = "one run is as many steps";
+    let mut state = result.start(1, &[])?;
+    let whole: Vec<i64> = prompt.iter().chain(tokens).copied().collect();
+    let all = result.step(&mut state, std::slice::from_ref(&whole))?;
+    if all.len(0) != whole.len() {
+        return Ok(not_run(name, "the model scores the last token alone"));
+    }
+    let mut state = result.start(1, &[])?;
+    let mut worst = (0.0, 1.0);
+    let mut bad = None;
+    let mut next = prompt.to_vec();
+    for k in 0..=tokens.len() {
+        let one = result
+            .step(&mut state, &[std::mem::take(&mut next)])?
+            .last(0);
+        let (l2, cosine) = distance(&all.at(0, prompt.len() + k - 1), &one);
+        if l2 > worst.0 || l2.is_nan() {
+            worst = (l2, cosine);
+        }
+        if !within(limits, l2, cosine, SHAPE_FACTOR) {
+            bad.get_or_insert(prompt.len() + k);
+        }
+        next = tokens.get(k).copied().into_iter().collect();
+    }
+    let details = format!("relative L2 at most {:.2e}", worst.0);
+    let wrong = bad.map(|at| format!("at position {at} they differ: {details}"));
+    Ok(claim(name, wrong, details))
+}
+
+/// What the caches hold behind the last step.
+fn held(original: &Decoder, result: &Decoder, states: &(State, State), limits: &Limits) -> Claim {
+    let name = "what the caches hold";
+    let mut worst = 0.0f64;
+    let mut wrong = None;
+    let mut compared = 0;
+    for (k, c) in original.ports.caches.iter().enumerate() {
+        let other = result
+            .ports
+            .caches
+            .iter()
+            .position(|o| o.port.name == c.port.name);
+        let Some(other) = other else {
+            continue;
+        };
+        let (a, b) = (&states.0.caches[k], &states.1.caches[other]);
+        let (Some(x), Some(y)) = (floats(a), floats(b)) else {
+            continue;
+        };
+        if a.dims() != b.dims() {
+            continue;
+        }
+        compared += 1;
+        let (l2, cosine) = distance(&x, &y);
+        worst = worst.max(l2);
+        if !within(limits, l2, cosine, CACHE_FACTOR) && wrong.is_none() {
+            wrong = Some(format!(
+                "\"{}\" is off by relative L2 {l2:.2e}",
+                c.port.name
+            ));
+        }
+    }
+    match compared {
+        0 => not_run(name, "the caches of the two have other names or sizes"),
+        n => claim(
+            name,
+            wrong,
+            format!("{n} tensors: relative L2 at most {worst:.2e}"),
+        ),
+    }
+}
+
+fn floats(t: &Tensor) -> Option<Vec<f32>> {
+    Some(t.to_f64s()?.into_iter().map(|x| x as f32).collect())
+}
+
+/// A batch of rows of unequal lengths against each row alone. Where the original's rows see each other, a result's may.
+fn rows(
+    original: &mut Decoder,
+    result: &mut Decoder,
+    prompt: &[i64],
+    tokens: &[i64],
+    limits: &Limits,
+    seed: u64,
+) -> Result<Claim, GenerateError> {
+    let name = "rows do not see each other";
+    if !result.ports.hides_padding() {
+        return Ok(not_run(name, "the model has no input that hides padding"));
+    }
+    let fixed = (result.ports.feeds.iter())
+        .find(|(_, f)| matches!(f, Feed::Tokens { .. }))
+        .and_then(|(p, _)| p.dims.first().copied().flatten());
+    if fixed.is_some_and(|n| n < 2) {
+        return Ok(not_run(name, "the model takes one row"));
+    }
+    let short = made_prompt(result, seed + 1, prompt.len().div_ceil(2));
+    let prompts = [prompt.to_vec(), short];
+    let forced = &tokens[..tokens.len().min(ROW_STEPS)];
+    let (worst, wrong) = apart(result, &prompts, forced, limits)?;
+    if let Some(wrong) = wrong {
+        return Ok(match apart(original, &prompts, forced, limits)? {
+            (_, Some(_)) => not_run(
+                name,
+                "those of the original do: where padding in front moves its positions, it takes rows of one length only",
+            ),
+            _ => claim(name, Some(wrong), String::new()),
+        });
+    }
+    let steps = forced.len();
+    let details =
+        format!("2 rows of unequal lengths, {steps} steps: relative L2 at most {worst:.2e}");
+    Ok(claim(name, None, details))
+}
+
+/// Steps that rows of unequal lengths take together.
+const ROW_STEPS: usize = 4;
+
+/// How far rows of a batch are from each of them alone, and what is wrong with that.
+fn apart(
+    model: &mut Decoder,
+    prompts: &[Vec<i64>],
+    tokens: &[i64],
+    limits: &Limits,
+) -> Result<(f64, Option<String>), GenerateError> {
+    let mut together = model.start(prompts.len(), &[])?;
+    let mut both = vec![model.step(&mut together, prompts)?];
+    for token in tokens {
+        both.push(model.step(&mut together, &vec![vec![*token]; prompts.len()])?);
+    }
+    let mut worst = 0.0f64;
+    let mut wrong = None;
+    for (row, prompt) in prompts.iter().enumerate() {
+        let mut alone = model.start(1, &[])?;
+        let mut next = prompt.clone();
+        for (k, scores) in both.iter().enumerate() {
+            let one: Scores = model.step(&mut alone, &[std::mem::take(&mut next)])?;
+            let (l2, cosine) = distance(&one.last(0), &scores.last(row));
+            worst = worst.max(if l2.is_nan() { f64::INFINITY } else { l2 });
+            if !within(limits, l2, cosine, SHAPE_FACTOR) && wrong.is_none() {
+                wrong = Some(format!(
+                    "row {row} of {} tokens is off by relative L2 {l2:.2e} at step {k} beside a row of another length",
+                    prompt.len()
+                ));
+            }
+            next = tokens.get(k).copied().into_iter().collect();
+        }
+    }
+    Ok((worst, wrong))
+}
+
+/// Whether what stands in the unwritten part of a buffer reaches the scores. A mask adds to scores, and what multiplies NaN
+/// by zero is NaN: a model may rely on its runtime to give it zeros. Then that is what is said, and it is no failure.
+fn unwritten(result: &mut Decoder, prompt: &[i64], tokens: &[i64]) -> Result<Claim, GenerateError> {
+    let name = "the unwritten part of a buffer is not read";
+    let buffers = result.ports.caches.iter().any(|c| {
+        c.cache.update == Update::Written
+            || c.cache.update == Update::Shared && c.capacity().is_some()
+    });
+    if !buffers {
+        return Ok(not_run(name, "no cache is a buffer: all of them grow"));
+    }
+    let mut state = result.start_with(1, &[], 0xff)?;
+    let prompts = [prompt.to_vec()];
+    let mut finite = result
+        .step(&mut state, &prompts)?
+        .last(0)
+        .iter()
+        .all(|x| x.is_finite());
+    if let Some(token) = tokens.first() {
+        let scores = result.step(&mut state, &[vec![*token]])?;
+        finite &= scores.last(0).iter().all(|x| x.is_finite());
+    }
+    Ok(match finite {
+        true => claim(name, None, "NaN there reaches no score".into()),
+        false => not_run(
+            name,
+            "NaN there reaches the scores, as in every cache behind a mask: whoever runs the model must give it zeros, as kiln \
+             generate does",
+        ),
+    })
+}
+
+/// Whether the end of the capacity is an error, and not a wrong token.
+fn edge(result: &mut Decoder, prompt: &[i64]) -> Result<Claim, GenerateError> {
+    let name = "the edge of the capacity";
+    let Some(capacity) = result.capacity() else {
+        return Ok(not_run(
+            name,
+            "the model has no end: no buffer, no table of positions",
+        ));
+    };
+    let token = prompt.first().copied().unwrap_or(0);
+    let mut state = result.start(1, &[])?;
+    let full = result.step(&mut state, &[vec![token; capacity]]);
+    let scores = match full {
+        Ok(scores) => scores.last(0),
+        Err(e) => {
+            return Ok(claim(
+                name,
+                Some(format!("{capacity} tokens do not run: {e}")),
+                String::new(),
+            ));
+        }
+    };
+    let finite = scores.iter().all(|x| x.is_finite());
+    let stops = matches!(
+        result.step(&mut state, &[vec![token]]),
+        Err(GenerateError::TooLong { .. })
+    );
+    let wrong = match (finite, stops) {
+        (false, _) => Some(format!(
+            "the scores behind {capacity} tokens are not finite"
+        )),
+        (_, false) => Some(format!("token {} is taken", capacity + 1)),
+        _ => None,
+    };
+    Ok(claim(
+        name,
+        wrong,
+        format!("{capacity} tokens run, and one more is refused"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tie_is_told_from_a_wrong_token() {
+        let limits = Preset::Fp16.limits();
+        let near = step(9, &[1.0, 0.999, -1.0], &[0.999, 1.0, -1.0]);
+        let far = step(9, &[1.0, 0.5, -1.0], &[0.5, 1.0, -1.0]);
+        assert!(is_tie(&near, &limits));
+        let held = greedy(&[0], &[1], std::slice::from_ref(&near), &limits);
+        assert_eq!(held.outcome, Outcome::Holds);
+        let wrong = greedy(&[0], &[1], &[far], &limits);
+        assert!(matches!(wrong.outcome, Outcome::Fails(_)), "{wrong:?}");
+    }
+
+    #[test]
+    fn divergence_is_zero_for_the_same_and_grows() {
+        let a = [1.0, 2.0, 3.0];
+        assert!(divergence(&a, &a).abs() < 1e-12);
+        // A shift of all scores is the same distribution.
+        assert!(divergence(&a, &[11.0, 12.0, 13.0]).abs() < 1e-6);
+        let p = [0.0f32, 2f32.ln()];
+        // p = (1/3, 2/3), q = (1/2, 1/2): 1/3 ln 2/3 + 2/3 ln 4/3.
+        let right = (2f64 / 3.0).ln() / 3.0 + 2.0 * (4f64 / 3.0).ln() / 3.0;
+        assert!((divergence(&p, &[0.0, 0.0]) - right).abs() < 1e-7);
+    }
+}

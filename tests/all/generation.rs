@@ -1,0 +1,351 @@
+//! Decoders with a cache: found, run token after token, proved.
+
+use std::path::{Path, PathBuf};
+
+use kiln::generate::proof::{self, Outcome, Request};
+use kiln::generate::{Generator, Options, Prompt, Roles, Rules, Source, generate, open};
+use kiln::parity::{Preset, Tolerance, npz};
+use kiln_graph::Tensor;
+use kiln_graph::caches::{Update, caches};
+use kiln_graph::onnx;
+
+use crate::common::command::kiln;
+use crate::common::{fixture, runtime};
+
+fn model(name: &str) -> PathBuf {
+    fixture("generation").join(name)
+}
+
+fn array(file: &str, name: &str) -> Tensor {
+    let arrays = npz::read(&model(file)).unwrap();
+    let found = arrays.into_iter().find(|(n, _)| n == name);
+    found.unwrap_or_else(|| panic!("{file} has no {name}")).1
+}
+
+fn ids(file: &str, name: &str) -> Vec<i64> {
+    array(file, name).to_i64s().unwrap()
+}
+
+fn limit(limit: usize) -> Rules {
+    Rules {
+        limit,
+        ..Rules::default()
+    }
+}
+
+const FORMS: [&str; 4] = ["growing", "merged", "gqa", "scatter"];
+
+#[test]
+fn exports_generate_what_pytorch_generates() {
+    if runtime().is_none() {
+        return;
+    }
+    for (file, tokens) in [
+        ("gpt2.past.ts.sdpa.onnx", "gpt2.past.tokens.npz"),
+        ("llama.past.dynamo.sdpa.onnx", "llama.past.tokens.npz"),
+        ("mistral.past.ts.sdpa.onnx", "mistral.past.tokens.npz"),
+        ("opt.past.ts.sdpa.onnx", "opt.past.tokens.npz"),
+    ] {
+        let mut decoder = open(&model(file), &Options::default()).unwrap();
+        let right = ids(tokens, "tokens");
+        let prompt = [ids(tokens, "prompt")];
+        let found = generate(
+            &mut decoder,
+            &prompt,
+            &[],
+            &limit(right.len()),
+            &mut |_, _| {},
+        );
+        assert_eq!(found.unwrap().tokens, [right], "{file}");
+    }
+}
+
+#[test]
+fn encoders_and_decoders_meet_without_names() {
+    if runtime().is_none() {
+        return;
+    }
+    for (name, source) in [("whisper", "input_features"), ("t5", "input_ids")] {
+        let file = format!("{name}.tokens.npz");
+        let roles = Roles {
+            encoder: Some(model(&format!("{name}.encoder.ts.sdpa.onnx"))),
+            first: Some(model(&format!("{name}.first.ts.sdpa.onnx"))),
+            decoder: model(&format!("{name}.decoder.ts.sdpa.onnx")),
+            ..Roles::default()
+        };
+        let right = ids(&file, "tokens");
+        let read = array(&file, source);
+        let source = match read.to_i64s() {
+            Some(tokens) => Source::Tokens(tokens),
+            None => Source::Features(vec![(source.into(), read)]),
+        };
+        let mut generator = Generator::open(&roles, &Options::default()).unwrap();
+        let prompt = Prompt::Source(source, vec![right[0]]);
+        let found = generator.run(&prompt, &limit(right.len() - 1), &mut |_, _| {});
+        assert_eq!(found.unwrap().tokens, [&right[1..]], "{name}");
+    }
+}
+
+#[test]
+fn each_form_of_a_cache_is_found_and_gives_the_same_tokens() {
+    if runtime().is_none() {
+        return;
+    }
+    let updates = [
+        Update::Grows,
+        Update::Grows,
+        Update::Shared,
+        Update::Written,
+    ];
+    let mut right = None;
+    for (form, update) in FORMS.into_iter().zip(updates) {
+        let path = model(&format!("decoder.{form}.onnx"));
+        let graph = onnx::read(&path).unwrap().graph;
+        let found = caches(&graph);
+        assert_eq!(found.len(), 4, "{form}");
+        for c in &found {
+            assert_eq!((c.update, c.axis), (update, 2), "{form}");
+            assert_eq!(
+                (c.heads, c.size, c.output.is_some()),
+                (Some(2), Some(16), true),
+                "{form}"
+            );
+        }
+        let mut decoder = open(&path, &Options::default()).unwrap();
+        assert_eq!(decoder.capacity(), Some(64), "{form}");
+        let rows = [vec![5, 9, 33, 2], vec![7, 3]];
+        let together = generate(&mut decoder, &rows, &[], &limit(24), &mut |_, _| {}).unwrap();
+        for (row, tokens) in rows.iter().zip(&together.tokens) {
+            let one = std::slice::from_ref(row);
+            let alone = generate(&mut decoder, one, &[], &limit(24), &mut |_, _| {}).unwrap();
+            assert_eq!(&alone.tokens[0], tokens, "{form}: rows see each other");
+        }
+        assert_eq!(
+            *right.get_or_insert(together.tokens.clone()),
+            together.tokens,
+            "{form}"
+        );
+    }
+}
+
+fn prove(original: &Path, result: &Path, tolerance: Preset) -> proof::Proof {
+    proof::prove(&Request {
+        original,
+        result,
+        steps: 16,
+        prompt: None,
+        tolerance: Tolerance::from(tolerance),
+        seed: 1,
+        options: Options::default(),
+    })
+    .unwrap()
+}
+
+fn outcome<'a>(proof: &'a proof::Proof, claim: &str) -> &'a Outcome {
+    let found = proof.claims.iter().find(|c| c.name.contains(claim));
+    &found.unwrap_or_else(|| panic!("no claim {claim}")).outcome
+}
+
+#[test]
+fn a_generation_is_proved_across_forms_and_a_wrong_one_fails() {
+    if runtime().is_none() {
+        return;
+    }
+    let growing = model("decoder.growing.onnx");
+    for form in FORMS {
+        let proof = prove(
+            &growing,
+            &model(&format!("decoder.{form}.onnx")),
+            Preset::Fp32Rewrite,
+        );
+        assert!(!proof.failed(), "{form}: {:?}", proof.claims);
+        assert_eq!(proof.tokens, proof.result_tokens, "{form}");
+        assert_eq!(*outcome(&proof, "edge"), Outcome::Holds, "{form}");
+        assert_eq!(*outcome(&proof, "rows"), Outcome::Holds, "{form}");
+    }
+    // A factor of attention that is off by 2 %.
+    let text = scaled(&growing, 1.02);
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("wrong.onnx");
+    std::fs::write(&wrong, text).unwrap();
+    let proof = prove(&growing, &wrong, Preset::Fp32Rewrite);
+    assert!(matches!(outcome(&proof, "scores"), Outcome::Fails(_)));
+}
+
+/// The model with its constant "scale" multiplied.
+fn scaled(path: &Path, by: f32) -> Vec<u8> {
+    let mut read = onnx::read(path).unwrap();
+    let scale = read
+        .graph
+        .values()
+        .find(|(_, v)| v.name() == "scale")
+        .unwrap()
+        .0;
+    let old = read.graph.constant(scale).unwrap().as_f64().unwrap() as f32;
+    read.graph.set_constant(scale, Tensor::scalar(old * by));
+    onnx::to_bytes(&read).unwrap()
+}
+
+#[test]
+fn rows_of_a_model_whose_padding_moves_positions_are_not_judged() {
+    if runtime().is_none() {
+        return;
+    }
+    let gpt2 = model("gpt2.past.ts.sdpa.onnx");
+    let proof = prove(&gpt2, &gpt2, Preset::Fp32Rewrite);
+    assert!(!proof.failed(), "{:?}", proof.claims);
+    assert!(matches!(outcome(&proof, "rows"), Outcome::NotRun(why) if why.contains("original")));
+}
+
+#[test]
+fn a_pair_compiles_by_its_roles_and_still_generates_the_same() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let roles = Roles {
+        encoder: Some(model("t5.encoder.ts.sdpa.onnx")),
+        first: Some(model("t5.first.ts.sdpa.onnx")),
+        decoder: model("t5.decoder.ts.sdpa.onnx"),
+        start: vec![0],
+        ..Roles::default()
+    };
+    roles.write(folder.path()).unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, bundle) = (path("generation.json"), path("pair.kiln"));
+    let compile = [
+        "compile",
+        &file,
+        "--target",
+        "cpu",
+        "--no-latency",
+        "-o",
+        &bundle,
+    ];
+    kiln(&compile).expect(0);
+    let source: Vec<String> = (ids("t5.tokens.npz", "input_ids").iter())
+        .map(i64::to_string)
+        .collect();
+    let right: Vec<String> = (ids("t5.tokens.npz", "tokens")[1..].iter())
+        .map(i64::to_string)
+        .collect();
+    let generate = [
+        "generate",
+        &bundle,
+        "--ids",
+        &source.join(","),
+        "--new",
+        "24",
+    ];
+    let out = kiln(&generate).expect(0).out;
+    assert_eq!(out.trim(), right.join(","));
+    // Without its encoder it says so.
+    std::fs::remove_dir_all(Path::new(&bundle).join("encoder")).unwrap();
+    kiln(&generate)
+        .expect(3)
+        .says(&["its encoder", "is not there"]);
+}
+
+#[test]
+fn a_compiled_decoder_has_the_proof_of_its_generation() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("d.kiln").display().to_string();
+    let scatter = model("decoder.scatter.onnx").display().to_string();
+    kiln(&[
+        "compile",
+        &scatter,
+        "--target",
+        "cpu",
+        "--fp16",
+        "--no-latency",
+        "-o",
+        &bundle,
+    ])
+    .expect(0);
+    let manifest = std::fs::read_to_string(Path::new(&bundle).join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let steps = manifest["generation"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 8);
+    let report = std::fs::read_to_string(Path::new(&bundle).join("report.md")).unwrap();
+    for part in [
+        "## Generation",
+        "scores at each step",
+        "Cache: 2 layers of 2 heads of 16",
+    ] {
+        assert!(report.contains(part), "no {part} in {report}");
+    }
+    let reports = folder.path().join("check.xml");
+    let xml = reports.display().to_string();
+    let check = [
+        "check",
+        &bundle,
+        "--reference",
+        &scatter,
+        "--generate",
+        "8",
+        "--report",
+        &xml,
+    ];
+    kiln(&check).expect(0);
+    let xml = std::fs::read_to_string(reports).unwrap();
+    assert!(
+        xml.contains("tokens of a greedy generation") && xml.contains("skipped"),
+        "{xml}"
+    );
+}
+
+#[test]
+fn bad_input_is_named_with_its_exit_code() {
+    if runtime().is_none() {
+        return;
+    }
+    let path = |name: &str| model(name).display().to_string();
+    let (growing, scatter) = (path("decoder.growing.onnx"), path("decoder.scatter.onnx"));
+    let decoder = path("whisper.decoder.ts.sdpa.onnx");
+    let first = path("whisper.first.ts.sdpa.onnx");
+    let bert = fixture("models/bert-tiny.ts.eager.opset11.onnx")
+        .display()
+        .to_string();
+    let features = path("whisper.tokens.npz");
+    let t5 = path("t5.encoder.ts.sdpa.onnx");
+    let long = vec!["3"; 65].join(",");
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&[&scatter, "--ids", &long], 2, "the prompt has 65 tokens"),
+        (&[&growing, "--ids", &long], 2, "holds 64"),
+        (&[&growing, "--ids", "3,64"], 2, "token 64"),
+        (&[&growing], 2, "nothing to go on from"),
+        (&[&growing, "--text", "a"], 2, "--tokenizer"),
+        (&[&bert, "--ids", "3"], 3, "it has no cache"),
+        (
+            &[&decoder, "--ids", "3"],
+            3,
+            "which an encoder or a first step computes",
+        ),
+        (&[&decoder, "--first", &first, "--ids", "3"], 3, "--encoder"),
+        (&[&decoder, "--features", &features], 3, "--encoder"),
+        (
+            &[
+                &decoder,
+                "--first",
+                &first,
+                "--encoder",
+                &t5,
+                "--ids",
+                "3",
+                "--start",
+                "1",
+            ],
+            3,
+            "",
+        ),
+        (&["no-such.json", "--ids", "3"], 3, "there is no such file"),
+    ];
+    for (args, code, said) in cases {
+        let mut all = vec!["generate"];
+        all.extend(*args);
+        kiln(&all).expect(*code).says(&[said]);
+    }
+}
