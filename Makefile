@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist clean
+.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check clean
 
 setup: $(VENV)/.ready
 
@@ -88,6 +88,17 @@ WHEEL_PYTHONS = python3
 
 wheel-check:
 	python3 tools/wheel/check.py dist/kiln_compiler-*.whl "$(DEMO_MODEL)" $(WHEEL_PYTHONS:%=--python %)
+
+# Bundles that kiln exported, served by a real Triton: answers, load, and a stop under load. docs/serving.md.
+SERVE_TOKENIZER = fixtures/tokenizers/sentence.json
+
+serve-check: $(KILN) .venv-serve/.ready
+	.venv-serve/bin/python tools/serve/check.py --kiln $(KILN) --model "$(DEMO_MODEL)" --tokenizer $(SERVE_TOKENIZER)
+
+.venv-serve/.ready: tools/serve/requirements.txt
+	[ -x .venv-serve/bin/python ] || python3 -m venv .venv-serve
+	.venv-serve/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
 
 # What a release holds, in dist/: the wheel, a tarball with its binary, the SBOM and checksums.
 dist: wheel
@@ -208,4 +219,4 @@ real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready
 
 clean:
 	cargo clean
-	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel dist
+	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel .venv-serve dist

@@ -11,9 +11,11 @@ mod conversion;
 mod device;
 mod doctor;
 mod engine;
+mod export;
 mod gpu_check;
 mod inspect;
 mod judge;
+mod matrix;
 mod passes;
 mod progress;
 mod signals;
@@ -88,6 +90,10 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that mends it.
     Doctor(doctor::Args),
+    /// Compile many models for many targets: the cells of a plan, one of them, or all in one report.
+    Matrix(matrix::Args),
+    /// Write a bundle as a server wants it: Triton, or Text Embeddings Inference.
+    Export(export::Args),
     /// Check and time everything that takes a GPU, on this machine, and write a record.
     GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe, for editors, or of what check or bench print as JSON.
@@ -232,6 +238,8 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
+        Verb::Matrix(args) => matrix::run(&globals, args),
+        Verb::Export(args) => export::run(&globals, args),
         Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
         Verb::BuildEngine(args) => match crate::engine::serve(&args) {

@@ -7,6 +7,7 @@ use kiln_graph::Model;
 use kiln_graph::onnx::Written;
 use kiln_passes::{MissReport, PassReport, Remark};
 
+use crate::cache::Note;
 use crate::engine_parity::NotRun;
 use crate::environment::environment;
 use crate::manifest::{
@@ -95,6 +96,10 @@ pub(super) fn record(
         engine: None,
         gates: Vec::new(),
         judge: None,
+        cache: options.cache_key.as_ref().map(|key| Note {
+            key: key.clone(),
+            hit: false,
+        }),
         parity_outcome: None,
         parity: None,
         latency: None,
