@@ -13,6 +13,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+# What `kiln --version --verbose` names: --build-arg KILN_COMMIT=$(git describe --always --dirty). The checkout's .git is not copied.
+ARG KILN_COMMIT=
 RUN cargo build --release --locked --bin kiln \
     && strip target/release/kiln
 

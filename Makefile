@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check clean
+.PHONY: setup demo man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check clean
 
 setup: $(VENV)/.ready
 
@@ -15,12 +15,17 @@ $(VENV)/.ready: requirements.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
 $(KILN): setup $(shell find src graph passes -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
-	KILN_COMMIT=$$(git describe --always --dirty 2>/dev/null) cargo build --release
+	cargo build --release
 
 demo: $(KILN)
 	@echo "kiln compile paraphrase-MiniLM-L3-v2.onnx --fp16 --target sm_89"
 	$(KILN) compile "$(DEMO_MODEL)" --fp16 --target sm_89 -o target/demo.kiln
 	@echo; cat target/demo.kiln/report.md
+
+# Man pages of all commands: `man -l target/man/man1/kiln-compile.1`, or `MANPATH=target/man man kiln`.
+man: $(KILN)
+	$(KILN) man target/man/man1
+	@echo target/man/man1
 
 # The last lines name the tests that want a GPU and did not run.
 test: setup

@@ -53,7 +53,7 @@ fn answer(line: &str) -> Result<serde_json::Value, String> {
                 CompileError::NotTheSame { .. } => "refused by the proof",
                 _ => "unsupported",
             };
-            serde_json::json!({"status": status, "why": e.to_string(), "code": e.exit_code()})
+            serde_json::json!({"status": status, "why": e.to_string(), "code": kiln::cli::exit::code(e.fault())})
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -286,7 +286,7 @@ impl Tensor {
         }
     }
 
-    /// The values, if the dtype is `T`'s: borrowed where the bytes are aligned, else copied.
+    /// A copy of the values, if the dtype is `T`'s.
     pub fn values<T: Element>(&self) -> Option<Vec<T>> {
         if T::DTYPE != self.dtype {
             return None;

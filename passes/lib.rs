@@ -12,12 +12,13 @@ pub mod fuse;
 pub mod lower;
 pub mod precision;
 pub mod registry;
+pub mod targets;
 
 pub use self::analysis::census;
 pub use self::core::driver::{PassError, PassReport, Step, run};
 pub use self::core::pass::{
-    Application, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK, Miss, MissReport,
-    Options, Pass, PassFailure, Remark, kept_by,
+    Activation, Application, Clamped, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK,
+    Kept, Miss, MissReport, Options, Pass, PassFailure, Remark, Rounded, kept_by,
 };
-pub use self::core::target::{Dialect, Target};
+pub use self::core::target::{Facts, Target};
 pub use self::core::{expand, fusion, patch, pattern, rule};

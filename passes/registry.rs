@@ -3,6 +3,7 @@
 use kiln_graph::verify::Phase;
 
 use crate::core::driver::Step;
+use crate::core::fusion::Fusion;
 use crate::core::pass::Pass;
 use crate::{adopt, clean, fold, fuse, lower, precision};
 
@@ -25,19 +26,19 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::normalize_axes::NormalizeAxes,
     &clean::normalize_powers::NormalizePowers,
     &clean::normalize_scores::NormalizeScores,
-    &adopt::adopt_attention::AdoptAttention,
-    &fuse::drop_key_bias::DropKeyBias,
+    &adopt::adopt_attention::ADOPT_ATTENTION,
+    &fuse::drop_key_bias::DROP_KEY_BIAS,
     &fuse::fuse_attention::FuseAttention,
     &fuse::fuse_conv_batch_norm::FuseConvBatchNorm,
     &fuse::fuse_gelu::FUSE_GELU,
-    &fuse::fuse_group_norm::FuseGroupNorm,
+    &fuse::fuse_group_norm::FUSE_GROUP_NORM,
     &fuse::fuse_layer_norm::FUSE_LAYER_NORM,
     &fuse::fuse_qkv::FuseQkv,
     &fuse::fuse_rms_norm::FUSE_RMS_NORM,
     &fuse::fuse_rotary::FuseRotary,
     &fuse::fuse_swish::FUSE_SWISH,
-    &fuse::move_value_bias::MoveValueBias,
-    &fuse::sink_query_bias::SinkQueryBias,
+    &fuse::move_value_bias::MOVE_VALUE_BIAS,
+    &fuse::sink_query_bias::SINK_QUERY_BIAS,
     &precision::eight::quantize_int8::QuantizeInt8,
     &precision::eight::quantize_fp8::QuantizeFp8,
     &precision::four::quantize_int4::QuantizeInt4,
@@ -46,11 +47,12 @@ pub static ALL: &[&dyn Pass] = &[
     &adopt::absorb_offsets::AbsorbOffsets,
     &adopt::dequantize_constants::DequantizeConstants,
     &lower::detach_heads::DetachHeads,
-    &adopt::expand_attention::ExpandAttention,
+    &adopt::expand_attention::EXPAND_ATTENTION,
     &adopt::expand_qoperators::ExpandQoperators,
+    &adopt::expand_rotary::ExpandRotary,
     &lower::flatten_branches::FlattenBranches,
     &lower::lower_activations::LowerActivations,
-    &lower::lower_attention::LowerAttention,
+    &lower::lower_attention::LOWER_ATTENTION,
     &lower::lower_axes::LowerAxes,
     &lower::lower_eye_like::LowerEyeLike,
     &lower::lower_int4::LowerInt4,
@@ -106,15 +108,17 @@ pub static DEFAULT: &[Step] = &[
     Step::Enter(Phase::Canonical),
     Step::Run(&fuse::fuse_gelu::FUSE_GELU),
     Step::Run(&fuse::fuse_swish::FUSE_SWISH),
-    Step::Run(&fuse::fuse_group_norm::FuseGroupNorm),
+    Step::Run(&fuse::fuse_group_norm::FUSE_GROUP_NORM),
     Step::Run(&fuse::fuse_layer_norm::FUSE_LAYER_NORM),
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
+    // Its tables are shared below like those of what was fused.
+    Step::Run(&adopt::expand_rotary::ExpandRotary),
     // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
     // What the model came with is then like what is fused.
-    Step::Run(&adopt::expand_attention::ExpandAttention),
+    Step::Run(&adopt::expand_attention::EXPAND_ATTENTION),
     Step::Run(&clean::normalize_scores::NormalizeScores),
     Step::Run(&fuse::fuse_attention::FuseAttention),
     // The query of one row is of another input than keys and values.
@@ -167,10 +171,10 @@ pub static INT4: &[Step] = &[
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
     // Projections that are quantized by now keep their biases: TensorRT multiplies them in 8 bits with these only.
-    Step::Run(&fuse::drop_key_bias::DropKeyBias),
-    Step::Run(&fuse::move_value_bias::MoveValueBias),
+    Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
+    Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
     // What could not be moved away.
-    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
+    Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),
     Step::Run(&precision::half::convert_fp16::ConvertFp16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
@@ -180,9 +184,9 @@ pub static FP16: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--bf16`.
 pub static BF16: &[Step] = &[
-    Step::Run(&fuse::drop_key_bias::DropKeyBias),
-    Step::Run(&fuse::move_value_bias::MoveValueBias),
-    Step::Run(&fuse::sink_query_bias::SinkQueryBias),
+    Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
+    Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
+    Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),
     Step::Run(&precision::half::convert_bf16::ConvertBf16),
     Step::Run(&clean::merge_chains::MergeChains),
     Step::Run(&clean::deduplicate::Deduplicate),
@@ -195,7 +199,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_activations::LowerActivations),
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
-    Step::Run(&lower::lower_attention::LowerAttention),
+    Step::Run(&lower::lower_attention::LOWER_ATTENTION),
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
@@ -223,7 +227,7 @@ pub static LOWER: &[Step] = &[
 /// Makes every attention an internal operator, those that the model came with too, so that its probabilities can be asked
 /// for; [`LOWER`] follows.
 pub static ATTENTION: &[Step] = &[
-    Step::Run(&adopt::adopt_attention::AdoptAttention),
+    Step::Run(&adopt::adopt_attention::ADOPT_ATTENTION),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
 
@@ -238,6 +242,11 @@ pub static CLEANUP: &[Step] = &[
     Step::Run(&clean::deduplicate::Deduplicate),
     Step::Run(&clean::eliminate_dead::EliminateDead),
 ];
+
+/// The passes that are [`Fusion`]s.
+pub fn fusions() -> impl Iterator<Item = &'static Fusion> {
+    ALL.iter().filter_map(|pass| pass.fusion())
+}
 
 /// No pass has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

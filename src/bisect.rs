@@ -8,6 +8,7 @@
 //! one.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
@@ -17,15 +18,42 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::bundle;
-use crate::compile::CompileError;
+use crate::fault::Fault;
 use crate::options::Options;
 use crate::parity::{self, Report, Tolerance, Unproved};
 use crate::pipeline::{self, Passes, Rewritten, calibration, named};
 use crate::prove::{self, Reference};
 use crate::runtime::Chosen;
 use crate::scratch::Temporary;
-use crate::talk::Talk;
+use crate::talk::{Silent, Talk};
 use crate::targets::Targets;
+
+/// A bisection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    #[error(transparent)]
+    Prove(#[from] prove::Error),
+    #[error(transparent)]
+    Write(#[from] onnx::WriteError),
+    #[error("{}: a model cannot be put here to be run: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Error::Pipeline(e) => e.fault(),
+            Error::Prove(e) => e.fault(),
+            Error::Write(_) | Error::Io { .. } => Fault::Request,
+        }
+    }
+}
 
 /// What a bisection found.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -112,13 +140,13 @@ pub fn bisect(
     suspects: Suspects<'_>,
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<Bisection, CompileError> {
+) -> Result<Bisection, Error> {
     talk.stage("read");
     let mut original = pipeline::read(options)?;
     named::outputs(options, &original)?;
     let fixed = pipeline::fix(options, &mut original)?;
     let mut shapes = pipeline::shapes(options, &original)?;
-    let (targets, _) = Targets::resolved(options.targets.as_ref())?;
+    let targets = pipeline::targets(options, &Silent)?;
     let mut pipeline = Pipeline {
         options,
         targets,
@@ -192,11 +220,11 @@ struct Pipeline<'a> {
 
 impl Pipeline<'_> {
     /// The model before anything changes its number formats.
-    fn fused(&self) -> Result<Rewritten, CompileError> {
+    fn fused(&self) -> Result<Rewritten, Error> {
         self.rewrite(pipeline::split(self.suspects.steps).0, None, &[])
     }
 
-    fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, CompileError> {
+    fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, Error> {
         self.rewrite(self.suspects.steps, limit, finish)
     }
 
@@ -205,7 +233,7 @@ impl Pipeline<'_> {
         steps: &[Step],
         limit: Option<usize>,
         finish: &[Step],
-    ) -> Result<Rewritten, CompileError> {
+    ) -> Result<Rewritten, Error> {
         let passes = Passes {
             before: None,
             stats: self.stats.as_ref(),
@@ -216,11 +244,17 @@ impl Pipeline<'_> {
             finish,
         };
         let model = self.original.clone();
-        pipeline::rewrite(self.options, &self.targets, &passes, model, self.talk)
+        Ok(pipeline::rewrite(
+            self.options,
+            &self.targets,
+            &passes,
+            model,
+            self.talk,
+        )?)
     }
 
     /// The culprit, once it is known that `number - 1` applications pass and `number` fail.
-    fn culprit(&self, number: usize, failure: Failure) -> Result<Culprit, CompileError> {
+    fn culprit(&self, number: usize, failure: Failure) -> Result<Culprit, Error> {
         // Without the last passes, which would spread the change.
         let before = self.cut(Some(number - 1), &[])?;
         let after = self.cut(Some(number), &[])?;
@@ -243,7 +277,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn run(&mut self, whole: Rewritten) -> Result<Finding, CompileError> {
+    fn run(&mut self, whole: Rewritten) -> Result<Finding, Error> {
         let all = whole.applied;
         let mut failure = match self.compare(all, whole)? {
             Ok(parity) => return Ok(Finding::Passes { parity }),
@@ -263,7 +297,7 @@ impl Search<'_> {
         Ok(Finding::Found(self.pipeline.culprit(fails, failure)?))
     }
 
-    fn compare_cut(&mut self, limit: usize) -> Result<Result<Report, Failure>, CompileError> {
+    fn compare_cut(&mut self, limit: usize) -> Result<Result<Report, Failure>, Error> {
         let cut = self
             .pipeline
             .cut(Some(limit), self.pipeline.suspects.finish)?;
@@ -274,13 +308,12 @@ impl Search<'_> {
         &mut self,
         applications: usize,
         cut: Rewritten,
-    ) -> Result<Result<Report, Failure>, CompileError> {
+    ) -> Result<Result<Report, Failure>, Error> {
         let number = self.runs.len() + 1;
         let stage = format!("run {number}: parity after {applications} applications");
         self.pipeline.talk.stage(&stage);
-        let folder = Temporary::new().map_err(|source| CompileError::Io {
+        let folder = Temporary::new().map_err(|source| Error::Io {
             path: std::env::temp_dir(),
-            why: "a model cannot be put here to be run",
             source,
         })?;
         let path = folder.path().join(bundle::MODEL);
@@ -289,10 +322,10 @@ impl Search<'_> {
             Ok(parity) if differs(&parity) => Err(Failure::Differs { parity }),
             Ok(parity) => Ok(parity),
             // What is the candidate's is a finding; the original's failures are errors.
-            Err(CompileError::Refused { source, .. }) => Err(Failure::Refused {
+            Err(prove::Error::Refused { source, .. }) => Err(Failure::Refused {
                 why: source.to_string(),
             }),
-            Err(other) => return Err(other),
+            Err(other) => return Err(other.into()),
         };
         self.runs.push(Run {
             applications,
@@ -309,7 +342,7 @@ fn differs(report: &Report) -> bool {
 }
 
 /// The unified diff of two models as ONNX text, without inferred types.
-fn diff(before: Model, after: Model) -> Result<String, CompileError> {
+fn diff(before: Model, after: Model) -> Result<String, Error> {
     let (before, mut after) = (message(before)?, message(after)?);
     if let (Some(before), Some(after)) = (&before.graph, &mut after.graph) {
         order_like(&before.node, &mut after.node);
@@ -321,7 +354,7 @@ fn diff(before: Model, after: Model) -> Result<String, CompileError> {
 
 /// Ids are the same in both models up to the change, so values without a name are called by theirs: the numbers that the
 /// writer gives would shift behind the change.
-fn message(mut model: Model) -> Result<ModelProto, CompileError> {
+fn message(mut model: Model) -> Result<ModelProto, Error> {
     let mut k = 0;
     model.graph.for_each_graph_mut(&mut |g| {
         k += 1;

@@ -16,6 +16,7 @@ use regex::Regex;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use crate::fault::Fault;
 use crate::scratch::{self, Held};
 
 pub use keep::{Over, spares};
@@ -54,6 +55,16 @@ pub enum BundleError {
     NoEngine(PathBuf),
     #[error("{} is no kiln bundle, and engines are in bundles: `kiln compile` makes one", .0.display())]
     NoFolder(PathBuf),
+}
+
+impl BundleError {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self {
+            BundleError::NoBundle { .. } => Fault::Model,
+            _ => Fault::Request,
+        }
+    }
 }
 
 fn holds(models: &[String]) -> String {

@@ -156,7 +156,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         (Some(reference), Some(halved)) => clock.time("blocks", || {
             let hold = search::hold(options, reference, &rewritten, &partial);
             let hold = hold.map_err(|e| e.in_search(options))?;
-            Ok((!hold).then_some(halved))
+            Ok::<_, CompileError>((!hold).then_some(halved))
         })?,
         _ => None,
     };
@@ -204,7 +204,13 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         let candidates = search::Candidates {
             sparing: &|spared: &[String]| {
                 let passes = pipeline::Passes { spared, ..typing };
-                pipeline::rewrite(options, &targets, &passes, fused.model.clone(), &Silent)
+                Ok(pipeline::rewrite(
+                    options,
+                    &targets,
+                    &passes,
+                    fused.model.clone(),
+                    &Silent,
+                )?)
             },
             bound: build::bound(
                 engine_for.map(|(capabilities, _)| capabilities),
@@ -256,7 +262,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
             (false, _) => {}
             (true, true) => latency_not_run = Some(NO_BF16.to_string()),
             // What was proved is right, whether or not it can be timed here.
-            (true, false) => match clock.time("latency", || proof.latency()) {
+            (true, false) => match clock.time("latency", || proof::latency(proof)) {
                 Ok(measured) => latency = Some(measured),
                 Err(e) => {
                     let why = bundle::public(&e.to_string()).into_owned();
@@ -269,7 +275,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
 
     clock.time("hash", || {
         LazyCell::force(&source);
-        Ok(())
+        Ok::<(), CompileError>(())
     })?;
     let mut manifest = Manifest {
         sizes: shapes.ranges.clone(),
@@ -350,11 +356,7 @@ struct Clock<'a> {
 }
 
 impl Clock<'_> {
-    fn time<T>(
-        &mut self,
-        name: &str,
-        work: impl FnOnce() -> Result<T, CompileError>,
-    ) -> Result<T, CompileError> {
+    fn time<T, E>(&mut self, name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         self.talk.stage(name);
         let start = Instant::now();
         let done = work()?;

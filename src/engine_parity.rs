@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kiln_graph::Tensor;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bundle;
 use crate::engine::run::{EngineRunError, RunOptions, Session};
@@ -52,7 +52,7 @@ impl NotRun {
 }
 
 /// The outcome of engine parity.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 #[serde(tag = "status", rename_all = "kebab-case")]
 pub enum EngineParity {
     NotRun {
@@ -63,6 +63,13 @@ pub enum EngineParity {
         runner: String,
         report: Box<Report>,
     },
+}
+
+/// Of a manifest that says nothing about it.
+impl Default for EngineParity {
+    fn default() -> EngineParity {
+        EngineParity::NotRun { why: String::new() }
+    }
 }
 
 impl From<NotRun> for EngineParity {

@@ -1,9 +1,11 @@
 //! The machine that something ran on, for reports.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Where something ran.
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize, Default)]
+#[serde(default)]
 pub struct Environment {
     pub os: String,
     pub cpu: String,

@@ -27,6 +27,7 @@ pub mod engine;
 pub mod engine_parity;
 pub mod environment;
 pub mod export;
+pub mod fault;
 pub mod fixed;
 pub mod gpu_check;
 pub mod judge;

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use kiln_graph::Tensor;
 
-use crate::compile::CompileError;
 use crate::fixed::Fixed;
 use crate::parity::{self, Case, InputSpec};
-use crate::prove::Request;
+use crate::prove::{Error, Request};
 use crate::runtime::{self, Session, TensorInfo};
 use crate::shapes::{self, Kinds, Point, Settled, Shapes, Wanted};
 use crate::talk::Talk;
@@ -102,13 +101,13 @@ impl Maker<'_> {
     }
 
     /// An argument that selects what is computed selects the sizes that it runs at, too, which the graph tells once it is fixed.
-    fn explained(&self, error: CompileError) -> CompileError {
+    fn explained(&self, error: Error) -> Error {
         let free = |w: &&Wanted| w.is_control() && self.fixed.get(&w.name).is_none();
         let Some(control) = self.kinds.0.iter().find(free) else {
             return error;
         };
         match error {
-            CompileError::Sizes { model, why } => CompileError::Sizes {
+            Error::Sizes { model, why } => Error::Sizes {
                 model,
                 why: format!(
                     "the input \"{0}\" selects what is computed, and with --input {0}={1} the graph tells the sizes of that: {why}",
@@ -165,7 +164,7 @@ fn run(session: &mut Session, fixed: &Fixed, inputs: &[(String, Tensor)]) -> Res
 }
 
 /// Real inputs from a file; what is fixed need not be in it.
-fn real(path: &Path, infos: &[TensorInfo], fixed: &Fixed) -> Result<Case, CompileError> {
+fn real(path: &Path, infos: &[TensorInfo], fixed: &Fixed) -> Result<Case, Error> {
     let mut npz = parity::Npz::open(path)?;
     let free: Vec<TensorInfo> = (infos.iter())
         .filter(|i| fixed.get(&i.name).is_none())
@@ -189,7 +188,7 @@ pub(crate) fn gather(
     session: &mut Session,
     shapes: &mut Shapes,
     talk: &dyn Talk,
-) -> Result<Gathered, CompileError> {
+) -> Result<Gathered, Error> {
     let mut maker = Maker {
         kinds: Kinds::of(&request.original.graph),
         fixed: request.fixed,
@@ -264,7 +263,7 @@ fn settle(
     maker: &mut Maker<'_>,
     real: Option<&Case>,
     shapes: &mut Shapes,
-) -> Result<Settled, CompileError> {
+) -> Result<Settled, Error> {
     // What cannot be made at any size is no matter of sizes.
     maker.at(shapes, &typical(shapes))?;
     if !maker.controls() {
@@ -284,7 +283,7 @@ fn settle(
         }
     }
     maker.kinds = first;
-    Err(failed.unwrap_or_else(|| CompileError::Sizes {
+    Err(failed.unwrap_or_else(|| Error::Sizes {
         model: request.reference.to_path_buf(),
         why: "none were tried".into(),
     }))
@@ -322,7 +321,7 @@ fn attempt(
     maker: &Maker<'_>,
     real: Option<&Case>,
     way: &mut Way,
-) -> Result<Settled, CompileError> {
+) -> Result<Settled, Error> {
     let before = way.shapes.clone();
     let near = real.map(|real| {
         let mut there = before.clone();
@@ -337,7 +336,7 @@ fn attempt(
         near.as_ref(),
         &mut probe,
     );
-    settled.map_err(|why| CompileError::Sizes {
+    settled.map_err(|why| Error::Sizes {
         model: request.reference.to_path_buf(),
         why,
     })
@@ -351,7 +350,7 @@ fn made(
     whole: &Shapes,
     shapes: &Shapes,
     out: &mut Gathered,
-) -> Result<Vec<Apart>, CompileError> {
+) -> Result<Vec<Apart>, Error> {
     let points = shapes.points();
     let typical = typical(shapes);
     out.batch = shapes.batch(&typical);

@@ -1,13 +1,14 @@
 //! `manifest.json`: what was done to which model, and what was proved, for machines.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
 
+use kiln_passes::census::AttentionBlock;
+use kiln_passes::{Activation, Clamped, Kept, Rounded};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::{self, baseline::Verdict};
-use crate::bundle::{self, BundleError};
 use crate::cache::Note;
 use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::EngineParity;
@@ -17,12 +18,24 @@ use crate::parity::{self, Placed};
 use crate::recipe::Recipe;
 use crate::runtime;
 use crate::shapes::Range;
-use crate::summary::{Attention, Found, Summary};
+use crate::summary::{Found, Summary};
 
-/// Everything about a bundle.
-#[derive(Clone, Debug, Serialize)]
+mod read;
+
+pub(crate) use read::is_known;
+pub use read::{ManifestError, kernels, parse, read};
+
+/// The format of manifests that this kiln writes, and the newest that it reads. A key that is added leaves it as it is: who does
+/// not know a key passes over it, and a key that is absent has its default. It counts up when a key goes or means something else.
+pub const FORMAT: u32 = 1;
+
+/// Everything about a bundle. What a report says, it says of this alone.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct Manifest {
     pub kiln: String,
+    /// See [`FORMAT`]; 0 where the kiln that wrote it had no formats yet.
+    pub format: u32,
     pub source: SourceFacts,
     pub target: String,
     pub precision: String,
@@ -37,7 +50,7 @@ pub struct Manifest {
     pub ops_after: BTreeMap<String, usize>,
     /// Blocks of a Transformer: found, and fused into one operator each.
     pub blocks: Vec<Found>,
-    pub attention: Vec<Attention>,
+    pub attention: Vec<AttentionBlock>,
     pub passes: Vec<Applied>,
     /// Where passes came close, of those that were asked about.
     pub explain: Vec<Explained>,
@@ -45,7 +58,7 @@ pub struct Manifest {
     /// Linear layers that were quantized.
     pub quantized: usize,
     /// Activations that were quantized with a fixed range.
-    pub activations: Vec<Ranged>,
+    pub activations: Vec<Activation>,
     /// Weights that were rounded to INT4 on calibration data.
     pub rounded: Vec<Rounded>,
     /// What the ranges were measured on; `null` if none was.
@@ -84,7 +97,8 @@ pub struct Manifest {
     pub stages: Vec<Stage>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct SourceFacts {
     pub path: String,
     pub bytes: u64,
@@ -92,12 +106,13 @@ pub struct SourceFacts {
 }
 
 /// The options as they were resolved.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct Chosen {
     pub fp16: bool,
     pub bf16: bool,
     /// `static` or `dynamic`; `null` without INT8.
-    pub int8: Option<&'static str>,
+    pub int8: Option<Cow<'static, str>>,
     pub fp8: bool,
     /// Rows of a block of INT4 weights; `null` without INT4.
     pub int4_block: Option<usize>,
@@ -114,7 +129,7 @@ pub struct Chosen {
 }
 
 /// One pass of the pipeline.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Applied {
     pub name: String,
     pub results: String,
@@ -125,7 +140,7 @@ pub struct Applied {
 }
 
 /// Where a pass applied, and where it came close.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Explained {
     pub pass: String,
     /// Whether it was among the passes that ran.
@@ -136,7 +151,7 @@ pub struct Explained {
 }
 
 /// Where a match stopped, and why.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Missed {
     pub root: String,
     /// Nodes that matched: those of the deepest match that was tried.
@@ -145,43 +160,8 @@ pub struct Missed {
     pub why: String,
 }
 
-/// An activation with a fixed range.
-#[derive(Clone, Debug, Serialize)]
-pub struct Ranged {
-    pub value: String,
-    pub lo: f32,
-    pub hi: f32,
-    /// What chose the range.
-    pub method: &'static str,
-    /// Channels that are multiplied apart, in floats.
-    pub outliers: usize,
-    /// What divides it by the factors of SmoothQuant: `norm` or `mul`.
-    pub smoothing: Option<&'static str>,
-    /// The expected power of the error in the products that read it, over their power.
-    pub noise: f64,
-}
-
-/// A weight that was rounded to INT4 on calibration data.
-#[derive(Clone, Debug, Serialize)]
-pub struct Rounded {
-    pub layer: String,
-    /// `nearest`, or `compensated` where errors make up for each other.
-    pub method: &'static str,
-    /// Its input is divided by factors that the weight takes.
-    pub factors: bool,
-    /// Of the products on the calibration data, in relative L2.
-    pub error: f64,
-}
-
-/// A node that keeps FP32.
-#[derive(Clone, Debug, Serialize)]
-pub struct Kept {
-    pub node: String,
-    pub why: String,
-}
-
 /// Nodes whose quantization was written as the target takes it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Requantized {
     pub how: String,
     /// The same numbers, but for rounding of floats.
@@ -189,15 +169,8 @@ pub struct Requantized {
     pub nodes: Vec<String>,
 }
 
-/// A table, such as a mask, with values beyond the range of FP16 or BF16 that stand for infinity, and were replaced.
-#[derive(Clone, Debug, Serialize)]
-pub struct Clamped {
-    pub tensor: String,
-    pub values: usize,
-    pub abs_max: f32,
-}
-
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct Files {
     pub bytes: u64,
     /// The external data's name and bytes.
@@ -205,7 +178,8 @@ pub struct Files {
 }
 
 /// The engine that was built.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct EngineFacts {
     pub runtime: String,
     pub capabilities: Vec<String>,
@@ -215,14 +189,8 @@ pub struct EngineFacts {
     pub layers: usize,
     /// What TensorRT's parser made of the model, by kinds of layers and types of tensors.
     pub network: Network,
-    /// The engine's kernels, in the order in which they run.
-    pub kernels: Kernels,
-    /// Quantized layers that it multiplies in another type.
-    pub otherwise: Vec<Otherwise>,
-    /// What computes each attention of the model.
-    pub attention: Vec<Attended>,
-    /// What the kernels move and cost on paper at typical sizes; `null` where the builder did not list them.
-    pub paper: Option<Paper>,
+    #[serde(flatten)]
+    pub listed: EngineKernels,
     /// Attention was allowed to be taken apart, because TensorRT has no dedicated kernel for it.
     pub attention_decomposed: bool,
     pub inputs: Vec<TensorInfo>,
@@ -230,24 +198,8 @@ pub struct EngineFacts {
     pub warnings: Vec<String>,
 }
 
-/// Why the kernels of a bundle's engine are not known.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelsError {
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    #[error("{}: the manifest cannot be read: {source}", path.display())]
-    Unread { path: PathBuf, source: io::Error },
-    #[error("{}: the manifest is not read: {source}", path.display())]
-    Manifest {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
-    #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
-    Unlisted(PathBuf),
-}
-
 /// What a bundle says of its engine's kernels.
-#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct EngineKernels {
     /// In the order in which they run.
     #[serde(default)]
@@ -258,38 +210,14 @@ pub struct EngineKernels {
     /// What computes each attention of the model; empty where an older kiln made the bundle.
     #[serde(default)]
     pub attention: Vec<Attended>,
-    /// What they move and cost on paper; `null` where an older kiln made the bundle.
+    /// What they move and cost on paper at typical sizes; `null` where the builder did not list them, or an older kiln made the
+    /// bundle.
     #[serde(default)]
     pub paper: Option<Paper>,
 }
 
-/// The kernels of a bundle's engine.
-///
-/// # Errors
-/// When it is no bundle, has no engine, or nothing is known of the kernels.
-pub fn kernels(folder: &Path) -> Result<EngineKernels, KernelsError> {
-    #[derive(Deserialize)]
-    struct Part {
-        engine: Option<EngineKernels>,
-    }
-    bundle::find_engine(folder)?;
-    let path = folder.join(bundle::MANIFEST);
-    let text = fs::read(&path).map_err(|source| KernelsError::Unread {
-        path: path.clone(),
-        source,
-    })?;
-    let part: Part =
-        serde_json::from_slice(&text).map_err(|source| KernelsError::Manifest { path, source })?;
-    let folder = folder.to_path_buf();
-    match part.engine {
-        None => Err(BundleError::NoEngine(folder).into()),
-        Some(listed) if listed.kernels.is_empty() => Err(KernelsError::Unlisted(folder)),
-        Some(listed) => Ok(listed),
-    }
-}
-
 /// A stage of the compilation and the wall time it took.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Stage {
     pub name: String,
     pub seconds: f64,
@@ -312,7 +240,7 @@ impl Manifest {
 }
 
 /// What a search found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Search {
     /// Layers that could be converted.
     pub layers: usize,
@@ -327,7 +255,7 @@ pub struct Search {
 }
 
 /// Layers that are kept or converted together.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     pub layers: Vec<String>,
     /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
@@ -336,7 +264,7 @@ pub struct Group {
 }
 
 /// One candidate.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Tried {
     pub kept: usize,
     /// Largest relative L2 error of an output over all cases; `None` if it is not finite.
@@ -345,7 +273,7 @@ pub struct Tried {
 }
 
 /// What a calibration was made of, for the manifest.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Calibrated {
     pub data: String,
     /// The data is made up, so that ranges say little about real inputs.
@@ -359,10 +287,10 @@ pub struct Calibrated {
 }
 
 /// A gate that was set, and what it says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Judged {
     /// `latency`, `size`, `precision`, `engine parity` or `judge`.
-    pub gate: &'static str,
+    pub gate: Cow<'static, str>,
     pub verdict: Verdict,
     /// What was found, and the limit; or why nothing was held against it.
     pub why: String,

@@ -1,13 +1,16 @@
 //! What a model holds, counted.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use kiln_graph::{Graph, Model, infer};
-use kiln_passes::census::{AttentionBlock, Census, Count, census};
-use serde::Serialize;
+use kiln_passes::census::{Census, Count, census};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Counts of a model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
 pub struct Summary {
     pub producer: String,
     pub ir_version: i64,
@@ -28,9 +31,9 @@ pub struct Summary {
 }
 
 /// A kind of block of a Transformer: how many there are, and how many of them are one operator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Found {
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub found: usize,
     pub fused: usize,
     /// Why some are left, where that is known.
@@ -52,7 +55,7 @@ impl Found {
 /// The blocks of a census by kind. A block that only `before` shows counts as found: what was fused wrongly is gone.
 pub fn found(before: &Census, after: &Census) -> Vec<Found> {
     let row = |kind: &'static str, count: fn(&Census) -> Count| Found {
-        kind,
+        kind: kind.into(),
         found: count(before).found().max(count(after).found()),
         fused: count(after).fused,
         why: None,
@@ -81,34 +84,6 @@ pub fn pack(blocks: &mut [Found], attentions: usize) {
     for row in blocks.iter_mut().filter(|b| b.kind == PACKED) {
         row.fused = row.fused.max(attentions);
         row.found = row.found.max(row.fused);
-    }
-}
-
-/// One attention, for reports.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Attention {
-    pub node: String,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_size: usize,
-    pub scale: f32,
-    pub softcap: f32,
-    pub mask: String,
-    pub guarded: bool,
-}
-
-impl From<&AttentionBlock> for Attention {
-    fn from(block: &AttentionBlock) -> Attention {
-        Attention {
-            node: block.name.clone(),
-            heads: block.heads,
-            kv_heads: block.kv_heads,
-            head_size: block.head_size,
-            scale: block.scale,
-            softcap: block.softcap,
-            mask: block.mask.clone(),
-            guarded: block.guarded,
-        }
     }
 }
 

@@ -1,11 +1,13 @@
-//! How long work tells where it is.
+//! Progress reporting.
 
 use crate::engine;
 
-/// Hears what a compilation does.
+/// Hears what a compilation or another command does.
 pub trait Talk: Sync {
-    /// A stage begins: `reading`, `passes`, `engine`, `parity`, `latency`, …
+    /// A stage begins: `reading`, `passes`, `engine`, `parity`, `latency`, …; `passes: fuse-gelu` is a part of one.
     fn stage(&self, what: &str);
+    /// So much of the stage is done: cases, batches, models.
+    fn done(&self, _done: usize, _of: usize) {}
     /// Something the user should know.
     fn warn(&self, what: &str);
     /// Something chosen that the user may want to know.

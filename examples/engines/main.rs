@@ -19,6 +19,7 @@ use kiln::engine::{
 use kiln::shapes::{DimSpec, Shapes};
 use kiln::talk::Silent;
 use kiln::targets::Targets;
+use kiln_graph::Graph;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -122,9 +123,9 @@ struct Facts {
 }
 
 impl Facts {
-    fn new(kernels: &Kernels) -> Facts {
-        // Sizes are fixed.
-        let sizes = Sizes::default();
+    /// `graph` is what the builder was handed, at fixed sizes.
+    fn new(kernels: &Kernels, graph: &Graph, shapes: &Shapes) -> Facts {
+        let sizes = Sizes::at(kernels, graph, &shapes.at(&shapes.typical()));
         let price = |name: &str| {
             let found = price::on_paper(kernels, &sizes, card::find(name)?).ok()?;
             Some((name.to_string(), found.microseconds))
@@ -140,6 +141,22 @@ impl Facts {
             attention: kernels.attention(),
             otherwise: Vec::new(),
             note: None,
+        }
+    }
+
+    fn is_priced(&self) -> bool {
+        CARDS
+            .iter()
+            .all(|(card, _)| self.prices.contains_key(*card))
+    }
+}
+
+impl Outcome {
+    /// Whether nothing of it is missing. What an older kiln could not price is measured again.
+    fn is_whole(&self) -> bool {
+        match self {
+            Outcome::Built(facts) => facts.is_priced(),
+            Outcome::Failed(_) => true,
         }
     }
 }
@@ -188,7 +205,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for &kind in kinds {
             for target in targets(kind, both) {
                 let done = model.engines.entry(target.to_string()).or_default();
-                if done.contains_key(&kind) {
+                if done.get(&kind).is_some_and(Outcome::is_whole) {
                     continue;
                 }
                 eprintln!("{}/{} {name}: {kind:?}, {target}", at + 1, models.len());
@@ -297,12 +314,20 @@ impl Bench {
             builder: Some(self.program.clone()),
             ..Options::new(path)
         };
-        let manifest = compile(&options, &Silent)?.manifest;
-        let engine = manifest.engine.ok_or("no engine was built")?;
-        let otherwise = engine.otherwise.iter().map(|o| o.layer.clone()).collect();
+        let made = compile(&options, &Silent)?;
+        let engine = made.manifest.engine.ok_or("no engine was built")?;
+        let otherwise = engine
+            .listed
+            .otherwise
+            .iter()
+            .map(|o| o.layer.clone())
+            .collect();
+        let mut written = kiln_graph::onnx::read(&made.bundle.join("model.onnx"))?;
+        let shapes = Shapes::new(&written.graph, &options.dims, &[])?;
+        shapes.fix_inputs(&mut written.graph);
         Ok(Facts {
             otherwise,
-            ..Facts::new(&engine.kernels)
+            ..Facts::new(&engine.listed.kernels, &written.graph, &shapes)
         })
     }
 
@@ -351,9 +376,8 @@ impl Bench {
             detailed: true,
             ..BuildRequest::new(&bytes, target.parse()?)
         };
-        Ok(Facts::new(
-            &self.builder.build(&request, &engine::NoProgress)?.kernels,
-        ))
+        let built = self.builder.build(&request, &engine::NoProgress)?;
+        Ok(Facts::new(&built.kernels, &model.graph, &shapes))
     }
 }
 

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::demand::Demands;
 use super::expr::Expr;
 use super::fact::{Dims, Fact, Fresh};
+use crate::ops::schema;
 use crate::{Attr, Graph, Node, Tensor};
 
 /// Facts of a node's outputs; those left out at the end are unknown.
@@ -55,8 +56,17 @@ impl<'a> Call<'a> {
         self.node.input(k).is_some()
     }
 
-    /// An integer attribute or its default; `None` if it is there and of another kind.
-    pub fn int(&self, name: &str, default: i64) -> Option<i64> {
+    /// An integer attribute or its default by the schema; `None` if it is there and of another kind, or without a default.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        let given = self.node.attrs().get(name);
+        match given.or_else(|| schema::default_attr(self.node.op(), name, self.opset))? {
+            Attr::Int(v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// An integer attribute that no schema has a default for.
+    pub fn int_or(&self, name: &str, default: i64) -> Option<i64> {
         match self.node.attrs().get(name) {
             None => Some(default),
             Some(Attr::Int(v)) => Some(*v),

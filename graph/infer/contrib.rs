@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::call::{Call, Outs, one};
 use super::expr::Expr;
 use super::fact::{Dims, Fact};
-use super::{elementwise, linear, rten};
+use super::{linear, rten};
 
 pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
     match call.node.op().name() {
@@ -33,9 +33,6 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
         | "Trilu"
         | "BitmaskDropout" => call.like(0),
         "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => linear::norm(call, -1),
-        "SimplifiedLayerNormalization" | "LayerNormalization" => {
-            linear::norm(call, call.int("axis", -1)?)
-        }
         "EmbedLayerNormalization" => embed_norm(call),
         "FusedMatMul" | "TransposeMatMul" => linear::fused_matmul(call),
         "GemmFastGelu" | "DynamicQuantizeMatMul" | "MatMulIntegerToFloat" | "MatMulInteger16" => {
@@ -45,7 +42,7 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
         "FusedConv" => linear::conv(call, 1),
         "MatMulNBits" | "MatMulFpQ4" | "MatMulBnb4" => {
             let (_, lead) = call.dims(0)?.split_last()?;
-            let columns = Expr::from(call.int("N", -1).filter(|&n| n >= 0)?);
+            let columns = Expr::from(call.int("N").filter(|&n| n >= 0)?);
             Some(one(lead.iter().cloned().chain([columns]).collect()))
         }
         "Attention" | "QAttention" => packed_attention(call),
@@ -65,7 +62,6 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
             Some(one(dims))
         }
         "GatherND" => linear::gather_nd(call),
-        "Identity" => elementwise::unary(call),
         _ => None,
     }
 }

@@ -166,7 +166,7 @@ fn scan_counts(call: &Call<'_>) -> Option<(usize, usize)> {
     if call.opset < 9 {
         return None;
     }
-    let scanned = usize::try_from(call.int("num_scan_inputs", 0)?).ok()?;
+    let scanned = usize::try_from(call.int("num_scan_inputs")?).ok()?;
     Some((call.node.inputs().len().checked_sub(scanned)?, scanned))
 }
 

@@ -28,7 +28,7 @@ pub(super) fn unary(call: &Call<'_>) -> Option<Outs> {
             Some(n) => Some(n.signum().into()),
             None => (v.bounds().lo? > 0).then(|| 1.into()),
         },
-        _ => |_| None,
+        _ => return Some(sole(Fact::of_dims(dims))),
     };
     let values = values
         .iter()

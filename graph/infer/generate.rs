@@ -11,8 +11,8 @@ pub(super) fn shape(call: &Call<'_>) -> Option<Outs> {
     let rank = i64::try_from(dims.len()).ok()?;
     let clamp =
         |at: i64| usize::try_from(if at < 0 { at.saturating_add(rank) } else { at }.clamp(0, rank));
-    let start = clamp(call.int("start", 0)?).ok()?;
-    let end = clamp(call.int("end", rank)?).ok()?;
+    let start = clamp(call.int("start")?).ok()?;
+    let end = clamp(call.int_or("end", rank)?).ok()?;
     let sizes = dims.get(start..end.max(start))?;
     Some(sole(Fact::vector(sizes.to_vec())))
 }

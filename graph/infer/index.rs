@@ -77,7 +77,7 @@ fn counted(call: &Call<'_>) -> Option<Expr> {
     let dims = call.dims(0)?;
     let axis = usize::try_from(axis.as_i64()?.rem_euclid(dims.len().max(1) as i64)).ok()?;
     let size = dims.get(axis)?;
-    let places = match call.int("exclusive", 0)? {
+    let places = match call.int("exclusive")? {
         0 => size.clone(),
         _ => highest(size)?,
     };
@@ -98,7 +98,7 @@ pub(super) fn demand(call: &Call<'_>) {
 
 fn table(call: &Call<'_>) -> Option<()> {
     let rows = call.dims(0)?;
-    let axis = call.int("axis", 0)?;
+    let axis = call.int("axis")?;
     let axis = if axis < 0 {
         axis + rows.len() as i64
     } else {
@@ -173,7 +173,7 @@ fn caches(call: &Call<'_>, at: [usize; 2]) {
 
 /// `X [sequence, batch, size]`, `initial_h` and `initial_c [directions, batch, hidden]`.
 fn recurrent(call: &Call<'_>) -> Option<()> {
-    if call.int("layout", 0)? != 0 {
+    if call.int("layout")? != 0 {
         return None;
     }
     let batch = call.dims(0)?.get(1)?;

@@ -2,11 +2,10 @@
 
 use super::call::{Call, Outs, one};
 use super::fact::Fact;
-use crate::DType;
+use crate::ops::kind::{Kind, kind};
 
 pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
     match call.node.op().name() {
-        "RMSNormalization" | "RotaryEmbedding" | "Swish" => call.like(0),
         "Attention" => {
             let [batch, heads, queries, _] = call.dims(0)? else {
                 return None;
@@ -20,14 +19,9 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
             }
             Some(outs)
         }
-        _ => None,
-    }
-}
-
-/// The element type of output `k`.
-pub(super) fn dtype(call: &Call<'_>, _k: usize) -> Option<DType> {
-    match call.node.op().name() {
-        "Attention" | "RMSNormalization" | "RotaryEmbedding" | "Swish" => call.input(0)?.dtype,
-        _ => None,
+        _ => match kind(call.node.op()) {
+            Kind::Unary | Kind::Along => call.like(0),
+            _ => None,
+        },
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn reshape(call: &Call<'_>) -> Option<Outs> {
                 .map(|&r| one(call.fresh.shape(r)));
         }
     };
-    let copies = call.int("allowzero", 0)? == 0;
+    let copies = call.int("allowzero")? == 0;
     let mut dims = Dims::new();
     let mut open = None;
     for (k, want) in wanted.iter().enumerate() {
@@ -143,7 +143,7 @@ pub(super) fn reshape(call: &Call<'_>) -> Option<Outs> {
 
 pub(super) fn flatten(call: &Call<'_>) -> Option<Outs> {
     let dims = call.dims(0)?;
-    let axis = call.int("axis", 1)?;
+    let axis = call.int("axis")?;
     let at = if usize::try_from(axis) == Ok(dims.len()) {
         dims.len()
     } else {
@@ -280,7 +280,7 @@ pub(super) fn concat(call: &Call<'_>) -> Option<Outs> {
     let count = call.node.inputs().len();
     let first = (0..count).find_map(|k| call.dims(k))?;
     let rank = first.len();
-    let axis = call.axis(call.int("axis", 1)?, rank)?;
+    let axis = call.axis(call.int_or("axis", 1)?, rank)?;
     let mut dims: Dims = first.into();
     let mut along = Some(Expr::from(0));
     for k in 0..count {
@@ -325,7 +325,7 @@ fn joined(call: &Call<'_>, count: usize, axis: usize, dims: &[Expr]) -> Option<V
 pub(super) fn split(call: &Call<'_>) -> Option<Outs> {
     let input = call.input(0)?;
     let dims = input.dims.as_deref()?;
-    let axis = call.axis(call.int("axis", 0)?, dims.len())?;
+    let axis = call.axis(call.int_or("axis", 0)?, dims.len())?;
     let count = call.node.outputs().len();
     let sizes: Vec<Expr> = match (call.list("split")?, call.has(1)) {
         (Some(sizes), _) => sizes.iter().map(|&s| s.into()).collect(),
@@ -383,7 +383,7 @@ pub(super) fn split(call: &Call<'_>) -> Option<Outs> {
 pub(super) fn gather(call: &Call<'_>) -> Option<Outs> {
     let (data, index) = (call.input(0)?, call.input(1)?);
     let dims = data.dims.as_deref()?;
-    let axis = call.axis(call.int("axis", 0)?, dims.len())?;
+    let axis = call.axis(call.int("axis")?, dims.len())?;
     let picks = index.dims.as_deref()?;
     let mut out: Dims = dims[..axis].into();
     out.extend(picks.iter().cloned());

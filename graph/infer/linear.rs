@@ -41,13 +41,13 @@ pub(super) fn product(call: &Call<'_>, a: &[Expr], b: &[Expr]) -> Option<Outs> {
 
 /// `FusedMatMul`: the last two dimensions of either side may be swapped.
 pub(super) fn fused_matmul(call: &Call<'_>) -> Option<Outs> {
-    if call.int("transBatchA", 0)? != 0 || call.int("transBatchB", 0)? != 0 {
+    if call.int("transBatchA")? != 0 || call.int("transBatchB")? != 0 {
         return None;
     }
     let (mut a, mut b): (Dims, Dims) = (call.dims(0)?.into(), call.dims(1)?.into());
     for (dims, name) in [(&mut a, "transA"), (&mut b, "transB")] {
         let n = dims.len();
-        if call.int(name, 0)? != 0 && n >= 2 {
+        if call.int(name)? != 0 && n >= 2 {
             dims.swap(n - 1, n - 2);
         }
     }
@@ -56,7 +56,7 @@ pub(super) fn fused_matmul(call: &Call<'_>) -> Option<Outs> {
 
 pub(super) fn gemm(call: &Call<'_>) -> Option<Outs> {
     let side = |k: usize, name: &str| {
-        let swap = call.int(name, 0)? != 0;
+        let swap = call.int(name)? != 0;
         match call.dims(k)? {
             [a, b] if swap => Some((b.clone(), a.clone())),
             [a, b] => Some((a.clone(), b.clone())),
@@ -77,14 +77,14 @@ pub(super) fn gemm(call: &Call<'_>) -> Option<Outs> {
 }
 
 pub(super) fn reduce(call: &Call<'_>) -> Option<Outs> {
-    let keep = call.int("keepdims", 1)? != 0;
+    let keep = call.int("keepdims")? != 0;
     let input = call.input(0)?;
     let dims = input.dims.as_deref()?;
     let axes = match call.axes(1, dims.len())? {
         Axes::Unknown if keep => return Some(one(call.fresh.shape(dims.len()))),
         Axes::Unknown => return None,
         Axes::At(axes) if !axes.is_empty() => axes,
-        _ if call.int("noop_with_empty_axes", 0)? != 0 => return call.like(0),
+        _ if call.int("noop_with_empty_axes")? != 0 => return call.like(0),
         _ => (0..dims.len()).collect(),
     };
     let out = without(dims, &axes, keep);
@@ -112,8 +112,8 @@ pub(super) fn reduce(call: &Call<'_>) -> Option<Outs> {
 /// `ArgMax` and `ArgMin`.
 pub(super) fn arg(call: &Call<'_>) -> Option<Outs> {
     let dims = call.dims(0)?;
-    let axis = call.axis(call.int("axis", 0)?, dims.len())?;
-    Some(one(without(dims, &[axis], call.int("keepdims", 1)? != 0)))
+    let axis = call.axis(call.int("axis")?, dims.len())?;
+    Some(one(without(dims, &[axis], call.int("keepdims")? != 0)))
 }
 
 fn without(dims: &[Expr], axes: &[usize], keep: bool) -> Dims {
@@ -256,7 +256,7 @@ pub(super) fn conv(call: &Call<'_>, weight: usize) -> Option<Outs> {
     let (batch, channels, sizes) = spatial(call, call.dims(0)?)?;
     let weight = call.dims(weight)?;
     let kernel = kernel(call, Some(weight), sizes.len())?;
-    let group = Expr::from(call.int("group", 1)?);
+    let group = Expr::from(call.int("group")?);
     let taken = weight.get(1)?.mul(&group)?;
     if taken.equals(channels) == Some(false) {
         call.conflict(format!("{channels} channels meet a kernel for {taken}"));
@@ -275,7 +275,7 @@ pub(super) fn conv_transpose(call: &Call<'_>) -> Option<Outs> {
     let (batch, _, sizes) = spatial(call, call.dims(0)?)?;
     let weight = call.dims(1)?;
     let kernel = kernel(call, Some(weight), sizes.len())?;
-    let group = Expr::from(call.int("group", 1)?);
+    let group = Expr::from(call.int("group")?);
     let extra = call.list("output_padding")?.unwrap_or(&[]);
     let fixed = call.list("output_shape")?.unwrap_or(&[]);
     let mut dims: Dims =
@@ -298,7 +298,7 @@ pub(super) fn conv_transpose(call: &Call<'_>) -> Option<Outs> {
 pub(super) fn pool(call: &Call<'_>) -> Option<Outs> {
     let (batch, channels, sizes) = spatial(call, call.dims(0)?)?;
     let kernel = kernel(call, None, sizes.len())?;
-    let ceil = call.int("ceil_mode", 0)? != 0;
+    let ceil = call.int("ceil_mode")? != 0;
     let mut dims: Dims = SmallVec::from_iter([batch.clone(), channels.clone()]);
     for ((size, k), window) in sizes.iter().zip(&kernel).zip(windows(call, sizes.len())?) {
         dims.push(call.size(window.size(size, k, ceil)));
@@ -364,7 +364,7 @@ fn scaled(size: &Expr, factor: f64) -> Option<Expr> {
 
 /// `GatherND`
 pub(super) fn gather_nd(call: &Call<'_>) -> Option<Outs> {
-    let batch = usize::try_from(call.int("batch_dims", 0)?).ok()?;
+    let batch = usize::try_from(call.int_or("batch_dims", 0)?).ok()?;
     let (data, indices) = (call.dims(0)?, call.dims(1)?);
     let (depth, lead) = indices.split_last()?;
     let depth = usize::try_from(depth.as_i64()?).ok()?;

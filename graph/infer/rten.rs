@@ -109,14 +109,14 @@ fn infer_with(
 
 /// Operators that take no more than an attribute or two.
 pub(super) fn plain(call: &Call<'_>) -> Option<Outs> {
-    let narrow = |name: &str, default: i64| i32::try_from(call.int(name, default)?).ok();
+    let axis = || i32::try_from(call.int("axis")?).ok();
     match call.node.op().name() {
         "Einsum" => {
             let equation = call.node.attrs().str("equation")?;
             infer(call, &ops::Einsum { equation })
         }
         "DepthToSpace" => {
-            let block_size = u32::try_from(call.int("blocksize", 0)?)
+            let block_size = u32::try_from(call.int("blocksize")?)
                 .ok()
                 .filter(|&b| b > 0)?;
             infer(call, &ops::DepthToSpace { block_size })
@@ -125,25 +125,20 @@ pub(super) fn plain(call: &Call<'_>) -> Option<Outs> {
         "TopK" if call.has(1) => infer(
             call,
             &ops::TopK {
-                axis: Some(narrow("axis", -1)?),
+                axis: Some(axis()?),
             },
         ),
-        "OneHot" => infer(
-            call,
-            &ops::OneHot {
-                axis: narrow("axis", -1)?,
-            },
-        ),
+        "OneHot" => infer(call, &ops::OneHot { axis: axis()? }),
         "Tile" if call.opset >= 6 => infer(call, &ops::Tile),
         "NonZero" => infer(call, &ops::NonZero),
         "NonMaxSuppression" => infer(call, &ops::NonMaxSuppression),
-        "LSTM" if call.int("layout", 0)? == 0 => infer(
+        "LSTM" if call.int("layout")? == 0 => infer(
             call,
             &ops::LSTM {
                 direction: direction(call),
             },
         ),
-        "GRU" if call.int("layout", 0)? == 0 => infer(
+        "GRU" if call.int("layout")? == 0 => infer(
             call,
             &ops::GRU {
                 direction: direction(call),
@@ -152,14 +147,14 @@ pub(super) fn plain(call: &Call<'_>) -> Option<Outs> {
         "STFT" => infer(
             call,
             &ops::STFT {
-                onesided: call.int("onesided", 1)? != 0,
+                onesided: call.int("onesided")? != 0,
             },
         ),
         "DFT" if call.opset >= 20 => infer(
             call,
             &ops::DFT {
-                inverse: call.int("inverse", 0)? != 0,
-                onesided: call.int("onesided", 0)? != 0,
+                inverse: call.int("inverse")? != 0,
+                onesided: call.int("onesided")? != 0,
             },
         ),
         _ => None,

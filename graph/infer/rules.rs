@@ -6,6 +6,7 @@ use super::call::{Call, Outs, one};
 use super::expr::Expr;
 use super::fact::{Dims, Fact};
 use super::{contrib, elementwise, generate, internal, layout, linear, rten, slice};
+use crate::ops::kind::{Kind, kind};
 use crate::{Attr, INTERNAL_DOMAIN};
 
 /// Shapes and values of a node's outputs; `None` if nothing can be said.
@@ -29,82 +30,19 @@ pub(super) fn shapes(call: &Call<'_>) -> Option<Outs> {
 
 fn standard(call: &Call<'_>) -> Option<Outs> {
     match call.node.op().name() {
-        "Identity" | "Cast" | "CastLike" | "Neg" | "Abs" | "Floor" | "Ceil" | "Round" | "Not"
-        | "Sign" => elementwise::unary(call),
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Equal" | "Less" | "LessOrEqual"
-        | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Where" | "Min" | "Max" | "Sum"
-        | "Mean" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => {
-            elementwise::broadcast(call)
+        "PRelu" | "EyeLike" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli"
+        | "ReverseSequence" | "QuantizeLinear" | "DequantizeLinear" | "FakeQuantize" => {
+            call.like(0)
         }
-        "Acos"
-        | "Acosh"
-        | "Asin"
-        | "Asinh"
-        | "Atan"
-        | "Atanh"
-        | "Bernoulli"
-        | "BitwiseNot"
-        | "Celu"
-        | "Clip"
-        | "Cos"
-        | "Cosh"
-        | "DequantizeLinear"
-        | "Elu"
-        | "Erf"
-        | "Exp"
-        | "EyeLike"
-        | "FakeQuantize"
-        | "Gelu"
-        | "GroupNormalization"
-        | "HardSigmoid"
-        | "HardSwish"
-        | "Hardmax"
-        | "InstanceNormalization"
-        | "IsInf"
-        | "IsNaN"
-        | "LRN"
-        | "LeakyRelu"
-        | "Log"
-        | "LogSoftmax"
-        | "LpNormalization"
-        | "MeanVarianceNormalization"
-        | "Mish"
-        | "PRelu"
-        | "QuantizeLinear"
-        | "RMSNormalization"
-        | "RandomNormalLike"
-        | "RandomUniformLike"
-        | "Reciprocal"
-        | "Relu"
-        | "ReverseSequence"
-        | "RotaryEmbedding"
-        | "ScatterElements"
-        | "Scatter"
-        | "ScatterND"
-        | "Selu"
-        | "Shrink"
-        | "Sigmoid"
-        | "Sin"
-        | "Sinh"
-        | "Softmax"
-        | "Softplus"
-        | "Softsign"
-        | "Sqrt"
-        | "Swish"
-        | "Tan"
-        | "Tanh"
-        | "TensorScatter"
-        | "ThresholdedRelu"
-        | "Trilu"
-        | "CumSum"
-        | "CumProd" => call.like(0),
+        "CastLike" => elementwise::unary(call),
+        "Where" => elementwise::broadcast(call),
         "GatherElements" => call.like(1),
         "Dropout" => {
             let same = call.like(0)?;
             Some(same.iter().chain(&same).cloned().collect())
         }
         "LayerNormalization" | "SimplifiedLayerNormalization" => {
-            linear::norm(call, call.int("axis", -1)?)
+            linear::norm(call, call.int("axis")?)
         }
         "BatchNormalization" => {
             let mut outs = call.like(0)?;
@@ -138,10 +76,6 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
         "MatMul" | "MatMulInteger" => linear::matmul(call),
         "QLinearMatMul" => linear::product(call, call.dims(0)?, call.dims(3)?),
         "Gemm" => linear::gemm(call),
-        "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax"
-        | "ReduceMean" | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => {
-            linear::reduce(call)
-        }
         "ArgMax" | "ArgMin" => linear::arg(call),
         "Conv" | "ConvInteger" => linear::conv(call, 1),
         "QLinearConv" => linear::conv(call, 3),
@@ -162,7 +96,7 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
                 .then(|| one(shape.iter().map(|&d| d.into()).collect()))
         }
         "Multinomial" => {
-            let count = Expr::from(call.int("sample_size", 1)?);
+            let count = Expr::from(call.int("sample_size")?);
             Some(one(SmallVec::from_iter([
                 call.dims(0)?.first()?.clone(),
                 count,
@@ -175,7 +109,7 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
             if call.node.attrs().get("axis").is_none() {
                 return Some(one(call.fresh.shape(1)));
             }
-            let axis = call.axis(call.int("axis", 0)?, dims.len())?;
+            let axis = call.axis(call.int("axis")?, dims.len())?;
             dims[axis] = call.fresh.size();
             Some(one(dims))
         }
@@ -201,6 +135,17 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
             Some(one(SmallVec::from_iter([call.size(size)])))
         }
         "SequenceLength" => Some(one(Dims::new())),
+        _ => by_kind(call),
+    }
+}
+
+/// Operators whose kind says their shape.
+fn by_kind(call: &Call<'_>) -> Option<Outs> {
+    match kind(call.node.op()) {
+        Kind::Unary => elementwise::unary(call),
+        Kind::Binary | Kind::Variadic => elementwise::broadcast(call),
+        Kind::Along | Kind::Update => call.like(0),
+        Kind::Reduce => linear::reduce(call),
         _ => rten::plain(call),
     }
 }
@@ -218,7 +163,7 @@ fn constant(call: &Call<'_>) -> Option<Outs> {
 }
 
 fn space_to_depth(call: &Call<'_>) -> Option<Outs> {
-    let block = Expr::from(call.int("blocksize", 0).filter(|&b| b > 0)?);
+    let block = Expr::from(call.int("blocksize").filter(|&b| b > 0)?);
     let [batch, channels, height, width] = call.dims(0)? else {
         return None;
     };

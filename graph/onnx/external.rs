@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::read::ReadErrorKind;
+use super::error::{ReadErrorKind, Result};
 use super::source::{self, SourceFile};
 use super::tensor::ExternalRef;
 
@@ -30,12 +30,7 @@ impl External {
         }
     }
 
-    pub fn fetch(
-        &mut self,
-        tensor: &str,
-        at: ExternalRef<'_>,
-        length: usize,
-    ) -> Result<Bytes, ReadErrorKind> {
+    pub fn fetch(&mut self, tensor: &str, at: ExternalRef<'_>, length: usize) -> Result<Bytes> {
         let bad = |why: String| ReadErrorKind::External {
             tensor: tensor.to_string(),
             location: at.location.to_string(),
@@ -102,7 +97,7 @@ impl External {
     }
 
     /// Tensors may share a range, but two that overlap in part are damage.
-    pub fn check_overlaps(&mut self) -> Result<(), ReadErrorKind> {
+    pub fn check_overlaps(&mut self) -> Result<()> {
         self.ranges.retain(|r| r.1 < r.2);
         self.ranges.sort();
         for pair in self.ranges.windows(2) {

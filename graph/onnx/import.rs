@@ -5,15 +5,13 @@ use std::sync::Arc;
 use prost::Message;
 use rustc_hash::FxHashMap;
 
+use super::error::{ReadErrorKind, Result};
 use super::external::External;
 use super::proto::{self, AttributeProto, GraphProto, NodeProto, TensorProto, type_proto};
-use super::read::ReadErrorKind;
 use super::tensor;
 use crate::graph::{Inputs, Notes, Opsets};
 use crate::types::{Dim, Shape, Type};
 use crate::{Attr, Attrs, DType, Function, Graph, Model, Op, Tensor, ValueId};
-
-type Result<T> = std::result::Result<T, ReadErrorKind>;
 
 pub(super) fn model(mut message: proto::ModelProto, external: &mut External) -> Result<Model> {
     let graph = message.graph.take().unwrap_or_default();

@@ -4,6 +4,7 @@
 //! (local functions, training information, device configurations, metadata, doc strings, quantization annotations) is
 //! carried along and written back; only doc strings of attributes and fields newer than [`proto`] are lost.
 
+mod error;
 mod export;
 mod external;
 mod import;
@@ -14,7 +15,8 @@ mod source;
 mod tensor;
 mod write;
 
+pub use error::{ReadError, ReadErrorKind};
 pub use import::{attribute_defaults, function};
-pub use read::{ReadError, ReadErrorKind, read, read_bytes, read_text};
+pub use read::{read, read_bytes, read_text};
 pub use source::SourceFile;
 pub use write::{Parts, WriteError, WriteOptions, Written, to_bytes, to_parts, to_proto, write};

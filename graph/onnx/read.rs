@@ -5,61 +5,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 
+use super::error::{ReadError, ReadErrorKind, Result};
 use super::external::External;
 use super::source::map;
 use super::{import, proto, scan};
 use crate::Model;
-use crate::limits;
 use crate::text;
-
-/// A model cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub struct ReadError {
-    /// The file, if the model came from one.
-    pub path: Option<PathBuf>,
-    #[source]
-    pub kind: ReadErrorKind,
-}
-
-impl std::fmt::Display for ReadError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(path) = &self.path {
-            write!(f, "{}: ", path.display())?;
-        }
-        self.kind.fmt(f)
-    }
-}
-
-/// What is wrong with the model, naming the tensor, node or value.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadErrorKind {
-    #[error("cannot be read: {0}")]
-    Io(#[from] std::io::Error),
-    #[error("the file is empty")]
-    Empty,
-    #[error("this is no ONNX model: {0}")]
-    NotOnnx(String),
-    #[error(transparent)]
-    Limit(#[from] limits::Crossed),
-    #[error("{0}")]
-    Text(#[from] text::ParseError),
-    #[error("tensor '{name}': {why}")]
-    Tensor { name: String, why: String },
-    #[error("tensor '{tensor}': external data '{location}': {why}")]
-    External {
-        tensor: String,
-        location: String,
-        why: String,
-    },
-    #[error("{reader} reads the value '{value}', which nothing defines")]
-    Undefined { reader: String, value: String },
-    #[error("the value '{value}' is defined twice, the second time by {definer}")]
-    Duplicate { value: String, definer: String },
-    #[error(transparent)]
-    Cycle(#[from] crate::graph::Cycle),
-    #[error("{node}: {why}")]
-    Node { node: String, why: String },
-}
 
 /// Reads an ONNX file, or ONNX text if the name ends in `.onnxtxt`. Weights stay in the mapped file.
 ///
@@ -113,22 +64,19 @@ pub fn read_text(source: &str) -> Result<Model, ReadError> {
     from_text(source, None).map_err(|kind| ReadError { path: None, kind })
 }
 
-fn from_text(source: &str, folder: Option<PathBuf>) -> Result<Model, ReadErrorKind> {
+fn from_text(source: &str, folder: Option<PathBuf>) -> Result<Model> {
     let message = text::parse_model(source)?;
     with_external(message, folder)
 }
 
-fn with_external(
-    message: proto::ModelProto,
-    folder: Option<PathBuf>,
-) -> Result<Model, ReadErrorKind> {
+fn with_external(message: proto::ModelProto, folder: Option<PathBuf>) -> Result<Model> {
     let mut external = External::new(folder);
     let mut model = import::model(message, &mut external)?;
     model.sources = external.sources;
     Ok(model)
 }
 
-fn decode(data: Bytes, folder: Option<PathBuf>) -> Result<Model, ReadErrorKind> {
+fn decode(data: Bytes, folder: Option<PathBuf>) -> Result<Model> {
     if data.is_empty() {
         return Err(ReadErrorKind::Empty);
     }

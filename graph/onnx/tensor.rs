@@ -3,17 +3,10 @@
 use bytes::Bytes;
 use half::f16;
 
+use super::error::{Result, bad};
 use super::proto::{StringStringEntryProto, TensorProto, tensor_proto};
-use super::read::ReadErrorKind;
 use crate::tensor::{Dims, TensorError};
 use crate::{DType, Element, Tensor};
-
-fn bad(name: &str, why: impl Into<String>) -> ReadErrorKind {
-    ReadErrorKind::Tensor {
-        name: name.to_string(),
-        why: why.into(),
-    }
-}
 
 /// Where a tensor's elements lie outside the file: location, offset and length in bytes.
 pub(super) struct ExternalRef<'a> {
@@ -22,10 +15,7 @@ pub(super) struct ExternalRef<'a> {
     pub length: Option<u64>,
 }
 
-fn external_ref<'a>(
-    name: &str,
-    entries: &'a [StringStringEntryProto],
-) -> Result<ExternalRef<'a>, ReadErrorKind> {
+fn external_ref<'a>(name: &str, entries: &'a [StringStringEntryProto]) -> Result<ExternalRef<'a>> {
     let get = |key: &str| {
         let entry = entries.iter().find(|e| e.key.as_deref() == Some(key));
         entry.and_then(|e| e.value.as_deref())
@@ -43,10 +33,9 @@ fn external_ref<'a>(
 }
 
 /// Fetches `length` external bytes for the tensor of this name.
-pub(super) type Fetch<'a> =
-    dyn FnMut(&str, ExternalRef<'_>, usize) -> Result<Bytes, ReadErrorKind> + 'a;
+pub(super) type Fetch<'a> = dyn FnMut(&str, ExternalRef<'_>, usize) -> Result<Bytes> + 'a;
 
-pub(super) fn import(proto: TensorProto, fetch: &mut Fetch<'_>) -> Result<Tensor, ReadErrorKind> {
+pub(super) fn import(proto: TensorProto, fetch: &mut Fetch<'_>) -> Result<Tensor> {
     let name = proto.name.as_deref().unwrap_or("");
     let number = proto.data_type.unwrap_or(0);
     let dtype = DType::from_onnx(number).ok_or_else(|| {

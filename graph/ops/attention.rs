@@ -12,7 +12,7 @@ view! {
 
 impl Attention<'_> {
     pub fn is_causal(&self) -> bool {
-        self.flag("is_causal", false)
+        self.flag("is_causal")
     }
 
     /// The factor on the scores; `None` for `1 / sqrt(head size)` (Attention-23).
@@ -22,7 +22,7 @@ impl Attention<'_> {
 
     /// Scores are capped at this by a hyperbolic tangent; 0 for no cap.
     pub fn softcap(&self) -> f32 {
-        self.float("softcap", 0.0)
+        self.float("softcap")
     }
 
     /// Required for 3-D queries.
@@ -88,12 +88,15 @@ impl<'g> MicrosoftAttention<'g> {
 
     /// Query i sees the keys 0 to i only.
     pub fn is_causal(&self) -> bool {
-        self.flag("unidirectional", false)
+        self.flag("unidirectional")
     }
 
     /// What a mask adds to the scores of keys that it hides.
     pub fn mask_filter_value(&self) -> f32 {
-        self.float("mask_filter_value", -10000.0)
+        self.node()
+            .attrs()
+            .float("mask_filter_value")
+            .unwrap_or(-10000.0)
     }
 
     /// The widths of queries, keys and values; `None` for thirds.
@@ -102,7 +105,7 @@ impl<'g> MicrosoftAttention<'g> {
     }
 
     pub fn rotates(&self) -> bool {
-        self.flag("do_rotary", false)
+        self.flag("do_rotary")
     }
 
     /// The vector that is added to the projections, joined.
@@ -138,7 +141,7 @@ view! {
 impl RotaryEmbedding<'_> {
     /// Whether pairs lie side by side rather than half a head apart (RotaryEmbedding-23).
     pub fn is_interleaved(&self) -> bool {
-        self.flag("interleaved", false)
+        self.flag("interleaved")
     }
 
     /// Required for 3-D inputs.
@@ -148,11 +151,44 @@ impl RotaryEmbedding<'_> {
 
     /// How many elements of a head are rotated; 0 for all.
     pub fn rotary_embedding_dim(&self) -> i64 {
-        self.int("rotary_embedding_dim", 0)
+        self.int("rotary_embedding_dim")
     }
 
     pub fn position_ids(&self) -> Option<ValueId> {
         self.input(3)
+    }
+}
+
+view! { in MICROSOFT,
+    /// com.microsoft:RotaryEmbedding over (x, positions, cos, sin): positions are [batch, length], or the first one alone.
+    MicrosoftRotaryEmbedding: "RotaryEmbedding" {
+        "interleaved": Int, "num_heads": Int, "rotary_embedding_dim": Int, "scale": Float, "is_packed_batching": Int,
+    }
+}
+
+impl MicrosoftRotaryEmbedding<'_> {
+    /// Whether pairs lie side by side rather than half a head apart.
+    pub fn is_interleaved(&self) -> bool {
+        self.flag("interleaved")
+    }
+
+    /// Told where only a part of each head is rotated.
+    pub fn num_heads(&self) -> Option<i64> {
+        self.node().attrs().int("num_heads").filter(|&n| n > 0)
+    }
+
+    /// How many elements of a head are rotated; 0 for all.
+    pub fn rotary_embedding_dim(&self) -> i64 {
+        self.int("rotary_embedding_dim")
+    }
+
+    /// Without a default in ONNX Runtime's schema; its kernels take 1.
+    pub fn scale(&self) -> f32 {
+        self.node().attrs().float("scale").unwrap_or(1.0)
+    }
+
+    pub fn is_packed_batching(&self) -> bool {
+        self.flag("is_packed_batching")
     }
 }
 
@@ -175,22 +211,22 @@ impl<'g> InternalAttention<'g> {
 
     /// The factor on the scores.
     pub fn scale(&self) -> f32 {
-        self.0.float("scale", 1.0)
+        self.0.float("scale")
     }
 
     /// Scores are capped at this by a hyperbolic tangent, before the bias is added; 0 for no cap.
     pub fn softcap(&self) -> f32 {
-        self.0.float("softcap", 0.0)
+        self.0.float("softcap")
     }
 
     /// Query i sees the keys 0 to i only.
     pub fn is_causal(&self) -> bool {
-        self.0.flag("is_causal", false)
+        self.0.flag("is_causal")
     }
 
     /// Rows whose keys are all hidden by an infinite bias give zeros; else they are NaN.
     pub fn is_guarded(&self) -> bool {
-        self.0.flag("guarded", false)
+        self.0.flag("guarded")
     }
 
     /// What becomes of a row whose keys are all hidden; `None` where none can be, where it is guarded, and where it is NaN
@@ -198,7 +234,7 @@ impl<'g> InternalAttention<'g> {
     pub fn keyless(&self) -> Option<Keyless> {
         Keyless::ALL
             .into_iter()
-            .find(|k| self.0.str("keyless", "") == k.name())
+            .find(|k| self.0.str("keyless") == k.name())
     }
 
     pub fn bias(&self) -> Option<ValueId> {

@@ -20,11 +20,11 @@ view! { in INTERNAL_DOMAIN,
 impl RmsNormalization<'_> {
     /// The first of the axes that are normalized; the last one unless told otherwise.
     pub fn axis(&self) -> i64 {
-        self.int("axis", -1)
+        self.int("axis")
     }
 
     pub fn epsilon(&self) -> f32 {
-        self.float("epsilon", 1e-5)
+        self.float("epsilon")
     }
 
     pub fn scale(&self) -> Option<ValueId> {
@@ -39,7 +39,7 @@ view! { in INTERNAL_DOMAIN,
 
 impl Swish<'_> {
     pub fn alpha(&self) -> f32 {
-        self.float("alpha", 1.0)
+        self.float("alpha")
     }
 }
 
@@ -52,12 +52,12 @@ view! { in INTERNAL_DOMAIN,
 impl RotaryEmbedding<'_> {
     /// Whether pairs lie side by side rather than half a head apart.
     pub fn is_interleaved(&self) -> bool {
-        self.flag("interleaved", false)
+        self.flag("interleaved")
     }
 
     /// How many elements of a head are rotated, from its start; 0 for all.
     pub fn rotary_embedding_dim(&self) -> i64 {
-        self.int("rotary_embedding_dim", 0)
+        self.int("rotary_embedding_dim")
     }
 }
 

@@ -137,6 +137,12 @@ pub fn kind(op: Op) -> Kind {
     kinds.get(op.name()).copied().unwrap_or(Kind::Unknown)
 }
 
+/// The names of the default domain that have a kind.
+#[cfg(test)]
+pub(super) fn known() -> impl Iterator<Item = &'static str> {
+    STANDARD.iter().flat_map(|(_, names)| names.iter().copied())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

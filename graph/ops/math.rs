@@ -9,19 +9,19 @@ view! {
 
 impl Gemm<'_> {
     pub fn alpha(&self) -> f32 {
-        self.float("alpha", 1.0)
+        self.float("alpha")
     }
 
     pub fn beta(&self) -> f32 {
-        self.float("beta", 1.0)
+        self.float("beta")
     }
 
     pub fn trans_a(&self) -> bool {
-        self.flag("transA", false)
+        self.flag("transA")
     }
 
     pub fn trans_b(&self) -> bool {
-        self.flag("transB", false)
+        self.flag("transB")
     }
 
     /// Optional from Gemm-11 on.
@@ -37,7 +37,7 @@ view! {
 impl Einsum<'_> {
     /// Required; without one it is no equation.
     pub fn equation(&self) -> &str {
-        self.str("equation", "")
+        self.str("equation")
     }
 }
 
@@ -48,7 +48,7 @@ view! {
 impl Gelu<'_> {
     /// Whether it is the `tanh` approximation (Gelu-20); by default it is exact.
     pub fn is_tanh(&self) -> bool {
-        self.str("approximate", "none") == "tanh"
+        self.str("approximate") == "tanh"
     }
 }
 
@@ -58,7 +58,7 @@ view! {
 
 impl LeakyRelu<'_> {
     pub fn alpha(&self) -> f32 {
-        self.float("alpha", 0.01)
+        self.float("alpha")
     }
 }
 
@@ -76,7 +76,7 @@ impl Cast<'_> {
 
     /// Whether values out of an 8-bit float's range are clamped (Cast-19).
     pub fn saturates(&self) -> bool {
-        self.flag("saturate", true)
+        self.flag("saturate")
     }
 }
 
@@ -124,7 +124,7 @@ impl Dropout<'_> {
                 self.input(2).is_none() || off(2) || ratio == Some(0.0)
             }
             7.. => true,
-            _ => self.flag("is_test", false),
+            _ => self.flag("is_test"),
         }
     }
 

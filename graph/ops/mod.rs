@@ -1,5 +1,5 @@
-//! Typed views over operators: the one place where attribute names, their defaults and the differences between operator
-//! set versions live.
+//! Operators: what ONNX says of them ([`schema`]), and typed views over nodes, the one place where attribute names and the
+//! differences between operator set versions live.
 //!
 //! A view is a node known to be a certain operator, with its attributes well-formed; the operator is one of the default
 //! domain, or in [`internal`] one that exists inside the compiler only:
@@ -19,7 +19,6 @@
 //! Facts are those of ONNX's `docs/Operators.md` and `docs/Changelog.md`, quoted as `Op-version`.
 
 mod attention;
-pub mod defaults;
 pub mod internal;
 pub mod kind;
 mod math;
@@ -28,11 +27,15 @@ mod norm;
 mod quant;
 mod reduce;
 mod resize;
+pub mod schema;
 mod shape;
 mod slice;
 pub mod traits;
 
-pub use attention::{Attention, InternalAttention, Keyless, MicrosoftAttention, RotaryEmbedding};
+pub use attention::{
+    Attention, InternalAttention, Keyless, MicrosoftAttention, MicrosoftRotaryEmbedding,
+    RotaryEmbedding,
+};
 pub use math::{Cast, Clip, Dropout, Einsum, Gelu, Gemm, LeakyRelu};
 pub use nn::{AutoPad, Conv, Pool};
 pub use norm::{
@@ -143,20 +146,36 @@ impl<'g> View<'g> {
         self.graph.opset()
     }
 
-    fn int(&self, name: &str, default: i64) -> i64 {
-        self.node.attrs().int(name).unwrap_or(default)
+    /// An integer attribute, or its default by the schema; 0 where there is none.
+    fn int(&self, name: &str) -> i64 {
+        match self.node.attrs().get(name).or_else(|| self.default(name)) {
+            Some(Attr::Int(v)) => *v,
+            _ => 0,
+        }
     }
 
-    fn flag(&self, name: &str, default: bool) -> bool {
-        self.int(name, i64::from(default)) != 0
+    fn flag(&self, name: &str) -> bool {
+        self.int(name) != 0
     }
 
-    fn float(&self, name: &str, default: f32) -> f32 {
-        self.node.attrs().float(name).unwrap_or(default)
+    /// A float attribute, or its default by the schema; 0 where there is none.
+    fn float(&self, name: &str) -> f32 {
+        match self.node.attrs().get(name).or_else(|| self.default(name)) {
+            Some(Attr::Float(v)) => *v,
+            _ => 0.0,
+        }
     }
 
-    fn str(&self, name: &str, default: &'static str) -> &'g str {
-        self.node.attrs().str(name).unwrap_or(default)
+    /// A text attribute, or its default by the schema; empty where there is none.
+    fn str(&self, name: &str) -> &'g str {
+        match self.node.attrs().get(name).or_else(|| self.default(name)) {
+            Some(Attr::Str(text)) => std::str::from_utf8(text).unwrap_or_default(),
+            _ => "",
+        }
+    }
+
+    fn default(&self, name: &str) -> Option<&'g Attr> {
+        schema::default_attr(self.node.op(), name, self.opset())
     }
 
     fn int_list(&self, name: &str) -> Option<&'g [i64]> {

@@ -35,11 +35,11 @@ view! {
 impl Conv<'_> {
     /// `None` for an unknown name.
     pub fn auto_pad(&self) -> Option<AutoPad> {
-        AutoPad::from_name(self.str("auto_pad", "NOTSET"))
+        AutoPad::from_name(self.str("auto_pad"))
     }
 
     pub fn group(&self) -> i64 {
-        self.int("group", 1)
+        self.int("group")
     }
 
     /// The number of spatial axes, from the kernel's shape or the ranks.
@@ -97,7 +97,7 @@ view! {
 impl<'g> Pool<'g> {
     /// `None` for an unknown name.
     pub fn auto_pad(&self) -> Option<AutoPad> {
-        AutoPad::from_name(self.str("auto_pad", "NOTSET"))
+        AutoPad::from_name(self.str("auto_pad"))
     }
 
     /// Required; `None` if it is missing.
@@ -107,11 +107,11 @@ impl<'g> Pool<'g> {
 
     /// From MaxPool-10 and AveragePool-10 on.
     pub fn ceil_mode(&self) -> bool {
-        self.flag("ceil_mode", false)
+        self.flag("ceil_mode")
     }
 
     pub fn counts_padding(&self) -> bool {
-        self.flag("count_include_pad", false)
+        self.flag("count_include_pad")
     }
 
     pub fn strides(&self) -> Option<Vec<i64>> {

@@ -11,8 +11,7 @@ view! {
 impl Softmax<'_> {
     /// The default is 1 in versions 1 and 11, -1 in Softmax-13.
     pub fn axis(&self) -> i64 {
-        let default = if self.opset() >= 13 { -1 } else { 1 };
-        self.int("axis", default)
+        self.int("axis")
     }
 
     /// Before Softmax-13 the input is coerced to two dimensions, and the function works over all axes from
@@ -34,16 +33,16 @@ view! {
 impl LayerNormalization<'_> {
     /// The first of the axes that are normalized (LayerNormalization-17).
     pub fn axis(&self) -> i64 {
-        self.int("axis", -1)
+        self.int("axis")
     }
 
     pub fn epsilon(&self) -> f32 {
-        self.float("epsilon", 1e-5)
+        self.float("epsilon")
     }
 
     /// The dtype number in which the mean and the variance are computed; FP32 by default.
     pub fn stash_type(&self) -> i64 {
-        self.int("stash_type", 1)
+        self.int("stash_type")
     }
 
     pub fn scale(&self) -> Option<ValueId> {
@@ -67,15 +66,15 @@ view! {
 impl RmsNormalization<'_> {
     /// The first of the axes that are normalized (RMSNormalization-23).
     pub fn axis(&self) -> i64 {
-        self.int("axis", -1)
+        self.int("axis")
     }
 
     pub fn epsilon(&self) -> f32 {
-        self.float("epsilon", 1e-5)
+        self.float("epsilon")
     }
 
     pub fn stash_type(&self) -> i64 {
-        self.int("stash_type", 1)
+        self.int("stash_type")
     }
 
     pub fn scale(&self) -> Option<ValueId> {
@@ -103,26 +102,26 @@ view! {
 
 impl BatchNormalization<'_> {
     pub fn epsilon(&self) -> f32 {
-        self.float("epsilon", 1e-5)
+        self.float("epsilon")
     }
 
     pub fn momentum(&self) -> f32 {
-        self.float("momentum", 0.9)
+        self.float("momentum")
     }
 
     /// Whether it uses the batch's own statistics: an attribute from BatchNormalization-14 on, shown by further outputs
     /// in 7 and 9, and the default before.
     pub fn is_training(&self) -> bool {
         match self.opset() {
-            14.. => self.flag("training_mode", false),
+            14.. => self.flag("training_mode"),
             7.. => self.node().outputs().iter().skip(1).any(Option::is_some),
-            _ => !self.flag("is_test", false),
+            _ => !self.flag("is_test"),
         }
     }
 
     /// Whether statistics are per channel; always from BatchNormalization-9 on.
     pub fn is_spatial(&self) -> bool {
-        self.opset() >= 9 || self.flag("spatial", true)
+        self.opset() >= 9 || self.flag("spatial")
     }
 }
 
@@ -132,7 +131,7 @@ view! {
 
 impl InstanceNormalization<'_> {
     pub fn epsilon(&self) -> f32 {
-        self.float("epsilon", 1e-5)
+        self.float("epsilon")
     }
 }
 
@@ -147,7 +146,7 @@ impl GroupNormalization<'_> {
     }
 
     pub fn epsilon(&self) -> f32 {
-        self.float("epsilon", 1e-5)
+        self.float("epsilon")
     }
 
     /// GroupNormalization-18 has one scale and bias for each group, GroupNormalization-21 one for each channel.
@@ -162,11 +161,11 @@ view! {
 
 impl LpNormalization<'_> {
     pub fn axis(&self) -> i64 {
-        self.int("axis", -1)
+        self.int("axis")
     }
 
     pub fn p(&self) -> i64 {
-        self.int("p", 2)
+        self.int("p")
     }
 }
 

@@ -12,16 +12,16 @@ view! {
 impl QuantizeLinear<'_> {
     /// The axis of a scale that is 1-D or blocked (QuantizeLinear-13); negative ones count from the back.
     pub fn axis(&self) -> i64 {
-        self.int("axis", 1)
+        self.int("axis")
     }
 
     /// Elements along the axis that share a scale (QuantizeLinear-21); 0 if the scale is not blocked.
     pub fn block_size(&self) -> i64 {
-        self.int("block_size", 0)
+        self.int("block_size")
     }
 
     pub fn saturates(&self) -> bool {
-        self.flag("saturate", true)
+        self.flag("saturate")
     }
 
     /// The dtype of the result: the zero point's if there is one, else `output_dtype` (QuantizeLinear-21), else uint8.
@@ -30,7 +30,7 @@ impl QuantizeLinear<'_> {
         if self.zero_point().is_some() {
             return self.dtype(2);
         }
-        match self.int("output_dtype", 0) {
+        match self.int("output_dtype") {
             0 => Some(DType::U8),
             number => DType::from_onnx(i32::try_from(number).ok()?),
         }
@@ -57,18 +57,18 @@ view! {
 impl DequantizeLinear<'_> {
     /// The axis of a scale that is 1-D or blocked (DequantizeLinear-13); negative ones count from the back.
     pub fn axis(&self) -> i64 {
-        self.int("axis", 1)
+        self.int("axis")
     }
 
     /// Elements along the axis that share a scale (DequantizeLinear-21); 0 if the scale is not blocked.
     pub fn block_size(&self) -> i64 {
-        self.int("block_size", 0)
+        self.int("block_size")
     }
 
     /// The dtype of the result: `output_dtype` (DequantizeLinear-23) or the scale's; FP32 before
     /// DequantizeLinear-19. `None` if it is the scale's and that is unknown.
     pub fn to(&self) -> Option<DType> {
-        match self.int("output_dtype", 0) {
+        match self.int("output_dtype") {
             0 if self.opset() < 19 => Some(DType::F32),
             0 => self.dtype(1),
             number => DType::from_onnx(i32::try_from(number).ok()?),

@@ -110,17 +110,15 @@ impl Reduce<'_> {
             None => Vec::new(),
             Some(_) => self.ints(1)?,
         };
-        Some(
-            match (axes.is_empty(), self.flag("noop_with_empty_axes", false)) {
-                (false, _) => Axes::These(axes),
-                (true, false) => Axes::All,
-                (true, true) => Axes::None,
-            },
-        )
+        Some(match (axes.is_empty(), self.flag("noop_with_empty_axes")) {
+            (false, _) => Axes::These(axes),
+            (true, false) => Axes::All,
+            (true, true) => Axes::None,
+        })
     }
 
     pub fn keepdims(&self) -> bool {
-        self.flag("keepdims", true)
+        self.flag("keepdims")
     }
 
     /// Whether it certainly reduces the last axis alone.
@@ -136,16 +134,16 @@ view! {
 
 impl ArgReduce<'_> {
     pub fn axis(&self) -> i64 {
-        self.int("axis", 0)
+        self.int("axis")
     }
 
     pub fn keepdims(&self) -> bool {
-        self.flag("keepdims", true)
+        self.flag("keepdims")
     }
 
     /// From ArgMax-12 on.
     pub fn selects_last_index(&self) -> bool {
-        self.flag("select_last_index", false)
+        self.flag("select_last_index")
     }
 }
 
@@ -155,7 +153,7 @@ view! {
 
 impl TopK<'_> {
     pub fn axis(&self) -> i64 {
-        self.int("axis", -1)
+        self.int("axis")
     }
 
     /// An attribute before TopK-10, then an input; `None` if that is not constant.
@@ -167,11 +165,11 @@ impl TopK<'_> {
     }
 
     pub fn is_largest(&self) -> bool {
-        self.flag("largest", true)
+        self.flag("largest")
     }
 
     pub fn is_sorted(&self) -> bool {
-        self.flag("sorted", true)
+        self.flag("sorted")
     }
 }
 

@@ -13,20 +13,20 @@ view! {
 
 impl<'g> Resize<'g> {
     pub fn mode(&self) -> &'g str {
-        self.str("mode", "nearest")
+        self.str("mode")
     }
 
     /// `half_pixel` by default from Resize-11 on; Resize-10 knows only what was later named `asymmetric`.
     pub fn coordinates(&self) -> &'g str {
         match self.opset() {
             ..11 => "asymmetric",
-            _ => self.str("coordinate_transformation_mode", "half_pixel"),
+            _ => self.str("coordinate_transformation_mode"),
         }
     }
 
     /// From Resize-11 on.
     pub fn nearest_mode(&self) -> &'g str {
-        self.str("nearest_mode", "round_prefer_floor")
+        self.str("nearest_mode")
     }
 
     /// The factors, if they are constant and used.

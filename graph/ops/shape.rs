@@ -47,7 +47,7 @@ view! {
 impl Reshape<'_> {
     /// Whether 0 means an empty dimension (Reshape-14) rather than the input's.
     pub fn allowzero(&self) -> bool {
-        self.flag("allowzero", false)
+        self.flag("allowzero")
     }
 
     /// The wanted shape: an attribute before Reshape-5, then an input; `None` if that is not constant.
@@ -116,7 +116,7 @@ view! {
 
 impl Gather<'_> {
     pub fn axis(&self) -> i64 {
-        self.int("axis", 0)
+        self.int("axis")
     }
 
     /// The one constant index, if it is a scalar: a `Gather` then takes one slice and drops the axis.
@@ -132,7 +132,7 @@ view! {
 impl EyeLike<'_> {
     /// The diagonal of ones: 0 is the main one, above it are positive ones.
     pub fn k(&self) -> i64 {
-        self.int("k", 0)
+        self.int("k")
     }
 }
 
@@ -143,7 +143,7 @@ view! {
 impl GatherND<'_> {
     /// How many leading axes data and indices share, from GatherND-12 on.
     pub fn batch_dims(&self) -> i64 {
-        self.int("batch_dims", 0)
+        self.int("batch_dims")
     }
 }
 
@@ -154,7 +154,7 @@ view! {
 impl Shape<'_> {
     /// The first axis, from Shape-15 on; out-of-range values are clamped.
     pub fn start(&self) -> i64 {
-        self.int("start", 0)
+        self.int("start")
     }
 
     /// One past the last axis, from Shape-15 on; `None` for all that follow.
@@ -185,7 +185,7 @@ view! {
 impl Flatten<'_> {
     /// The first axis of the second dimension; equal to the rank is allowed.
     pub fn axis(&self) -> i64 {
-        self.int("axis", 1)
+        self.int("axis")
     }
 }
 
@@ -228,7 +228,7 @@ view! {
 
 impl Trilu<'_> {
     pub fn is_upper(&self) -> bool {
-        self.flag("upper", true)
+        self.flag("upper")
     }
 
     /// The diagonal's offset, 0 by default; `None` if it is not constant.

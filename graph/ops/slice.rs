@@ -88,7 +88,7 @@ view! {
 
 impl Split<'_> {
     pub fn axis(&self) -> i64 {
-        self.int("axis", 0)
+        self.int("axis")
     }
 
     /// The sizes where they are written: an attribute before Split-13, then an input. `None` if they are left out (equal
@@ -115,7 +115,7 @@ view! {
 
 impl<'g> Pad<'g> {
     pub fn mode(&self) -> &'g str {
-        self.str("mode", "constant")
+        self.str("mode")
     }
 
     /// Sizes before, then behind each axis: an attribute before Pad-11, then an input. `None` if they are not constant.

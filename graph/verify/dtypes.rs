@@ -1,10 +1,10 @@
-//! Whether the dtypes around a node are what ONNX requires.
+//! Whether the dtypes around a node are what ONNX requires, by the operators' schemas.
 
-use super::table::At::{self, In, Ins, Out, Outs};
-use super::table::Rule::{self, Float, Is, Same};
-use super::table::{INTERNAL, TABLE};
+use std::fmt;
+
+use crate::ops::schema::{self, Port, Schema, Types};
 use crate::ops::{Cast, ConstantOfShape};
-use crate::{Attr, DType, Graph, INTERNAL_DOMAIN, Node, NodeId, ValueId};
+use crate::{Attr, DType, Graph, INTERNAL_DOMAIN, Node, NodeId, Op, ValueId};
 
 /// What is wrong with the dtypes around a node.
 pub(super) fn check(graph: &Graph, id: NodeId) -> Vec<String> {
@@ -12,18 +12,13 @@ pub(super) fn check(graph: &Graph, id: NodeId) -> Vec<String> {
         return Vec::new();
     };
     let mut wrong = Vec::new();
-    if node.op().domain() == INTERNAL_DOMAIN {
-        let rows = INTERNAL.iter().filter(|(op, _)| *op == node.op().name());
-        for rule in rows.flat_map(|(_, rules)| rules.iter()) {
-            apply(graph, node, rule, &mut wrong);
-        }
-    }
-    if !node.op().domain().is_empty() {
+    if !matches!(node.op().domain(), "" | INTERNAL_DOMAIN) {
         return wrong;
     }
-    let rows = TABLE.iter().filter(|(ops, _)| node.op().is_any(ops));
-    for rule in rows.flat_map(|(_, rules)| rules.iter()) {
-        apply(graph, node, rule, &mut wrong);
+    if let Some(schema) = schema::schema(node.op(), graph.opset()) {
+        let places = places(graph, node, schema);
+        check_alike(&places, &mut wrong);
+        check_allowed(node.op(), &places, &mut wrong);
     }
     if node.op().is("Cast") && graph.opset() >= 6 {
         cast(graph, id, &mut wrong);
@@ -57,54 +52,70 @@ fn dtype_of(graph: &Graph, v: ValueId) -> Option<DType> {
     (v.index() < graph.value_bound()).then(|| graph.value(v).ty().dtype())?
 }
 
-/// The dtypes known at a place, with what messages call it.
-fn places(graph: &Graph, node: &Node, at: At) -> Vec<(String, DType)> {
-    let one = |what: &str, k: usize, v: Option<ValueId>| {
-        Some((format!("{what} {k}"), dtype_of(graph, v?)?))
+/// A place at a node: what messages call it, what ONNX says of it, and its dtype where that is known.
+struct Place {
+    side: &'static str,
+    k: usize,
+    port: Port,
+    dtype: DType,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.side, self.k)
+    }
+}
+
+/// The places whose dtypes are known.
+fn places(graph: &Graph, node: &Node, schema: &Schema) -> Vec<Place> {
+    let place = |side, k, v: Option<ValueId>, port: Option<Port>| {
+        let dtype = dtype_of(graph, v?)?;
+        port.map(|port| Place {
+            side,
+            k,
+            port,
+            dtype,
+        })
     };
-    match at {
-        In(k) => one("operand", k, node.input(k)).into_iter().collect(),
-        Out(k) => one("result", k, node.output(k)).into_iter().collect(),
-        Ins => {
-            let all = node.inputs().iter().enumerate();
-            all.filter_map(|(k, v)| one("operand", k, *v)).collect()
+    let inputs = node.inputs().iter().enumerate();
+    let inputs = inputs.filter_map(|(k, v)| place("operand", k, *v, schema.input(k)));
+    let outputs = node.outputs().iter().enumerate();
+    let outputs = outputs.filter_map(|(k, v)| place("result", k, *v, schema.output(k)));
+    inputs.chain(outputs).collect()
+}
+
+/// Places of one type variable have one dtype.
+fn check_alike(places: &[Place], wrong: &mut Vec<String>) {
+    for (at, place) in places.iter().enumerate() {
+        let alike = |other: &&Place| other.port.is_like(&place.port);
+        if places[..at].iter().any(|earlier| alike(&earlier)) {
+            continue;
         }
-        Outs => {
-            let all = node.outputs().iter().enumerate();
-            all.filter_map(|(k, v)| one("result", k, *v)).collect()
+        let differs = |other: &&Place| alike(other) && other.dtype != place.dtype;
+        if let Some(other) = places[at + 1..].iter().find(differs) {
+            let (dtype, found) = (place.dtype, other.dtype);
+            wrong.push(format!("{place} is {dtype}, but {other} is {found}"));
         }
     }
 }
 
-fn apply(graph: &Graph, node: &Node, rule: &Rule, wrong: &mut Vec<String>) {
-    match rule {
-        Same(group) => {
-            let known = group.iter().flat_map(|at| places(graph, node, *at));
-            let known: Vec<_> = known.collect();
-            let Some((first, dtype)) = known.first() else {
-                return;
+/// What no version of the operator takes or gives. Which version takes what is left to the runtimes, which know more than
+/// the standard.
+fn check_allowed(op: Op, places: &[Place], wrong: &mut Vec<String>) {
+    for place in places {
+        let of = |s: &'static Schema| match place.side {
+            "operand" => s.input(place.k),
+            _ => s.output(place.k),
+        };
+        let all = schema::versions(op).iter().filter_map(of);
+        let allowed = all.fold(Types::default(), |types, port| types.union(port.types()));
+        if allowed.are_tensors() && !allowed.has(place.dtype) {
+            let names: Vec<_> = allowed.iter().map(DType::name).collect();
+            let must = match allowed.are_floats() {
+                true => "a float".into(),
+                false => names.join(" or "),
             };
-            if let Some((other, found)) = known.iter().find(|(_, d)| d != dtype) {
-                wrong.push(format!("{first} is {dtype}, but {other} is {found}"));
-            }
-        }
-        Is(at, allowed) => {
-            for (place, found) in places(graph, node, *at) {
-                if !allowed.contains(&found) {
-                    let names: Vec<_> = allowed.iter().map(|d| d.name()).collect();
-                    wrong.push(format!(
-                        "{place} is {found}, but must be {}",
-                        names.join(" or ")
-                    ));
-                }
-            }
-        }
-        Float(at) => {
-            for (place, found) in places(graph, node, *at) {
-                if !found.is_float() {
-                    wrong.push(format!("{place} is {found}, but must be a float"));
-                }
-            }
+            wrong.push(format!("{place} is {}, but must be {must}", place.dtype));
         }
     }
 }

@@ -31,12 +31,11 @@
 //!
 //! Types, where they are known:
 //! - a constant's type agrees with its tensor;
-//! - operands and results of a node have the dtypes that ONNX requires of them (`table` holds the rules); a `Cast` goes
-//!   to a dtype there is, and its result has it.
+//! - operands and results of a node have the dtypes that ONNX requires of them ([`crate::ops::schema`]); a `Cast`
+//!   goes to a dtype there is, and its result has it.
 
 mod dtypes;
 mod edges;
-mod table;
 
 use std::fmt;
 

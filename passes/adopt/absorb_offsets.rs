@@ -45,7 +45,7 @@ impl Rule for AbsorbOffsets {
             return Err(Miss::none());
         };
         let (a, offset) = offset(g, x).ok_or_else(Miss::none)?;
-        if !cx.target.quantizes_symmetrically() {
+        if cx.target.facts.zero_points {
             return Err(Miss::because("the target takes zero points"));
         }
         let gemm = ops::Gemm::of(g, root);

@@ -2,66 +2,42 @@
 
 use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
 
+use crate::core::local::Local;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
-use crate::core::rule::Rule;
 
 /// Attention-23, and com.microsoft:Attention and MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`).
-#[derive(Debug)]
-pub struct AdoptAttention;
-
-impl Rule for AdoptAttention {
-    fn name(&self) -> &'static str {
-        "adopt-attention"
-    }
-
-    fn about(&self) -> &'static str {
-        "attention operators that the model came with become the internal one, as if they had been fused"
-    }
-
-    fn details(&self) -> String {
-        "The standard Attention (opset 23) and Attention and MultiHeadAttention of com.microsoft become \
+pub static ADOPT_ATTENTION: Local = Local {
+    name: "adopt-attention",
+    about: "attention operators that the model came with become the internal one, as if they had been fused",
+    why: "The standard Attention (opset 23) and Attention and MultiHeadAttention of com.microsoft become \
          `internal::Attention(q, k, v, bias)` over [batch, heads, sequence, size]: packed projections become a product and \
          a Split, heads are split by Reshape and Transpose, masks become a bias. What keeps keys and values of earlier \
          steps, or gives more than its first result, is left alone. It is no part of `default`: such operators are fast as \
-         they are. `kiln attention` runs it to see their probabilities."
-            .into()
-    }
+         they are. `kiln attention` runs it to see their probabilities.",
+    exactness: Exactness::Rounding,
+    since: 13,
+    native: false,
+    at: rewrite,
+};
 
-    fn exactness(&self) -> Exactness {
-        Exactness::Rounding
-    }
-
-    fn since(&self) -> i64 {
-        13
-    }
-
-    fn roots(&self) -> &[&'static str] {
-        &[]
-    }
-
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        let node = g.node(root);
-        let later = node.outputs().iter().skip(1).flatten();
-        let read = later.into_iter().any(|&v| !g.value(v).is_unused());
-        let mut adopt = Adopt::new(g, root, cx);
-        let made = if let Some(attention) = ops::Attention::of(g, root) {
-            adopt.standard(&attention, read)?
-        } else if let Some(attention) = ops::MicrosoftAttention::of(g, root) {
-            adopt.microsoft(&attention, read)?
-        } else if node.op().name().ends_with("Attention") && node.op().domain() != INTERNAL_DOMAIN {
-            return Err(Miss::because(format!("{} is not one it knows", node.op())));
-        } else {
-            return Err(Miss::none());
-        };
-        let output = node.output(0).ok_or_else(Miss::none)?;
-        adopt.patch.replace(output, made);
-        Ok(adopt.patch)
-    }
+fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+    let node = g.node(root);
+    let later = node.outputs().iter().skip(1).flatten();
+    let read = later.into_iter().any(|&v| !g.value(v).is_unused());
+    let mut adopt = Adopt::new(g, root, cx);
+    let made = if let Some(attention) = ops::Attention::of(g, root) {
+        adopt.standard(&attention, read)?
+    } else if let Some(attention) = ops::MicrosoftAttention::of(g, root) {
+        adopt.microsoft(&attention, read)?
+    } else if node.op().name().ends_with("Attention") && node.op().domain() != INTERNAL_DOMAIN {
+        return Err(Miss::because(format!("{} is not one it knows", node.op())));
+    } else {
+        return Err(Miss::none());
+    };
+    let output = node.output(0).ok_or_else(Miss::none)?;
+    adopt.patch.replace(output, made);
+    Ok(adopt.patch)
 }
 
 fn refuse(stops: bool, why: &str) -> Result<(), Miss> {

@@ -80,7 +80,7 @@ fn cast(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         }
         _ => return Err(Miss::none()),
     }
-    if !cx.target.confines_bytes() {
+    if !cx.target.facts.confines_bytes {
         return Err(Miss::because("the target reads 8-bit constants anywhere"));
     }
     let float = match to {

@@ -1,64 +1,66 @@
 //! Attention operators that a model came with, for a target that does not take them as they are.
 
-use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
+use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, Node, NodeId, Op, Tensor, ValueId, ops};
 
-use super::adopt_attention::{Adopt, AdoptAttention};
+use super::adopt_attention::{ADOPT_ATTENTION, Adopt};
+use crate::core::local::Local;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
-use crate::core::rule::Rule;
 
 /// Attention-23 and 24 in full, and com.microsoft:Attention and MultiHeadAttention as far as `adopt-attention` goes.
-#[derive(Debug)]
-pub struct ExpandAttention;
-
-impl Rule for ExpandAttention {
-    fn name(&self) -> &'static str {
-        "expand-attention"
-    }
-
-    fn about(&self) -> &'static str {
-        "attention operators of the model become the internal one where the target does not take them as they are"
-    }
-
-    fn details(&self) -> String {
-        "The standard Attention becomes `internal::Attention(q, k, v, bias)` over [batch, heads, sequence, size], which \
+pub static EXPAND_ATTENTION: Local = Local {
+    name: "expand-attention",
+    about: "attention operators of the model become the internal one where the target does not take them as they are",
+    why: "The standard Attention becomes `internal::Attention(q, k, v, bias)` over [batch, heads, sequence, size], which \
          lowering writes in the target's words. Keys and values of earlier steps are joined in front and are results \
          where they are asked for; a mask, the lengths of the sequences and causality become one bias, with query i at \
          the position after the earlier steps, or at the end of its sequence where lengths are given; the cap comes \
          before the mask; scores that are results are products of their own (ONNX `Attention-24`, whose reference \
          implementation and ONNX Runtime 1.31 agree on this for 23, too). Operators of com.microsoft become it as \
-         `adopt-attention` says."
-            .into()
-    }
+         `adopt-attention` says.",
+    exactness: Exactness::Rounding,
+    since: 18,
+    native: false,
+    at: rewrite,
+};
 
-    fn exactness(&self) -> Exactness {
-        Exactness::Rounding
+fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+    let standard = ops::Attention::of(g, root);
+    if standard.is_none() && ops::MicrosoftAttention::of(g, root).is_none() {
+        return Err(Miss::none());
     }
-
-    fn since(&self) -> i64 {
-        18
+    if !cx.target.facts.rewrites_attention {
+        return Err(Miss::because("the target takes it"));
     }
-
-    fn roots(&self) -> &[&'static str] {
-        &[]
-    }
-
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        let standard = ops::Attention::of(g, root);
-        if standard.is_none() && ops::MicrosoftAttention::of(g, root).is_none() {
-            return Err(Miss::none());
+    match standard {
+        Some(attention) => {
+            is_known(attention.node())?;
+            Expansion::new(g, root, cx, attention)?.patch()
         }
-        if !cx.target.rewrites_attention() {
-            return Err(Miss::because("the target takes it"));
-        }
-        match standard {
-            Some(attention) => Expansion::new(g, root, cx, attention)?.patch(),
-            None => AdoptAttention.rewrite(g, root, cx),
-        }
+        None => (ADOPT_ATTENTION.at)(g, root, cx),
+    }
+}
+
+/// Attributes of Attention-24, and kiln's own mark for TensorRT.
+const ATTRIBUTES: &[&str] = &[
+    "is_causal",
+    "kv_num_heads",
+    "q_num_heads",
+    "qk_matmul_output_mode",
+    "scale",
+    "softcap",
+    "softmax_precision",
+    "TRT_decomposable",
+];
+
+/// What another attribute means would be lost.
+fn is_known(node: &Node) -> Result<(), Miss> {
+    let mut names = node.attrs().iter().map(|(name, _)| &**name);
+    match names.find(|name| !ATTRIBUTES.contains(name)) {
+        Some(name) => Err(Miss::because(format!(
+            "ONNX's Attention has no attribute {name}"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -46,7 +46,7 @@ impl Rule for ExpandQoperators {
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let op = g.node(root).op();
         let write = writer(op).ok_or_else(Miss::none)?;
-        if !cx.target.quantizes_symmetrically() {
+        if cx.target.facts.integer_operators {
             return Err(Miss::because("the target computes with integers"));
         }
         let mut expansion = Expansion {

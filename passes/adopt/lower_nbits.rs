@@ -44,7 +44,7 @@ impl Rule for LowerNbits {
         if node.op() != crate::core::target::microsoft("MatMulNBits") {
             return Err(Miss::none());
         }
-        if !cx.target.quantizes_symmetrically() {
+        if cx.target.facts.integer_operators {
             return Err(Miss::because("the target has MatMulNBits"));
         }
         let (Some(x), Some(output)) = (node.input(0), node.output(0)) else {

@@ -6,6 +6,7 @@ pub mod adopt_attention;
 pub mod dequantize_constants;
 pub mod expand_attention;
 pub mod expand_qoperators;
+pub mod expand_rotary;
 pub mod lower_nbits;
 mod moved;
 pub mod raise_opset;

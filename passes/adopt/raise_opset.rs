@@ -33,7 +33,7 @@ impl Pass for RaiseOpset {
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         let from = model.graph.opset();
-        let to = kernels::newest_run(model, from, cx.target.opset);
+        let to = kernels::newest_run(model, from, cx.target.facts.opset);
         if from >= to || !cx.admit(self.name(), || format!("operator set {from} to {to}")) {
             return Ok(0);
         }

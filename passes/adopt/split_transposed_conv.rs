@@ -41,7 +41,7 @@ impl Rule for SplitTransposedConv {
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        if cx.target.quantizes_transposed_conv() {
+        if cx.target.facts.quantizes_transposed_conv {
             return Err(Miss::because("the target has it in integers"));
         }
         if cx.options.dynamic {

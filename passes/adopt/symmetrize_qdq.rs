@@ -57,7 +57,7 @@ impl Rule for SymmetrizeQdq {
         if symmetric && !mover.is_some_and(|id| takes_constant(g, id)) {
             return Err(Miss::none());
         }
-        if !cx.target.quantizes_symmetrically() {
+        if cx.target.facts.zero_points {
             return Err(Miss::because("the target takes zero points and UINT8"));
         }
         if g.constant(q).is_some() {

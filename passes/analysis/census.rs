@@ -23,7 +23,13 @@ impl Count {
 
 /// One attention.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
 pub struct AttentionBlock {
+    /// The node's label.
+    #[cfg_attr(feature = "serde", serde(rename = "node"))]
     pub name: String,
     /// 0 where unknown, as for the other sizes.
     pub heads: usize,

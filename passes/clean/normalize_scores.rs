@@ -45,7 +45,7 @@ impl Rule for NormalizeScores {
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        if !cx.target.scales_before_biases() {
+        if !cx.target.facts.scales_before_biases {
             return Err(Miss::none());
         }
         let node = g.node(root);

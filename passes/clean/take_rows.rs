@@ -207,37 +207,6 @@ impl Moved {
     }
 }
 
-/// Operators that compute each element of the result from those at its place, after broadcasting.
-const ELEMENTWISE: &[&str] = &[
-    "Abs",
-    "Add",
-    "Cast",
-    "Clip",
-    "Div",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "Max",
-    "Min",
-    "Mish",
-    "Mul",
-    "Neg",
-    "Pow",
-    "Reciprocal",
-    "Relu",
-    "Sigmoid",
-    "Softplus",
-    "Sqrt",
-    "Sub",
-    "Tanh",
-    "Where",
-];
-
 fn is_internal(g: &Graph, node: NodeId, name: &str) -> bool {
     let op = g.node(node).op();
     op.domain() == INTERNAL_DOMAIN && op.name() == name
@@ -262,7 +231,7 @@ fn operands(g: &Graph, id: NodeId, y: ValueId, row: Row) -> Option<Vec<Option<us
     };
     let rank_of = |k: usize| g.value(node.input(k)?).ty().rank();
     let behind = |axis: i64| ops::resolve_axis(axis, rank).is_some_and(|a| a > row.axis);
-    if node.op().is_any(ELEMENTWISE) || is_internal(g, id, "Swish") {
+    if ops::traits::is_elementwise(node.op()) || node.op().is("Where") {
         let inputs = node.inputs().iter();
         let broadcast = inputs.map(|v| match v {
             Some(v) => broadcast(g, *v, shape, row.axis),

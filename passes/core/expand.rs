@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use super::fusion::Parsed;
 use super::pass::Miss;
 use super::patch::{Patch, Ref};
+use super::pattern;
 
 /// A call as far as it chooses its body: the attributes given, and the inputs' dtypes.
 #[derive(Debug)]
@@ -70,6 +71,7 @@ impl Expansion<'_, '_> {
             op,
             attrs,
             opset: self.opset,
+            narrow: dtypes.first().copied().flatten().flatten(),
         };
         let f = &function.body;
         let mut made: FxHashMap<ValueId, Made> = FxHashMap::default();
@@ -127,6 +129,8 @@ struct Scope<'a> {
     op: Op,
     attrs: &'a Attrs,
     opset: i64,
+    /// The type of the first input.
+    narrow: Option<DType>,
 }
 
 impl Scope<'_> {
@@ -154,9 +158,14 @@ impl Scope<'_> {
         let Attr::Ref { name, .. } = attr else {
             return Ok(attr.clone());
         };
+        if **name == *pattern::NARROW
+            && let Some(dtype) = self.narrow
+        {
+            return Ok(Attr::Int(i64::from(dtype.to_onnx())));
+        }
         let given = self.attrs.get(name).cloned();
         given
-            .or_else(|| ops::defaults::default_attr(self.op, name, self.opset))
+            .or_else(|| ops::schema::default_attr(self.op, name, self.opset).cloned())
             .ok_or_else(|| Miss::because(format!("it has no attribute '{name}'")))
     }
 }

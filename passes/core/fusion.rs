@@ -12,7 +12,8 @@ use super::rule::Rule;
 /// A fusion as data: what it makes is a call of the function that its bodies spell out.
 ///
 /// Each body is a function in ONNX text with the operator's own name, inputs and attributes; an attribute with a
-/// default in the signature is set to that value in the call. From the bodies come the matcher, the documentation and
+/// default in the signature is set to that value in the call. A body writes a product in one order of many
+/// ([`super::product`]), and a Cast back to the 16-bit type of the first input as `Cast <to: int = @T>`. From the bodies come the matcher, the documentation and
 /// the proof that call and body compute the same.
 pub struct Fusion {
     pub name: &'static str,
@@ -22,8 +23,13 @@ pub struct Fusion {
     pub bodies: &'static [&'static str],
     /// What a body cannot say: ranks, axes, sizes.
     pub guard: fn(&Graph, &Match) -> Result<(), Miss>,
+    /// The change, where it is not the call that a body's signature says.
+    pub build: Option<Build>,
     pub parsed: OnceLock<Vec<Parsed>>,
 }
+
+/// Makes the change of one match.
+pub type Build = fn(&Graph, &Match, &Context<'_>) -> Result<Patch, Miss>;
 
 impl std::fmt::Debug for Fusion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,6 +52,13 @@ impl Fusion {
             let parse = |body: &&str| parse(body).ok();
             self.bodies.iter().filter_map(parse).collect()
         })
+    }
+}
+
+impl Parsed {
+    /// Whether the graph's operator may be the body's last. A product by a number may be a quotient.
+    fn may_end_in(&self, op: Op) -> bool {
+        self.root == op || self.root.is("Mul") && op.is("Div")
     }
 }
 
@@ -96,22 +109,30 @@ impl Rule for Fusion {
         &[]
     }
 
-    fn rewrite(&self, g: &Graph, root: NodeId, _: &Context<'_>) -> Result<Patch, Miss> {
+    fn fusion(&self) -> Option<&Fusion> {
+        Some(self)
+    }
+
+    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let mut deepest = Miss::none();
         let op = g.node(root).op();
-        for body in self.functions().iter().filter(|b| b.root == op) {
-            let guarded = pattern::find(&body.function, g, root).and_then(|ways| {
+        for body in self.functions().iter().filter(|b| b.may_end_in(op)) {
+            let made = pattern::find(&body.function, g, root).and_then(|ways| {
                 let mut miss = Miss::none();
                 for way in ways {
-                    match (self.guard)(g, &way) {
-                        Ok(()) => return Ok(way),
+                    let made = (self.guard)(g, &way).and_then(|()| match self.build {
+                        Some(build) => build(g, &way, cx),
+                        None => Ok(call(body, &way)),
+                    });
+                    match made {
+                        Ok(patch) => return Ok(patch),
                         Err(m) => miss = m,
                     }
                 }
                 Err(miss)
             });
-            match guarded {
-                Ok(found) => return Ok(call(body, &found)),
+            match made {
+                Ok(patch) => return Ok(patch),
                 Err(miss) if miss.depth > deepest.depth => deepest = miss,
                 Err(_) => {}
             }
@@ -125,7 +146,9 @@ fn call(body: &Parsed, found: &Match) -> Patch {
     for (name, attr) in &body.fixed {
         attrs.set(name, attr.clone());
     }
-    for (name, attr) in found.attrs() {
+    // What else is bound speaks of the body alone.
+    let own = &body.function.attributes;
+    for (name, attr) in found.attrs().filter(|(n, _)| own.iter().any(|o| o == n)) {
         attrs.set(name, attr.clone());
     }
     let op = Op::new(&body.function.domain, &body.function.name);

@@ -1,11 +1,13 @@
 //! What a pass is, and what it is given.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, limits};
 use rustc_hash::FxBuildHasher;
 
+use super::fusion::Fusion;
 use crate::Target;
 use crate::precision::Plans;
 use crate::precision::calibrated::stats::Stats;
@@ -43,6 +45,11 @@ pub trait Pass: Sync {
     fn details(&self) -> String;
 
     fn exactness(&self) -> Exactness;
+
+    /// The pass as data, if it is a [`Fusion`].
+    fn fusion(&self) -> Option<&Fusion> {
+        None
+    }
 
     /// Changes the model and gives the number of applications.
     ///
@@ -230,14 +237,11 @@ pub struct Application {
 /// Something a user should know of what a pass did or left.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Remark {
-    /// A weight had finite values beyond the range of the new type.
-    Clamped {
-        tensor: String,
-        values: usize,
-        abs_max: f32,
-    },
+    Clamped(Clamped),
     /// A linear layer, or its weight, was quantized.
-    Quantized { layer: String },
+    Quantized {
+        layer: String,
+    },
     /// A quantization that the model came with was written as the target takes it; `how` says what became of it.
     /// `exact`: the same numbers, but for rounding of floats.
     Requantized {
@@ -247,41 +251,93 @@ pub enum Remark {
     },
     /// An activation got a range; there is one remark for each layer that reads it.
     Ranged(Activation),
-    /// How a weight became INT4 on calibration data; there is also [`Remark::Quantized`].
-    Rounded {
-        layer: String,
-        /// `nearest` or `compensated`.
-        method: &'static str,
-        /// Its input is divided by factors that the weight takes.
-        factors: bool,
-        /// Of the products on the calibration data, in relative L2.
-        error: f64,
-    },
+    /// There is also [`Remark::Quantized`].
+    Rounded(Rounded),
     /// The node computes in half precision.
-    Narrowed { node: String },
-    /// A node keeps its precision.
-    Kept { node: String, why: String },
+    Narrowed {
+        node: String,
+    },
+    Kept(Kept),
     /// A node was left unfolded because its result is too large.
-    OverBudget { node: String, bytes: usize },
+    OverBudget {
+        node: String,
+        bytes: usize,
+    },
     /// A pass that needs a runtime could not do its work.
-    Skipped { why: String },
+    Skipped {
+        why: String,
+    },
+}
+
+/// A table, such as a mask, with values beyond the range of FP16 or BF16 that stand for infinity, and were replaced.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
+pub struct Clamped {
+    pub tensor: String,
+    pub values: usize,
+    pub abs_max: f32,
+}
+
+/// A weight that was rounded to INT4 on calibration data.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
+pub struct Rounded {
+    pub layer: String,
+    /// `nearest`, or `compensated` where errors make up for each other.
+    pub method: Cow<'static, str>,
+    /// Its input is divided by factors that the weight takes.
+    pub factors: bool,
+    /// Of the products on the calibration data, in relative L2.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "or_infinite"))]
+    #[cfg_attr(feature = "serde", schemars(with = "Option<f64>"))]
+    pub error: f64,
+}
+
+/// A node that keeps its precision.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
+pub struct Kept {
+    pub node: String,
+    pub why: String,
 }
 
 /// How an activation is quantized.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
+)]
 pub struct Activation {
     pub value: String,
     pub lo: f32,
     pub hi: f32,
     /// What chose the range: `min-max`, `percentile`, `entropy` or `mse`; `each run` where calibration found it, and each run
     /// has its own.
-    pub method: &'static str,
-    /// Channels that are multiplied apart.
+    pub method: Cow<'static, str>,
+    /// Channels that are multiplied apart, in floats.
     pub outliers: usize,
     /// What divides it by the factors of SmoothQuant: `norm` or `mul`.
-    pub smoothing: Option<&'static str>,
+    pub smoothing: Option<Cow<'static, str>>,
     /// The expected power of the error in the products, over the power of what channels other than outliers add to them.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "or_infinite"))]
+    #[cfg_attr(feature = "serde", schemars(with = "Option<f64>"))]
     pub noise: f64,
+}
+
+/// JSON has no infinity, and `null` stands for it.
+#[cfg(feature = "serde")]
+fn or_infinite<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    use serde::Deserialize;
+    Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
 }
 
 /// What a pass is given besides the model.
@@ -379,7 +435,7 @@ impl<'a> Context<'a> {
     /// Remarks that a node keeps its precision.
     pub(crate) fn kept(&mut self, g: &Graph, id: NodeId, why: String) {
         let node = g.label(id);
-        self.remarks.push(Remark::Kept { node, why });
+        self.remarks.push(Remark::Kept(Kept { node, why }));
     }
 
     pub(crate) fn record(&mut self, pass: &'static str, g: &Graph, root: NodeId, miss: Miss) {

@@ -1,13 +1,15 @@
 //! Matching a function's body against a graph, backwards from the output.
 //!
 //! The body is a [`Function`]: its inputs are wildcards, its constants must be equal in value, an attribute reference
-//! binds. All ways to match are found, not the first: a commutative node over two wildcards would otherwise commit to
+//! binds. A product is matched in its normal form: its factors stand in any order and nesting, and its numbers are multiplied. A
+//! Cast to `@T` gives the 16-bit type of the first input. All ways to match are found, not the first: a commutative node over two wildcards would otherwise commit to
 //! an order that a later node contradicts.
 
 use kiln_graph::{Attr, DType, Def, Function, Graph, NodeId, Tensor, ValueId, ops};
 use smallvec::SmallVec;
 
 use super::pass::Miss;
+use super::product::{self, Wanted};
 
 /// One way in which a body matches.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +18,8 @@ pub struct Match {
     values: SmallVec<[(ValueId, ValueId); 12]>,
     nodes: SmallVec<[NodeId; 12]>,
     attrs: SmallVec<[(String, Attr); 2]>,
+    /// The body's names for values of the graph.
+    names: Vec<(String, ValueId)>,
     /// The function's inputs in order; `None` if the body does not use one.
     pub inputs: Vec<Option<ValueId>>,
     /// The matched root's output.
@@ -30,6 +34,16 @@ impl Match {
     pub fn input(&self, k: usize) -> Result<ValueId, Miss> {
         let bound = self.inputs.get(k).copied().flatten();
         bound.ok_or_else(|| Miss::because(format!("input {k} of the body is not bound")))
+    }
+
+    /// The graph's value that stands for the value of this name in the body. Products have none for what they multiply on the way.
+    ///
+    /// # Errors
+    /// A miss if the body has no such value.
+    pub fn named(&self, name: &str) -> Result<ValueId, Miss> {
+        let found = self.names.iter().find(|(n, _)| n == name);
+        let missing = || Miss::because(format!("the body binds no value '{name}'"));
+        found.map(|(_, v)| *v).ok_or_else(missing)
     }
 
     /// An attribute bound by a reference in the body.
@@ -53,6 +67,9 @@ impl Match {
             .map(|(_, v)| *v)
     }
 }
+
+/// What a body calls the type of its first input.
+pub const NARROW: &str = "T";
 
 /// Partial matches kept side by side; a body that has more ambiguities than this is badly written.
 const MAX_WAYS: usize = 64;
@@ -88,8 +105,14 @@ pub fn find(function: &Function, graph: &Graph, root: NodeId) -> Result<Vec<Matc
     for m in &mut ways {
         m.inputs = pattern.inputs().iter().map(|&p| m.bound(p)).collect();
         m.output = Some(target);
+        let named = |&(p, v): &(ValueId, ValueId)| (pattern.value(p).name().to_string(), v);
+        m.names = m.values.iter().map(named).collect();
     }
-    Ok(ways)
+    ways.retain(|m| matcher.narrows(m));
+    match ways.is_empty() {
+        true => Err(matcher.deepest),
+        false => Ok(ways),
+    }
 }
 
 impl Matcher<'_> {
@@ -98,6 +121,20 @@ impl Matcher<'_> {
             self.deepest = Miss::at(at, m.nodes.len(), why());
         }
         Vec::new()
+    }
+
+    /// Whether what is bound as [`NARROW`] is the 16-bit type of the first input.
+    fn narrows(&mut self, m: &Match) -> bool {
+        let (Some(Attr::Int(to)), Some(Some(x))) = (m.attr(NARROW), m.inputs.first()) else {
+            return true;
+        };
+        let to = i32::try_from(*to).ok().and_then(DType::from_onnx);
+        let narrow = to.filter(|t| matches!(t, DType::F16 | DType::BF16));
+        let fits = narrow.is_some() && self.graph.value(*x).ty().dtype() == narrow;
+        if !fits {
+            self.miss(m, *x, || "its dtype is not that of the result".into());
+        }
+        fits
     }
 
     /// Interior values may not be read from outside: the fusion would leave them to be computed twice.
@@ -158,6 +195,9 @@ impl Matcher<'_> {
         if pattern.op().is("Constant") {
             return self.parameter(m, pnode, v, p);
         }
+        if let Some(wanted) = Wanted::of(self.pattern, pnode) {
+            return self.product(m, &wanted, v, p);
+        }
         let Def::Node(node, at) = *self.graph.value(v).def() else {
             return self.miss(&m, v, || {
                 format!("expected {}, found no node", pattern.op())
@@ -185,6 +225,54 @@ impl Matcher<'_> {
             ways.extend(self.operands(m, v, want, &[have[1], have[0]]));
         }
         ways.truncate(MAX_WAYS);
+        ways
+    }
+
+    /// The factors of a product in every order, and its numbers as one.
+    fn product(&mut self, m: Match, wanted: &Wanted, v: ValueId, p: ValueId) -> Vec<Match> {
+        let readings = product::readings(self.graph, v, wanted.factors.len());
+        if readings.is_empty() {
+            let found = self.graph.producer(v).map(|n| self.graph.node(n).op());
+            return self.miss(&m, v, || match found {
+                Some(op) => format!("expected Mul, found {op}"),
+                None => "expected Mul, found no node".into(),
+            });
+        }
+        let mut ways = Vec::new();
+        for reading in readings {
+            let mut m = m.clone();
+            m.values.push((p, v));
+            m.nodes.extend(reading.nodes.iter().copied());
+            let (want, have) = (wanted.number, reading.number);
+            if (want - have).abs() > reading.off * want.abs() {
+                self.miss(&m, v, || {
+                    format!("its factor is {}, not {}", have as f32, want as f32)
+                });
+                continue;
+            }
+            ways.extend(self.factors(m, &wanted.factors, &reading.factors));
+            ways.truncate(MAX_WAYS);
+        }
+        ways
+    }
+
+    /// Each of the wanted values for one of those that there are.
+    fn factors(&mut self, m: Match, want: &[ValueId], have: &[ValueId]) -> Vec<Match> {
+        let Some((&p, rest)) = want.split_first() else {
+            return vec![m];
+        };
+        let mut ways = Vec::new();
+        for (k, &v) in have.iter().enumerate() {
+            if have[..k].contains(&v) {
+                continue;
+            }
+            let mut left: SmallVec<[ValueId; 4]> = have.into();
+            left.remove(k);
+            for m in self.value(m.clone(), p, v) {
+                ways.extend(self.factors(m, rest, &left));
+                ways.truncate(MAX_WAYS);
+            }
+        }
         ways
     }
 
@@ -265,18 +353,22 @@ impl Matcher<'_> {
     fn attributes(&self, m: &mut Match, pnode: NodeId, node: NodeId) -> Result<(), String> {
         let (want, have) = (self.pattern.node(pnode), self.graph.node(node));
         for (name, attr) in want.attrs().iter() {
-            let default = ops::defaults::default_attr(have.op(), name, self.graph.opset());
-            let actual = have.attrs().get(name).or(default.as_ref());
+            let default = ops::schema::default_attr(have.op(), name, self.graph.opset());
+            let actual = have.attrs().get(name).or(default);
             match (attr, actual) {
-                (Attr::Ref { name, .. }, Some(actual)) => {
-                    m.attrs.push((name.to_string(), actual.clone()));
-                }
+                (Attr::Ref { name, .. }, Some(actual)) => match m.attr(name) {
+                    Some(bound) if !bound.same(actual) => {
+                        return Err(format!("{}'s attribute '{name}' differs", have.op()));
+                    }
+                    Some(_) => {}
+                    None => m.attrs.push((name.to_string(), actual.clone())),
+                },
                 (_, Some(actual)) if attr.same(actual) => {}
                 _ => return Err(format!("{}'s attribute '{name}' differs", have.op())),
             }
         }
         for (name, attr) in have.attrs().iter() {
-            let default = ops::defaults::default_attr(have.op(), name, self.graph.opset());
+            let default = ops::schema::default_attr(have.op(), name, self.graph.opset());
             if want.attrs().get(name).is_none() && !default.is_some_and(|d| d.same(attr)) {
                 return Err(format!("{} has the attribute '{name}'", have.op()));
             }
@@ -294,11 +386,7 @@ fn same_numbers(want: &Tensor, have: &Tensor) -> bool {
     if want.len() != have.len() || have.len() > 64 {
         return false;
     }
-    let close = match have.dtype() {
-        DType::F16 => 1e-3,
-        DType::BF16 => 8e-3,
-        _ => 1e-6,
-    };
+    let close = product::precision(Some(have.dtype()));
     match (numbers(want), numbers(have)) {
         (Some(a), Some(b)) => a
             .iter()

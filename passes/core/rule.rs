@@ -2,6 +2,7 @@
 
 use kiln_graph::{Graph, Model, NodeId};
 
+use super::fusion::Fusion;
 use super::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
 use super::patch::Patch;
 use super::target::Target;
@@ -24,6 +25,11 @@ pub trait Rule: Sync {
     /// Domains beside the default one whose operators the rule makes for a target, with their versions.
     fn imports(&self, _: &Target) -> &'static [(&'static str, i64)] {
         &[]
+    }
+
+    /// The rule as data, if it is a [`Fusion`].
+    fn fusion(&self) -> Option<&Fusion> {
+        None
     }
 
     /// Whether [`Context::facts`] must be there.
@@ -56,6 +62,10 @@ impl<R: Rule> Pass for R {
 
     fn exactness(&self) -> Exactness {
         Rule::exactness(self)
+    }
+
+    fn fusion(&self) -> Option<&Fusion> {
+        Rule::fusion(self)
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {

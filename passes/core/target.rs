@@ -1,200 +1,185 @@
-//! Targets as values: what a pass may ask instead of knowing a name.
+//! Targets as data: what a pass may ask instead of knowing a name.
 
-use kiln_graph::{DType, Op};
+use kiln_graph::{DType, Graph, Op, ValueId};
+
+use crate::precision::numbers::format::Format;
+use crate::targets;
 
 /// The domain of ONNX Runtime's own operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
 
-pub(crate) fn microsoft(name: &str) -> Op {
-    Op::new(MICROSOFT, name)
-}
-
-/// The operators a target's front end takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// Plain ONNX, for any runtime.
-    Standard,
-    /// What TensorRT's parser imports: standard ONNX only, strongly typed.
-    TensorRt,
-    /// ONNX Runtime, with its `com.microsoft` operators.
-    OnnxRuntime,
-}
-
-/// How attention is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionForm {
-    /// com.microsoft:MultiHeadAttention.
-    MultiHead,
-    /// MatMul, Softmax, MatMul.
-    Products,
-}
-
 /// What the compiler writes for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// The name the user gave: `cpu`, `sm_89`, …
     pub name: String,
-    pub dialect: Dialect,
-    /// The default-domain operator set that the model is raised to, if it is older.
-    pub opset: i64,
     /// Whether it multiplies matrices in FP32, and in integers with a result in FP32. Turing's TensorRT does neither.
     pub fp32_products: bool,
+    pub facts: &'static Facts,
 }
 
 impl Target {
     /// ONNX Runtime's CPU provider.
     pub fn cpu() -> Target {
-        Target {
-            name: "cpu".into(),
-            dialect: Dialect::OnnxRuntime,
-            opset: 20,
-            fp32_products: true,
-        }
+        Target::of("cpu", &targets::cpu::FACTS)
+    }
+
+    /// ONNX Runtime's CUDA provider.
+    pub fn cuda() -> Target {
+        Target::of("cuda", &targets::cuda::FACTS)
     }
 
     /// TensorRT on the GPU of this name.
     pub fn tensorrt(name: &str) -> Target {
-        Target {
-            name: name.into(),
-            dialect: Dialect::TensorRt,
-            opset: 23,
-            fp32_products: true,
-        }
+        Target::of(name, &targets::tensorrt::FACTS)
     }
 
     /// Any ONNX runtime.
     pub fn standard() -> Target {
+        Target::of("standard", &targets::standard::FACTS)
+    }
+
+    fn of(name: &str, facts: &'static Facts) -> Target {
         Target {
-            name: "standard".into(),
-            dialect: Dialect::Standard,
-            opset: 20,
+            name: name.into(),
             fp32_products: true,
+            facts,
         }
     }
+}
 
-    /// Whether the runtime joins a residual sum and a norm by itself into a kernel that is slower than the two.
-    pub fn skip_norm_is_slow(&self) -> bool {
-        self.dialect == Dialect::OnnxRuntime
+/// What a runtime takes, and what goes fast on it: one table for each dialect, in `targets/`.
+#[derive(Debug)]
+pub struct Facts {
+    /// Of the operators that it takes: `standard`, `tensorrt`, `cpu`, `cuda`.
+    pub dialect: &'static str,
+    /// What users call it.
+    pub runtime: &'static str,
+    /// The default-domain operator set that the model is raised to, if it is older.
+    pub opset: i64,
+    /// Operator sets beside the default one that its operators are of.
+    pub imports: &'static [(&'static str, i64)],
+
+    // What stands for internal operators. `None`: the operator is spelled out.
+    /// x · σ(alpha · x) with the attribute `alpha`.
+    pub swish: Option<Native>,
+    /// x and scale, with `axis` and `epsilon`.
+    pub rms_norm: Option<Native>,
+    pub rotary: Option<(Native, RotaryTables)>,
+    /// GroupNormalization with a scale for each channel.
+    pub group_norm: Option<Native>,
+    /// com.microsoft:MatMulNBits, for products with weights in INT4.
+    pub nbits_product: Option<Native>,
+    /// Forms of attention by the type of its operands; what is not here goes fastest as [`AttentionForm::Products`].
+    pub attention: &'static [(DType, AttentionForm)],
+
+    // Attention.
+    /// The two products of attention become one kernel with all that is computed on the scores between them, so that
+    /// conditions on scores cost nothing, and conditions on queries or results cost kernels of their own. It takes as many heads of
+    /// keys as of queries.
+    pub joins_attention: bool,
+    /// Attention operators that a model came with are written anew.
+    pub rewrites_attention: bool,
+    /// Attention is an operator that scales scores before it adds biases.
+    pub scales_before_biases: bool,
+    /// Queries, keys and values are written once more because of a bias between their projection and the telling apart of heads.
+    pub biases_keep_projections_apart: bool,
+
+    // Norms.
+    /// Statistics of norms are computed in the operands' type, so that operands of 16 bits are widened.
+    pub narrow_statistics: bool,
+    /// It joins a residual sum and a norm by itself into a kernel that is slower than the two.
+    pub skip_norm_is_slow: bool,
+
+    // Products.
+    /// One product with packed weights and a Split beats the products it replaces.
+    pub packs_projections: bool,
+    /// It makes one product of those of one input by itself, so that an activation behind one of them is a kernel of its own.
+    pub packs_products: bool,
+    /// A product with an odd number of columns gets one more, which is cut off again in what it is cast to.
+    pub pads_odd_products: bool,
+    /// What computes each element by itself is part of the kernel in front of it, and costs nothing.
+    pub joins_elementwise: bool,
+
+    // Quantization.
+    /// What activations of static INT8 become.
+    pub int8: Format,
+    /// INT8 by the range of each run.
+    pub dynamic_int8: bool,
+    /// Integers may stand for floats around another number than zero.
+    pub zero_points: bool,
+    /// It takes operators that compute on integers, and weights that they packed, as a model came with them.
+    pub integer_operators: bool,
+    /// Products of quantized numbers have one scale for the whole weight, and factors of the columns behind.
+    pub scales_columns_behind: bool,
+    /// INT8 constants stand in front of DequantizeLinear only.
+    pub confines_bytes: bool,
+    /// It has kernels for transposed convolutions of integers.
+    pub quantizes_transposed_conv: bool,
+    /// A convolution is one of integers only if its result is quantized too.
+    pub quantizes_results_of_conv: bool,
+    /// Blocks of INT4 divide a weight's rows, and its columns come in pairs.
+    pub wants_whole_blocks: bool,
+    /// Products with one weight in INT4 that do not depend on each other must read constants of their own.
+    pub confuses_shared_weights: bool,
+    /// A product that reads the heads of attention where they lie has its INT4 weight written in floats by a kernel of its own.
+    pub dequantizes_apart: bool,
+
+    // Shapes.
+    /// Results of an If whose branches differ in a size are vectors.
+    pub flattens_branches: bool,
+    /// EyeLike has known sizes.
+    pub needs_sizes_of_eye_like: bool,
+    /// One number added behind a convolution along one axis is written once for each channel.
+    pub spreads_offsets: bool,
+}
+
+/// An operator of the target that computes what an internal one does.
+#[derive(Debug)]
+pub struct Native {
+    pub domain: &'static str,
+    pub name: &'static str,
+    /// The operator set of the model from which it may be used.
+    pub since: i64,
+    /// What it has kernels for; empty where it takes every type that the operator may have.
+    pub dtypes: &'static [DType],
+}
+
+impl Native {
+    /// The operator, if it may stand in the graph and has a kernel for the value's type.
+    pub(crate) fn over(&self, g: &Graph, v: ValueId) -> Option<Op> {
+        let dtype = g.value(v).ty().dtype();
+        let typed = self.dtypes.is_empty() || dtype.is_some_and(|d| self.dtypes.contains(&d));
+        (typed && g.opset() >= self.since).then(|| Op::new(self.domain, self.name))
     }
+}
 
-    /// Whether one product with packed weights and a Split beats the products it replaces.
-    pub fn packs_projections(&self) -> bool {
-        self.dialect != Dialect::OnnxRuntime
-    }
+/// How a rotary embedding reads its tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotaryTables {
+    /// Rows `[length, rotated / 2]` by position, shared by all sequences.
+    ByPosition,
+    /// Tables `[batch, length, rotated / 2]`.
+    OfEachSequence,
+}
 
-    /// Whether queries, keys and values are written once more because of a bias between their projection and the telling
-    /// apart of heads. TensorRT for RTX 1.7.1 reads heads out of a product's result as it is (measured, docs/decisions.md);
-    /// ONNX Runtime's operators take the biases with them.
-    pub fn biases_keep_projections_apart(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
+/// How attention is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionForm {
+    /// com.microsoft:MultiHeadAttention. `projects`: Attention of the same domain where it can project its one input itself.
+    MultiHead { projects: bool },
+    /// MatMul, Softmax, MatMul.
+    Products,
+}
 
-    /// Whether integers stand for floats around zero only, between QuantizeLinear and DequantizeLinear: TensorRT has no
-    /// zero points, no UINT8 and no arithmetic on integers (its `docs/operators.md`).
-    pub fn quantizes_symmetrically(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether products of quantized numbers have one scale for the whole weight, and factors of the columns behind. With a scale
-    /// for each column TensorRT's builder multiplies what a Split takes apart in floats, and hands on the bare sums of integers,
-    /// which FP16 cannot hold (measured with TensorRT for RTX 1.7.1: kernels and constants of the plan).
-    pub fn scales_columns_behind(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether what computes each element by itself is part of the kernel in front of it, and costs nothing.
-    pub fn joins_elementwise(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether INT8 constants stand in front of DequantizeLinear only: TensorRT for RTX 1.7.1 says so where another node reads
-    /// one.
-    pub fn confines_bytes(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether it has kernels for transposed convolutions of integers. ONNX Runtime has none.
-    pub fn quantizes_transposed_conv(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether a convolution is one of integers only if its result is quantized too (ONNX Runtime's QLinearConv).
-    pub fn quantizes_results_of_conv(&self) -> bool {
-        self.dialect != Dialect::TensorRt
-    }
-
-    /// Whether attention operators that a model came with are written anew: TensorRT's has one result, no keys of earlier
-    /// steps, no lengths, no cap and no mask beside causality, and is none in bodies; those of com.microsoft it misreads.
-    pub fn rewrites_attention(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether results of an If whose branches differ in a size are vectors: TensorRT's builder stops at other ones beside
-    /// another dynamic size.
-    pub fn flattens_branches(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether attention is an operator that scales scores before it adds biases. TensorRT finds either spelling by itself, and
-    /// scaling biases apart costs a kernel a layer (XLNet with TensorRT for RTX 1.7.1: 32 kernels instead of 30).
-    pub fn scales_before_biases(&self) -> bool {
-        self.dialect == Dialect::OnnxRuntime
-    }
-
-    /// Whether EyeLike has known sizes: TensorRT's parser refuses others.
-    pub fn needs_sizes_of_eye_like(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether one number added behind a convolution along one axis is written once for each channel: TensorRT's builder
-    /// makes it the bias and stops at one of one element (measured with TensorRT for RTX 1.7.1).
-    pub fn spreads_offsets(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether products with one weight in INT4 that do not depend on each other must read constants of their own: TensorRT's
-    /// builder crashes (measured with TensorRT for RTX 1.7.1).
-    pub fn confuses_shared_weights(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether blocks of INT4 divide a weight's rows and its columns come in pairs. TensorRT for RTX 1.7 stores an odd
-    /// number of columns as floats (measured: size of engines). It builds a shorter last block too, but what that
-    /// computes has not been run.
-    pub fn wants_whole_blocks(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether products of one input become one, so that an activation behind one of them is a kernel of its own (measured by
-    /// TensorRT's list of kernels).
-    pub fn packs_products(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether a product that reads the heads of attention where they lie has its INT4 weight written in floats by a kernel of
-    /// its own (measured in the same way).
-    pub fn dequantizes_apart(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
-    /// Whether a product with an odd number of columns gets one more, which is cut off again in what it is cast to (measured in
-    /// the same way).
-    pub fn pads_odd_products(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
-
+impl Facts {
     /// The form in which attention over this dtype goes fastest.
-    pub fn attention(&self, dtype: DType) -> AttentionForm {
-        match self.dialect {
-            Dialect::OnnxRuntime if dtype == DType::F32 => AttentionForm::MultiHead,
-            _ => AttentionForm::Products,
-        }
+    pub fn attention_over(&self, dtype: DType) -> AttentionForm {
+        let found = self.attention.iter().find(|(d, _)| *d == dtype);
+        found.map_or(AttentionForm::Products, |(_, form)| *form)
     }
+}
 
-    /// Whether the two products of attention become one kernel with all that is computed on the scores between them, so that
-    /// conditions on scores cost nothing, and conditions on queries or results cost kernels of their own (measured with
-    /// TensorRT for RTX 1.7.1). It takes as many heads of keys as of queries.
-    pub fn joins_attention(&self) -> bool {
-        self.dialect == Dialect::TensorRt
-    }
+pub(crate) fn microsoft(name: &str) -> Op {
+    Op::new(MICROSOFT, name)
 }

@@ -2,91 +2,52 @@
 
 use std::sync::OnceLock;
 
-use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId};
+use kiln_graph::{Attrs, Dim, Graph, Tensor, ValueId};
 
-use crate::core::fusion::{self, Parsed};
-use crate::core::pass::{Context, Exactness, Miss};
+use crate::core::fusion::Fusion;
+use crate::core::pass::{Context, Miss};
 use crate::core::patch::Patch;
-use crate::core::pattern::{self, Match};
-use crate::core::rule::Rule;
-use crate::core::target::Dialect;
+use crate::core::pattern::Match;
 
 /// What PyTorch exports `GroupNorm` as. The inputs after x are constants and shapes that the rule looks into.
-pub const BODY: &str =
+const BODY: &str =
     "GroupNormalization <epsilon> (x, groups, ones, zeros, whole, scale, bias) => (y) {
-    r = Reshape <allowzero: int = @allowzero> (x, groups)
+    r = Reshape <allowzero: int = @there> (x, groups)
     n = InstanceNormalization <epsilon: float = @epsilon> (r, ones, zeros)
-    b = Reshape <allowzero: int = @allowzero> (n, whole)
+    b = Reshape <allowzero: int = @back> (n, whole)
     w = Mul(b, scale)
     y = Add(w, bias)
 }";
 
-#[derive(Debug)]
-pub struct FuseGroupNorm;
-
-impl Rule for FuseGroupNorm {
-    fn name(&self) -> &'static str {
-        "fuse-group-norm"
-    }
-
-    fn about(&self) -> &'static str {
-        "Reshape-InstanceNormalization-Reshape-Mul-Add becomes GroupNormalization, for TensorRT"
-    }
-
-    fn details(&self) -> String {
-        format!(
-            "Groups of channels are reshaped into one channel each, normalized, and reshaped back; scale and bias are of \
-             the channels, as GroupNormalization-21 has them (18 has them of the groups). Only for targets that have \
-             the operator, in a model of operator set 21 or later.\n\nReplaces this by one call:\n\n{BODY}\n"
-        )
-    }
-
-    fn exactness(&self) -> Exactness {
-        Exactness::Rounding
-    }
-
-    fn roots(&self) -> &[&'static str] {
-        &["Add"]
-    }
-
-    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        static PARSED: OnceLock<Option<Parsed>> = OnceLock::new();
-        let body = PARSED.get_or_init(|| fusion::parse(BODY).ok());
-        let body = body.as_ref().ok_or_else(Miss::none)?;
-        let ways = pattern::find(&body.function, g, root)?;
-        let mut miss = Miss::none();
-        for way in ways {
-            match call(g, &way, cx) {
-                Ok(patch) => return Ok(patch),
-                Err(m) => miss = m,
-            }
-        }
-        Err(miss)
-    }
-}
+pub static FUSE_GROUP_NORM: Fusion = Fusion {
+    name: "fuse-group-norm",
+    about: "Reshape-InstanceNormalization-Reshape-Mul-Add becomes GroupNormalization, for TensorRT",
+    why: "Groups of channels are reshaped into one channel each, normalized, and reshaped back; scale and bias are of the \
+          channels, as GroupNormalization-21 has them (18 has them of the groups). Only for targets that have the operator, in a \
+          model of operator set 21 or later.",
+    bodies: &[BODY],
+    guard: |_, _| Ok(()),
+    build: Some(build),
+    parsed: OnceLock::new(),
+};
 
 const DEPTH: usize = 5;
 
-fn call(g: &Graph, m: &Match, cx: &Context<'_>) -> Result<Patch, Miss> {
-    let [x, ones, zeros, scale, bias] = [0, 2, 3, 5, 6].map(|k| m.input(k));
-    let (x, scale, bias) = (x?, scale?, bias?);
+fn build(g: &Graph, m: &Match, cx: &Context<'_>) -> Result<Patch, Miss> {
+    let (x, scale, bias) = (m.named("x")?, m.named("scale")?, m.named("bias")?);
     let shape = |v: ValueId| g.value(v).ty().shape().unwrap_or_default();
     let from = shape(x);
-    let groups = filled(g, ones?, 1.0)?;
-    if filled(g, zeros?, 0.0)? != groups {
+    let groups = filled(g, m.named("ones")?, 1.0)?;
+    if filled(g, m.named("zeros")?, 0.0)? != groups {
         return Err(Miss::at(x, DEPTH, "scale and bias differ in size"));
     }
-    // The root, the scaled value and so on: found from the output, as the matcher visits them.
-    let normalized = m.nodes().get(3).and_then(|&n| g.node(n).input(0));
-    let between = normalized.map(shape).unwrap_or_default();
-    let grouped = matches!((from, between), ([n, _, _, ..], [b, c, _])
+    let grouped = matches!((from, shape(m.named("r")?)), ([n, _, _, ..], [b, c, _])
         if n.certainly_equals(b) && c.known() == Some(groups));
     if !grouped {
         let why = format!("it is not reshaped to [batch, {groups}, rest]");
         return Err(Miss::at(x, DEPTH, why));
     }
-    let back = m.nodes().get(2).and_then(|&n| g.node(n).output(0));
-    let to = back.map(shape).unwrap_or_default();
+    let to = shape(m.named("b")?);
     if from.len() != to.len() || !from.iter().zip(to).all(|(a, b)| a.certainly_equals(b)) {
         return Err(Miss::at(x, DEPTH, "it is not reshaped back to what it was"));
     }
@@ -96,22 +57,17 @@ fn call(g: &Graph, m: &Match, cx: &Context<'_>) -> Result<Patch, Miss> {
         .ok_or_else(|| Miss::at(x, DEPTH, "its channels are unknown, or no groups"))?;
     let scale = per_channel(g, scale, channels, from.len())?;
     let bias = per_channel(g, bias, channels, from.len())?;
-    if cx.target.dialect != Dialect::TensorRt || g.opset() < 21 {
-        return Err(Miss::because(
-            "the target has no GroupNormalization with a scale for each channel",
-        ));
-    }
+    let native = cx.target.facts.group_norm.as_ref();
+    let native = native.and_then(|n| n.over(g, x)).ok_or_else(|| {
+        Miss::because("the target has no GroupNormalization with a scale for each channel")
+    })?;
     let mut attrs = Attrs::new().with("num_groups", groups as i64);
     if let Some(epsilon) = m.attr("epsilon") {
         attrs.set("epsilon", epsilon.clone());
     }
     let mut patch = Patch::new();
     let (scale, bias) = (patch.constant(scale), patch.constant(bias));
-    let made = patch.node(
-        Op::onnx("GroupNormalization"),
-        [x.into(), scale, bias],
-        attrs,
-    );
+    let made = patch.node(native, [x.into(), scale, bias], attrs);
     if let Some(output) = m.output {
         patch.replace(output, made);
     }

@@ -2,12 +2,8 @@
 
 use std::sync::OnceLock;
 
-use kiln_graph::Graph;
-
-use super::{same_dtype, vectors_of_the_last_axis};
+use super::vectors_of_the_last_axis;
 use crate::core::fusion::Fusion;
-use crate::core::pass::Miss;
-use crate::core::pattern::Match;
 
 /// LayerNormalization-17 (ONNX `docs/Operators.md`) in two steps, so that a bias may be missing; Ba, Kiros and Hinton,
 /// "Layer Normalization", 2016.
@@ -36,19 +32,7 @@ pub static FUSE_LAYER_NORM: Fusion = Fusion {
     a = Add(v, {@epsilon})
     s = Sqrt(a)
     n = Div(d, s)
-    k = Cast <to = 10> (n)
-    y = Mul(k, scale)
-}",
-        "LayerNormalization <epsilon, axis: int = -1> (x, scale) => (y) {
-    c = Cast <to = 1> (x)
-    m = ReduceMean(c, {-1})
-    d = Sub(c, m)
-    q = Mul(d, d)
-    v = ReduceMean(q, {-1})
-    a = Add(v, {@epsilon})
-    s = Sqrt(a)
-    n = Div(d, s)
-    k = Cast <to = 16> (n)
+    k = Cast <to: int = @T> (n)
     y = Mul(k, scale)
 }",
         "LayerNormalization <epsilon, axis: int = -1> (x, scale, bias) => (y) {
@@ -56,11 +40,7 @@ pub static FUSE_LAYER_NORM: Fusion = Fusion {
     y = Add(n, bias)
 }",
     ],
-    guard,
+    guard: vectors_of_the_last_axis,
+    build: None,
     parsed: OnceLock::new(),
 };
-
-fn guard(g: &Graph, m: &Match) -> Result<(), Miss> {
-    same_dtype(g, m)?;
-    vectors_of_the_last_axis(g, m)
-}

@@ -43,7 +43,7 @@ impl Rule for FuseQkv {
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
         let parts = separate(g, &attention)?;
-        if !cx.target.packs_projections() {
+        if !cx.target.facts.packs_projections {
             return Err(Miss::because("packing does not pay on this target"));
         }
         let weights: Vec<&Tensor> = parts.iter().map(|p| p.weight).collect();

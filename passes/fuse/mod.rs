@@ -37,17 +37,3 @@ fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {
     }
     Ok(())
 }
-
-/// The result has the dtype of the first input, for bodies that widen it and narrow again.
-fn same_dtype(g: &Graph, m: &Match) -> Result<(), Miss> {
-    let x = m.input(0)?;
-    let dtype = |v| g.value(v).ty().dtype();
-    match m.output {
-        Some(y) if dtype(x).is_some() && dtype(x) == dtype(y) => Ok(()),
-        _ => Err(Miss::at(
-            x,
-            m.nodes().len(),
-            "its dtype is not that of the result",
-        )),
-    }
-}

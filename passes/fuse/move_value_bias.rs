@@ -5,92 +5,68 @@ use kiln_graph::{Attrs, Graph, NodeId, Op};
 
 use crate::analysis::attention::operand_bias::{OperandBias, projects_alone};
 use crate::analysis::attention::output_projection::OutputProjection;
+use crate::core::local::Local;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
-use crate::core::rule::Rule;
 
 /// P (v + 1 b) = P v + 1 b for probabilities P whose rows sum to 1.
-#[derive(Debug)]
-pub struct MoveValueBias;
-
-impl Rule for MoveValueBias {
-    fn name(&self) -> &'static str {
-        "move-value-bias"
-    }
-
-    fn about(&self) -> &'static str {
-        "the bias of the values' projection becomes part of the bias of attention's output projection"
-    }
-
-    fn details(&self) -> String {
-        "Each row of the probabilities sums to 1, so what is added to all values alike comes out of attention as it went in, \
+pub static MOVE_VALUE_BIAS: Local = Local {
+    name: "move-value-bias",
+    about: "the bias of the values' projection becomes part of the bias of attention's output projection",
+    why: "Each row of the probabilities sums to 1, so what is added to all values alike comes out of attention as it went in, \
          once for each head of the queries. `Add(MatMul(attention, wo), bo)` takes it: bo becomes bo + bv · wo, computed in \
          FP64, and is added where there was none. Not behind a guard that makes rows zero, and not where something else \
          reads the values or the result. For targets that write queries, keys and values once more because of a bias \
-         (`kiln passes explain sink-query-bias`)."
-            .into()
-    }
+         (`kiln passes explain sink-query-bias`).",
+    exactness: Exactness::Rounding,
+    since: 13,
+    native: false,
+    at: rewrite,
+};
 
-    fn exactness(&self) -> Exactness {
-        Exactness::Rounding
+fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+    let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
+    let (Some(values), Some(result)) = (attention.input(2), attention.output(0)) else {
+        return Err(Miss::none());
+    };
+    let bias = OperandBias::of(g, &cx.facts, values)?;
+    if attention.is_guarded() {
+        let why = "a guard makes rows zero whose keys are all hidden";
+        return Err(Miss::at(values, 3, why));
     }
-
-    fn since(&self) -> i64 {
-        13
+    let output = OutputProjection::of(g, &cx.facts, result)?;
+    let unknown = || Miss::at(values, 4, "its bias or the weight behind it is unknown");
+    let heads = cx.facts.dims(result).and_then(|d| d.get(1)?.as_i64());
+    let heads = heads.and_then(|h| usize::try_from(h).ok());
+    let channels = repeated(&bias, heads.ok_or_else(unknown)?).ok_or_else(unknown)?;
+    let moved = output.through(&channels).ok_or_else(unknown)?;
+    let offset = output.offset(&moved).ok_or_else(unknown)?;
+    if !cx.target.facts.biases_keep_projections_apart {
+        return Err(Miss::because("a bias costs nothing on this target"));
     }
-
-    fn roots(&self) -> &[&'static str] {
-        &[]
+    projects_alone(g, &cx.facts, &attention)?;
+    let mut patch = Patch::new();
+    bias.remove(g, &mut patch).ok_or_else(unknown)?;
+    for value in output.values(g).chain([values, result]) {
+        patch.change(value);
     }
-
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
-        let (Some(values), Some(result)) = (attention.input(2), attention.output(0)) else {
-            return Err(Miss::none());
-        };
-        let bias = OperandBias::of(g, &cx.facts, values)?;
-        if attention.is_guarded() {
-            let why = "a guard makes rows zero whose keys are all hidden";
-            return Err(Miss::at(values, 3, why));
+    let offset = patch.constant(offset);
+    match output.sum {
+        // In its place.
+        Some(sum) => {
+            let y = patch.node(Op::onnx("Add"), [output.y.into(), offset], Attrs::new());
+            patch.replace(sum, y);
         }
-        let output = OutputProjection::of(g, &cx.facts, result)?;
-        let unknown = || Miss::at(values, 4, "its bias or the weight behind it is unknown");
-        let heads = cx.facts.dims(result).and_then(|d| d.get(1)?.as_i64());
-        let heads = heads.and_then(|h| usize::try_from(h).ok());
-        let channels = repeated(&bias, heads.ok_or_else(unknown)?).ok_or_else(unknown)?;
-        let moved = output.through(&channels).ok_or_else(unknown)?;
-        let offset = output.offset(&moved).ok_or_else(unknown)?;
-        if !cx.target.biases_keep_projections_apart() {
-            return Err(Miss::because("a bias costs nothing on this target"));
+        None => {
+            let product = g.node(output.product);
+            let inputs = product.inputs().iter().map(|v| v.map(Ref::Old));
+            let attrs = product.attrs().clone();
+            let y = patch.node_with(product.op(), inputs, 1, attrs)[0];
+            let y = patch.node(Op::onnx("Add"), [y, offset], Attrs::new());
+            patch.replace(output.y, y);
         }
-        projects_alone(g, &cx.facts, &attention)?;
-        let mut patch = Patch::new();
-        bias.remove(g, &mut patch).ok_or_else(unknown)?;
-        for value in output.values(g).chain([values, result]) {
-            patch.change(value);
-        }
-        let offset = patch.constant(offset);
-        match output.sum {
-            // In its place.
-            Some(sum) => {
-                let y = patch.node(Op::onnx("Add"), [output.y.into(), offset], Attrs::new());
-                patch.replace(sum, y);
-            }
-            None => {
-                let product = g.node(output.product);
-                let inputs = product.inputs().iter().map(|v| v.map(Ref::Old));
-                let attrs = product.attrs().clone();
-                let y = patch.node_with(product.op(), inputs, 1, attrs)[0];
-                let y = patch.node(Op::onnx("Add"), [y, offset], Attrs::new());
-                patch.replace(output.y, y);
-            }
-        }
-        Ok(patch)
     }
+    Ok(patch)
 }
 
 /// The bias of each channel of each of so many heads: groups of queries share a head of the values.

@@ -54,7 +54,7 @@ impl Rule for DetachHeads {
         if !joins_heads(g, x) {
             return Err(Miss::at(x, 1, "it is no heads that are joined"));
         }
-        if !cx.target.dequantizes_apart() {
+        if !cx.target.facts.dequantizes_apart {
             return Err(Miss::because("the target reads weights as they are"));
         }
         let mut patch = Patch::new();

@@ -30,7 +30,7 @@ impl Pass for FlattenBranches {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        if !cx.target.flattens_branches() || model.graph.opset() < 15 {
+        if !cx.target.facts.flattens_branches || model.graph.opset() < 15 {
             return Ok(0);
         }
         in_each_graph(model, &mut |g| {

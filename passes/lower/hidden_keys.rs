@@ -57,7 +57,7 @@ impl Lower<'_, '_> {
         let Some(bias) = self.attention.bias() else {
             return scores;
         };
-        let selects = self.cx.target.joins_attention()
+        let selects = self.cx.target.facts.joins_attention
             // The number itself counts.
             && self.attention.keyless() != Some(Keyless::Shifted);
         let Some(mask) = Selection::of(self.g, bias).filter(|_| selects) else {

@@ -24,7 +24,7 @@ impl Lower<'_, '_> {
     /// The queries, with zeros in rows whose keys all count the same: their scores are equal, whatever is added to them.
     pub(super) fn attending(&mut self, q: ValueId) -> Ref {
         let uniform = self.told(Keyless::Uniform);
-        let Some(bias) = uniform.filter(|_| !self.cx.target.joins_attention()) else {
+        let Some(bias) = uniform.filter(|_| !self.cx.target.facts.joins_attention) else {
             return q.into();
         };
         let seen = self.above(bias, HIDDEN);
@@ -36,7 +36,7 @@ impl Lower<'_, '_> {
     /// between the products. No softmax sees how far below the others a hidden key is.
     pub(super) fn levelled(&mut self, scores: Ref) -> Ref {
         let uniform = self.told(Keyless::Uniform);
-        let Some(bias) = uniform.filter(|_| self.cx.target.joins_attention()) else {
+        let Some(bias) = uniform.filter(|_| self.cx.target.facts.joins_attention) else {
             return scores;
         };
         let lowest = self.number(HIDDEN);
@@ -72,7 +72,7 @@ impl Lower<'_, '_> {
     /// NaN of these.
     pub(super) fn defined(&mut self, weights: Ref) -> Ref {
         let guarded = self.attention.is_guarded() && self.attention.bias().is_some();
-        if !guarded || !self.cx.target.joins_attention() {
+        if !guarded || !self.cx.target.facts.joins_attention {
             return weights;
         }
         let missing = self.node("IsNaN", &[weights], Attrs::new());
@@ -82,7 +82,7 @@ impl Lower<'_, '_> {
 
     /// Zeros for the rows whose keys are all hidden, as `Where(IsNaN(p), 0, p)` gives them.
     pub(super) fn guard(&mut self, made: Ref) -> Ref {
-        if self.cx.target.joins_attention() {
+        if self.cx.target.facts.joins_attention {
             return made;
         }
         let Some(visible) = self.visible() else {

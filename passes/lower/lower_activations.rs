@@ -2,12 +2,11 @@
 
 use kiln_graph::{Attrs, Graph, NodeId, ops};
 
-use super::{has_kernels, imports};
 use crate::core::expand::expand;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::Patch;
 use crate::core::rule::Rule;
-use crate::core::target::{Dialect, Target, microsoft};
+use crate::core::target::Target;
 use crate::fuse::fuse_swish;
 
 #[derive(Debug)]
@@ -38,7 +37,7 @@ impl Rule for LowerActivations {
     }
 
     fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
-        imports(target)
+        target.facts.imports
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
@@ -46,10 +45,11 @@ impl Rule for LowerActivations {
         let (Some(x), Some(y)) = (swish.input(0), swish.output(0)) else {
             return Err(Miss::none());
         };
-        if cx.target.dialect == Dialect::OnnxRuntime && has_kernels(g, x) {
+        let native = cx.target.facts.swish.as_ref();
+        if let Some(native) = native.and_then(|n| n.over(g, x)) {
             let attrs = Attrs::new().with("alpha", swish.alpha());
             let mut patch = Patch::new();
-            let made = patch.node(microsoft("QuickGelu"), [x.into()], attrs);
+            let made = patch.node(native, [x.into()], attrs);
             patch.replace(y, made);
             return Ok(patch);
         }

@@ -6,88 +6,60 @@ use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, Value
 use super::packed_projections::Packed;
 use crate::analysis::view::{View, declared};
 use crate::core::expand::number;
+use crate::core::local::Local;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
-use crate::core::rule::Rule;
-use crate::core::target::{AttentionForm, Target, microsoft};
+use crate::core::target::{AttentionForm, microsoft};
 
-#[derive(Debug)]
-pub struct LowerAttention;
-
-impl Rule for LowerAttention {
-    fn name(&self) -> &'static str {
-        "lower-attention"
-    }
-
-    fn about(&self) -> &'static str {
-        "write attention as the target takes it: MultiHeadAttention, or MatMul-Softmax-MatMul"
-    }
-
-    fn details(&self) -> String {
-        "ONNX Runtime takes MultiHeadAttention of com.microsoft, whose operands are [batch, seq, heads · size]. What it does \
+pub static LOWER_ATTENTION: Local = Local {
+    name: "lower-attention",
+    about: "write attention as the target takes it: MultiHeadAttention, or MatMul-Softmax-MatMul",
+    why: "ONNX Runtime takes MultiHeadAttention of com.microsoft, whose operands are [batch, seq, heads · size]. What it does \
          not take (a cap on the scores, grouped queries), TensorRT and plain ONNX get the two products with the scale on the \
          query. TensorRT makes one kernel of them and of all that is computed on the scores between them, where the standard \
          Attention costs it another one for the mask and one behind the result. Rows whose keys are all hidden give zeros \
          where the original guards them, and what the original gives elsewhere: in half precision, where a mask does not \
-         absorb the scores, those of such a row are made equal."
-            .into()
-    }
+         absorb the scores, those of such a row are made equal.",
+    exactness: Exactness::Rounding,
+    since: 18,
+    native: true,
+    at: rewrite,
+};
 
-    fn exactness(&self) -> Exactness {
-        Exactness::Rounding
+fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+    if g.node(root).op().domain() != INTERNAL_DOMAIN {
+        return Err(Miss::none());
     }
-
-    fn since(&self) -> i64 {
-        18
-    }
-
-    fn roots(&self) -> &[&'static str] {
-        &[]
-    }
-
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
-    fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
-        super::imports(target)
-    }
-
-    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        if g.node(root).op().domain() != INTERNAL_DOMAIN {
-            return Err(Miss::none());
-        }
-        let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
-        let Operands { q, k, v, output } = Operands::of(&attention).ok_or_else(Miss::none)?;
-        let mut lower = Lower {
-            g,
-            cx,
-            attention,
-            patch: Patch::new(),
-            dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
-        };
-        let one = match cx.target.attention(lower.dtype) {
-            // No operator of a target gives these.
-            _ if lower.attention.probabilities().is_some() => None,
-            AttentionForm::MultiHead => lower.multi_head(q, k, v),
-            _ => None,
-        };
-        let made = match one {
-            Some(made) => made,
-            None => {
-                // What was made for the form that did not fit is not part of the change.
-                lower.patch = Patch::new();
-                let (weights, made) = lower.products(q, k, v)?;
-                if let Some(wanted) = lower.attention.probabilities() {
-                    let guarded = lower.guard(weights);
-                    lower.patch.replace(wanted, guarded);
-                }
-                lower.guard(made)
+    let attention = InternalAttention::of(g, root).ok_or_else(Miss::none)?;
+    let Operands { q, k, v, output } = Operands::of(&attention).ok_or_else(Miss::none)?;
+    let mut lower = Lower {
+        g,
+        cx,
+        attention,
+        patch: Patch::new(),
+        dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
+    };
+    let one = match cx.target.facts.attention_over(lower.dtype) {
+        // No operator of a target gives these.
+        _ if lower.attention.probabilities().is_some() => None,
+        AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
+        AttentionForm::Products => None,
+    };
+    let made = match one {
+        Some(made) => made,
+        None => {
+            // What was made for the form that did not fit is not part of the change.
+            lower.patch = Patch::new();
+            let (weights, made) = lower.products(q, k, v)?;
+            if let Some(wanted) = lower.attention.probabilities() {
+                let guarded = lower.guard(weights);
+                lower.patch.replace(wanted, guarded);
             }
-        };
-        lower.patch.replace(output, made);
-        Ok(lower.patch)
-    }
+            lower.guard(made)
+        }
+    };
+    lower.patch.replace(output, made);
+    Ok(lower.patch)
 }
 
 struct Operands {
@@ -147,7 +119,8 @@ impl Lower<'_, '_> {
 
     /// com.microsoft:MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`): one number of heads, operands [batch,
     /// seq, heads · size], the bias as large as the scores in its last two dimensions.
-    fn multi_head(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Option<Ref> {
+    fn multi_head(&mut self, operands: [ValueId; 3], projects: bool) -> Option<Ref> {
+        let [q, k, v] = operands;
         let (heads, size) = (self.size(q, 1)?, self.size(v, 3)?);
         if self.size(k, 1)? != heads || self.size(v, 1)? != heads || self.attention.softcap() != 0.0
         {
@@ -157,10 +130,9 @@ impl Lower<'_, '_> {
             Some(bias) => Some(self.full_bias(bias.into(), q, k)?),
             None => None,
         };
-        if let Some(made) = self.projecting([q, k, v], heads, bias) {
+        if projects && let Some(made) = self.projecting(operands, heads, bias) {
             return Some(made);
         }
-        let operands = [q, k, v];
         let projected = operands.map(|x| self.projected(x));
         // One operand that brings its bias along pays for the zeros of the others.
         let biased = projected.iter().flatten().any(|p| p.bias.is_some());
@@ -400,7 +372,7 @@ impl Lower<'_, '_> {
     fn repeated(&mut self, q: ValueId, x: ValueId) -> Result<Ref, Miss> {
         let (have, want) = (self.size(x, 1), self.size(q, 1));
         // One head of keys and values for all queries is broadcast by the product itself.
-        let broadcast = have == Some(1) && !self.cx.target.joins_attention();
+        let broadcast = have == Some(1) && !self.cx.target.facts.joins_attention;
         if have == want || broadcast {
             return Ok(x.into());
         }

@@ -45,7 +45,7 @@ impl Rule for LowerEyeLike {
         let (Some(x), Some(output)) = (eye.input(0), eye.output(0)) else {
             return Err(Miss::none());
         };
-        if !cx.target.needs_sizes_of_eye_like() {
+        if !cx.target.facts.needs_sizes_of_eye_like {
             return Err(Miss::none());
         }
         let open = cx

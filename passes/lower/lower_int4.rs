@@ -5,7 +5,7 @@ use kiln_graph::{Attrs, DType, Graph, NodeId, Tensor, ValueId, ops};
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::Patch;
 use crate::core::rule::Rule;
-use crate::core::target::{Dialect, Target, microsoft};
+use crate::core::target::Target;
 use crate::precision::numbers::weights::unpack;
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Rule for LowerInt4 {
     }
 
     fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
-        super::imports(target)
+        target.facts.imports
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
@@ -57,9 +57,9 @@ impl Rule for LowerInt4 {
             .producer(w)
             .and_then(|id| ops::DequantizeLinear::of(g, id));
         let dequantize = dequantize.ok_or_else(Miss::none)?;
-        if cx.target.dialect != Dialect::OnnxRuntime {
-            return Err(Miss::because("the target has no MatMulNBits"));
-        }
+        let native = cx.target.facts.nbits_product.as_ref();
+        let native = native.and_then(|n| n.over(g, x));
+        let native = native.ok_or_else(|| Miss::because("the target has no MatMulNBits"))?;
         let weight = Weight::of(&dequantize)?;
         let mut bias = None;
         if let Some(gemm) = ops::Gemm::of(g, root) {
@@ -95,8 +95,7 @@ impl Rule for LowerInt4 {
             Some(bias) => inputs.extend([zeros, None, Some(bias.into())]),
             None => inputs.extend(zeros.map(Some)),
         }
-        let op = microsoft("MatMulNBits");
-        let made = patch.node_with(op, inputs, 1, attrs)[0];
+        let made = patch.node_with(native, inputs, 1, attrs)[0];
         patch.replace(output, made);
         Ok(patch)
     }

@@ -2,13 +2,11 @@
 
 use kiln_graph::{Attrs, DType, Dim, Graph, Node, NodeId, Op, Tensor, ValueId, ops};
 
-use super::has_kernels;
 use crate::analysis::view::declared;
 use crate::core::expand::expand;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
 use crate::core::rule::Rule;
-use crate::core::target::Dialect;
 use crate::fuse::fuse_rms_norm;
 
 #[derive(Debug)]
@@ -41,19 +39,15 @@ impl Rule for LowerNorms {
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        let dialect = cx.target.dialect;
-        if ops::LayerNormalization::of(g, root).is_some() && dialect == Dialect::TensorRt {
+        let facts = cx.target.facts;
+        if ops::LayerNormalization::of(g, root).is_some() && facts.narrow_statistics {
             return widened(g, root);
         }
         let norm = ops::internal::RmsNormalization::of(g, root).ok_or_else(Miss::none)?;
         let (Some(x), Some(y)) = (norm.input(0), norm.output(0)) else {
             return Err(Miss::none());
         };
-        let native = match dialect {
-            Dialect::OnnxRuntime if has_kernels(g, x) => Some("SimplifiedLayerNormalization"),
-            Dialect::TensorRt if g.opset() >= 23 => Some("RMSNormalization"),
-            _ => None,
-        };
+        let native = facts.rms_norm.as_ref().and_then(|n| n.over(g, x));
         let mut patch = Patch::new();
         let scale = match norm.scale() {
             Some(scale) => Some(Ref::Old(scale)),
@@ -66,11 +60,10 @@ impl Rule for LowerNorms {
             .with("axis", norm.axis())
             .with("epsilon", norm.epsilon());
         let inputs = [x.into(), scale];
-        let made = match (dialect, sixteen_bits(g, x)) {
-            (Dialect::TensorRt, Some(dtype)) => {
-                in_fp32(&mut patch, Op::onnx(native), inputs, attrs, dtype)
-            }
-            _ => patch.node(Op::onnx(native), inputs, attrs),
+        let narrow = sixteen_bits(g, x).filter(|_| facts.narrow_statistics);
+        let made = match narrow {
+            Some(dtype) => in_fp32(&mut patch, native, inputs, attrs, dtype),
+            None => patch.node(native, inputs, attrs),
         };
         patch.replace(y, made);
         Ok(patch)

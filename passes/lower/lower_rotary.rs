@@ -2,11 +2,10 @@
 
 use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId, ops};
 
-use super::{has_kernels, imports};
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
 use crate::core::rule::Rule;
-use crate::core::target::{Dialect, Target, microsoft};
+use crate::core::target::{RotaryTables, Target};
 
 #[derive(Debug)]
 pub struct LowerRotary;
@@ -37,16 +36,17 @@ impl Rule for LowerRotary {
     }
 
     fn imports(&self, target: &Target) -> &'static [(&'static str, i64)] {
-        imports(target)
+        target.facts.imports
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let call = Call::of(g, root).ok_or_else(Miss::none)?;
-        let native = match cx.target.dialect {
-            Dialect::OnnxRuntime => call.onnx_runtime(),
-            Dialect::TensorRt if g.opset() >= 23 => Some(call.standard()),
-            Dialect::TensorRt | Dialect::Standard => None,
-        };
+        let native = cx.target.facts.rotary.as_ref();
+        let native = native.and_then(|(native, tables)| Some((native.over(g, call.x)?, *tables)));
+        let native = native.and_then(|(op, tables)| match tables {
+            RotaryTables::ByPosition => call.by_position(op),
+            RotaryTables::OfEachSequence => Some(call.of_each_sequence(op)),
+        });
         match native {
             Some(patch) => Ok(patch),
             None => call.spelled_out(),
@@ -96,12 +96,12 @@ impl<'a> Call<'a> {
     }
 
     /// com.microsoft.RotaryEmbedding (ONNX Runtime's `docs/ContribOperators.md`): tables `[length, rotated / 2]`.
-    fn onnx_runtime(&self) -> Option<Patch> {
+    fn by_position(&self, op: Op) -> Option<Patch> {
         let shared = self
             .tables()
             .iter()
             .all(|&t| self.dim(t, 0) == Dim::Known(1));
-        if !shared || !has_kernels(self.g, self.x) {
+        if !shared {
             return None;
         }
         let mut attrs = self.attrs();
@@ -115,13 +115,13 @@ impl<'a> Call<'a> {
             let rows = [table.into(), axes];
             inputs.push(patch.node(Op::onnx("Squeeze"), rows, Attrs::new()));
         }
-        let made = patch.node(microsoft("RotaryEmbedding"), inputs, attrs);
+        let made = patch.node(op, inputs, attrs);
         patch.replace(self.output, made);
         Some(patch)
     }
 
     /// RotaryEmbedding-23, its tables repeated for each sequence of the batch.
-    fn standard(&self) -> Patch {
+    fn of_each_sequence(&self, op: Op) -> Patch {
         let mut patch = Patch::new();
         let batch = self.dim(self.x, 0);
         let mut inputs = vec![Ref::Old(self.x)];
@@ -135,7 +135,7 @@ impl<'a> Call<'a> {
             let repeated = [table.into(), shape];
             inputs.push(patch.node(Op::onnx("Expand"), repeated, Attrs::new()));
         }
-        let made = patch.node(Op::onnx("RotaryEmbedding"), inputs, self.attrs());
+        let made = patch.node(op, inputs, self.attrs());
         patch.replace(self.output, made);
         patch
     }

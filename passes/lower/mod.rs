@@ -18,20 +18,3 @@ pub mod separate_weights;
 pub mod split_heads;
 pub mod split_skip_norm;
 pub mod spread_offsets;
-
-use kiln_graph::{DType, Graph, ValueId};
-
-use crate::core::target::{Dialect, MICROSOFT, Target};
-
-/// What a lowering imports that makes operators of ONNX Runtime.
-fn imports(target: &Target) -> &'static [(&'static str, i64)] {
-    match target.dialect {
-        Dialect::OnnxRuntime => &[(MICROSOFT, 1)],
-        Dialect::Standard | Dialect::TensorRt => &[],
-    }
-}
-
-/// Whether ONNX Runtime's CPU provider has kernels for a value's dtype.
-fn has_kernels(g: &Graph, v: ValueId) -> bool {
-    matches!(g.value(v).ty().dtype(), Some(DType::F32 | DType::F16))
-}

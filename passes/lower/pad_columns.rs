@@ -77,7 +77,7 @@ impl Rule for PadColumns {
         if !sole(wide) || !sole(product) {
             return Err(Miss::at(product, 1, "something else reads it"));
         }
-        if !cx.target.pads_odd_products() {
+        if !cx.target.facts.pads_odd_products {
             return Err(Miss::because("the target takes odd products as they are"));
         }
         let more = columns.next_multiple_of(MULTIPLE) - columns;

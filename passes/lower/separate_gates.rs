@@ -9,41 +9,6 @@ use crate::core::rule::Rule;
 #[derive(Debug)]
 pub struct SeparateGates;
 
-/// Operators, element by element, that activations are made of.
-const ACTIVATIONS: &[&str] = &[
-    "Abs",
-    "Add",
-    "Cast",
-    "Celu",
-    "Clip",
-    "Div",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Log",
-    "Max",
-    "Min",
-    "Mish",
-    "Mul",
-    "Neg",
-    "Pow",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Sub",
-    "Swish",
-    "Tanh",
-    "ThresholdedRelu",
-];
-
 /// The most nodes of an activation.
 const MAX_NODES: usize = 24;
 
@@ -91,7 +56,7 @@ impl Rule for SeparateGates {
                 });
             }
         };
-        if !cx.target.packs_products() {
+        if !cx.target.facts.packs_products {
             return Err(Miss::because(
                 "the target computes products as they are written",
             ));
@@ -252,7 +217,7 @@ fn source(g: &Graph, active: ValueId) -> Option<ValueId> {
             continue;
         }
         let node = g.node(g.producer(v)?);
-        if node.op().is_any(ACTIVATIONS) && seen.len() < MAX_NODES {
+        if ops::traits::is_elementwise(node.op()) && seen.len() < MAX_NODES {
             seen.push(v);
             open.extend(node.inputs().iter().flatten());
         } else if found.is_none_or(|f| f == v) {

@@ -35,7 +35,7 @@ impl Pass for SeparateWeights {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        if !cx.target.confuses_shared_weights() || model.graph.opset() < 21 {
+        if !cx.target.facts.confuses_shared_weights || model.graph.opset() < 21 {
             return Ok(0);
         }
         in_each_graph(model, &mut |g| {

@@ -68,7 +68,7 @@ impl Rule for SplitHeads {
         if !product.quantized && (costs_bytes || !(product.biased || repeated)) {
             return Err(Miss::because("attention reads its parts where they lie"));
         }
-        if !cx.target.packs_products() {
+        if !cx.target.facts.packs_products {
             return Err(Miss::because(
                 "the target computes products as they are written",
             ));

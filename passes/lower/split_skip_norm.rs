@@ -39,7 +39,7 @@ impl Rule for SplitSkipNorm {
     }
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        if !cx.target.skip_norm_is_slow() {
+        if !cx.target.facts.skip_norm_is_slow {
             return Err(Miss::none());
         }
         let x = g.node(root).input(0).ok_or_else(Miss::none)?;

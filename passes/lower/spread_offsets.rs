@@ -52,7 +52,7 @@ impl Rule for SpreadOffsets {
         let (Some(channels), false) = (channels, numbers.is_empty()) else {
             return Err(Miss::none());
         };
-        if !cx.target.spreads_offsets() {
+        if !cx.target.facts.spreads_offsets {
             return Err(Miss::because("the target takes one number"));
         }
         let mut patch = Patch::new();

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::bundle::{self, BundleError};
 use crate::calibrate::{Batch, DataError, Source, SourceOptions};
+use crate::fault::Fault;
 use crate::parity::{self, NpzError};
 use crate::runtime::{
     self, Chosen, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions,
@@ -127,18 +128,17 @@ fn numbers(count: usize) -> String {
 }
 
 impl AttentionError {
-    /// The exit code of the command line.
-    pub fn exit_code(&self) -> u8 {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
         match self {
-            AttentionError::Runtime(e) if e.is_missing_runtime() => 5,
+            AttentionError::Runtime(e) => e.fault(),
             AttentionError::Read(_)
             | AttentionError::Bundle(_)
             | AttentionError::Pass { .. }
             | AttentionError::NoAttention { .. }
-            | AttentionError::Runtime(_)
             | AttentionError::Run { .. }
-            | AttentionError::Shape { .. } => 3,
-            _ => 2,
+            | AttentionError::Shape { .. } => Fault::Model,
+            _ => Fault::Request,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::grid::Measured;
 use super::machine::Machine;
 use super::stats::Ratio;
 use super::{BenchError, BenchReport};
@@ -26,6 +27,8 @@ pub struct Gate {
     pub allowed: f64,
     /// The speed of this machine over that of the baseline's, by the same product; 1 in the same run.
     pub machine: f64,
+    /// Whether the baseline was measured in the same run, as the first of the models.
+    pub same_run: bool,
     pub points: Vec<Judged>,
 }
 
@@ -41,7 +44,7 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Pass,
@@ -67,6 +70,7 @@ impl Baseline {
             gate: Gate {
                 baseline: self.path.display().to_string(),
                 allowed: self.allowed,
+                same_run: saved.is_none(),
                 machine: saved
                     .as_ref()
                     .map_or(1.0, |s| machine.gflops / s.machine.gflops),
@@ -88,7 +92,15 @@ pub(super) struct Opened {
 #[derive(Debug, Deserialize)]
 struct Saved {
     machine: Machine,
+    #[serde(default)]
+    models: Vec<SavedModel>,
     points: Vec<SavedPoint>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SavedModel {
+    name: String,
+    path: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,12 +135,15 @@ impl Saved {
         }
     }
 
-    /// The samples of a model at a point; of the only model, if there is one, whatever its name.
-    fn samples(&self, sizes: &Point, name: &str) -> Option<&[u64]> {
+    /// The samples of a model at a point; of the only model, if there is one, whatever its name. Names depend on the models
+    /// beside, so that the path finds a model that was called otherwise.
+    fn samples(&self, sizes: &Point, name: &str, path: Option<&str>) -> Option<&[u64]> {
         let point = self.points.iter().find(|p| p.sizes == *sizes)?;
+        let called = |name: &str| point.measured.subjects.iter().find(|s| s.name == name);
+        let moved = || self.models.iter().find(|m| Some(m.path.as_str()) == path);
         let found = match &point.measured.subjects[..] {
             [only] => Some(only),
-            all => all.iter().find(|s| s.name == name),
+            _ => called(name).or_else(|| called(&moved()?.name)),
         };
         found.map(|s| &s.samples[..]).filter(|s| !s.is_empty())
     }
@@ -136,7 +151,7 @@ impl Saved {
 
 impl Opened {
     /// The verdicts on every model of one measurement.
-    pub fn judge(&self, sizes: &Point, measured: &BenchReport) -> Vec<Judged> {
+    pub fn judge(&self, sizes: &Point, measured: &BenchReport, models: &[Measured]) -> Vec<Judged> {
         let mut subjects = measured.subjects.iter();
         let first = match self.saved {
             Some(_) => None,
@@ -145,7 +160,10 @@ impl Opened {
         subjects
             .map(|s| {
                 let base = match (&self.saved, first) {
-                    (Some(saved), _) => saved.samples(sizes, &s.name),
+                    (Some(saved), _) => {
+                        let model = models.iter().find(|m| m.name == s.name);
+                        saved.samples(sizes, &s.name, model.map(|m| m.path.as_str()))
+                    }
                     (None, first) => first.map(|f| &f.samples[..]),
                 };
                 let ratio = base.map(|b| Ratio::of(("", b), (&s.name, &s.samples)));
@@ -218,6 +236,7 @@ mod tests {
                 baseline: "b.json".into(),
                 allowed: 0.05,
                 machine,
+                same_run: false,
                 points: Vec::new(),
             },
             saved: Some(Saved {
@@ -225,6 +244,7 @@ mod tests {
                     gflops: 1.0,
                     gbytes: 1.0,
                 },
+                models: Vec::new(),
                 points: vec![SavedPoint {
                     sizes: Point::new(),
                     measured: SavedReport {
@@ -241,7 +261,7 @@ mod tests {
     fn verdict(machine: f64, base: &[u64], now: &[u64]) -> Verdict {
         let opened = opened(machine, base);
         let saved = opened.saved.as_ref().unwrap();
-        let base = saved.samples(&Point::new(), "other");
+        let base = saved.samples(&Point::new(), "other", None);
         let ratio = base.map(|b| Ratio::of(("", b), ("m", now)));
         opened.judged("m", &Point::new(), ratio).verdict
     }
@@ -270,7 +290,7 @@ mod tests {
         let opened = opened(1.0, &[100; 40]);
         let saved = opened.saved.as_ref().unwrap();
         let sizes = Point::from([("batch".to_string(), 8)]);
-        assert!(saved.samples(&sizes, "m").is_none());
+        assert!(saved.samples(&sizes, "m", None).is_none());
         let judged = opened.judged("m", &sizes, None);
         assert_eq!(judged.verdict, Verdict::NotRun);
         assert!(judged.why().contains("no such model"));

@@ -9,13 +9,14 @@ use kiln_graph::{Model, onnx};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::BenchError;
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
+use super::names;
 use super::profile::Profile;
 use super::work::{Work, work};
 use super::{BenchOptions, BenchReport, Subject};
 use crate::bundle;
-use crate::compile::CompileError;
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::parity;
@@ -61,6 +62,8 @@ impl FromStr for Axis {
 pub struct Request {
     /// ONNX files or bundles; the first is what others are compared with.
     pub models: Vec<PathBuf>,
+    /// What the first models are called; the others are named by their paths.
+    pub names: Vec<String>,
     /// The grid; the typical sizes if it is empty.
     pub axes: Vec<Axis>,
     /// Inputs as `.npz`, instead of the grid.
@@ -138,6 +141,16 @@ impl PointReport {
         let sizes = self.sizes.iter().map(|(name, n)| format!("{name}={n}"));
         sizes.collect::<Vec<_>>().join(" ")
     }
+
+    /// Whether a model is faster than the machine was when it was measured.
+    pub fn is_beyond(&self) -> bool {
+        let subjects = self.measured.subjects.iter().zip(&self.limits);
+        subjects.into_iter().any(|(s, limit)| s.stats.p50 < *limit)
+    }
+
+    fn hold_against(&mut self, machine: &Machine) {
+        self.limits = self.work.iter().map(|w| machine.limit(w)).collect();
+    }
 }
 
 struct Loaded {
@@ -150,26 +163,12 @@ struct Loaded {
 ///
 /// # Errors
 /// When a model cannot be read or does not run at a size, when the grid names unknown dimensions, or the runtime is missing.
-pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, CompileError> {
+pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchError> {
     talk.stage("read");
-    let mut paths = Vec::new();
-    if let Some(baseline) = request.baseline.as_ref().filter(|b| b.is_model()) {
-        paths.push(baseline.path.clone());
-    }
-    // A baseline that is one of several models is measured once.
-    let known = |m: &&PathBuf| request.models.len() > 1 && paths.contains(m);
-    let others: Vec<PathBuf> = (request.models.iter())
-        .filter(|m| !known(m))
-        .cloned()
-        .collect();
-    paths.extend(others);
-    let loaded = load(&paths)?;
+    let loaded = load(request)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
     let device = runtime.device(request.device)?;
-    let threads = request.threads.map_or_else(
-        || std::thread::available_parallelism().map_or(1, usize::from),
-        usize::from,
-    );
+    let threads = request.threads.map_or_else(runtime::threads, usize::from);
     let options = SessionOptions {
         intra_threads: NonZeroUsize::new(threads),
         pinned: true,
@@ -178,7 +177,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
         ..SessionOptions::default()
     };
     talk.stage("machine");
-    let machine = Machine::measure(runtime, &options, threads)?;
+    let mut machine = Machine::measure(runtime, &options, threads)?;
     let mut models = Vec::new();
     let mut sessions = Vec::new();
     for l in &loaded {
@@ -202,15 +201,17 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
         .as_ref()
         .map(|b| b.open(&machine))
         .transpose()?;
-    for point in grid(request, &loaded)? {
+    let grid = grid(request, &loaded)?;
+    for point in &grid {
         let label: Vec<String> = point.iter().map(|(k, v)| format!("{k}={v}")).collect();
         talk.stage(&format!("measure {}", label.join(" ")));
+        talk.done(points.len(), grid.len());
         let report = measure(
             request,
             &loaded,
             &mut sessions,
             &machine,
-            &point,
+            point,
             &mut models,
             gate.as_mut(),
         )?;
@@ -218,6 +219,11 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, Compil
             talk.warn(&format!("{}: {warning}", label.join(" ")));
         }
         points.push(report);
+    }
+    if points.iter().any(PointReport::is_beyond) {
+        talk.stage("machine, again");
+        machine = machine.max(Machine::measure(runtime, &options, threads)?);
+        points.iter_mut().for_each(|p| p.hold_against(&machine));
     }
     let mut placements = Vec::new();
     if let (false, Some(point)) = (device.device.is_cpu(), points.first()) {
@@ -272,25 +278,29 @@ fn session_options(options: &SessionOptions, model: &Model) -> SessionOptions {
     }
 }
 
-fn load(paths: &[PathBuf]) -> Result<Vec<Loaded>, CompileError> {
-    let mut loaded: Vec<Loaded> = Vec::new();
-    for given in paths {
-        let path = bundle::find_model(given)?;
-        let stem = given.file_stem().unwrap_or_default().to_string_lossy();
-        let same = loaded
-            .iter()
-            .filter(|l| l.name == stem || l.name.starts_with(&format!("{stem}#")));
-        let name = match same.count() {
-            0 => stem.into_owned(),
-            n => format!("{stem}#{}", n + 1),
+/// The models, a baseline before the others.
+fn load(request: &Request) -> Result<Vec<Loaded>, BenchError> {
+    let names = request.names.iter().cloned().map(Some);
+    let mut given: Vec<(PathBuf, Option<String>)> = (request.models.iter().cloned())
+        .zip(names.chain(std::iter::repeat(None)))
+        .collect();
+    if let Some(baseline) = request.baseline.as_ref().filter(|b| b.is_model()) {
+        // One that is one of several models is measured once.
+        let among = given.iter().position(|(path, _)| *path == baseline.path);
+        let first = match among.filter(|_| given.len() > 1) {
+            Some(at) => given.remove(at),
+            None => (baseline.path.clone(), None),
         };
-        loaded.push(Loaded {
-            name,
-            model: onnx::read(&path)?,
-            path,
-        });
+        given.insert(0, first);
     }
-    Ok(loaded)
+    let (paths, names): (Vec<PathBuf>, Vec<Option<String>>) = given.into_iter().unzip();
+    let named = names::named(&paths, &names).into_iter().zip(&paths);
+    let load = |(name, given): (String, &PathBuf)| {
+        let path = bundle::find_model(given)?;
+        let model = onnx::read(&path)?;
+        Ok(Loaded { name, path, model })
+    };
+    named.map(load).collect()
 }
 
 fn bytes(path: &Path, model: &Model) -> u64 {
@@ -300,7 +310,7 @@ fn bytes(path: &Path, model: &Model) -> u64 {
 }
 
 /// The points of the grid: every combination, the last axis fastest.
-fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, CompileError> {
+fn grid(request: &Request, loaded: &[Loaded]) -> Result<Vec<Point>, BenchError> {
     let Some(first) = loaded.first() else {
         return Ok(Vec::new());
     };
@@ -360,7 +370,7 @@ fn inputs(
     model: &Model,
     session: &Session,
     point: &Point,
-) -> Result<(Named, usize), CompileError> {
+) -> Result<(Named, usize), BenchError> {
     let fixed = Fixed::known(&model.graph, &request.fixed, &[])?;
     if let Some(path) = &request.inputs {
         let mut npz = parity::Npz::open(path)?;
@@ -393,7 +403,7 @@ fn measure(
     point: &Point,
     models: &mut [Measured],
     mut gate: Option<&mut baseline::Opened>,
-) -> Result<PointReport, CompileError> {
+) -> Result<PointReport, BenchError> {
     let mut fed = Vec::new();
     let mut batch = 1;
     for (l, session) in loaded.iter().zip(sessions.iter()) {
@@ -412,7 +422,7 @@ fn measure(
         subjects.push(Subject::session(&l.name, session, inputs)?);
     }
     // Memory grows in the first run at larger sizes than before.
-    for (subject, model) in subjects.iter_mut().zip(models) {
+    for (subject, model) in subjects.iter_mut().zip(models.iter_mut()) {
         let before = resident();
         subject.run().map_err(|e| e.at(point))?;
         let held = model.running.or(model.resident);
@@ -424,7 +434,7 @@ fn measure(
     };
     let mut measured = super::measure_pinned(&mut subjects, &timing)?;
     if let Some(gate) = gate.as_mut() {
-        let mut judged = gate.judge(point, &measured);
+        let mut judged = gate.judge(point, &measured, models);
         for _ in 0..RETRIES {
             if !judged.iter().any(Judged::is_unclear) {
                 break;
@@ -433,7 +443,7 @@ fn measure(
             timing.min_runs *= 2;
             timing.max_runs = timing.max_runs.max(timing.min_runs);
             measured = super::measure_pinned(&mut subjects, &timing)?;
-            judged = gate.judge(point, &measured);
+            judged = gate.judge(point, &measured, models);
         }
         gate.gate.points.extend(judged);
     }
@@ -451,8 +461,8 @@ fn profile(
     options: &SessionOptions,
     l: &Loaded,
     point: &Point,
-) -> Result<Profile, CompileError> {
-    let folder = Temporary::new().map_err(|source| CompileError::Io {
+) -> Result<Profile, BenchError> {
+    let folder = Temporary::new().map_err(|source| BenchError::Io {
         path: std::env::temp_dir(),
         why: "a folder for the profile cannot be made",
         source,
@@ -466,7 +476,7 @@ fn profile(
     }
     let written = session.end_profile()?;
     let read = Profile::read(&l.name, Path::new(&written), request.profile);
-    Ok(read.map_err(super::BenchError::from)?)
+    Ok(read?)
 }
 
 /// What the process holds more than before, in bytes.
@@ -491,7 +501,7 @@ fn placement(
     options: &SessionOptions,
     l: &Loaded,
     point: &Point,
-) -> Result<Placement, CompileError> {
+) -> Result<Placement, BenchError> {
     let options = SessionOptions {
         watched: true,
         ..nodewise(options, &l.model)
@@ -502,7 +512,7 @@ fn placement(
     session.bind(&inputs)?.run_discarding()?;
     let placement = session.placement()?;
     placement.ok_or_else(|| {
-        CompileError::Runtime(runtime::Error::Run {
+        BenchError::Runtime(runtime::Error::Run {
             model: l.name.clone(),
             reason: "ONNX Runtime does not say where its nodes ran".into(),
         })

@@ -76,6 +76,14 @@ impl Machine {
         })
     }
 
+    /// The higher of both peaks: what else ran while one was measured made it lower.
+    pub fn max(self, other: Machine) -> Machine {
+        Machine {
+            gflops: self.gflops.max(other.gflops),
+            gbytes: self.gbytes.max(other.gbytes),
+        }
+    }
+
     /// The shortest time in nanoseconds that the work can take here, in FP32.
     pub fn limit(&self, work: &Work) -> f64 {
         let compute = work.flops as f64 / self.gflops;

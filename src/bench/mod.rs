@@ -5,9 +5,11 @@
 
 pub mod baseline;
 pub(crate) mod blocks;
+mod error;
 pub mod gpu;
 pub mod grid;
 mod machine;
+mod names;
 mod pin;
 mod profile;
 mod stats;
@@ -15,17 +17,16 @@ mod warning;
 pub(crate) mod work;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kiln_graph::Tensor;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::runtime::{self, Session, SessionOptions};
-use crate::shapes::Point;
 use pin::Pinned;
 
+pub use error::BenchError;
 pub use grid::{Axis, Benchmark, PointReport, Request, benchmark};
 pub use machine::Machine;
 pub use profile::{Part, Profile, ProfileError};
@@ -34,7 +35,7 @@ pub use warning::Warning;
 pub use work::{Work, work};
 
 /// How long to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct BenchOptions {
     /// Runs of each subject before the measurement; they are not kept.
     pub warmup: usize,
@@ -56,40 +57,6 @@ impl Default for BenchOptions {
             max_runs: 10_000,
             min_duration: Duration::from_secs(3),
             batch: 1,
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum BenchError {
-    #[error("there is nothing to measure")]
-    NoSubjects,
-    #[error("no number of runs is at least {min_runs} (and 1) and at most {max_runs}")]
-    Runs { min_runs: usize, max_runs: usize },
-    #[error("the baseline {}: {reason}", path.display())]
-    Baseline { path: PathBuf, reason: String },
-    #[error(transparent)]
-    Profile(#[from] ProfileError),
-    #[error("{subject} failed while it was measured: {source}")]
-    Run {
-        subject: String,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl BenchError {
-    /// With the sizes at which a subject failed.
-    fn at(self, point: &Point) -> BenchError {
-        match self {
-            BenchError::Run { subject, source } if !point.is_empty() => {
-                let sizes = point.iter().map(|(name, n)| format!("{name}={n}"));
-                let sizes = sizes.collect::<Vec<_>>().join(" ");
-                BenchError::Run {
-                    subject: format!("{subject} at {sizes}"),
-                    source,
-                }
-            }
-            other => other,
         }
     }
 }
@@ -154,7 +121,7 @@ impl fmt::Debug for Subject<'_> {
 }
 
 /// A measurement.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct BenchReport {
     pub options: BenchOptions,
     /// Threads that the machine runs at once, if that is known.
@@ -166,7 +133,7 @@ pub struct BenchReport {
 }
 
 /// One subject of a measurement.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct SubjectReport {
     pub name: String,
     /// Threads, optimization and device, if the subject is a session.

@@ -1,8 +1,8 @@
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Statistics of latencies. All times are in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Stats {
     pub runs: usize,
     pub min: f64,
@@ -68,7 +68,7 @@ pub(super) fn median_deviation(sorted: &[f64]) -> f64 {
 }
 
 /// A range that holds a number with the probability `level`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Interval {
     pub low: f64,
     pub high: f64,
@@ -76,7 +76,7 @@ pub struct Interval {
 }
 
 /// How much faster a subject is than the baseline.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Ratio {
     pub baseline: String,
     pub subject: String,

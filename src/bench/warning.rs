@@ -1,13 +1,13 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::stats::{median_deviation, quantile, sorted};
 use super::{BenchOptions, SubjectReport};
 
 /// What casts doubt on a measurement. Times are in nanoseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "warning")]
 pub enum Warning {
     /// Latencies vary by more than 10 % of their mean.

@@ -1,12 +1,15 @@
-//! What a bundle's manifest says of it as a whole, whichever kiln wrote it.
+//! What a bundle's manifest says of it as a whole.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::MANIFEST;
+use crate::engine_parity::EngineParity;
+use crate::manifest::{self, EngineFacts, Manifest, ManifestError};
+use crate::parity::{self, Outcome};
+use crate::recipe::Recipe;
+use crate::summary;
 
 /// What a bundle is, in words; what its manifest does not say is empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -24,115 +27,115 @@ pub struct About {
     /// What proved it, and where.
     pub runtime: String,
     /// What `kiln compile -c manifest.json` compiles again.
-    pub recipe: Value,
+    pub recipe: Recipe,
 }
-
-/// A manifest is not read.
-#[derive(Debug, thiserror::Error)]
-#[error("{MANIFEST} cannot be read: {0}")]
-pub struct Unread(String);
 
 /// Reads the manifest of a folder; `None` where it has none.
 ///
 /// # Errors
-/// When the manifest cannot be read, or is no JSON.
-pub fn about(folder: &Path) -> Result<Option<About>, Unread> {
-    let path = folder.join(MANIFEST);
-    if !path.is_file() {
+/// When the manifest cannot be read.
+pub fn about(folder: &Path) -> Result<Option<About>, ManifestError> {
+    if !folder.join(MANIFEST).is_file() {
         return Ok(None);
     }
-    let text = fs::read(&path).map_err(|e| Unread(e.to_string()))?;
-    let manifest: Value = serde_json::from_slice(&text).map_err(|e| Unread(e.to_string()))?;
-    Ok(Some(of(&manifest)))
+    manifest::read(folder).map(|m| Some(of(m)))
 }
 
-fn of(m: &Value) -> About {
-    let text = |place: &str| m.pointer(place).and_then(Value::as_str).unwrap_or_default();
-    let sizes = m["sizes"].as_object().into_iter().flatten();
-    let sizes = sizes.map(|(name, r)| match r {
-        Value::Object(_) => format!("{name} {}:{}:{}", r["min"], r["opt"], r["max"]),
-        other => format!("{name} {}", other.as_str().unwrap_or(&other.to_string())),
-    });
-    let runtime = match (text("/runtime"), text("/device/device")) {
-        (runtime, "") => runtime.to_string(),
-        (runtime, device) => format!("{runtime} on {device}"),
-    };
+fn of(m: Manifest) -> About {
+    let sizes = m.sizes.iter();
+    let sizes = sizes.map(|(name, r)| format!("{name} {}:{}:{}", r.min, r.opt, r.max));
+    let runtime = m.runtime.clone().unwrap_or_default();
     About {
-        kiln: text("/kiln").into(),
-        original: text("/source/path").into(),
-        target: text("/target").replace(',', ", "),
-        precision: text("/precision").into(),
+        original: m.source.path.clone(),
+        target: m.target.replace(',', ", "),
+        precision: m.precision.clone(),
         sizes: sizes.collect(),
-        parity: parity(m),
-        engine: engine(&m["engine"]),
-        engine_parity: match m["engine_parity"]["status"].as_str() {
-            Some("run") => format!("run by {}", text("/engine_parity/runner")),
-            Some("not-run") => format!("not run: {}", text("/engine_parity/why")),
-            _ => String::new(),
+        parity: parity(&m),
+        engine: m.engine.as_ref().map_or("none".into(), engine),
+        engine_parity: match &m.engine_parity {
+            EngineParity::Run { runner, .. } => format!("run by {runner}"),
+            EngineParity::NotRun { why } if why.is_empty() => String::new(),
+            EngineParity::NotRun { why } => format!("not run: {why}"),
         },
-        runtime,
-        recipe: m["recipe"].clone(),
+        runtime: match &m.device {
+            Some(chosen) => format!("{runtime} on {}", chosen.device),
+            None => runtime,
+        },
+        kiln: m.kiln,
+        recipe: m.recipe,
     }
 }
 
 /// `passes (fp16) at 9 cases: cosine ≥ 0.9999994, max abs ≤ 6.128e-3`
-fn parity(m: &Value) -> String {
-    let report = &m["parity"];
-    let (Some(outcome), Some(cases)) = (m["parity_outcome"].as_str(), report["cases"].as_array())
-    else {
+fn parity(m: &Manifest) -> String {
+    let (Some(outcome), Some(report)) = (m.parity_outcome, &m.parity) else {
         return "not run".into();
     };
-    let tolerance = report["tolerance"]["name"].as_str().unwrap_or_default();
-    let outputs = cases.iter().filter_map(|c| c["outputs"].as_array());
-    let floats = outputs
-        .flatten()
-        .map(|o| &o["comparison"]["metrics"]["float"]);
-    let mut numbers: Option<(f64, f64)> = None;
-    for float in floats {
-        if let (Some(cosine), Some(error)) = (float["cosine"].as_f64(), float["max_abs"].as_f64()) {
-            let (least, most) = numbers.unwrap_or((cosine, error));
-            numbers = Some((least.min(cosine), most.max(error)));
-        }
-    }
-    let numbers = numbers.map_or(String::new(), |(cosine, error)| {
-        let cosine = (cosine * 1e7).floor() / 1e7;
-        format!(": cosine ≥ {cosine:.7}, max abs ≤ {error:.3e}")
-    });
-    let (outcome, n) = (outcome.replace('-', " "), cases.len());
+    let outcome = match outcome {
+        Outcome::Passes => "passes",
+        Outcome::NotProved => "not proved",
+        Outcome::Fails => "fails",
+    };
+    let n = report.cases.len();
     let s = if n == 1 { "" } else { "s" };
-    format!("{outcome} ({tolerance}) at {n} case{s}{numbers}")
+    let told = format!("{outcome} ({}) at {n} case{s}", report.tolerance.name);
+    match parity::measured(report) {
+        numbers if numbers.is_empty() => told,
+        numbers => format!("{told}: {numbers}"),
+    }
 }
 
-fn engine(e: &Value) -> String {
-    let Some(runtime) = e["runtime"].as_str() else {
-        return "none".into();
-    };
-    let capabilities = e["capabilities"].as_array().into_iter().flatten();
-    let capabilities: Vec<&str> = capabilities.filter_map(Value::as_str).collect();
-    let size = e["bytes"].as_u64().unwrap_or(0);
-    let size = crate::summary::bytes(usize::try_from(size).unwrap_or(usize::MAX));
-    format!("{runtime} for {}, {size}", capabilities.join(", "))
+fn engine(e: &EngineFacts) -> String {
+    let size = summary::bytes(usize::try_from(e.bytes).unwrap_or(usize::MAX));
+    format!("{} for {}, {size}", e.runtime, e.capabilities.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
+
+    fn of_json(m: &Value) -> About {
+        of(manifest::parse(Path::new(MANIFEST), m.to_string().as_bytes()).unwrap())
+    }
 
     #[test]
     fn a_manifest_is_told_in_words() {
-        let float = |cosine: f64, error: f64| json!({"comparison": {"metrics": {"float": {"cosine": cosine, "max_abs": error}}}});
-        let found = of(&json!({
+        let output = |cosine: f64, error: f64| {
+            let zero = [
+                "mean_abs",
+                "p99_abs",
+                "max_scaled",
+                "relative_l2",
+                "sqnr_db",
+            ];
+            let mut float = json!({
+                "max_abs": error, "max_abs_at": [0], "cosine": cosine, "argmax": null,
+                "reference_max": 1.0, "reference_rms": 1.0,
+                "nonfinite": {"reference_nan": 0, "candidate_nan": 0, "reference_inf": 0, "candidate_inf": 0, "differ": 0},
+            });
+            for key in zero {
+                float[key] = json!(0.0);
+            }
+            json!({"name": "y", "comparison": {
+                "outcome": "compared",
+                "metrics": {"elements": 1, "unequal": 1, "same_bits": false, "float": float},
+                "verdict": {"pass": true, "failed": []},
+            }})
+        };
+        let case = json!({"name": "typical", "inputs": [], "outputs": [output(0.99999997, 0.5), output(0.99, 0.25)]});
+        let limits = json!({"same_bits": false});
+        let found = of_json(&json!({
             "kiln": "1.2.3", "source": {"path": "m.onnx"}, "target": "sm_86,sm_89", "precision": "fp16",
-            "sizes": {"batch": {"min": 1, "opt": 2, "max": 8}, "seq": "1:128:512"},
+            "sizes": {"batch": {"min": 1, "opt": 2, "max": 8}},
             "parity_outcome": "not-proved",
-            "parity": {"tolerance": {"name": "fp16"}, "cases": [{"outputs": [float(0.99999997, 0.5), float(0.99, 0.25)]}]},
+            "parity": {"tolerance": {"name": "fp16", "limits": limits, "overrides": []}, "cases": [case]},
             "engine": {"runtime": "TensorRT 1", "capabilities": ["sm_86", "sm_89"], "bytes": 1000},
             "engine_parity": {"status": "not-run", "why": "no CUDA device"},
-            "runtime": "ONNX Runtime 1", "device": {"device": "cpu"},
+            "runtime": "ONNX Runtime 1", "device": {"device": "cpu", "why": "", "asked": false},
         }));
         assert_eq!(found.target, "sm_86, sm_89");
-        assert_eq!(found.sizes, ["batch 1:2:8", "seq 1:128:512"]);
+        assert_eq!(found.sizes, ["batch 1:2:8"]);
         assert_eq!(
             found.parity,
             "not proved (fp16) at 1 case: cosine ≥ 0.9900000, max abs ≤ 5.000e-1"
@@ -143,13 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn any_json_is_taken() {
-        for m in [
-            json!(null),
-            json!([1]),
-            json!({"sizes": 3, "parity": [], "engine": "x"}),
-        ] {
-            assert_eq!(of(&m).parity, "not run");
-        }
+    fn a_manifest_that_says_nothing_is_told_as_one() {
+        let empty = of_json(&json!({}));
+        assert_eq!(
+            (empty.parity.as_str(), empty.engine.as_str()),
+            ("not run", "none")
+        );
+        assert_eq!(empty.recipe, Recipe::default());
     }
 }

@@ -24,6 +24,7 @@ use kiln_passes::precision::stats::Stats;
 pub use cache::{CacheError, Key};
 pub use data::{Batch, DataError, Source, SourceOptions};
 
+use crate::fault::Fault;
 use crate::runtime::{self, DeviceRequest, Runtime};
 use crate::talk::Talk;
 
@@ -72,6 +73,19 @@ pub enum CalibrateError {
     },
     #[error(transparent)]
     Cache(#[from] CacheError),
+}
+
+impl CalibrateError {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self {
+            CalibrateError::Data(_) | CalibrateError::NoData(_) | CalibrateError::Cache(_) => {
+                Fault::Request
+            }
+            CalibrateError::Runtime(e) => e.fault(),
+            _ => Fault::Model,
+        }
+    }
 }
 
 /// Statistics of `values`, which are FP32 or FP16 values of the model's outermost graph, over all data of `source`.

@@ -14,7 +14,7 @@ use kiln_passes::{Context, Target, registry};
 
 use super::data::{Batch, Source};
 use super::{CalibrateError, Options, Stats};
-use crate::runtime::{Device, Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{self, Device, Optimization, Runtime, Session, SessionOptions};
 use crate::talk::Talk;
 
 pub(super) struct Runner<'a> {
@@ -44,12 +44,9 @@ impl Runner<'_> {
         drop(largest);
         let groups = parts(values, &sizes, self.options.memory);
         let mut stats = Stats::default();
-        for (k, group) in groups.iter().enumerate() {
-            let turn = match groups.len() {
-                1 => String::new(),
-                n => format!(", values {} of {n}", k + 1),
-            };
-            let collectors = self.group(group, batches, &turn)?;
+        self.talk.stage("calibration: ranges");
+        for (turn, group) in groups.iter().enumerate() {
+            let collectors = self.group(group, batches, (turn, groups.len()))?;
             let finished = collectors.into_iter().map(Collector::finish);
             stats.extend(group.iter().copied().zip(finished));
         }
@@ -94,16 +91,13 @@ impl Runner<'_> {
             let parts = parts(&list, &sizes, self.options.memory);
             groups.extend(parts.into_iter().map(|part| (give, part)));
         }
+        self.talk.stage("calibration: products");
         for (turn, (give, group)) in groups.iter().enumerate() {
             let values: Vec<ValueId> = group.iter().map(|(v, _)| *v).collect();
             let mut grams: Vec<Gram> = group.iter().map(|&(_, size)| Gram::new(size)).collect();
             let mut session = self.session(&values, *give)?;
             for (k, batch) in self.source.batches().enumerate() {
-                let (turn, turns) = (turn + 1, groups.len());
-                self.talk.stage(&format!(
-                    "calibration: products, batch {} of {batches}, part {turn} of {turns}",
-                    k + 1
-                ));
+                self.talk.done(turn * batches + k, groups.len() * batches);
                 let outputs = run(&mut session, &batch.map_err(CalibrateError::from)?)?;
                 for (gram, products) in grams.iter_mut().zip(outputs) {
                     let row = 4 * gram.size().max(1);
@@ -158,18 +152,14 @@ impl Runner<'_> {
         &self,
         values: &[ValueId],
         batches: usize,
-        turn: &str,
+        (turn, turns): (usize, usize),
     ) -> Result<Vec<Collector>, CalibrateError> {
         let mut session = self.session(values, Give::Value)?;
         let mut collectors = vec![Collector::new(); values.len()];
-        let threads = self
-            .options
-            .threads
-            .or(thread::available_parallelism().ok());
-        let threads = threads.map_or(1, NonZeroUsize::get);
+        let given = self.options.threads.map(NonZeroUsize::get);
+        let threads = given.unwrap_or_else(runtime::threads);
         for (k, batch) in self.source.batches().enumerate() {
-            self.talk
-                .stage(&format!("calibration: batch {} of {batches}{turn}", k + 1));
+            self.talk.done(turn * batches + k, turns * batches);
             let outputs = run(&mut session, &batch?)?;
             fold(&mut collectors, outputs, threads);
         }

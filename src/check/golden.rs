@@ -1,24 +1,14 @@
 //! Comparing with outputs that were recorded, without the model that gave them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kiln_graph::{Model, Tensor};
 
+use super::Error;
 use super::Options;
-use crate::compile::CompileError;
 use crate::parity::{self, Case, Npz, OUTPUT_PREFIX, Placed, Report, Tolerance};
 use crate::prove;
 use crate::runtime::Chosen;
-
-/// A file of recorded outputs cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum GoldenError {
-    #[error(
-        "{} holds no outputs ({OUTPUT_PREFIX}NAME): record some with `kiln check MODEL --reference ORIGINAL --record {}`",
-        path.display(), path.display()
-    )]
-    NoOutputs { path: PathBuf },
-}
 
 /// What a comparison gave, and by what.
 pub(super) struct Golden {
@@ -35,7 +25,7 @@ pub(super) fn compare(
     path: &Path,
     candidate: &Model,
     tolerance: &Tolerance,
-) -> Result<Golden, CompileError> {
+) -> Result<Golden, Error> {
     let mut opened =
         prove::Candidate::open(path, candidate, options.device, options.ort_lib.as_deref())?;
     let mut npz = Npz::open(file)?;
@@ -52,10 +42,9 @@ pub(super) fn compare(
         }
     }
     if expected.is_empty() {
-        return Err(GoldenError::NoOutputs {
+        return Err(Error::NoOutputs {
             path: file.to_path_buf(),
-        }
-        .into());
+        });
     }
     let name = file.file_name().unwrap_or_default();
     let case = Case {

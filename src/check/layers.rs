@@ -5,7 +5,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::compile::CompileError;
+use super::Error;
 use crate::parity::{self, Report, Tolerance};
 use crate::prove::Reference;
 
@@ -60,7 +60,7 @@ pub(super) fn find(
     candidate: &Model,
     report: &Report,
     tolerance: &Tolerance,
-) -> Result<Layers, CompileError> {
+) -> Result<Layers, Error> {
     // The first case that fails is the smallest.
     let failed = report.cases.iter().find(|c| c.failed());
     let Some(case) = reference.case(failed.map(|c| c.name.as_str())) else {
@@ -235,7 +235,7 @@ fn operands(
     value: ValueId,
     case: &parity::Case,
     errors: &FxHashMap<String, (f64, bool)>,
-) -> Result<Vec<Operand>, CompileError> {
+) -> Result<Vec<Operand>, Error> {
     let g = &candidate.graph;
     let Some(id) = g.producer(value) else {
         return Ok(Vec::new());

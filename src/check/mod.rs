@@ -1,5 +1,6 @@
 //! The parity gate: comparing a model or bundle with its original, or with what the original gave before.
 
+mod error;
 mod golden;
 mod layers;
 mod pieces;
@@ -16,7 +17,6 @@ use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
-use crate::compile::CompileError;
 use crate::engine_parity::{self, EngineParity, NotRun, Runner};
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
@@ -28,7 +28,7 @@ use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
 use crate::shapes::{self, DimSpec, Shapes};
 use crate::talk::Talk;
 
-pub use golden::GoldenError;
+pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use pieces::Piece;
 pub use precision::{Multiplication, Precision, PrecisionReport};
@@ -141,7 +141,7 @@ impl Checked {
 ///
 /// # Errors
 /// When a model cannot be read or run. Outputs that differ are in the report.
-pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError> {
+pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     talk.stage("read");
     let path = bundle::find_model(&options.candidate)?;
     let candidate = onnx::read(&path)?;
@@ -244,7 +244,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, CompileError
 }
 
 /// Whether limits are for outputs that the model has.
-fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), CompileError> {
+fn limits_fit(tolerance: &Tolerance, model: &Model) -> Result<(), Error> {
     let outputs = model.graph.outputs().iter().map(|o| &*o.name);
     Ok(tolerance.names_outputs_of(outputs)?)
 }
@@ -256,7 +256,7 @@ fn in_pieces(
     mut candidate: Model,
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<(Report, Vec<Piece>, Alone), CompileError> {
+) -> Result<(Report, Vec<Piece>, Alone), Error> {
     let optimized = multiplies_bytes(&candidate.graph);
     let alone = Alone::new(options.device, options.ort_lib.as_deref(), optimized)?;
     infer::annotate(&mut original.graph);
@@ -269,19 +269,18 @@ fn in_pieces(
             inputs: parity::make(&specs, options.seed)?,
         })
     });
-    let cases = cases.collect::<Result<Vec<_>, CompileError>>()?;
+    let cases = cases.collect::<Result<Vec<_>, Error>>()?;
     let (report, pieces) = pieces::compare(&alone, &original, &candidate, &cases, tolerance, talk)?;
     Ok((report, pieces, alone))
 }
 
 /// Makes constants of the reference's inputs that are fixed. The candidate may be without them.
-fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, CompileError> {
+fn fix(options: &Options, original: &mut Model, candidate: &Model) -> Result<Fixed, Error> {
     let fixed = match options.fixed.is_empty() {
         false => Fixed::of(&original.graph, &options.fixed, &options.dims)?,
         true => {
-            let manifest = options.candidate.join(bundle::MANIFEST);
-            let read = manifest.is_file().then(|| recipe::read(&manifest).ok());
-            let known = read.flatten().map_or(Vec::new(), |r| r.fixed());
+            let recipe = recipe::of_bundle(&options.candidate)?;
+            let known = recipe.map_or(Vec::new(), |r| r.fixed());
             Fixed::known(&original.graph, &known, &options.dims)?
         }
     };
@@ -332,7 +331,7 @@ fn open(
     fixed: &Fixed,
     candidate: &Model,
     talk: &dyn Talk,
-) -> Result<Reference, CompileError> {
+) -> Result<Reference, Error> {
     let mut shapes = Shapes::new(&original.graph, &options.dims, &[])?;
     talk.stage("sizes");
     let request = Request {
@@ -344,20 +343,19 @@ fn open(
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
-        half_io: half_io(options),
+        half_io: half_io(options)?,
         one_profile: false,
         result: None,
         device: options.device,
         ort_lib: options.ort_lib.as_deref(),
     };
-    prove::open(&request, &mut shapes, talk)
+    Ok(prove::open(&request, &mut shapes, talk)?)
 }
 
 /// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
-fn half_io(options: &Options) -> bool {
-    let manifest = options.candidate.join(bundle::MANIFEST);
-    let recipe = manifest.is_file().then(|| recipe::read(&manifest));
-    recipe.is_some_and(|r| r.is_ok_and(|r| r.precision.half_io == Some(true)))
+fn half_io(options: &Options) -> Result<bool, Error> {
+    let recipe = recipe::of_bundle(&options.candidate)?;
+    Ok(recipe.is_some_and(|r| r.precision.half_io == Some(true)))
 }
 
 /// Outputs that failed before those that passed, in every case.

@@ -13,10 +13,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::Error;
 use super::layers::{common, wide};
-use crate::compile::CompileError;
 use crate::parity::{self, Case, Report, Side, Tolerance};
-use crate::prove::Alone;
+use crate::prove::{self, Alone};
 use crate::runtime::Session;
 use crate::talk::Talk;
 
@@ -44,7 +44,7 @@ pub(super) fn compare(
     cases: &[Case],
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<(Report, Vec<Piece>), CompileError> {
+) -> Result<(Report, Vec<Piece>), Error> {
     let open = |whole: &Model, piece: &Piece, values: &Values, side| {
         let path = whole.path.as_deref().unwrap_or(Path::new("model"));
         let model = cut(whole, piece, values);
@@ -64,9 +64,10 @@ pub(super) fn compare(
     // Of each case, the model's inputs and what the pieces so far gave.
     let mut known: Vec<Named> = cases.iter().map(|c| c.inputs.clone()).collect();
     let mut reports = Vec::new();
+    talk.stage("parity, piece by piece");
     for (k, piece) in pieces.iter().enumerate() {
         let number = format!("piece {} of {}", k + 1, pieces.len());
-        talk.stage(&number);
+        talk.done(k, pieces.len());
         // One after the other, so that what one session holds is free when the other is opened.
         let mut expected = Vec::new();
         let mut reference = open(original, piece, &sides.original, Side::Reference)?;
@@ -76,7 +77,7 @@ pub(super) fn compare(
                 inputs: fed(&reference, known),
             };
             let outputs = parity::outputs(&mut reference, &case, Side::Reference);
-            let outputs = outputs.map_err(|e| CompileError::Sizes {
+            let outputs = outputs.map_err(|e| prove::Error::Sizes {
                 model: original.path.clone().unwrap_or_default(),
                 why: e.to_string(),
             })?;

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use kiln_passes::{Step, registry};
 
+use super::Error;
 use super::Options;
 use crate::bisect::{self, Bisection};
 use crate::bundle;
-use crate::compile::{self, CompileError};
+use crate::compile;
 use crate::parity::Tolerance;
 use crate::pipeline;
 use crate::recipe;
@@ -33,10 +34,10 @@ pub(super) fn search(
     reference: &Path,
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<Bisection, CompileError> {
+) -> Result<Bisection, Error> {
     let manifest = options.candidate.join(bundle::MANIFEST);
     if !manifest.is_file() {
-        return Err(CompileError::Unsupported {
+        return Err(Error::Unsupported {
             what: "--bisect",
             why: format!(
                 "{} is no bundle with a manifest.json that says which passes made it; `kiln bisect` takes the original",
@@ -69,12 +70,12 @@ pub(super) fn search(
         ..again
     };
     let steps = match suspects {
-        Suspects::Recipe => pipeline::steps(&again)?,
+        Suspects::Recipe => pipeline::steps(&again).map_err(bisect::Error::from)?,
         Suspects::Steps(steps) => steps.clone(),
     };
     let suspects = bisect::Suspects {
         steps: &steps,
         finish: registry::LOWER,
     };
-    bisect::bisect(&again, suspects, tolerance, talk)
+    Ok(bisect::bisect(&again, suspects, tolerance, talk)?)
 }

@@ -4,54 +4,46 @@ use std::path::PathBuf;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json};
+use super::{Failure, Globals, help, print_json};
 use crate::attention::flags::{Flag, Head};
-use crate::attention::{self, AttentionError, Data, Kind, Layer, Options, Summary};
+use crate::attention::{self, Data, Kind, Layer, Options, Summary};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// An ONNX file or a bundle.
     model: PathBuf,
     /// Inputs, as .npz, or as .npy for a model with one input.
-    #[arg(long, value_name = "DATA.npz", required_unless_present = "text")]
+    #[arg(long, value_name = "DATA.npz", required_unless_present = "text", help_heading = help::DATA)]
     inputs: Option<PathBuf>,
-    /// A text instead of --inputs; can be given several times, and each is a sample.
-    #[arg(long, conflicts_with = "inputs", requires = "tokenizer")]
+    /// A text instead of --inputs. Can be given several times.
+    ///
+    /// Each text is a sample.
+    #[arg(long, conflicts_with = "inputs", requires = "tokenizer", help_heading = help::DATA)]
     text: Vec<String>,
-    /// A tokenizer.json: makes tokens of --text, and words of the ids in --inputs.
-    #[arg(long, value_name = "FILE")]
+    /// The model's tokenizer.json.
+    ///
+    /// It makes tokens of --text, and words of the ids in --inputs.
+    #[arg(long, value_name = "FILE", help_heading = help::DATA)]
     tokenizer: Option<PathBuf>,
-    /// The most tokens of a text; what is longer is cut.
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    /// The most tokens of a text; longer ones are cut.
+    #[arg(long, value_name = "N", default_value_t = 128, help_heading = help::DATA)]
     max_length: usize,
-    /// Only this attention, counted from 0 in the order of computation; can be given several times.
-    #[arg(long, value_name = "N")]
+    /// Only this attention, counted from 0. Can be given several times.
+    ///
+    /// In the order of computation.
+    #[arg(long, value_name = "N", help_heading = help::OUTPUT)]
     layer: Vec<usize>,
-    /// Only this head, counted from 0; can be given several times.
-    #[arg(long, value_name = "N")]
+    /// Only this head, counted from 0. Can be given several times.
+    #[arg(long, value_name = "N", help_heading = help::OUTPUT)]
     head: Vec<usize>,
     /// The page; the probabilities go beside it as .npz.
-    #[arg(
-        long,
-        short,
-        value_name = "PAGE.html",
-        default_value = "attention.html"
-    )]
+    #[arg(long, short, value_name = "PAGE.html", default_value = "attention.html", help_heading = help::OUTPUT)]
     output: PathBuf,
+    /// Print JSON.
+    #[arg(long, help_heading = help::OUTPUT)]
+    json: bool,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-impl From<AttentionError> for Failure {
-    fn from(e: AttentionError) -> Failure {
-        Failure {
-            code: e.exit_code(),
-            error: e.into(),
-        }
-    }
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {

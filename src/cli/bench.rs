@@ -1,80 +1,126 @@
 //! `kiln bench`
 
-use std::num::NonZeroUsize;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::device::DeviceArgs;
 use super::engine;
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json};
+use super::{Failure, Globals, help, print, print_json};
 use crate::bench::baseline::{Baseline, Verdict};
-use crate::bench::{Axis, BenchOptions, Request, benchmark};
+use crate::bench::{Axis, BenchOptions, Benchmark, Request, benchmark};
 use crate::report;
 use crate::runtime::GpuOptions;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// ONNX files or bundles; others are compared with the first.
+    /// ONNX files or bundles; the others are compared with the first.
     #[arg(required_unless_present = "watch")]
     models: Vec<PathBuf>,
-    /// Sizes of a symbolic dimension to measure at: batch=1,8. Several make a grid.
-    #[arg(long, value_name = "NAME=SIZES")]
+    /// What a model is called in tables and reports.
+    ///
+    /// In the order of the models [default: the shortest path that tells it from the others]. Can be given several times.
+    #[arg(long, value_name = "NAME", conflicts_with = "engine", help_heading = help::INPUT)]
+    name: Vec<String>,
+    /// Fix an input in all models that have it: sr=16000, name=text.
+    ///
+    /// Forms: sr=16000, speed=1.0, flag=true, widths=320,640, name=text. Can be given several times.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "engine", help_heading = help::INPUT)]
+    input: Vec<crate::fixed::InputValue>,
+    /// Sizes of a symbolic dimension to measure at: batch=1,8.
+    ///
+    /// Several dimensions make a grid.
+    #[arg(long, value_name = "NAME=SIZES", help_heading = help::SIZES)]
     grid: Vec<Axis>,
     /// Inputs, as .npz, instead of a grid.
-    #[arg(long, value_name = "DATA.npz", conflicts_with = "grid")]
+    #[arg(long, value_name = "DATA.npz", conflicts_with = "grid", help_heading = help::DATA)]
     inputs: Option<PathBuf>,
-    /// Give an input this value in all models that have it: sr=16000, speed=1.0, flag=true, widths=320,640, name=text. Can be
-    /// given several times.
-    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "engine")]
-    input: Vec<crate::fixed::InputValue>,
+    /// Seed of the inputs that are made.
+    #[arg(long, default_value_t = 1, help_heading = help::DATA)]
+    seed: u64,
     /// Runs of each model before the measurement.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, help_heading = help::MEASUREMENT)]
     warmup: usize,
     /// Runs of each model at least.
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(long, value_name = "N", default_value_t = 30, help_heading = help::MEASUREMENT)]
     runs: usize,
     /// Seconds that each model is measured at least, at each point.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, help_heading = help::MEASUREMENT)]
     duration: f64,
-    /// Threads of each session [default: one for each core].
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    /// Show where the time goes: by operator and by block.
+    #[arg(long, help_heading = help::MEASUREMENT)]
+    profile: bool,
+    /// Fail if a model is slower than this one.
+    ///
+    /// A model or bundle, which is measured first in the same run, or a .json that `kiln bench --json` printed.
+    #[arg(long, value_name = "MODEL|FILE.json", help_heading = help::MEASUREMENT)]
+    baseline: Option<PathBuf>,
+    /// How much slower a model may be than the baseline.
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent, help_heading = help::MEASUREMENT)]
+    max_regression: f64,
+    /// Fail if a measurement is too noisy for a verdict.
+    #[arg(long, help_heading = help::MEASUREMENT)]
+    strict: bool,
+    /// Write a report: .md, .html, .json, or .xml (JUnit).
+    ///
+    /// Can be given several times.
+    #[arg(long, value_name = "FILE", value_parser = super::report_file(), help_heading = help::OUTPUT)]
+    report: Vec<report::Target>,
+    /// Write the numbers as CSV.
+    ///
+    /// To a file, or with `csv` alone to stdout instead of the tables.
+    #[arg(long, value_name = "FILE.csv|csv", value_parser = OsStringValueParser::new().try_map(export),
+          conflicts_with_all = ["json", "engine"], help_heading = help::OUTPUT)]
+    export: Option<Export>,
+    /// Print JSON.
+    #[arg(long, help_heading = help::OUTPUT)]
+    json: bool,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Let FP32 products on the GPU round their operands to TF32.
-    #[arg(long)]
+    /// Let FP32 products on the GPU round their factors to TF32.
+    #[arg(long, help_heading = help::RUNTIME)]
     tf32: bool,
     /// Replay the kernels of a run as a CUDA graph.
-    #[arg(long)]
+    #[arg(long, help_heading = help::RUNTIME)]
     cuda_graph: bool,
     /// Count the copies of inputs to the GPU and of outputs from it.
-    #[arg(long, conflicts_with = "cuda_graph")]
+    #[arg(long, conflicts_with = "cuda_graph", help_heading = help::RUNTIME)]
     include_copies: bool,
     #[command(flatten)]
     engine: engine::EngineArgs,
-    /// Show where the time goes: by operator and by block.
-    #[arg(long)]
-    profile: bool,
-    /// Fail if a model is slower than this one: a model or bundle, measured in the same run, or a .json that
-    /// `kiln bench --json` printed.
-    #[arg(long, value_name = "MODEL|FILE.json")]
-    baseline: Option<PathBuf>,
-    /// How much slower a model may be than the baseline.
-    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent)]
-    max_regression: f64,
-    /// A noisy measurement, which is neither slower nor fast enough for sure, fails too.
-    #[arg(long)]
-    strict: bool,
-    /// Write a report: .md, .html, .json, or .xml (JUnit). May be given several times.
-    #[arg(long, value_name = "FILE")]
-    report: Vec<report::Target>,
-    /// Seed of the inputs that are made.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+}
+
+/// Where numbers go as CSV.
+#[derive(Clone, Debug)]
+enum Export {
+    Stdout,
+    File(PathBuf),
+}
+
+fn export(text: OsString) -> Result<Export, &'static str> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        _ if path.as_os_str() == "csv" => Ok(Export::Stdout),
+        Some(e) if e.eq_ignore_ascii_case("csv") => Ok(Export::File(path)),
+        _ => Err("write csv, or a file that ends in .csv"),
+    }
+}
+
+/// Names of models are as many as these at most, and all different.
+fn named(names: &[String], models: usize) -> Result<(), Failure> {
+    let twice = (names.iter().enumerate()).find(|(k, name)| names[..*k].contains(name));
+    match twice {
+        Some((_, name)) => Err(Failure::usage(anyhow!("--name {name} is given twice"))),
+        None if names.len() > models => Err(Failure::usage(anyhow!(
+            "{} names are given for {models} models",
+            names.len()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// `5%` or `5` as 0.05.
@@ -84,6 +130,16 @@ fn percent(text: &str) -> Result<f64, String> {
         Ok(v) if v.is_finite() && v >= 0.0 => Ok(v / 100.0),
         _ => Err("write a percentage such as 5%".into()),
     }
+}
+
+fn show(globals: &Globals, result: &Benchmark) -> Result<(), Failure> {
+    for (title, header, rows) in report::bench::tables(result) {
+        globals.show(&format!("\n{title}\n\n{}", globals.table(&header, &rows)))?;
+    }
+    for note in report::bench::notes(result) {
+        globals.show(&format!("  {note}\n"))?;
+    }
+    Ok(())
 }
 
 /// Runs of each model for the profile: enough that a pause of the machine is a small part of them.
@@ -116,13 +172,15 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let _watch = (args.engine.watch)
         .then(|| args.engine.beside(device))
         .transpose()?;
+    named(&args.name, args.models.len())?;
     let request = Request {
         models: args.models,
+        names: args.name,
         axes: args.grid,
         inputs: args.inputs,
         fixed: args.input,
         timing,
-        threads: args.threads,
+        threads: args.device.threads,
         device: args.device.request(),
         gpu: GpuOptions {
             tf32: args.tf32,
@@ -144,12 +202,14 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     for target in &args.report {
         target.write(&report::bench::Page(&result))?;
     }
-    if args.json {
-        print_json(&result)?;
-    } else {
-        for (title, header, rows) in report::bench::tables(&result) {
-            globals.show(&format!("\n{title}\n\n{}", globals.table(&header, &rows)))?;
-        }
+    let csv = || report::bench::Page(&result).csv().map_err(Failure::usage);
+    if let Some(Export::File(path)) = &args.export {
+        report::write(path, &csv()?)?;
+    }
+    match (args.json, &args.export) {
+        (true, _) => print_json(&result)?,
+        (_, Some(Export::Stdout)) => print(&csv()?)?,
+        _ => show(globals, &result)?,
     }
     let gate = result.gate.iter().flat_map(|g| &g.points);
     let failing = |v: Verdict| match v {

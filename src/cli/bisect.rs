@@ -3,9 +3,9 @@
 use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json};
+use super::{Failure, Globals, help, print_json};
 use crate::bisect::{self, Finding, Suspects};
-use crate::compile::{CompileError, Options};
+use crate::compile::Options;
 use crate::pipeline;
 use crate::recipe::{self, Recipe};
 use crate::report;
@@ -14,16 +14,22 @@ use kiln_passes::registry;
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    conversion: Conversion,
+    pub(super) conversion: Conversion,
+    /// Print JSON.
+    #[arg(long, help_heading = help::OUTPUT)]
+    json: bool,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = help::DIAGNOSTICS)]
+    passes: Option<String>,
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
-    let recipe = args.conversion.recipe(Recipe::default())?;
+    let recipe = args.conversion.recipe(Recipe {
+        passes: args.passes,
+        ..Recipe::default()
+    })?;
     let options = Options {
         device: args.device.request(),
         ort_lib: globals.ort_lib.clone(),
@@ -31,7 +37,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         ..recipe::resolve(&recipe).map_err(Failure::usage)?
     };
     let tolerance = pipeline::tolerance(&options, None)?;
-    let steps = pipeline::steps(&options).map_err(CompileError::from)?;
+    let steps = pipeline::steps(&options)?;
     let suspects = Suspects {
         steps: &steps,
         finish: registry::LOWER,

@@ -2,24 +2,27 @@
 
 use std::path::PathBuf;
 
+use super::help;
 use crate::engine::Hardware;
 use crate::recipe::Build;
 
 #[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Engine")]
+#[command(next_help_heading = help::ENGINE)]
 pub(super) struct BuildArgs {
     /// Let the engine's weights be replaced. Takes a GPU.
     #[arg(long)]
     refittable: bool,
-    /// Leave the weights out of the engine: whoever opens it puts those of model.onnx in, which kiln itself does not do. Takes
-    /// a GPU.
+    /// Leave the weights out of the engine. Takes a GPU.
+    ///
+    /// Whoever opens the engine gives it the weights of model.onnx, as `kiln check` and `kiln bench` do.
     #[arg(long)]
     weight_stripped: bool,
     /// Let newer versions of TensorRT run the engine (TensorRT proper).
     #[arg(long)]
     version_compatible: bool,
-    /// Let other GPUs run the engine: ampere-plus or same-capability (TensorRT proper; for TensorRT for RTX give several
-    /// targets).
+    /// Let other GPUs run the engine (TensorRT proper).
+    ///
+    /// ampere-plus or same-capability. For TensorRT for RTX give several targets instead.
     #[arg(long, value_name = "GPUS", num_args = 0..=1, require_equals = true, default_missing_value = "ampere-plus",
           value_parser = hardware)]
     hardware_compatible: Option<Hardware>,

@@ -8,72 +8,88 @@ use clap::builder::PossibleValuesParser;
 use super::device::DeviceArgs;
 use super::judge::JudgeArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, NOT_PROVED, print_json};
+use super::{Failure, Globals, NOT_PROVED, help, print_json};
 use crate::check::{self, Against, Checked, Precision, Suspects};
 use crate::parity::{self, Outcome, Preset, Report, Tolerance};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// An ONNX file or a bundle.
+    /// The result: an ONNX file or a bundle.
     #[arg(required_unless_present = "saved")]
     candidate: Option<PathBuf>,
-    /// The model that is right.
-    #[arg(long, value_name = "MODEL.onnx", required_unless_present_any = ["golden", "saved"])]
+    /// The original, which is right.
+    #[arg(long, value_name = "MODEL.onnx", required_unless_present_any = ["golden", "saved"], help_heading = help::INPUT)]
     reference: Option<PathBuf>,
-    /// Inputs and right outputs that --record wrote; the model that is right is not needed then.
-    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "bisect", "inputs", "judge"])]
+    /// Inputs and right outputs that --record wrote, instead of --reference.
+    #[arg(long, value_name = "DATA.npz", conflicts_with_all = ["reference", "record", "layers", "bisect", "inputs", "judge"],
+          help_heading = help::INPUT)]
     golden: Option<PathBuf>,
-    /// Save the typical inputs and the outputs of the reference.
-    #[arg(long, value_name = "DATA.npz")]
-    record: Option<PathBuf>,
-    /// Judge again what --json printed, by another --tolerance or other limits, without running anything.
-    #[arg(long, value_name = "RESULT.json",
+    /// Judge a saved result again, without running anything.
+    ///
+    /// The result is what --json printed; --tolerance and --limit give other limits.
+    #[arg(long, value_name = "RESULT.json", help_heading = help::INPUT,
           conflicts_with_all = ["candidate", "reference", "golden", "record", "layers", "bisect", "inputs", "require", "report", "judge"])]
     saved: Option<PathBuf>,
-    /// Inputs, as .npz; otherwise they are made from the graph.
-    #[arg(long, value_name = "DATA.npz")]
-    inputs: Option<PathBuf>,
-    /// Fix an input: sr=16000, speed=1.0, flag=true, widths=320,640, name=text [default: what a bundle was compiled with]. Can
-    /// be given several times.
-    #[arg(long, value_name = "NAME=VALUE", conflicts_with_all = ["golden", "saved"])]
+    /// Fix an input: sr=16000, flag=true, name=text.
+    ///
+    /// Forms: sr=16000, speed=1.0, flag=true, widths=320,640, name=text [default: what a bundle was compiled with]. Can be given
+    /// several times.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with_all = ["golden", "saved"], help_heading = help::INPUT)]
     input: Vec<crate::fixed::InputValue>,
-    /// How close outputs must be [default: by the candidate's types, or that of --saved].
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::names()))]
+    /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
+    #[arg(long, value_name = "NAME=SIZES", help_heading = help::SIZES)]
+    dim: Vec<crate::shapes::DimSpec>,
+    /// Real inputs, as .npz; otherwise they are made from the graph.
+    #[arg(long, value_name = "DATA.npz", help_heading = help::DATA)]
+    inputs: Option<PathBuf>,
+    /// Seed of the inputs that are made.
+    #[arg(long, default_value_t = 1, help_heading = help::DATA)]
+    seed: u64,
+    /// Save the typical inputs and the outputs of the reference.
+    #[arg(long, value_name = "DATA.npz", help_heading = help::DATA)]
+    record: Option<PathBuf>,
+    /// How close outputs must be.
+    ///
+    /// [default: by the candidate's types, or that of --saved]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::names()), help_heading = help::PROOF)]
     tolerance: Option<String>,
     /// Other limits for an output: logits:cosine=0.999,max_abs=1e-3.
-    #[arg(long, value_name = "OUTPUT:METRIC=LIMIT")]
+    #[arg(long, value_name = "OUTPUT:METRIC=LIMIT", help_heading = help::PROOF)]
     limit: Vec<String>,
-    /// Fail unless the engine, or else the model, computes products in this precision; or, with engine-parity, unless the
-    /// bundle's engine runs on a GPU of this machine and is right. May be given for both.
-    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required)]
+    /// Fail unless products are computed in this precision, or the engine is right on a GPU.
+    ///
+    /// A precision (fp32, fp16, bf16, int8, fp8, int4): the engine, or else the model, computes products in it. engine-parity:
+    /// the bundle's engine runs on a GPU of this machine and is right. Can be given for both.
+    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required, help_heading = help::PROOF)]
     require: Vec<Required>,
-    #[command(flatten)]
-    device: DeviceArgs,
-    /// Find the first tensor that diverges, with its node and the ranges of what the node reads.
-    #[arg(long)]
-    layers: bool,
-    /// Run both models piece by piece, each alone in memory, where they are too large to be run whole. A piece, such as a
-    /// layer of a decoder, is given the original's numbers.
-    #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "judge"])]
+    /// Run both models piece by piece, where they are too large to be run whole.
+    ///
+    /// Each piece, such as a layer of a decoder, is alone in memory and is given the original's numbers.
+    #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "judge"], help_heading = help::PROOF)]
     pieces: bool,
-    /// If a bundle's outputs differ, find the application of a pass that did it, by making the bundle again.
-    #[arg(long)]
-    bisect: bool,
     #[command(flatten)]
     judge: JudgeArgs,
-    /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max) or seq=128.
-    #[arg(long, value_name = "NAME=SIZES")]
-    dim: Vec<crate::shapes::DimSpec>,
-    /// Seed of the inputs that are made.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Write a report: .md, .html, .json, or .xml (JUnit). May be given several times.
-    #[arg(long, value_name = "FILE")]
+    /// Write a report: .md, .html, .json, or .xml (JUnit).
+    ///
+    /// Can be given several times.
+    #[arg(long, value_name = "FILE", value_parser = super::report_file(), help_heading = help::OUTPUT)]
     report: Vec<report::Target>,
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = help::OUTPUT)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Find the first tensor that diverges.
+    ///
+    /// With its node and the ranges of what the node reads.
+    #[arg(long, help_heading = help::DIAGNOSTICS)]
+    layers: bool,
+    /// If a bundle's outputs differ, find the application of a pass that did it.
+    ///
+    /// The bundle is made again, with ever fewer applications.
+    #[arg(long, help_heading = help::DIAGNOSTICS)]
+    bisect: bool,
 }
 
 /// What a result must have.
@@ -102,7 +118,7 @@ pub(super) fn required(text: &str) -> Result<Required, String> {
         return Ok(Required::EngineParity);
     }
     let found = Precision::from_str(text, true).map(Required::Precision);
-    found.map_err(|_| "there are: fp32, fp16, bf16, int8, fp8, int4, engine-parity".into())
+    found.map_err(|_| "one of: fp32, fp16, bf16, int8, fp8, int4, engine-parity".into())
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {

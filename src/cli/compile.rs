@@ -11,11 +11,12 @@ use super::conversion::Conversion;
 use super::device::DeviceArgs;
 use super::judge::JudgeArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, NOT_PROVED, known_pass, print, print_json, table::table};
+use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
 use crate::bundle::about::about;
 use crate::cache::{self, Cached};
 use crate::compile::{self, CompileError, Options, Plan};
+use crate::fault::Fault;
 use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
@@ -25,65 +26,81 @@ use crate::summary::{Found, bytes};
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    conversion: Conversion,
-    #[command(flatten)]
-    build: build::BuildArgs,
-    /// Where the bundle goes [default: MODEL.kiln beside the model].
-    #[arg(short, long, value_name = "BUNDLE")]
-    output: Option<PathBuf>,
-    /// Leave alone whatever is where the bundle goes, older bundles too.
-    #[arg(long)]
-    no_clobber: bool,
-    /// Write the bundle where something else is: a file is replaced, other files in a folder stay.
-    #[arg(long, conflicts_with = "no_clobber")]
-    force: bool,
-    /// Build no engine.
-    #[arg(long)]
-    no_engine: bool,
+    pub(super) conversion: Conversion,
     /// Prove and time nothing.
-    #[arg(long)]
+    #[arg(long, help_heading = help::PROOF)]
     no_check: bool,
     /// Prove, but time nothing.
-    #[arg(long)]
+    #[arg(long, help_heading = help::PROOF)]
     no_latency: bool,
-    /// Fail where the result is out of tolerance, instead of searching nodes that must keep their precision.
-    #[arg(long)]
+    /// Fail where the result is out of tolerance, without a search.
+    ///
+    /// Otherwise kiln searches for nodes that must keep their precision for the result to be within tolerance.
+    #[arg(long, help_heading = help::PROOF)]
     no_search: bool,
-    /// Fail if the median latency is more than this part of the original's, both in ONNX Runtime on what the target is: the
-    /// CPU, or a GPU of this machine. `off` drops a recipe's gate.
-    #[arg(long, value_name = "RATIO|off", value_parser = ratio)]
+    /// Fail if the median latency is more than this part of the original's.
+    ///
+    /// Both run in ONNX Runtime on what the target is: the CPU, or a GPU of this machine. off drops a recipe's gate.
+    #[arg(long, value_name = "RATIO|off", value_parser = ratio, help_heading = help::PROOF)]
     max_latency_ratio: Option<Ratio>,
-    /// Fail if model.onnx has more bytes than this part of the original. `off` drops a recipe's gate.
-    #[arg(long, value_name = "RATIO|off", value_parser = ratio)]
+    /// Fail if model.onnx has more bytes than this part of the original.
+    ///
+    /// off drops a recipe's gate.
+    #[arg(long, value_name = "RATIO|off", value_parser = ratio, help_heading = help::PROOF)]
     max_size_ratio: Option<Ratio>,
-    /// Fail unless the engine runs on a GPU of this machine and gives what the original gives (engine-parity), or unless its
-    /// kernels multiply in a precision (int8, fp8, int4, fp16, bf16). May be given several times.
-    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required)]
+    /// Fail unless the engine is right on a GPU, or multiplies in a precision.
+    ///
+    /// engine-parity: the engine runs on a GPU of this machine and gives what the original gives. int8, fp8, int4, fp16, bf16:
+    /// the engine's kernels multiply in this precision. Can be given several times.
+    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required, help_heading = help::PROOF)]
     require: Vec<Required>,
+    /// Where the bundle goes [default: MODEL.kiln beside the model].
+    #[arg(short, long, value_name = "BUNDLE", help_heading = help::OUTPUT)]
+    output: Option<PathBuf>,
+    /// Never replace anything, older bundles included.
+    #[arg(long, help_heading = help::OUTPUT)]
+    no_clobber: bool,
+    /// Write the bundle where something else is.
+    ///
+    /// A file is replaced; other files in a folder stay.
+    #[arg(long, conflicts_with = "no_clobber", help_heading = help::OUTPUT)]
+    force: bool,
+    /// Write the report to a file too: .md, .html, .json, or .xml (JUnit).
+    ///
+    /// It is also written where a gate fails. Can be given several times.
+    #[arg(long, value_name = "FILE", value_parser = super::report_file(), help_heading = help::OUTPUT)]
+    report: Vec<report::Target>,
+    /// Take the bundle from this folder if the same was compiled before, else keep it there.
+    ///
+    /// The key is the hash of all that the bundle depends on, and what is taken is verified.
+    #[arg(long, value_name = "DIR", help_heading = help::OUTPUT)]
+    cache: Option<PathBuf>,
+    /// Print the manifest as JSON.
+    #[arg(long, help_heading = help::OUTPUT)]
+    json: bool,
+    /// Print what would be done, as a recipe, and do nothing.
+    #[arg(long, help_heading = help::OUTPUT)]
+    dry_run: bool,
+    /// Build no engine.
+    #[arg(long, help_heading = help::ENGINE)]
+    no_engine: bool,
+    #[command(flatten)]
+    build: build::BuildArgs,
     #[command(flatten)]
     judge: JudgeArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = help::DIAGNOSTICS)]
+    passes: Option<String>,
     /// Write the model after a pass (or all) into a folder, as ONNX text.
-    #[arg(long, num_args = 2, value_names = ["PASS|all", "DIR"])]
+    #[arg(long, num_args = 2, value_names = ["PASS|all", "DIR"], help_heading = help::DIAGNOSTICS)]
     dump_after: Vec<String>,
-    /// Say where a pass (or all) came close and what stopped it; can be given several times.
-    #[arg(long, value_name = "PASS|all", value_parser = known_pass)]
+    /// Say where a pass (or all) came close and what stopped it.
+    ///
+    /// Can be given several times.
+    #[arg(long, value_name = "PASS|all", value_parser = known_pass, help_heading = help::DIAGNOSTICS)]
     explain: Vec<String>,
-    /// Write the report to a file, too, also where a gate fails: .md, .html, .json, or .xml (JUnit). May be given several
-    /// times.
-    #[arg(long, value_name = "FILE")]
-    report: Vec<report::Target>,
-    /// Take the bundle out of this folder if the same was compiled before, and keep it there else. The key is the hash of all
-    /// that the bundle depends on; what is taken is verified.
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
-    /// Print what would be done, as a recipe, and do nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the manifest as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// A limit on a gate.
@@ -120,6 +137,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     };
     let more = Recipe {
         output: args.output,
+        passes: args.passes,
         precision: Precision {
             search: args.no_search.then_some(false),
             ..Precision::default()
@@ -293,7 +311,7 @@ fn stopped(
         globals.show(&shown)?;
     }
     let failed = report::failed::Page::new(options, error);
-    for target in reports.iter().filter(|_| error.exit_code() == 1) {
+    for target in reports.iter().filter(|_| error.fault() == Fault::Result) {
         match manifest {
             Some(manifest) => target.write(&report::BundlePage(manifest))?,
             None => target.write(&failed)?,
@@ -436,7 +454,7 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
                 bytes(e.bytes as usize),
                 e.parse_seconds + e.build_seconds
             );
-            out += &report::kernel_lines(e);
+            out += &report::kernel_lines(&e.listed);
         }
         None => out += "  engine   not built\n",
     }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::builder::PossibleValuesParser;
 use kiln_graph::Op;
 
-use super::Failure;
+use super::{Failure, help};
 use crate::bundle;
 use crate::fixed::InputValue;
 use crate::parity::Preset;
@@ -19,89 +19,114 @@ use crate::targets::Targets;
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("half").args(["fp16", "bf16"])))]
 pub(super) struct Conversion {
-    /// The model: ONNX, with external data beside it if it has some. Of a bundle it is the original, and the recipe that made
-    /// the bundle.
+    /// The model: ONNX, or a bundle to make again.
+    ///
+    /// External data is looked for beside an ONNX file. Of a bundle, the original is compiled by the bundle's recipe, with the
+    /// options of the command line over it.
     #[arg(required_unless_present = "recipe")]
     model: Option<PathBuf>,
-    /// A recipe (.yaml), or the manifest.json of a bundle that is to be made again. Options lie over it.
-    #[arg(short = 'c', long = "recipe", value_name = "RECIPE")]
+    /// A recipe (.yaml), or the manifest.json of a bundle.
+    ///
+    /// Options of the command line come before those of the recipe.
+    #[arg(short = 'c', long = "recipe", value_name = "RECIPE", help_heading = help::INPUT)]
     recipe: Option<PathBuf>,
-    /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), local (this machine's GPU), or cpu
+    /// Fix an input to a value: sr=16000, flag=true, name=text.
+    ///
+    /// The value becomes a constant, and what depends on it alone is folded. The input stays, unread, unless --drop-inputs is
+    /// given. Forms: sr=16000, speed=1.0, flag=true, widths=320,640, name=text. Can be given several times.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = help::INPUT)]
+    input: Vec<InputValue>,
+    /// Leave out the inputs that --input fixes.
+    ///
+    /// The optimized model and the engine do not have them any more.
+    #[arg(long, help_heading = help::INPUT)]
+    drop_inputs: bool,
+    /// GPUs to build for: sm_75, sm_80, sm_86, sm_89, sm_120, sm_121, local, or cpu.
+    ///
+    /// Several capabilities, such as sm_86,sm_89, share one engine. local is this machine's GPU; cpu builds no engine
     /// [default: this machine's GPU, else sm_86,sm_89,sm_120].
-    #[arg(long, value_name = "T[,T…]")]
+    #[arg(long, value_name = "T[,T…]", env = "KILN_TARGET", help_heading = help::TARGET)]
     target: Option<Targets>,
-    /// Operators to write: the target's own (ONNX Runtime's com.microsoft, TensorRT's operator set 23), or standard for
-    /// plain ONNX that any runtime takes.
-    #[arg(long, value_name = "DIALECT [default: target]", value_parser = ["target", "standard"])]
-    dialect: Option<String>,
+    /// The target is the environment's, not the command line's.
+    #[arg(skip)]
+    pub(super) ambient_target: bool,
     /// Convert to FP16, with FP32 kept where it must be.
-    #[arg(long)]
+    #[arg(long, help_heading = help::TARGET)]
     fp16: bool,
     /// Convert to BF16, with FP32 kept where it must be (sm_80 and newer).
-    #[arg(long, conflicts_with = "fp16")]
+    #[arg(long, conflicts_with = "fp16", help_heading = help::TARGET)]
     bf16: bool,
-    /// Multiply in 8-bit integers in linear layers and convolutions, with ranges of activations from calibration
-    /// (static), or of each run (dynamic, linear layers only, ONNX Runtime only).
+    /// Multiply in 8-bit integers in linear layers and convolutions.
+    ///
+    /// static takes the ranges of activations from calibration; dynamic takes those of each run (linear layers only, target
+    /// cpu only).
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "static",
-          value_parser = ["static", "dynamic"], conflicts_with_all = ["int4", "fp8"])]
+          value_parser = ["static", "dynamic"], conflicts_with_all = ["int4", "fp8"], help_heading = help::TARGET)]
     int8: Option<String>,
     /// Multiply in FP8 (E4M3) in linear layers (sm_89 and newer).
-    #[arg(long, conflicts_with = "int4")]
+    #[arg(long, conflicts_with = "int4", help_heading = help::TARGET)]
     fp8: bool,
-    /// Real inputs, to measure the ranges of activations: .npz, .npy, a folder of them, or lines of text with --tokenizer.
-    /// Samples behind the last that is measured prove the result.
-    #[arg(long, value_name = "DATA")]
-    calibrate: Option<PathBuf>,
-    /// The model's tokenizer.json, for --calibrate with text.
-    #[arg(long, value_name = "FILE")]
-    tokenizer: Option<PathBuf>,
-    /// The most samples to measure on [default: 128].
-    #[arg(long, value_name = "N")]
-    calibration_samples: Option<usize>,
-    /// Keep what was measured in this file, for the same model and data.
-    #[arg(long, value_name = "FILE")]
-    calibration_cache: Option<PathBuf>,
-    /// Store the weights of linear layers in 4 bits, with a scale for each block of rows (a power of two from 16 on)
-    /// [default: 32, or with --calibrate 16 where the result is out of tolerance otherwise]. With --calibrate the errors of
-    /// weights make up for each other on the data; without it, layers that come out of tolerance keep their precision, of a
-    /// small model often half of them.
-    #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true)]
+    /// Store the weights of linear layers in 4 bits, with a scale for each block of rows.
+    ///
+    /// BLOCK is a power of two from 16 on [default: 32, or with --calibrate 16 where the result is out of tolerance
+    /// otherwise]. With --calibrate, weights are rounded so that their errors make up for each other on the data. Without it,
+    /// layers that come out of tolerance keep their precision: of a small model often half of them.
+    #[arg(long, value_name = "BLOCK", num_args = 0..=1, require_equals = true, help_heading = help::TARGET)]
     int4: Option<Option<usize>>,
     /// Convert the graph's inputs and outputs too.
-    #[arg(long, visible_aliases = ["fp16-io", "bf16-io"])]
+    #[arg(long, visible_aliases = ["fp16-io", "bf16-io"], help_heading = help::TARGET)]
     half_io: bool,
-    /// Sizes of a symbolic dimension: batch=1:8:32 (min:opt:max), past=0:64:512 or seq=128.
-    #[arg(long, value_name = "NAME=SIZES")]
-    dim: Vec<DimSpec>,
-    /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512 (min:opt:max).
-    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
-    shape: Vec<(String, String)>,
-    /// Real inputs for the proof, as .npz, beside those that are made from the graph; without --calibrate they also give the
-    /// ranges of FP16 and BF16.
-    #[arg(long, value_name = "DATA.npz")]
-    inputs: Option<PathBuf>,
-    /// Fix an input: sr=16000, speed=1.0, flag=true, widths=320,640, name=text. The value becomes a constant, of which the
-    /// rest folds, and the input is kept but read no more. Can be given several times.
-    #[arg(long, value_name = "NAME=VALUE")]
-    input: Vec<InputValue>,
-    /// Leave out the inputs that --input fixes: the result and the engine are without them.
-    #[arg(long)]
-    drop_inputs: bool,
-    /// Passes to run: default,-fuse-gelu or fold-constants,fuse-gelu.
-    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
-    passes: Option<String>,
     /// Keep the precision of nodes whose names match.
-    #[arg(long, value_name = "REGEX")]
+    #[arg(long, value_name = "REGEX", help_heading = help::TARGET)]
     keep: Option<regex::Regex>,
-    /// Keep the precision of all nodes of these operators: Softmax, com.microsoft:Attention; can be given several times.
-    #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator)]
+    /// Keep the precision of all nodes of these operators.
+    ///
+    /// Such as Softmax or com.microsoft:Attention. Can be given several times.
+    #[arg(long, value_name = "OP[,OP…]", value_delimiter = ',', value_parser = operator, help_heading = help::TARGET)]
     keep_op: Vec<Op>,
-    /// How close outputs must be [default: that of the precision].
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::names()))]
-    tolerance: Option<String>,
+    /// Operators to write: the target's own, or standard ONNX.
+    ///
+    /// target: ONNX Runtime's com.microsoft, or TensorRT's operator set 23. standard: plain ONNX that any runtime takes.
+    #[arg(long, value_name = "DIALECT [default: target]", value_parser = ["target", "standard"], help_heading = help::TARGET)]
+    dialect: Option<String>,
+    /// Sizes of a symbolic dimension: batch=1:8:32 or seq=128.
+    ///
+    /// NAME=MIN:OPT:MAX, or NAME=N for one size; past=0:64:512 lets a cache be empty. Names are those that `kiln inspect` shows.
+    /// Can be given several times.
+    #[arg(long, value_name = "NAME=SIZES", help_heading = help::SIZES)]
+    dim: Vec<DimSpec>,
+    /// Shape of an input: NAME=1x128, or NAME=1x16:8x128:32x512.
+    ///
+    /// The three shapes are the smallest, the typical and the largest. Can be given several times.
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape, help_heading = help::SIZES)]
+    shape: Vec<(String, String)>,
+    /// Real inputs, to measure the ranges of activations.
+    ///
+    /// An .npz or .npy file, a folder of them, or lines of text with --tokenizer. Samples behind the last that is measured prove
+    /// the result.
+    #[arg(long, value_name = "DATA", help_heading = help::DATA)]
+    calibrate: Option<PathBuf>,
+    /// The model's tokenizer.json, for --calibrate with text.
+    #[arg(long, value_name = "FILE", help_heading = help::DATA)]
+    tokenizer: Option<PathBuf>,
+    /// The most samples to measure on [default: 128].
+    #[arg(long, value_name = "N", help_heading = help::DATA)]
+    calibration_samples: Option<usize>,
+    /// Keep what was measured in this file, for the same model and data.
+    #[arg(long, value_name = "FILE", help_heading = help::DATA)]
+    calibration_cache: Option<PathBuf>,
+    /// Real inputs for the proof, as .npz.
+    ///
+    /// They are compared beside the inputs that are made from the graph. Without --calibrate they also give the ranges of FP16
+    /// and BF16.
+    #[arg(long, value_name = "DATA.npz", help_heading = help::DATA)]
+    inputs: Option<PathBuf>,
     /// Seed of the inputs that are made [default: 1].
-    #[arg(long)]
+    #[arg(long, help_heading = help::DATA)]
     seed: Option<u64>,
+    /// How close outputs must be [default: that of the precision].
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Preset::names()), help_heading = help::PROOF)]
+    tolerance: Option<String>,
 }
 
 impl Conversion {
@@ -130,7 +155,16 @@ impl Conversion {
             }
             (None, None) => Recipe::default(),
         };
+        // A variable of the environment is there for all recipes, and none of them means it.
+        let ambient = Recipe {
+            target: match self.ambient_target {
+                true => self.target.take().map(written),
+                false => None,
+            },
+            ..Recipe::default()
+        };
         let over = more.over(&self.given()).map_err(Failure::usage)?;
+        let base = base.over(&ambient).map_err(Failure::usage)?;
         over.over(&base).map_err(Failure::usage)
     }
 
@@ -138,7 +172,7 @@ impl Conversion {
         let (int8, fp8, int4) = (self.int8.as_deref(), self.fp8, self.int4);
         Recipe {
             model: self.model,
-            target: self.target.map(|t| recipe::Targets::One(t.to_string())),
+            target: self.target.map(written),
             dialect: self.dialect.map(|dialect| match dialect.as_str() {
                 "standard" => Dialect::Standard,
                 _ => Dialect::Target,
@@ -178,7 +212,6 @@ impl Conversion {
                 .collect(),
             drop_inputs: self.drop_inputs.then_some(true),
             seed: self.seed,
-            passes: self.passes,
             gates: Gates {
                 parity: Parity {
                     tolerance: self.tolerance,
@@ -189,6 +222,10 @@ impl Conversion {
             ..Recipe::default()
         }
     }
+}
+
+fn written(targets: Targets) -> recipe::Targets {
+    recipe::Targets::One(targets.to_string())
 }
 
 /// The recipe of a bundle, whose original is still where it was.

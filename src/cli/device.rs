@@ -1,20 +1,34 @@
-//! Where models run: the arguments that every command which runs one has.
+//! Where models run, and on how many threads: the arguments that every command which runs one has.
 
-use crate::runtime::{DeviceChoice, DeviceRequest};
+use std::num::NonZeroUsize;
+
+use super::help;
+use crate::runtime::{self, DeviceChoice, DeviceRequest};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct DeviceArgs {
-    /// Where ONNX Runtime runs models: auto, cpu, cuda:N, or rtx:N (TensorRT for RTX as a plugin). auto is the first CUDA
-    /// device if there is one and ONNX Runtime can use it, else the CPU.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    /// Where ONNX Runtime runs models: auto, cpu, cuda:N, rtx:N.
+    ///
+    /// auto is the first CUDA device if there is one that ONNX Runtime can use, else the CPU. rtx:N is TensorRT for RTX as a
+    /// plugin of ONNX Runtime.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", env = "KILN_DEVICE", help_heading = help::RUNTIME)]
     device: DeviceChoice,
-    /// The most memory that one session may take of the GPU: 8G, 512M.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// The most GPU memory that one session may take: 8G, 512M.
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = help::RUNTIME)]
     gpu_memory: Option<u64>,
+    /// Threads of ONNX Runtime and of kiln [default: one for each core].
+    ///
+    /// TensorRT's builder has threads of its own, which this does not limit.
+    #[arg(long, value_name = "N", env = "KILN_THREADS", help_heading = help::RUNTIME)]
+    pub(super) threads: Option<NonZeroUsize>,
 }
 
 impl DeviceArgs {
+    /// Where models run. From now on this process has so many threads as were asked for.
     pub(super) fn request(&self) -> DeviceRequest {
+        if let Some(threads) = self.threads {
+            runtime::limit_threads(threads);
+        }
         DeviceRequest {
             choice: self.device,
             memory_limit: self.gpu_memory,

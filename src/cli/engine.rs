@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::progress::Terminal;
-use super::{Failure, Globals, print_json};
+use super::{Failure, Globals, help, print_json};
 use crate::bench::gpu::telemetry::Sampler;
 use crate::bench::gpu::{self, Request};
 use crate::bench::{Axis, BenchOptions};
-use crate::compile::CompileError;
 use crate::engine::CudaError;
 use crate::engine::run::{EngineRunError, RunOptions, unavailable};
 use crate::nvidia::driver;
@@ -17,9 +16,11 @@ use crate::nvidia::gpus::{Probe, State};
 use crate::report;
 
 #[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Engines")]
+#[command(next_help_heading = help::ENGINE)]
 pub(super) struct EngineArgs {
-    /// Time the engines of the bundles on the GPU, instead of their models in ONNX Runtime.
+    /// Time the engines of the bundles on the GPU.
+    ///
+    /// Instead of their models in ONNX Runtime.
     #[arg(long, conflicts_with_all = ["inputs", "profile", "baseline", "tf32", "include_copies", "report"])]
     pub(super) engine: bool,
     /// Numbers of runs at once, each in a CUDA stream of its own: 1,2,4.
@@ -30,7 +31,9 @@ pub(super) struct EngineArgs {
         requires = "engine"
     )]
     streams: Vec<usize>,
-    /// Find the highest throughput whose 99th percentile of latency is within so many milliseconds, over grid and streams.
+    /// Find the highest throughput within this latency.
+    ///
+    /// The 99th percentile of the latency is within so many milliseconds, over grid and streams.
     #[arg(long, value_name = "MS", requires = "engine")]
     latency_bound: Option<f64>,
     /// Show the time of each layer of the engines.
@@ -42,7 +45,9 @@ pub(super) struct EngineArgs {
     /// Keep the kernels that TensorRT for RTX compiles when an engine is opened.
     #[arg(long, value_name = "FILE", requires = "engine")]
     runtime_cache: Option<PathBuf>,
-    /// Print the GPU's power, clocks, temperature and memory while something runs, or without models until it is stopped.
+    /// Print the GPU's power, clocks, temperature and memory.
+    ///
+    /// While something runs, or without models until it is stopped.
     #[arg(long)]
     pub(super) watch: bool,
     /// Seconds between two looks.
@@ -150,7 +155,7 @@ impl Drop for Beside {
 
 /// Looks at a CUDA device, without taking memory of it.
 fn probe(device: u32) -> Result<Probe, Failure> {
-    let missing = |e: CudaError| Failure::from(CompileError::from(EngineRunError::Cuda(e)));
+    let missing = |e: CudaError| Failure::from(EngineRunError::Cuda(e));
     if let Some(why) = unavailable() {
         return Err(missing(why));
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json};
+use super::{Failure, Globals, exit, print, print_json};
 use crate::export::{ExportError, Exported, tei, triton};
 
 #[derive(clap::Args, Debug)]
@@ -93,7 +93,7 @@ fn renamed(text: &str) -> Result<(String, String), String> {
 impl From<ExportError> for Failure {
     fn from(e: ExportError) -> Failure {
         Failure {
-            code: e.exit_code(),
+            code: exit::code(e.fault()),
             error: e.into(),
         }
     }

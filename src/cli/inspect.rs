@@ -1,35 +1,63 @@
 //! `kiln inspect`
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Failure, Globals, print, print_json, table::table};
+use anyhow::anyhow;
+use kiln_graph::Model;
+
+use super::{Failure, Globals, help, print, print_json, table::table};
 use crate::bundle;
 use crate::bundle::about::{About, about};
 use crate::manifest;
+use crate::recipe::Recipe;
 use crate::report::kernels as report;
 use crate::summary::{self, Summary};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// An ONNX file, ONNX text (.onnxtxt), or a bundle.
+    /// An ONNX file, ONNX text (.onnxtxt), a bundle, or - for a model from stdin.
     model: PathBuf,
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = help::OUTPUT)]
     json: bool,
     /// Print the model as ONNX text instead; large tensors are elided.
-    #[arg(long)]
+    #[arg(long, help_heading = help::OUTPUT)]
     text: bool,
-    /// List the kernels of the bundle's engine instead, as its builder listed them.
-    #[arg(long, conflicts_with = "text")]
+    /// List the kernels of the bundle's engine instead.
+    ///
+    /// As TensorRT's builder listed them, with what they cost on paper.
+    #[arg(long, conflicts_with = "text", help_heading = help::OUTPUT)]
     engine: bool,
+}
+
+/// The name that stands for standard input.
+const STDIN: &str = "-";
+
+/// The model, and what it is called.
+fn read(path: &Path) -> Result<(Model, String), Failure> {
+    if path != Path::new(STDIN) {
+        let path = bundle::find_model(path).map_err(Failure::model)?;
+        let model = kiln_graph::onnx::read(&path).map_err(Failure::model)?;
+        return Ok((model, path.display().to_string()));
+    }
+    let mut data = Vec::new();
+    io::stdin().lock().read_to_end(&mut data)?;
+    // A message of protobuf does not begin so: ONNX text does, by its header.
+    let model = match data.trim_ascii_start().first() {
+        Some(b'<') => kiln_graph::onnx::read_text(&String::from_utf8_lossy(&data)),
+        // External data is looked for in the current folder.
+        _ => kiln_graph::onnx::read_bytes(data.into(), Some(Path::new("."))),
+    };
+    let model = model.map_err(|e| Failure::model(anyhow!("standard input: {e}")))?;
+    Ok((model, "standard input".into()))
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     if args.engine {
         return engine(&args);
     }
-    let path = bundle::find_model(&args.model).map_err(Failure::model)?;
-    let model = kiln_graph::onnx::read(&path).map_err(Failure::model)?;
+    let (model, name) = read(&args.model)?;
     if args.text {
         let message = kiln_graph::onnx::to_proto(&model).map_err(Failure::model)?;
         let options = kiln_graph::text::PrintOptions {
@@ -51,7 +79,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         return Ok(0);
     }
     let bundle = about.as_ref().map(|a| bundle_lines(&args.model, a));
-    let model = render(&path.display().to_string(), &summary);
+    let model = render(&name, &summary);
     print(&format!("{}{model}", bundle.unwrap_or_default()))?;
     Ok(0)
 }
@@ -86,7 +114,7 @@ pub(super) fn bundle_lines(folder: &Path, a: &About) -> String {
         }
     }
     if let Ok(recipe) = serde_saphyr::to_string(&a.recipe)
-        && a.recipe.is_object()
+        && a.recipe != Recipe::default()
     {
         let lines = recipe.trim_end().lines();
         let lines: String = lines.map(|l| format!("    {l}\n")).collect();
@@ -113,10 +141,7 @@ fn engine(args: &Args) -> Result<u8, Failure> {
     if let Some((header, rows)) = paper.and_then(|p| report::blocks(kernels, p)) {
         print(&format!("\n{}", table(&header, &rows)))?;
     }
-    print(&format!(
-        "\n  {}\n",
-        report::sentence(kernels, &engine.attention, paper)
-    ))?;
+    print(&format!("\n  {}\n", report::sentence(&engine)))?;
     let others = engine.otherwise.iter().map(report::otherwise);
     let lines = report::undedicated(&engine.attention, usize::MAX)
         .into_iter()

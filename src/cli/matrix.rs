@@ -36,7 +36,7 @@ enum What {
     Collect {
         plan: PathBuf,
         /// Write a report: .md, .html, .json, or .xml (JUnit). May be given several times.
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_parser = super::report_file())]
         report: Vec<report::Target>,
         /// Print JSON.
         #[arg(long)]

@@ -11,10 +11,13 @@ mod conversion;
 mod device;
 mod doctor;
 mod engine;
+pub mod exit;
 mod export;
 mod gpu_check;
+mod help;
 mod inspect;
 mod judge;
+mod log;
 mod matrix;
 mod passes;
 mod progress;
@@ -22,51 +25,50 @@ mod signals;
 mod tables;
 mod version;
 
+use std::env;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::parser::ValueSource;
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kiln_passes::registry::{self, UnknownPass};
 
-use crate::compile::CompileError;
 use crate::report::table;
-
-const AFTER: &str = "\
-EXIT CODES:
-  0  done
-  1  a gate failed: the result is not the same function, or not the precision asked for
-  2  usage, or a file that cannot be written
-  3  the model cannot be read, or is unsupported
-  4  the engine build failed
-  5  a runtime is missing; `kiln doctor` says which, and the command that installs it
-  6  nothing differs, and an output is not proved: it is random, not finite, or the same for all inputs; a bundle is
-     written, and says so
-  7  a defect of kiln: the graph is broken, or ONNX Runtime refuses what was made of a model that it runs
-  8  the search for nodes that must keep their precision stopped
-  9  something could not be timed
-  130, 143  interrupted; what was half written is removed";
 
 /// Nothing differs, and not every output could have shown that it does.
 const NOT_PROVED: u8 = 6;
 
 /// Compile Transformer models: ONNX in, a proven FP16 model and a TensorRT engine out.
 #[derive(Parser, Debug)]
-#[command(name = "kiln", version, about, after_help = AFTER, max_term_width = 100)]
+#[command(name = "kiln", version, about, after_help = help::SHORT, after_long_help = help::LONG, max_term_width = 100)]
 struct Cli {
-    /// ONNX Runtime's library: a file or a folder. Else ORT_DYLIB_PATH, the virtual environment, the system.
-    #[arg(long, global = true, value_name = "PATH")]
+    /// ONNX Runtime's library: a file or a folder.
+    ///
+    /// Otherwise that of ORT_DYLIB_PATH, of the virtual environment, or of the system.
+    #[arg(long, global = true, value_name = "PATH", help_heading = help::RUNTIME)]
     ort_lib: Option<PathBuf>,
-    /// TensorRT for RTX: a folder. Else KILN_TENSORRT_RTX_DIR, the virtual environment, the system.
-    #[arg(long, global = true, value_name = "PATH")]
+    /// TensorRT for RTX: a folder.
+    ///
+    /// Otherwise that of KILN_TENSORRT_RTX_DIR, of the virtual environment, or of the system.
+    #[arg(long, global = true, value_name = "PATH", help_heading = help::RUNTIME)]
     trt_lib: Option<PathBuf>,
-    /// Print nothing but errors, and what a command is asked for as data: --json, and all of inspect, passes, doctor and
-    /// schema.
-    #[arg(long, short, global = true)]
+    /// Print nothing but errors and data.
+    ///
+    /// Data are what --json prints, and all that inspect, passes, doctor and schema print.
+    #[arg(long, short, global = true, help_heading = help::OUTPUT)]
     quiet: bool,
-    /// Show all cases of a comparison, not only the worst of each output; with --version, the commit, features and runtimes.
-    #[arg(long, short, global = true)]
+    /// Show all cases of a comparison, not only the worst of each output.
+    ///
+    /// With --version: the commit, features and runtimes.
+    #[arg(long, short, global = true, help_heading = help::OUTPUT)]
     verbose: bool,
+    /// Append what runs, and when, to this file.
+    ///
+    /// With the runtimes' messages, whole.
+    #[arg(long, global = true, value_name = "FILE", env = "KILN_LOG", help_heading = help::DIAGNOSTICS)]
+    log: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -77,12 +79,14 @@ enum Verb {
     Compile(Box<compile::Args>),
     /// Compare a model or bundle with its original, output by output.
     Check(check::Args),
-    /// Time models or bundles side by side over a grid of sizes, and hold them against a baseline.
+    /// Time models or bundles side by side over a grid of sizes, against a baseline.
     Bench(bench::Args),
     /// Find the application of a pass that makes a compiled model differ from its original.
-    Bisect(bisect::Args),
-    /// Show what a model or bundle holds: operators, parameters, inputs, outputs, transformer blocks; of a bundle also what it
-    /// was made for, how, and what was proved.
+    Bisect(Box<bisect::Args>),
+    /// Show what a model or bundle holds.
+    ///
+    /// Operators, parameters, inputs, outputs and transformer blocks; of a bundle also what it was made for, how, and what was
+    /// proved.
     Inspect(inspect::Args),
     /// Show where the heads of a model look on given inputs, as a page with heat maps.
     Attention(attention::Args),
@@ -96,7 +100,9 @@ enum Verb {
     Export(export::Args),
     /// Check and time everything that takes a GPU, on this machine, and write a record.
     GpuCheck(gpu_check::GpuCheckArgs),
-    /// Print the JSON Schema of a recipe, for editors, or of what check or bench print as JSON.
+    /// Print the JSON Schema of a recipe or of a result.
+    ///
+    /// Editors complete and check recipes by it; results are a bundle's manifest, and what check, bench and inspect print as JSON.
     Schema {
         #[arg(value_enum, default_value_t = Schema::Recipe)]
         of: Schema,
@@ -106,6 +112,11 @@ enum Verb {
     BuildEngine(crate::engine::ChildArgs),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
+    /// Write man pages into a folder.
+    Man {
+        /// The folder; it is made if it is not there.
+        folder: PathBuf,
+    },
 }
 
 /// What has a schema.
@@ -115,6 +126,7 @@ enum Schema {
     Check,
     Bench,
     Engine,
+    Manifest,
 }
 
 impl Schema {
@@ -123,6 +135,7 @@ impl Schema {
             Schema::Recipe => crate::recipe::Recipe::schema(),
             Schema::Check => crate::schema::schema::<crate::check::Checked>(),
             Schema::Bench => crate::schema::schema::<crate::bench::Benchmark>(),
+            Schema::Manifest => crate::manifest::Manifest::schema(),
             Schema::Engine => crate::schema::schema::<crate::manifest::EngineKernels>(),
         }
     }
@@ -140,25 +153,39 @@ struct Globals {
 impl Globals {
     /// Talks to the user, on stderr.
     fn say(&self, line: impl std::fmt::Display) {
+        tracing::info!(target: "kiln", "{line}");
         if !self.quiet {
-            // A closed stderr is no reason to fail.
-            let _ = writeln!(io::stderr(), "{line}");
+            told(&line.to_string());
         }
     }
 
     /// Says why the exit code will not be 0, quiet or not.
     fn fail(&self, line: impl std::fmt::Display) {
-        let _ = writeln!(io::stderr(), "kiln: {line}");
+        tracing::error!(target: "kiln", "{line}");
+        told(&format!("kiln: {line}"));
     }
 
     /// Prints what a command found, for people.
     fn show(&self, text: &str) -> Result<(), Failure> {
+        let text = tables::wrapped(text, terminal());
         match (self.quiet, colour::wanted()) {
             (true, _) => Ok(()),
-            (_, true) => print(&colour::paint(text)),
-            (_, false) => print(text),
+            (_, true) => print(&colour::paint(&text)),
+            (_, false) => print(&text),
         }
     }
+}
+
+/// Columns of the terminal that stdout is, if it is one.
+fn terminal() -> Option<usize> {
+    tables::width(io::stdout())
+}
+
+/// Lines on stderr, as wide as its terminal.
+fn told(text: &str) {
+    let text = tables::wrapped(text, tables::width(io::stderr()));
+    // A closed stderr is no reason to fail.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A failure with its exit code.
@@ -196,18 +223,9 @@ impl From<crate::report::WriteError> for Failure {
     }
 }
 
-impl From<CompileError> for Failure {
-    fn from(e: CompileError) -> Failure {
-        Failure {
-            code: e.exit_code(),
-            error: e.into(),
-        }
-    }
-}
-
 /// Runs the command line of this process, whose program was built of this commit.
 pub fn main(commit: Option<&str>) -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are no errors, and go to stdout.
@@ -218,6 +236,52 @@ pub fn main(commit: Option<&str>) -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
+    let started = match (&cli.log, &cli.verb) {
+        // Its messages are told to the process that started it.
+        (_, Verb::BuildEngine(_)) | (None, _) => Ok(()),
+        (Some(path), _) => log::start(path, commit),
+    };
+    let code = match started.and_then(|()| run(cli)) {
+        Ok(code) => code,
+        Err(Failure { error, .. }) if is_broken_pipe(&error) => 0,
+        Err(Failure { code, error }) => {
+            let why = describe(&error);
+            tracing::error!(target: "kiln", "{why}");
+            told(&format!("kiln: {why}"));
+            code
+        }
+    };
+    tracing::info!(target: "kiln", "exit code {code}");
+    ExitCode::from(code)
+}
+
+/// The command line, completed by the environment.
+fn parse() -> Result<Cli, clap::Error> {
+    let mut matches = command().try_get_matches()?;
+    let ambient = matches.subcommand().is_some_and(|(_, verb)| {
+        let known = verb.ids().any(|id| id == "target");
+        known && verb.value_source("target") == Some(ValueSource::EnvVariable)
+    });
+    let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
+    match &mut cli.verb {
+        Verb::Compile(args) => args.conversion.ambient_target = ambient,
+        Verb::Bisect(args) => args.conversion.ambient_target = ambient,
+        _ => {}
+    }
+    Ok(cli)
+}
+
+/// What can be said on the command line. A variable of the environment that is empty says nothing.
+fn command() -> clap::Command {
+    let said = |arg: Arg| {
+        let empty = (arg.get_env()).is_some_and(|v| env::var_os(v).is_some_and(|v| v.is_empty()));
+        if empty { arg.env(None) } else { arg }
+    };
+    let command = Cli::command().mut_args(said);
+    command.mut_subcommands(|verb| verb.mut_args(said))
+}
+
+fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.verb {
         Verb::BuildEngine(_) => {}
         Verb::Compile(_) => signals::install("; no bundle was written"),
@@ -229,11 +293,11 @@ pub fn main(commit: Option<&str>) -> ExitCode {
         quiet: cli.quiet,
         verbose: cli.verbose,
     };
-    let done = match cli.verb {
+    match cli.verb {
         Verb::Compile(args) => compile::run(&globals, *args),
         Verb::Check(args) => check::run(&globals, args),
         Verb::Bench(args) => bench::run(&globals, args),
-        Verb::Bisect(args) => bisect::run(&globals, args),
+        Verb::Bisect(args) => bisect::run(&globals, *args),
         Verb::Inspect(args) => inspect::run(&globals, args),
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
@@ -250,15 +314,17 @@ pub fn main(commit: Option<&str>) -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "kiln", &mut io::stdout());
             Ok(0)
         }
-    };
-    match done {
-        Ok(code) => ExitCode::from(code),
-        Err(Failure { error, .. }) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(Failure { code, error }) => {
-            let _ = writeln!(io::stderr(), "kiln: {}", describe(&error));
-            ExitCode::from(code)
+        Verb::Man { folder } => {
+            std::fs::create_dir_all(&folder)?;
+            clap_mangen::generate_to(Cli::command(), &folder)?;
+            Ok(0)
         }
     }
+}
+
+/// The file of a report, by any name that the system allows.
+fn report_file() -> impl TypedValueParser<Value = crate::report::Target> {
+    OsStringValueParser::new().try_map(|text| crate::report::Target::at(text.into()))
 }
 
 /// The chain of causes on one line, without repeating what a message already quotes of its cause.
@@ -285,7 +351,7 @@ fn this_program() -> PathBuf {
     let running = PathBuf::from("/proc/self/exe");
     match running.exists() {
         true => running,
-        false => std::env::current_exe().unwrap_or("kiln".into()),
+        false => env::current_exe().unwrap_or("kiln".into()),
     }
 }
 

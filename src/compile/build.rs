@@ -13,7 +13,7 @@ use crate::engine::{
     self, Attended, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder,
     EngineError, Kernels, Network, Otherwise, Paper, RtxBuilder,
 };
-use crate::manifest::EngineFacts;
+use crate::manifest::{EngineFacts, EngineKernels};
 use crate::mapped;
 use crate::options::{Options, Quantization};
 use crate::pipeline::Rewritten;
@@ -68,7 +68,7 @@ pub(super) fn has_kernels(
         return Ok(());
     };
     let kept = rewritten.remarks.iter().find_map(|r| match r {
-        Remark::Kept { node, why } if node == first => Some(why.clone()),
+        Remark::Kept(kept) if kept.node == *first => Some(kept.why.clone()),
         _ => None,
     });
     let half = options.half().is_some();
@@ -167,10 +167,12 @@ pub(super) fn build(
         build_seconds: built.build_time.as_secs_f64(),
         layers: built.network.len(),
         network: built.network,
-        kernels: built.kernels,
-        otherwise,
-        attention,
-        paper,
+        listed: EngineKernels {
+            kernels: built.kernels,
+            otherwise,
+            attention,
+            paper,
+        },
         attention_decomposed: decomposed,
         inputs: built.inputs,
         outputs: built.outputs,

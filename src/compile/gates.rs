@@ -14,7 +14,11 @@ fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
         true => Verdict::Pass,
         false => Verdict::Fail,
     };
-    Judged { gate, verdict, why }
+    Judged {
+        gate: gate.into(),
+        verdict,
+        why,
+    }
 }
 
 /// Whether the gates can pass on this machine and with these options at all, before any work is done.
@@ -63,7 +67,7 @@ fn lacks(asked: Precision, m: &Manifest) -> Option<String> {
     let Some(engine) = &m.engine else {
         return Some(format!("{asked}: no engine was built"));
     };
-    let multiplied = Multiplication::of(&engine.kernels, &engine.otherwise);
+    let multiplied = Multiplication::of(&engine.listed.kernels, &engine.listed.otherwise);
     let why = multiplied.lacks(asked)?;
     Some(format!("{asked}: {why}"))
 }
@@ -73,7 +77,7 @@ fn latency(limit: f64, targets: &Targets, m: &Manifest) -> Judged {
     let on_cpu = m.device.as_ref().is_none_or(|d| d.device.is_cpu());
     if *targets != Targets::Cpu && on_cpu {
         return Judged {
-            gate: "latency",
+            gate: "latency".into(),
             verdict: Verdict::NotRun,
             why: format!("the result serves on {targets}, and this machine timed it on its CPU"),
         };
@@ -97,7 +101,7 @@ fn held(ratio: &Ratio, limit: f64) -> Judged {
         format!(", between {least:.3} and {most:.3} with 95 %")
     });
     Judged {
-        gate: "latency",
+        gate: "latency".into(),
         verdict: match (least > limit, most > limit) {
             (true, _) => Verdict::Fail,
             (false, true) => Verdict::Unclear,
@@ -144,7 +148,7 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
         all.push(judged("engine parity", pass, why));
     }
     all.extend(m.judge.iter().map(|said| Judged {
-        gate: "judge",
+        gate: "judge".into(),
         verdict: said.verdict(),
         why: said.why.clone(),
     }));

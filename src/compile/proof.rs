@@ -4,12 +4,13 @@ use kiln_graph::Model;
 use kiln_graph::onnx::{self, WriteOptions, Written};
 
 use super::CompileError;
+use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::bundle::{self, Partial};
 use crate::engine_parity::{self, EngineParity};
 use crate::options::Options;
 use crate::parity;
 use crate::pipeline::{Rewritten, tolerance};
-use crate::prove::Proof;
+use crate::prove::{self, Proof};
 use crate::talk::Talk;
 
 pub(crate) fn write(model: &Model, partial: &Partial) -> Result<Written, CompileError> {
@@ -100,4 +101,23 @@ pub(crate) fn prove_engine(
         }
         _ => Ok(parity),
     }
+}
+
+/// Times both at the typical sizes.
+///
+/// # Errors
+/// When a model does not load or run.
+pub(super) fn latency(proof: &Proof) -> Result<BenchReport, CompileError> {
+    let mut timed = proof.timed()?;
+    let (original, inputs) = &mut timed.original;
+    let (result, theirs) = &mut timed.result;
+    let mut subjects = [
+        Subject::session("original", original, inputs).map_err(prove::Error::from)?,
+        Subject::session("result", result, theirs).map_err(prove::Error::from)?,
+    ];
+    let options = BenchOptions {
+        batch: timed.batch,
+        ..BenchOptions::default()
+    };
+    Ok(bench::measure(&mut subjects, &options)?)
 }

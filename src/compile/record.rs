@@ -1,6 +1,5 @@
 //! What was done, as the manifest says it.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use kiln_graph::Model;
@@ -11,8 +10,7 @@ use crate::cache::Note;
 use crate::engine_parity::NotRun;
 use crate::environment::environment;
 use crate::manifest::{
-    Applied, Chosen, Clamped, Explained, Files, Kept, Manifest, Missed, Ranged, Requantized,
-    Rounded, SourceFacts,
+    Applied, Chosen, Explained, FORMAT, Files, Manifest, Missed, Requantized, SourceFacts,
 };
 use crate::options::{Int8, Options};
 use crate::pipeline::{Rewritten, Source};
@@ -35,6 +33,7 @@ pub(super) fn record(
     }
     let mut manifest = Manifest {
         kiln: env!("CARGO_PKG_VERSION").into(),
+        format: FORMAT,
         source: SourceFacts {
             path: source.path.display().to_string(),
             bytes: source.bytes,
@@ -52,8 +51,8 @@ pub(super) fn record(
             fp16: options.fp16,
             bf16: options.bf16,
             int8: options.int8.map(|form| match form {
-                Int8::Static => "static",
-                Int8::Dynamic => "dynamic",
+                Int8::Static => "static".into(),
+                Int8::Dynamic => "dynamic".into(),
             }),
             fp8: options.fp8,
             int4_block: options.int4,
@@ -68,24 +67,13 @@ pub(super) fn record(
             inputs: options.inputs.as_ref().map(|p| p.display().to_string()),
             seed: options.seed,
         },
-        sizes: BTreeMap::new(),
         before: summary::of(original),
         after: summary::of(&rewritten.model).with_relays(written.relays),
         ops_before: rewritten.ops_before.clone(),
         ops_after,
         blocks: rewritten.blocks.clone(),
         attention: rewritten.attention.clone(),
-        passes: Vec::new(),
         explain: explained(&options.explain, &rewritten.passes, &rewritten.misses),
-        converted: 0,
-        quantized: 0,
-        activations: Vec::new(),
-        rounded: Vec::new(),
-        calibration: None,
-        kept: Vec::new(),
-        requantized: Vec::new(),
-        clamped: Vec::new(),
-        warnings: Vec::new(),
         model: Files {
             bytes: written.bytes,
             external: written.external.as_ref().map(|(path, bytes)| {
@@ -93,24 +81,13 @@ pub(super) fn record(
                 (name.to_string_lossy().into_owned(), *bytes)
             }),
         },
-        engine: None,
-        gates: Vec::new(),
-        judge: None,
         cache: options.cache_key.as_ref().map(|key| Note {
             key: key.clone(),
             hit: false,
         }),
-        parity_outcome: None,
-        parity: None,
-        latency: None,
-        latency_not_run: None,
-        search: None,
         engine_parity: NotRun::no_engine().into(),
-        runtime: None,
-        device: None,
-        placements: Vec::new(),
         environment: environment(),
-        stages: Vec::new(),
+        ..Manifest::default()
     };
     for report in &rewritten.passes {
         match report.name {
@@ -151,38 +128,14 @@ pub(super) fn record(
 fn note(manifest: &mut Manifest, remark: &Remark) {
     match remark {
         Remark::Quantized { .. } | Remark::Narrowed { .. } => {}
-        Remark::Rounded {
-            layer,
-            method,
-            factors,
-            error,
-        } => manifest.rounded.push(Rounded {
-            layer: layer.clone(),
-            method,
-            factors: *factors,
-            error: *error,
-        }),
+        Remark::Rounded(rounded) => manifest.rounded.push(rounded.clone()),
         Remark::Ranged(a) => {
-            if !manifest
-                .activations
-                .iter()
-                .any(|known| known.value == a.value)
-            {
-                manifest.activations.push(Ranged {
-                    value: a.value.clone(),
-                    lo: a.lo,
-                    hi: a.hi,
-                    method: a.method,
-                    outliers: a.outliers,
-                    smoothing: a.smoothing,
-                    noise: a.noise,
-                });
+            let mut known = manifest.activations.iter();
+            if !known.any(|known| known.value == a.value) {
+                manifest.activations.push(a.clone());
             }
         }
-        Remark::Kept { node, why } => manifest.kept.push(Kept {
-            node: node.clone(),
-            why: why.clone(),
-        }),
+        Remark::Kept(kept) => manifest.kept.push(kept.clone()),
         Remark::Requantized { node, how, exact } => {
             let found = manifest.requantized.iter_mut().find(|r| r.how == *how);
             match found {
@@ -194,15 +147,7 @@ fn note(manifest: &mut Manifest, remark: &Remark) {
                 }),
             }
         }
-        Remark::Clamped {
-            tensor,
-            values,
-            abs_max,
-        } => manifest.clamped.push(Clamped {
-            tensor: tensor.clone(),
-            values: *values,
-            abs_max: *abs_max,
-        }),
+        Remark::Clamped(clamped) => manifest.clamped.push(clamped.clone()),
         Remark::OverBudget { node, bytes } => manifest.warnings.push(format!(
             "{node} was not folded: its result takes {}",
             summary::bytes(*bytes)

@@ -8,7 +8,6 @@
 //! that was found so, not proved to be the smallest of all.
 
 use kiln_graph::Model;
-use kiln_passes::{PassError, PassFailure};
 
 use super::{CompileError, proof};
 use crate::bundle::{self, Partial};
@@ -49,14 +48,7 @@ impl Candidates<'_> {
     fn sparing(&self, spared: &[String]) -> Result<Option<Rewritten>, CompileError> {
         match (self.sparing)(spared) {
             Ok(rewritten) => Ok(Some(rewritten)),
-            Err(CompileError::Pass {
-                source:
-                    PassError::Failed {
-                        failure: PassFailure::Nothing(_),
-                        ..
-                    },
-                ..
-            }) => Ok(None),
+            Err(CompileError::Pipeline(e)) if e.is_nothing() => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -99,10 +91,11 @@ pub fn run(
         compared += 1;
         talk.stage(&format!("search: model {compared}"));
         proof::write(&candidate.model, partial)?;
-        match case {
-            None => reference.compare(&path, &tolerance),
-            Some(case) => reference.compare_case(&path, case, &tolerance),
-        }
+        let compared = match case {
+            None => reference.compare(&path, &tolerance)?,
+            Some(case) => reference.compare_case(&path, case, &tolerance)?,
+        };
+        Ok::<Report, CompileError>(compared)
     };
     let first = compare(&rewritten, None)?;
     if !first.failed() {

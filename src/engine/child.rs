@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::log::Log;
+use super::log::{Log, Severity};
 use super::{
     BuildRequest, Built, ComputeCapability, EngineBuilder, EngineError, Form, Kernels, Libraries,
     LogLine, Network, Plan, Profile, Progress, RtxBuilder, TensorInfo, Version,
@@ -311,6 +311,10 @@ impl Said {
                 self.phases.retain(|p| *p != name);
             }
             Event::Log(line) => {
+                match line.severity {
+                    Severity::Warning => tracing::warn!(target: "tensorrt", "{}", line.text),
+                    _ => tracing::error!(target: "tensorrt", "{}", line.text),
+                }
                 self.log.push(line);
                 let surplus = self.log.len().saturating_sub(LAST_LINES);
                 self.log.drain(..surplus);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ComputeCapability, ENV_DIR, LogLine, ProfileError, Refusal};
 use super::{explain, hints};
+use crate::fault::Fault;
 
 /// The library that kiln was compiled for.
 pub const LIBRARY: &str = match cfg!(feature = "tensorrt-enterprise") {
@@ -130,6 +131,19 @@ fn inputs(names: &[String]) -> String {
 }
 
 impl EngineError {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self {
+            EngineError::NotFound { .. }
+            | EngineError::Load { .. }
+            | EngineError::Version { .. } => Fault::Machine,
+            EngineError::Request(_) | EngineError::Profile(_) | EngineError::Write { .. } => {
+                Fault::Request
+            }
+            _ => Fault::Target,
+        }
+    }
+
     pub(super) fn refused(what: &'static str) -> Self {
         Self::Refused {
             what: what.into(),

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_graph::{DType, Graph, Model, NodeId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::DataType;
 
 /// Layers and types of a parsed network.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
     /// Layers by kind, as TensorRT names them: `matrix_multiply`.
     pub layers: BTreeMap<String, usize>,

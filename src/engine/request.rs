@@ -128,7 +128,7 @@ pub struct Built {
 ///
 /// The name differs from the model's where the same tensor is input and output, and the dtype where TensorRT has no such
 /// type: FLOAT for an ONNX DOUBLE.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TensorInfo {
     pub name: String,
     pub dtype: DataType,
@@ -138,17 +138,7 @@ pub struct TensorInfo {
 
 /// TensorRT's data types.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    schemars::JsonSchema,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum DataType {

@@ -9,8 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::bench::BenchError;
 use crate::bundle::BundleError;
-use crate::compile::CompileError;
+use crate::fault::Fault;
 use crate::parity::NpzError;
 use crate::scratch;
 
@@ -40,16 +41,17 @@ pub enum ExportError {
     #[error(transparent)]
     Proof(#[from] NpzError),
     #[error("the latency over batches was not measured (--no-measure leaves it out): {0}")]
-    Measure(Box<CompileError>),
+    Measure(Box<BenchError>),
 }
 
 impl ExportError {
-    /// The exit code of the command line.
-    pub fn exit_code(&self) -> u8 {
+    pub fn fault(&self) -> Fault {
         match self {
-            ExportError::Io { .. } | ExportError::There(_) | ExportError::Option { .. } => 2,
-            ExportError::Measure(e) => e.exit_code(),
-            _ => 3,
+            ExportError::Io { .. } | ExportError::There(_) | ExportError::Option { .. } => {
+                Fault::Request
+            }
+            ExportError::Measure(e) => e.fault(),
+            _ => Fault::Model,
         }
     }
 }

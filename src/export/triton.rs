@@ -278,6 +278,7 @@ fn curve(options: &Options, facts: &Facts, batch: &str) -> Result<Curve, ExportE
     }));
     let request = bench::Request {
         models: vec![options.bundle.clone()],
+        names: Vec::new(),
         axes,
         inputs: None,
         fixed: Vec::new(),

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{DType, onnx};
 use serde_json::Value;
 
+use crate::engine_parity::EngineParity;
+use crate::manifest::Manifest;
 use crate::nvidia::driver::{self, NoDevice};
 use crate::parity::{self, InputSpec};
 use crate::talk::Talk;
@@ -194,9 +196,9 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
     };
     let mut rows = Vec::new();
     // The bundles that ONNX Runtime runs, with what they gave.
-    talk.stage(&format!("{}: fp16 in ONNX Runtime", subject.name));
+    talk.stage(&format!("{}, fp16 in ONNX Runtime", subject.name));
     let half = work.compile("fp16", &["--fp16", "--target", "cpu"]);
-    talk.stage(&format!("{}: int8 in ONNX Runtime", subject.name));
+    talk.stage(&format!("{}, int8 in ONNX Runtime", subject.name));
     let bytes = match work.calibration() {
         Ok(data) => {
             let data = data.display().to_string();
@@ -207,12 +209,12 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
         }
         Err(why) => Err(Failed::from(why.as_str())),
     };
-    talk.stage(&format!("{}: latency in ONNX Runtime", subject.name));
+    talk.stage(&format!("{}, latency in ONNX Runtime", subject.name));
     rows.extend(work.latencies(&half, &bytes));
-    talk.stage(&format!("{}: TensorRT", subject.name));
+    talk.stage(&format!("{}, TensorRT", subject.name));
     rows.push(work.engine());
     if let Some(sizes) = &subject.sizes {
-        talk.stage(&format!("{}: PyTorch", subject.name));
+        talk.stage(&format!("{}, PyTorch", subject.name));
         rows.extend(work.peers(sizes));
     }
     rows
@@ -227,7 +229,7 @@ struct Work<'a> {
 }
 
 /// A bundle, and the manifest that was printed.
-type Compiled = Result<(PathBuf, Value), Failed>;
+type Compiled = Result<(PathBuf, Manifest), Failed>;
 
 impl Work<'_> {
     fn bundle(&self, kind: &str) -> PathBuf {
@@ -278,7 +280,7 @@ impl Work<'_> {
         };
         let original = self.subject.path.display().to_string();
         let mut args = vec!["bench".to_string(), original];
-        let built: Vec<&(PathBuf, Value)> = [half, bytes].into_iter().flatten().collect();
+        let built: Vec<&(PathBuf, Manifest)> = [half, bytes].into_iter().flatten().collect();
         args.extend(built.iter().map(|(path, _)| path.display().to_string()));
         let device = self.device;
         args.extend(["--json", "--quiet", "--device", device].map(str::to_string));
@@ -287,7 +289,7 @@ impl Work<'_> {
             false => ["--runs", "100", "--duration", "3"].map(str::to_string),
         });
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let bench = self.steps.kiln(&args).json();
+        let bench = self.steps.kiln(&args).json::<Value>();
         let subjects = bench
             .as_ref()
             .ok()
@@ -311,7 +313,7 @@ impl Work<'_> {
                 (Ok(_), None) => row.not_run("the benchmark has no such subject"),
             };
             match compiled {
-                Some(Ok((_, manifest))) => row.proved(manifest.pointer("/parity")),
+                Some(Ok((_, manifest))) => row.proved(manifest.parity.as_ref()),
                 _ => row,
             }
         };
@@ -333,11 +335,10 @@ impl Work<'_> {
             Ok((_, manifest)) => manifest,
             Err(why) => return row.failed(&why),
         };
-        let parity = manifest.pointer("/engine_parity");
-        if let Some(why) = parity.and_then(|p| p.get("why")).and_then(Value::as_str) {
-            return row.not_run(why);
-        }
-        let row = row.proved(parity.and_then(|p| p.get("report")));
+        let row = match &manifest.engine_parity {
+            EngineParity::NotRun { why } => return row.not_run(why),
+            EngineParity::Run { report, .. } => row.proved(Some(report)),
+        };
         let bundle = self.bundle("engine").display().to_string();
         let device = self.device.to_string();
         let args = [
@@ -351,7 +352,7 @@ impl Work<'_> {
             "--json",
             "--quiet",
         ];
-        match self.steps.kiln(&args).json() {
+        match self.steps.kiln(&args).json::<Value>() {
             Err(why) => row.failed(&why),
             Ok(bench) => match bench.pointer("/engines/0/points/0") {
                 None => row.not_run("the benchmark has no points"),

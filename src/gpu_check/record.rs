@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Failed;
 use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
+use crate::parity::Report;
 
 /// Everything that was checked on one GPU.
 #[derive(Clone, Debug, Serialize)]
@@ -184,30 +185,12 @@ impl Row {
         }
     }
 
-    /// With a report of parity, as a manifest has it.
-    pub(super) fn proved(mut self, report: Option<&Value>) -> Row {
-        let Some(report) = report.filter(|r| r.is_object()) else {
-            return self;
-        };
-        let cases = report.get("cases").and_then(Value::as_array);
-        let outputs = (cases.into_iter().flatten())
-            .filter_map(|c| c.get("outputs")?.as_array())
-            .flatten();
-        let (mut pass, mut cosine) = (true, None::<f64>);
-        for output in outputs {
-            let comparison = output.get("comparison");
-            let verdict = comparison.and_then(|c| c.pointer("/verdict/pass"));
-            pass &= verdict.and_then(Value::as_bool).unwrap_or(false);
-            let found = comparison.and_then(|c| c.pointer("/metrics/float/cosine"));
-            if let Some(c) = found.and_then(Value::as_f64) {
-                cosine = Some(cosine.map_or(c, |least| least.min(c)));
-            }
-        }
-        let name = report.pointer("/tolerance/name").and_then(Value::as_str);
-        self.parity = Some(Outcome {
-            pass,
-            tolerance: name.unwrap_or_default().into(),
-            cosine,
+    /// With a report of parity; `None` where nothing was compared.
+    pub(super) fn proved(mut self, report: Option<&Report>) -> Row {
+        self.parity = report.map(|report| Outcome {
+            pass: !report.failed(),
+            tolerance: report.tolerance.name.clone(),
+            cosine: report.cosine(),
         });
         self
     }

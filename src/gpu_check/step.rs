@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 /// What a process did.
 #[derive(Clone, Debug)]
@@ -54,13 +54,13 @@ impl Ran {
         })
     }
 
-    /// What it printed, as JSON.
+    /// What it printed as JSON.
     ///
     /// # Errors
-    /// As [`text`](Self::text), or if it is no JSON.
-    pub fn json(&self) -> Result<Value, Failed> {
+    /// As [`text`](Self::text), or if it is no such JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failed> {
         serde_json::from_str(self.text()?)
-            .map_err(|e| Failed::from(format!("no JSON was printed: {e}").as_str()))
+            .map_err(|e| Failed::from(format!("what was printed is not as expected: {e}").as_str()))
     }
 }
 

@@ -16,13 +16,40 @@ struct Recorded {
 }
 
 fn report(pass: bool, cosine: f64) -> Value {
+    let float = |cosine: f64| {
+        let mut float = json!({
+            "max_abs_at": [0], "cosine": cosine, "argmax": null,
+            "nonfinite": {"reference_nan": 0, "candidate_nan": 0, "reference_inf": 0, "candidate_inf": 0, "differ": 0},
+        });
+        for key in [
+            "max_abs",
+            "mean_abs",
+            "p99_abs",
+            "max_scaled",
+            "relative_l2",
+            "sqnr_db",
+            "reference_max",
+            "reference_rms",
+        ] {
+            float[key] = json!(0.0);
+        }
+        float
+    };
+    let output = |float: Value, pass: bool| {
+        json!({"name": "y", "comparison": {
+            "outcome": "compared",
+            "metrics": {"elements": 1, "unequal": 1, "same_bits": false, "float": float},
+            "verdict": {"pass": pass, "failed": []},
+        }})
+    };
+    let outputs = [
+        output(float(0.99999), true),
+        output(float(cosine), pass),
+        output(Value::Null, true),
+    ];
     json!({
-        "tolerance": {"name": "fp16"},
-        "cases": [{"outputs": [
-            {"comparison": {"metrics": {"float": {"cosine": 0.99999}}, "verdict": {"pass": true}}},
-            {"comparison": {"metrics": {"float": {"cosine": cosine}}, "verdict": {"pass": pass}}},
-            {"comparison": {"metrics": {"float": null}, "verdict": {"pass": true}}},
-        ]}],
+        "tolerance": {"name": "fp16", "limits": {"same_bits": false}, "overrides": []},
+        "cases": [{"name": "typical", "inputs": [], "outputs": outputs}],
     })
 }
 

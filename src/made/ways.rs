@@ -4,10 +4,9 @@ use kiln_graph::{DType, Graph, Tensor, infer};
 use kiln_passes::{Context, Options, Target, registry};
 
 use super::{Gathered, Maker};
-use crate::compile::CompileError;
 use crate::fixed::Fixed;
 use crate::parity::{self, Case, InputKind, InputSpec};
-use crate::prove::Request;
+use crate::prove::{Error, Request};
 use crate::runtime::OrtEvaluator;
 use crate::shapes::{self, Kinds, Point, Shapes, Wanted};
 
@@ -152,7 +151,7 @@ impl Gathered {
         apart: &[Apart],
         real: Option<&Case>,
         shapes: &mut Shapes,
-    ) -> Result<(), CompileError> {
+    ) -> Result<(), Error> {
         let here = shapes.describe().unwrap_or_default();
         let parted = |w: &&Wanted| apart.iter().any(|a| a.input == w.name);
         let controls: Vec<&Wanted> = maker.kinds.0.iter().filter(parted).collect();
@@ -183,7 +182,7 @@ impl Gathered {
             let first = format!("--input {}", chosen.join(" --input "));
             let all = apart.iter().map(|a| format!("--input {}", a.choice));
             let all: Vec<String> = std::iter::once(first).chain(all).collect();
-            return Err(CompileError::Ways {
+            return Err(Error::Ways {
                 model: request.reference.to_path_buf(),
                 sizes,
                 commands: all.join(", or "),

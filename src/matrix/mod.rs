@@ -15,6 +15,7 @@ pub use template::Engine;
 
 use crate::bundle;
 use crate::cache::{self, Cached};
+use crate::cli::exit;
 use crate::compile::{self, CompileError};
 use crate::options::Options;
 use crate::recipe::{self, Floats, Linear, Precision, Recipe, RecipeError, Targets};
@@ -385,7 +386,7 @@ pub fn run(plan: &Plan, cell: &Cell, how: &Options, talk: &dyn Talk) -> Result<R
         exit_code: match &done {
             Ok(true) => 0,
             Ok(false) => 6,
-            Err(e) => e.exit_code(),
+            Err(e) => exit::code(e.fault()),
         },
         error: done
             .err()

@@ -1,12 +1,13 @@
 //! Limits on metrics, and the named sets of them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::floor::Floor;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, or_infinite};
 
 /// Limits on metrics. `None` does not check a metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema, Deserialize)]
@@ -34,12 +35,13 @@ pub struct Limits {
 }
 
 /// The outcome of a check.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Verdict {
     pub pass: bool,
     /// The limits that were exceeded.
     pub failed: Vec<Failure>,
     /// Limits that were exceeded by no more than the reference differs from itself.
+    #[serde(default)]
     pub forgiven: Vec<Failure>,
 }
 
@@ -68,9 +70,11 @@ pub struct Margin {
 }
 
 /// A metric beyond its limit.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Failure {
-    pub metric: &'static str,
+    pub metric: Cow<'static, str>,
+    #[serde(deserialize_with = "or_infinite")]
+    #[schemars(with = "Option<f64>")]
     pub value: f64,
     pub limit: f64,
 }
@@ -133,10 +137,13 @@ impl Limits {
     pub fn check(&self, metrics: &Metrics) -> Verdict {
         let mut failed = Vec::new();
         // A comparison with NaN is false, and then the check fails.
-        let mut check = |metric, value: f64, limit: Option<f64>, within: fn(&f64, &f64) -> bool| {
+        let mut check = |metric: &'static str,
+                         value: f64,
+                         limit: Option<f64>,
+                         within: fn(&f64, &f64) -> bool| {
             if let Some(limit) = limit.filter(|limit| !within(&value, limit)) {
                 failed.push(Failure {
-                    metric,
+                    metric: metric.into(),
                     value,
                     limit,
                 });
@@ -186,7 +193,7 @@ impl Verdict {
 
     /// The same, with what is within the floor forgiven.
     pub(super) fn above(mut self, floor: &Floor) -> Verdict {
-        let allowed = |f: &Failure| floor.allows(f.metric, f.value);
+        let allowed = |f: &Failure| floor.allows(&f.metric, f.value);
         let (forgiven, failed) = self.failed.into_iter().partition(allowed);
         self.failed = failed;
         self.forgiven = forgiven;
@@ -407,7 +414,7 @@ mod tests {
     #[test]
     fn a_failure_reads_well_and_nan_fails() {
         let failure = |value| Failure {
-            metric: "relative_l2",
+            metric: "relative_l2".into(),
             value,
             limit: 5e-6,
         };
@@ -418,7 +425,7 @@ mod tests {
         assert!(failure(1.2e-5).to_string().contains("1.20e-5"));
         let beside = |value, limit| {
             let failure = Failure {
-                metric: "cosine",
+                metric: "cosine".into(),
                 value,
                 limit,
             };

@@ -20,7 +20,8 @@ mod words;
 use std::path::Path;
 
 use kiln_graph::Tensor;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::runtime::{self, Session};
 
@@ -59,7 +60,7 @@ pub enum ParityError {
 }
 
 /// One of the two that are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     Reference,

@@ -1,12 +1,13 @@
 //! Where the nodes of a comparison ran.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Side;
 use crate::runtime::Placement;
 
 /// Where the nodes of one side ran.
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct Placed {
     pub side: Side,
     #[serde(flatten)]

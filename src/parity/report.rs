@@ -9,14 +9,14 @@ use super::proof::{Outcome, Traits, Unproved};
 use super::tolerance::Tolerance;
 
 /// How a candidate compares with its reference, on every case.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct Report {
     pub tolerance: Tolerance,
     pub cases: Vec<CaseReport>,
 }
 
 /// One set of inputs.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct CaseReport {
     /// `smallest`, `typical`, `largest`, or the file the inputs came from.
     pub name: String,
@@ -45,7 +45,7 @@ fn from_text<'de, D: serde::Deserializer<'de>>(from: D) -> Result<DType, D::Erro
         .ok_or_else(|| serde::de::Error::custom(format!("there is no dtype {name}")))
 }
 
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct OutputReport {
     pub name: String,
     pub comparison: Comparison,
@@ -107,7 +107,7 @@ impl OutputReport {
 }
 
 /// What became of one output.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Comparison {
     /// Both have it, of the same dtype and shape.
@@ -156,6 +156,16 @@ impl Report {
     /// Whether an output is beyond the tolerance, or could not be compared.
     pub fn failed(&self) -> bool {
         self.outcome() == Outcome::Fails
+    }
+
+    /// The least cosine of all outputs of floats, in all cases.
+    pub fn cosine(&self) -> Option<f64> {
+        let outputs = self.cases.iter().flat_map(|c| &c.outputs);
+        let floats = outputs.filter_map(|o| match &o.comparison {
+            Comparison::Compared { metrics, .. } => metrics.float.as_ref(),
+            _ => None,
+        });
+        floats.map(|f| f.cosine).reduce(f64::min)
     }
 
     /// Outputs of which no case proves anything, or that a case finds random or unstable, and why.

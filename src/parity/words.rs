@@ -103,7 +103,7 @@ pub fn failed_output(case: &CaseReport, output: &OutputReport) -> String {
         _ if !output.failed() && output.unproved.is_some() => String::new(),
         Comparison::Compared { verdict, .. } => {
             let failed = verdict.failed.iter();
-            let failed = failed.map(|f| match f.metric {
+            let failed = failed.map(|f| match &*f.metric {
                 "same_bits" => "its bits differ".to_string(),
                 _ => f.to_string(),
             });

@@ -3,8 +3,8 @@
 use kiln_graph::{Model, ValueId};
 use kiln_passes::precision::{self, HalfFormat, MIN_INT4_BLOCK, Plans, stats::Stats};
 
-use crate::calibrate::{self, DataError, Source, SourceOptions};
-use crate::compile::CompileError;
+use super::Error;
+use crate::calibrate::{self, Source, SourceOptions};
 use crate::fixed::Fixed;
 use crate::manifest::Calibrated;
 use crate::options::{Calibration, Int8, Options};
@@ -113,7 +113,7 @@ pub(crate) fn plans(
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
-) -> Result<Plans, CompileError> {
+) -> Result<Plans, Error> {
     let source = source(options, fused, shapes, talk)?;
     plan(
         options,
@@ -133,7 +133,7 @@ fn plan(
     source: &Source,
     choices: &calibrate::Options<'_>,
     talk: &dyn Talk,
-) -> Result<Plans, CompileError> {
+) -> Result<Plans, Error> {
     let mut plans = Plans::default();
     let values = precision::wanted_by_int4(fused).0;
     let target = super::target(options, targets);
@@ -152,7 +152,7 @@ fn plan(
         ));
         let plan = precision::plan_int4(graph, x, &gram, &target, &passes);
         plans.extend(plan.map(|plan| (x, plan)));
-        Ok::<(), CompileError>(())
+        Ok::<(), Error>(())
     })?;
     Ok(plans)
 }
@@ -163,7 +163,7 @@ fn source(
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
-) -> Result<Source, CompileError> {
+) -> Result<Source, Error> {
     let Calibration {
         data,
         tokenizer,
@@ -204,7 +204,7 @@ pub(crate) fn measure(
     fused: &Model,
     shapes: &Shapes,
     talk: &dyn Talk,
-) -> Result<Option<Measured>, CompileError> {
+) -> Result<Option<Measured>, Error> {
     nearest(options).into_iter().for_each(|why| talk.warn(why));
     let values = wanted(options, fused);
     if values.is_empty() && options.calibration.data.is_none() {
@@ -261,11 +261,11 @@ fn by_inputs(
     };
     let values = precision::wanted_by_half(fused, half);
     let measure = || {
-        let source = Source::open(&fused.graph, path, &SourceOptions::default())
-            .map_err(CompileError::from)?;
+        let source =
+            Source::open(&fused.graph, path, &SourceOptions::default()).map_err(Error::from)?;
         let choices = choices(options, device);
         let stats = calibrate::calibrate(fused, &values, &source, &choices, talk)?;
-        Ok::<_, CompileError>((stats, source.description()))
+        Ok::<_, Error>((stats, source.description()))
     };
     match measure() {
         Ok((stats, data)) => Some(Measured {
@@ -291,10 +291,4 @@ fn by_inputs(
 /// Without the folders of a file.
 fn short(name: &str) -> String {
     name.rsplit('/').next().unwrap_or(name).to_string()
-}
-
-impl From<DataError> for CompileError {
-    fn from(e: DataError) -> CompileError {
-        CompileError::Calibrate(e.into())
-    }
 }

@@ -3,15 +3,15 @@
 use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, Op};
 use kiln_passes::kept_by;
 
-use crate::compile::CompileError;
+use super::Error;
 use crate::nearest;
 use crate::options::Options;
 
 /// Whether limits are for outputs of the model.
 ///
 /// # Errors
-/// [`CompileError::Tolerance`] with the outputs that it has.
-pub(crate) fn outputs(options: &Options, original: &Model) -> Result<(), CompileError> {
+/// [`Error::Tolerance`] with the outputs that it has.
+pub(crate) fn outputs(options: &Options, original: &Model) -> Result<(), Error> {
     let outputs = original.graph.outputs().iter().map(|o| &*o.name);
     Ok(super::tolerance(options, None)?.names_outputs_of(outputs)?)
 }
@@ -19,10 +19,10 @@ pub(crate) fn outputs(options: &Options, original: &Model) -> Result<(), Compile
 /// Whether there is a node for everything that is to keep its precision, in the graph of which the precision changes.
 ///
 /// # Errors
-/// [`CompileError::Keep`] with the nearest names; a node of the original may have become part of another.
-pub(crate) fn kept(options: &Options, original: &Model, fused: &Model) -> Result<(), CompileError> {
+/// [`Error::Keep`] with the nearest names; a node of the original may have become part of another.
+pub(crate) fn kept(options: &Options, original: &Model, fused: &Model) -> Result<(), Error> {
     let refuse = |option: String, wanted: &str, gone: bool, names: Vec<String>| {
-        Err(CompileError::Keep {
+        Err(Error::Keep {
             option,
             gone: if gone { GONE } else { "" },
             instead: nearest::instead(names.iter().map(String::as_str), wanted),

@@ -3,7 +3,7 @@
 use kiln_graph::Model;
 use kiln_passes::precision::HalfFormat;
 
-use crate::compile::CompileError;
+use super::Error;
 use crate::engine::ComputeCapability;
 use crate::fixed::{FixError, Fixed};
 use crate::options::{Int8, Options};
@@ -12,7 +12,7 @@ use crate::shapes::Shapes;
 use crate::talk::Talk;
 use crate::targets::Targets;
 
-pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, CompileError> {
+pub(crate) fn targets(options: &Options, talk: &dyn Talk) -> Result<Targets, Error> {
     let (targets, why) = Targets::resolved(options.targets.as_ref())?;
     if let Some(why) = why.filter(|_| options.engine) {
         talk.warn(&why);
@@ -32,8 +32,8 @@ pub(crate) fn device(options: &Options, targets: &Targets) -> DeviceRequest {
 }
 
 /// Whether the targets have what is asked for.
-pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileError> {
-    let refuse = |what, why: String| Err(CompileError::Unsupported { what, why });
+pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
+    let refuse = |what, why: String| Err(Error::Unsupported { what, why });
     let bf16 = options.half() == Some(HalfFormat::Bf16);
     let Targets::Engines(capabilities) = targets else {
         return match (bf16, options.fp8) {
@@ -71,7 +71,7 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), CompileErr
 }
 
 /// Makes constants of the inputs that the options fix.
-pub(crate) fn fix(options: &Options, original: &mut Model) -> Result<Fixed, CompileError> {
+pub(crate) fn fix(options: &Options, original: &mut Model) -> Result<Fixed, Error> {
     if options.drop_inputs && options.fixed.is_empty() {
         return Err(FixError::NothingToDrop.into());
     }
@@ -83,7 +83,7 @@ pub(crate) fn fix(options: &Options, original: &mut Model) -> Result<Fixed, Comp
     Ok(fixed)
 }
 
-pub(crate) fn shapes(options: &Options, original: &Model) -> Result<Shapes, CompileError> {
+pub(crate) fn shapes(options: &Options, original: &Model) -> Result<Shapes, Error> {
     Ok(Shapes::new(
         &original.graph,
         &options.dims,

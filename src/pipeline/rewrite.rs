@@ -5,18 +5,17 @@ use std::fs;
 use std::path::Path;
 
 use kiln_graph::{Model, onnx, text};
-use kiln_passes::census::{census, packed_attentions};
+use kiln_passes::census::{AttentionBlock, census, packed_attentions};
 use kiln_passes::precision::stats::Stats;
 use kiln_passes::precision::{HalfFormat, Plans};
-use kiln_passes::registry::UnknownPass;
 use kiln_passes::{
     Application, Context, Exactness, MissReport, PassReport, Remark, Step, Target, registry,
 };
 
-use crate::compile::CompileError;
+use super::Error;
 use crate::options::{Int8, Options, Quantization};
 use crate::runtime::{self, OrtEvaluator};
-use crate::summary::{self, Attention, Found};
+use crate::summary::{self, Found};
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -31,7 +30,7 @@ pub struct Rewritten {
     pub applied: usize,
     pub last: Option<Application>,
     pub blocks: Vec<Found>,
-    pub attention: Vec<Attention>,
+    pub attention: Vec<AttentionBlock>,
     pub ops_before: BTreeMap<String, usize>,
     /// Whether the original rounds activations to integers.
     pub quantized_before: bool,
@@ -83,7 +82,7 @@ impl Rewritten {
 }
 
 /// The steps that the options name.
-pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
+pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, Error> {
     let mut default = registry::DEFAULT.to_vec();
     match options.quantization() {
         Some(Quantization::Int8(_)) => default.extend_from_slice(registry::INT8),
@@ -97,7 +96,7 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, UnknownPass> {
         None => {}
     }
     match &options.passes {
-        Some(list) => registry::select(list, &default),
+        Some(list) => Ok(registry::select(list, &default)?),
         None => Ok(default),
     }
 }
@@ -147,7 +146,7 @@ pub(crate) fn rewrite(
     passes: &Passes<'_>,
     mut model: Model,
     talk: &dyn Talk,
-) -> Result<Rewritten, CompileError> {
+) -> Result<Rewritten, Error> {
     let target = target(options, targets);
     let ops_before = summary::op_counts(&model.graph);
     let quantized_before = summary::quantizes_activations(&model.graph);
@@ -189,7 +188,7 @@ pub(crate) fn rewrite(
         }
         number += 1;
     };
-    let failed = |source| CompileError::Pass {
+    let failed = |source| Error::Pass {
         model: options.model.clone(),
         source,
     };
@@ -207,7 +206,7 @@ pub(crate) fn rewrite(
     let remarks = std::mem::take(&mut cx.remarks);
     let rewritten = Rewritten {
         blocks: summary::found(&census_before, &census_after),
-        attention: census_after.blocks.iter().map(Attention::from).collect(),
+        attention: census_after.blocks,
         ops_before,
         quantized_before,
         ops_after: summary::op_counts(&model.graph),
@@ -234,14 +233,14 @@ pub(crate) fn print(model: &onnx::proto::ModelProto) -> String {
     text::print_model(model, &options)
 }
 
-fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), CompileError> {
+fn dump(folder: &Path, k: usize, pass: &str, model: &Model) -> Result<(), Error> {
     let path = folder.join(format!("{k:02}-{pass}.onnxtxt"));
     let write = || {
         fs::create_dir_all(folder)?;
         let message = onnx::to_proto(model).map_err(std::io::Error::other)?;
         fs::write(&path, print(&message))
     };
-    write().map_err(|source| CompileError::Io {
+    write().map_err(|source| Error::Io {
         path: path.clone(),
         why: "the dump cannot be written",
         source,

@@ -8,11 +8,11 @@ use kiln_graph::onnx::{self, SourceFile};
 use kiln_graph::{INTERNAL_DOMAIN, Model};
 use sha2::{Digest, Sha256};
 
+use super::Error;
 use crate::bundle;
-use crate::compile::CompileError;
 use crate::options::Options;
 
-pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
+pub(crate) fn read(options: &Options) -> Result<Model, Error> {
     let model = onnx::read(bundle::find_model(&options.model)?)?;
     let mut internal = None;
     model.graph.for_each_graph(&mut |g| {
@@ -22,7 +22,7 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
     });
     match internal {
         None => Ok(model),
-        Some(node) => Err(CompileError::Read(onnx::ReadError {
+        Some(node) => Err(Error::Read(onnx::ReadError {
             path: model.path,
             kind: onnx::ReadErrorKind::Node {
                 node,
@@ -33,11 +33,11 @@ pub(crate) fn read(options: &Options) -> Result<Model, CompileError> {
 }
 
 /// Whether the files that are read later are there: whoever misspells one hears of it at once.
-pub(crate) fn data_is_there(options: &Options) -> Result<(), CompileError> {
+pub(crate) fn data_is_there(options: &Options) -> Result<(), Error> {
     let data = &options.calibration;
     let given = [&options.inputs, &data.data, &data.tokenizer];
     for path in given.into_iter().flatten() {
-        fs::metadata(path).map_err(|source| CompileError::Io {
+        fs::metadata(path).map_err(|source| Error::Io {
             path: path.clone(),
             why: "the data cannot be read",
             source,
@@ -52,7 +52,7 @@ pub(crate) fn spares_inputs(
     options: &Options,
     output: &Path,
     sources: &[SourceFile],
-) -> Result<(), CompileError> {
+) -> Result<(), Error> {
     let model = bundle::model_path(&options.model);
     let data = &options.calibration;
     let given = [&options.inputs, &data.data, &data.tokenizer];
@@ -88,24 +88,22 @@ pub(crate) fn fingerprint(options: &Options, original: &Model) -> JoinHandle<Sou
 }
 
 /// Whether the model is the one that the recipe names.
-pub(crate) fn is_asked_for(options: &Options, source: &Source) -> Result<(), CompileError> {
+pub(crate) fn is_asked_for(options: &Options, source: &Source) -> Result<(), Error> {
     match &options.sha256 {
-        Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => {
-            Err(CompileError::OtherModel {
-                model: options.model.clone(),
-                found: source.sha256.clone(),
-                asked: asked.clone(),
-            })
-        }
+        Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => Err(Error::OtherModel {
+            model: options.model.clone(),
+            found: source.sha256.clone(),
+            asked: asked.clone(),
+        }),
         _ => Ok(()),
     }
 }
 
 /// Whether the model's files are still those that were read: ONNX Runtime opens them by their names, and so may have proved
 /// the result against another model.
-pub(crate) fn is_unchanged(original: &Model) -> Result<(), CompileError> {
+pub(crate) fn is_unchanged(original: &Model) -> Result<(), Error> {
     match original.sources.iter().find(|s| !s.is_unchanged()) {
-        Some(changed) => Err(CompileError::Changed(changed.path.clone())),
+        Some(changed) => Err(Error::Changed(changed.path.clone())),
         None => Ok(()),
     }
 }

@@ -3,8 +3,8 @@
 use kiln_graph::DType;
 use kiln_passes::precision::HalfFormat;
 
+use super::Error;
 use super::Rewritten;
-use crate::compile::CompileError;
 use crate::options::{Options, Quantization};
 use crate::parity::{Preset, Tolerance};
 use crate::twin;
@@ -13,7 +13,7 @@ use crate::twin;
 pub(crate) fn tolerance(
     options: &Options,
     rewritten: Option<&Rewritten>,
-) -> Result<Tolerance, CompileError> {
+) -> Result<Tolerance, Error> {
     let named = options.tolerance.clone();
     let mut tolerance = named.unwrap_or_else(|| fitting(options, rewritten));
     for limit in &options.limits {

@@ -6,9 +6,8 @@ use std::path::Path;
 use kiln_graph::Tensor;
 use serde::Serialize;
 
-use super::{Proof, Reference, outputs, ports};
-use crate::calibrate::{CalibrateError, Source, SourceOptions};
-use crate::compile::CompileError;
+use super::{Error, Proof, Reference, outputs, ports};
+use crate::calibrate::{Source, SourceOptions};
 use crate::judge::{self, Asked, Judgement};
 use crate::parity::{Case, Side, npz};
 use crate::runtime::Session;
@@ -29,7 +28,7 @@ impl Proof {
     ///
     /// # Errors
     /// When data cannot be read, a model does not run, or files cannot be written. What the judge says is no error.
-    pub fn ask(&mut self, asked: &Asked, talk: &dyn Talk) -> Result<Judgement, CompileError> {
+    pub fn ask(&mut self, asked: &Asked, talk: &dyn Talk) -> Result<Judgement, Error> {
         self.reference.ask_of(&mut self.candidate, asked, talk)
     }
 }
@@ -44,7 +43,7 @@ impl Reference {
         candidate: &Path,
         asked: &Asked,
         talk: &dyn Talk,
-    ) -> Result<Judgement, CompileError> {
+    ) -> Result<Judgement, Error> {
         let mut session = self.candidate(candidate)?;
         self.ask_of(&mut session, asked, talk)
     }
@@ -54,7 +53,7 @@ impl Reference {
         candidate: &mut Session,
         asked: &Asked,
         talk: &dyn Talk,
-    ) -> Result<Judgement, CompileError> {
+    ) -> Result<Judgement, Error> {
         let folder =
             Temporary::new().map_err(|e| failed(Path::new("the folder for temporary files"), e))?;
         let mut listed = Vec::new();
@@ -71,9 +70,9 @@ impl Reference {
                     ..SourceOptions::default()
                 };
                 let graph = &self.original.graph;
-                let source = Source::open(graph, data, &reading).map_err(CalibrateError::from)?;
+                let source = Source::open(graph, data, &reading)?;
                 for batch in source.batches() {
-                    let batch = batch.map_err(CalibrateError::from)?;
+                    let batch = batch?;
                     let case = Case {
                         name: batch.name,
                         inputs: batch.inputs,
@@ -83,7 +82,7 @@ impl Reference {
             }
         }
         let list = folder.path().join(judge::CASES);
-        let text = serde_json::to_vec_pretty(&listed).map_err(CompileError::Manifest)?;
+        let text = serde_json::to_vec_pretty(&listed).map_err(Error::List)?;
         fs::write(&list, text).map_err(|e| failed(&list, e))?;
         let (judgement, said) = judge::run(&asked.command, folder.path(), listed.len());
         if !said.trim().is_empty() {
@@ -99,7 +98,7 @@ impl Reference {
         case: &Case,
         folder: &Path,
         listed: &mut Vec<Listed>,
-    ) -> Result<(), CompileError> {
+    ) -> Result<(), Error> {
         let given = ports::given(&case.inputs, &self.asked);
         let with = |inputs| Case {
             name: case.name.clone(),
@@ -127,10 +126,9 @@ impl Reference {
     }
 }
 
-fn failed(path: &Path, source: std::io::Error) -> CompileError {
-    CompileError::Io {
+fn failed(path: &Path, source: std::io::Error) -> Error {
+    Error::Judge {
         path: path.to_path_buf(),
-        why: "what the judge is given cannot be written",
         source,
     }
 }

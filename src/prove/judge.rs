@@ -2,13 +2,13 @@
 
 use kiln_graph::{Model, Tensor};
 
+use super::Error;
 use super::evidence::ATTEMPTS;
 use super::margin;
 use super::noise::{self, Noise, PERTURBED, PERTURBED_STEPS};
 use super::ports;
 use super::sessions::seated;
 use super::{Reference, outputs};
-use crate::compile::CompileError;
 use crate::made::{self, TYPICAL};
 use crate::parity::{self, Case, CaseReport, Comparison, Side, Tolerance, Traits, Unproved};
 use crate::runtime::{self, Session};
@@ -16,8 +16,7 @@ use crate::runtime::{self, Session};
 /// Bytes of the reference's outputs that are kept.
 const HELD: usize = 256 << 20;
 
-pub(super) type Candidates<'a> =
-    dyn FnMut(&Case) -> Result<Vec<(String, Tensor)>, CompileError> + 'a;
+pub(super) type Candidates<'a> = dyn FnMut(&Case) -> Result<Vec<(String, Tensor)>, Error> + 'a;
 
 type Named = Vec<(String, Tensor)>;
 
@@ -29,7 +28,7 @@ impl Reference {
         candidate: &mut Candidates<'_>,
         only: Option<&str>,
         tolerance: &Tolerance,
-    ) -> Result<parity::Report, CompileError> {
+    ) -> Result<parity::Report, Error> {
         let wanted = |c: &Case| only.is_none_or(|name| name == c.name);
         let mut places: Vec<usize> = (0..self.cases.len())
             .filter(|&k| wanted(&self.cases[k]))
@@ -56,7 +55,7 @@ impl Reference {
         place: usize,
         candidate: &mut Candidates<'_>,
         tolerance: &Tolerance,
-    ) -> Result<CaseReport, CompileError> {
+    ) -> Result<CaseReport, Error> {
         let given = ports::given(&self.cases[place].inputs, &self.asked);
         let with = |inputs| Case {
             name: self.cases[place].name.clone(),
@@ -89,7 +88,7 @@ impl Reference {
     }
 
     /// The reference's outputs at a case.
-    fn expected_at(&mut self, place: usize, case: &Case) -> Result<Named, CompileError> {
+    fn expected_at(&mut self, place: usize, case: &Case) -> Result<Named, Error> {
         if let Some(known) = self.expected.get(&place) {
             return Ok(known.clone());
         }

@@ -1,5 +1,6 @@
 //! Parity and latency through ONNX Runtime, and the sizes at which the original runs.
 
+mod error;
 mod evidence;
 mod handover;
 mod judge;
@@ -14,7 +15,6 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{DType, Graph, Model, Tensor};
 use rustc_hash::FxHashMap;
 
-use crate::compile::CompileError;
 use crate::fixed::Fixed;
 use crate::made::{self, TYPICAL};
 use crate::parity::{self, Case, ParityError, Placed, Side};
@@ -22,7 +22,8 @@ use crate::runtime::{Chosen, DeviceRequest, Runtime, Session};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 
-pub use reference::Proof;
+pub use error::Error;
+pub use reference::{Proof, Timed};
 pub(crate) use sessions::Alone;
 pub use sessions::Candidate;
 
@@ -108,7 +109,7 @@ pub fn open(
     request: &Request<'_>,
     shapes: &mut Shapes,
     talk: &dyn Talk,
-) -> Result<Reference, CompileError> {
+) -> Result<Reference, Error> {
     let runtime = Runtime::load(request.ort_lib)?;
     let device = runtime.device(request.device)?;
     // What the original rounds, and ONNX Runtime does not, belongs to its function.

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, Tensor, infer, onnx};
 
+use super::Error;
 use super::ports;
 use super::sessions::{plain, seated, session, stand_in, twin_session, version};
 use super::{Reference, TYPICAL, outputs};
-use crate::bench::{self, BenchOptions, BenchReport, Subject};
-use crate::compile::CompileError;
 use crate::engine_parity::{EngineParity, Runner};
 use crate::made;
 use crate::parity::{self, Case, Placed, Side, Tolerance};
@@ -33,7 +32,7 @@ impl Reference {
     }
 
     /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.
-    pub(super) fn candidate(&mut self, path: &Path) -> Result<Session, CompileError> {
+    pub(super) fn candidate(&mut self, path: &Path) -> Result<Session, Error> {
         let mut written = onnx::read(path)?;
         infer::annotate(&mut written.graph);
         let device = self.device.device;
@@ -57,10 +56,10 @@ impl Reference {
     }
 
     /// ONNX Runtime does not take a result that kiln made of a model that it takes.
-    fn refused(&self, source: runtime::Error) -> CompileError {
+    fn refused(&self, source: runtime::Error) -> Error {
         match source.is_missing_runtime() || self.result.is_none() {
-            true => CompileError::Runtime(source),
-            false => CompileError::Refused {
+            true => Error::Runtime(source),
+            false => Error::Refused {
                 model: self.path.clone(),
                 source,
             },
@@ -70,13 +69,9 @@ impl Reference {
     /// Compares one candidate, as it is in its file, at every case.
     ///
     /// # Errors
-    /// [`CompileError::Read`], [`CompileError::Runtime`] and [`CompileError::Refused`] when the candidate does not load or run,
-    /// [`CompileError::Parity`] when the reference does not run.
-    pub fn compare(
-        &mut self,
-        path: &Path,
-        tolerance: &Tolerance,
-    ) -> Result<parity::Report, CompileError> {
+    /// [`Error::Read`], [`Error::Runtime`] and [`Error::Refused`] when the candidate does not load or run,
+    /// [`Error::Parity`] when the reference does not run.
+    pub fn compare(&mut self, path: &Path, tolerance: &Tolerance) -> Result<parity::Report, Error> {
         let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, None, tolerance)
     }
@@ -90,7 +85,7 @@ impl Reference {
         path: &Path,
         case: &str,
         tolerance: &Tolerance,
-    ) -> Result<parity::Report, CompileError> {
+    ) -> Result<parity::Report, Error> {
         let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, Some(case), tolerance)
     }
@@ -100,13 +95,13 @@ impl Reference {
         candidate: &mut Session,
         only: Option<&str>,
         tolerance: &Tolerance,
-    ) -> Result<parity::Report, CompileError> {
+    ) -> Result<parity::Report, Error> {
         let made = self.result.as_ref().map(|_| self.path.clone());
         let fixed = self.fixed.clone();
         let mut run = |case: &Case| {
             let outputs = outputs(candidate, &fixed, case, Side::Candidate);
             outputs.map_err(|e| match (&made, e) {
-                (Some(model), parity::ParityError::Run { source, .. }) => CompileError::Refused {
+                (Some(model), parity::ParityError::Run { source, .. }) => Error::Refused {
                     model: model.clone(),
                     source,
                 },
@@ -134,12 +129,12 @@ impl Reference {
         &mut self,
         engine: &mut dyn Runner,
         tolerance: &Tolerance,
-    ) -> Result<EngineParity, CompileError> {
+    ) -> Result<EngineParity, Error> {
         let fixed = self.fixed.clone();
         let mut run = |case: &Case| {
             let taken = case.inputs.iter().filter(|(n, _)| !fixed.is_dropped(n));
             let outputs = engine.run(&taken.cloned().collect::<Vec<_>>());
-            outputs.map_err(|source| CompileError::EngineRun {
+            outputs.map_err(|source| Error::EngineRun {
                 case: case.name.clone(),
                 source,
             })
@@ -155,7 +150,7 @@ impl Reference {
     ///
     /// # Errors
     /// When the candidate does not load.
-    pub fn against(mut self, path: &Path, model: &Model) -> Result<Proof, CompileError> {
+    pub fn against(mut self, path: &Path, model: &Model) -> Result<Proof, Error> {
         let mut nodes = model.graph.nodes();
         Ok(Proof {
             candidate: self.candidate(path)?,
@@ -175,7 +170,7 @@ impl Reference {
     ///
     /// # Errors
     /// When the model does not load or run.
-    pub fn run(&self, model: &Model, case: &Case) -> Result<Vec<(String, Tensor)>, CompileError> {
+    pub fn run(&self, model: &Model, case: &Case) -> Result<Vec<(String, Tensor)>, Error> {
         let device = self.device.device;
         let twin = stand_in(model, device);
         let model = twin.as_ref().unwrap_or(model);
@@ -193,7 +188,7 @@ impl Reference {
     ///
     /// # Errors
     /// When the reference does not run or the file cannot be written.
-    pub fn save(&mut self, path: &Path) -> Result<(), CompileError> {
+    pub fn save(&mut self, path: &Path) -> Result<(), Error> {
         if let Some(case) = self.typical().cloned() {
             let inputs = made::fed(&self.session, &self.fixed, &case.inputs);
             let outputs = self.session.run(&inputs)?;
@@ -246,7 +241,7 @@ impl Proof {
     ///
     /// # Errors
     /// When a model does not run.
-    pub fn compare(&mut self, tolerance: &Tolerance) -> Result<parity::Report, CompileError> {
+    pub fn compare(&mut self, tolerance: &Tolerance) -> Result<parity::Report, Error> {
         self.reference.judge(&mut self.candidate, None, tolerance)
     }
 
@@ -254,35 +249,40 @@ impl Proof {
     ///
     /// # Errors
     /// When the reference does not run or the file cannot be written.
-    pub fn save(&mut self, path: &Path) -> Result<(), CompileError> {
+    pub fn save(&mut self, path: &Path) -> Result<(), Error> {
         self.reference.save(path)
     }
 
-    /// Times both at the typical sizes, with all of ONNX Runtime's own optimizations.
+    /// Both with all of ONNX Runtime's own optimizations, to be timed at the typical sizes.
     ///
     /// # Errors
-    /// When a model does not load or run.
-    pub fn latency(&self) -> Result<BenchReport, CompileError> {
+    /// When a model does not load.
+    pub fn timed(&self) -> Result<Timed, Error> {
         let optimized = SessionOptions {
             without_nchwc: !self.convolves,
             device: self.reference.device.device,
             ..SessionOptions::default()
         };
         let (runtime, reference) = (self.reference.runtime, &self.reference.path);
-        let mut original = Session::from_path(runtime, reference, &optimized)?;
-        let mut result = Session::from_path(runtime, &self.path, &optimized)?;
+        let original = Session::from_path(runtime, reference, &optimized)?;
+        let result = Session::from_path(runtime, &self.path, &optimized)?;
         let inputs = self.reference.typical().map(|c| c.inputs.clone());
         let inputs = inputs.unwrap_or_default();
         let theirs = ports::given(&inputs, &self.reference.asked).candidate;
         let theirs = made::fed(&result, &self.reference.fixed, &theirs);
-        let mut subjects = [
-            Subject::session("original", &mut original, &inputs)?,
-            Subject::session("result", &mut result, &theirs)?,
-        ];
-        let options = BenchOptions {
+        Ok(Timed {
+            original: (original, inputs),
+            result: (result, theirs),
             batch: self.reference.batch,
-            ..BenchOptions::default()
-        };
-        Ok(bench::measure(&mut subjects, &options)?)
+        })
     }
+}
+
+/// Two sessions, each with its inputs.
+#[derive(Debug)]
+pub struct Timed {
+    pub original: (Session, Vec<(String, Tensor)>),
+    pub result: (Session, Vec<(String, Tensor)>),
+    /// Items served at once.
+    pub batch: usize,
 }

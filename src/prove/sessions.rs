@@ -5,7 +5,7 @@ use std::path::Path;
 use kiln_graph::onnx::{self, WriteOptions};
 use kiln_graph::{DType, Model};
 
-use crate::compile::CompileError;
+use super::Error;
 use crate::parity::{Placed, Side};
 use crate::runtime::{
     self, Chosen, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions,
@@ -112,7 +112,7 @@ impl Alone {
         device: DeviceRequest,
         ort_lib: Option<&Path>,
         optimized: bool,
-    ) -> Result<Alone, CompileError> {
+    ) -> Result<Alone, Error> {
         let runtime = Runtime::load(ort_lib)?;
         Ok(Alone {
             runtime,
@@ -125,7 +125,7 @@ impl Alone {
     ///
     /// # Errors
     /// When the model does not load.
-    pub fn open(&self, name: &str, model: &Model, side: Side) -> Result<Session, CompileError> {
+    pub fn open(&self, name: &str, model: &Model, side: Side) -> Result<Session, Error> {
         let device = self.device.device;
         let twin = stand_in(model, device);
         let optimized = self.optimized && side == Side::Candidate && twin.is_none();
@@ -167,7 +167,7 @@ impl Candidate {
         model: &Model,
         device: DeviceRequest,
         ort_lib: Option<&Path>,
-    ) -> Result<Candidate, CompileError> {
+    ) -> Result<Candidate, Error> {
         let runtime = Runtime::load(ort_lib)?;
         let device = runtime.device(device)?;
         let session = session(runtime, path, model, &plain(device.device))?;
@@ -182,7 +182,7 @@ impl Candidate {
     ///
     /// # Errors
     /// When ONNX Runtime does not tell.
-    pub fn placements(&mut self) -> Result<Vec<Placed>, CompileError> {
+    pub fn placements(&mut self) -> Result<Vec<Placed>, Error> {
         let side = Side::Candidate;
         let placement = self.session.placement()?;
         Ok(placement

@@ -12,14 +12,15 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Hardware;
 use crate::fixed::InputValue;
 
-pub use read::{RecipeError, read};
+pub use read::{RecipeError, of_bundle, read};
 pub(crate) use resolve::operator;
 pub use resolve::resolve;
 
 /// What to compile, and how. Keys that are not given have the defaults of the command line; paths are relative to the
 /// recipe's folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Recipe {
     /// The model: ONNX, with external data beside it if it has some.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +79,8 @@ pub struct Recipe {
 
 /// What the engine can do beside running where it was built.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Build {
     /// Its weights can be replaced. It is built on a machine with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,7 +155,8 @@ pub enum Dialect {
 
 /// Number formats, and what keeps its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Precision {
     /// What FP32 becomes where it can.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,7 +204,8 @@ pub enum Linear {
 
 /// Real inputs, to measure the ranges of activations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Calibration {
     /// .npz, .npy, a folder of them, or lines of text.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +223,8 @@ pub struct Calibration {
 
 /// What the result must be; otherwise no bundle is written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Gates {
     #[serde(skip_serializing_if = "is_default")]
     pub parity: Parity,
@@ -254,7 +259,8 @@ pub struct Judge {
 
 /// How close the outputs must be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Parity {
     /// fp32-exact, fp32-rewrite, fp16, bf16, int8, fp8 or int4; that of the precision unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -266,7 +272,8 @@ pub struct Parity {
 
 /// How fast the result must be, in ONNX Runtime.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Latency {
     /// The most that its median may be of the original's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -275,7 +282,8 @@ pub struct Latency {
 
 /// How large model.onnx may be, with its external data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Size {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,

@@ -8,6 +8,8 @@ use kiln_graph::limits;
 use serde_json::Value;
 
 use super::Recipe;
+use crate::bundle::MANIFEST;
+use crate::manifest::{self, ManifestError};
 use crate::nearest;
 
 /// A recipe cannot be used.
@@ -29,6 +31,8 @@ pub enum RecipeError {
     },
     #[error("{}: this manifest has no recipe: it was written by an older kiln", .0.display())]
     NoRecipe(PathBuf),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     #[error("{key}: {reason}")]
     Value { key: String, reason: String },
     #[error("no model: name it on the command line, or as `model` in the recipe")]
@@ -67,10 +71,13 @@ pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
     };
     // A manifest names the kiln that wrote it; a recipe has no such key.
     let (value, made) = match value.get("kiln") {
-        Some(_) if json => match value.get("recipe") {
-            Some(recipe) => (recipe.clone(), true),
-            None => return Err(RecipeError::NoRecipe(path.to_path_buf())),
-        },
+        Some(_) if json => {
+            manifest::is_known(path, text.as_bytes())?;
+            match value.get("recipe") {
+                Some(recipe) => (recipe.clone(), true),
+                None => return Err(RecipeError::NoRecipe(path.to_path_buf())),
+            }
+        }
         _ => (value, false),
     };
     let value = if value.is_null() {
@@ -85,6 +92,21 @@ pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     Ok(recipe.placed(folder))
+}
+
+/// The recipe that made a bundle; `None` where a folder has no manifest, or one without a recipe that can be read.
+///
+/// # Errors
+/// When a newer kiln made the bundle.
+pub fn of_bundle(folder: &Path) -> Result<Option<Recipe>, RecipeError> {
+    let path = folder.join(MANIFEST);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    match read(&path) {
+        Err(newer @ RecipeError::Manifest(ManifestError::Newer { .. })) => Err(newer),
+        read => Ok(read.ok()),
+    }
 }
 
 /// A recipe is written by people, who refer to little: the parser's own limit lets some hundred bytes take seconds.

@@ -6,12 +6,13 @@ use std::iter;
 use super::section::{Bar, Part};
 use crate::engine::paper::Bytes;
 use crate::engine::{Attended, AttentionKernel, Kernel, Kernels, Otherwise, Paper};
-use crate::manifest::EngineFacts;
+use crate::manifest::EngineKernels;
 use crate::summary::bytes;
 
 /// What an engine's kernels do, in a few words: `37 kernels, 10.8 MB moved, products 12 int8, attention 3 dedicated, at least 92 µs on
 /// L4 on paper (batch 1, seq 128)`.
-pub fn sentence(kernels: &Kernels, attention: &[Attended], paper: Option<&Paper>) -> String {
+pub fn sentence(engine: &EngineKernels) -> String {
+    let (kernels, paper) = (&engine.kernels, engine.paper.as_ref());
     let all = kernels.launched().count();
     let mut parts = vec![format!("{all} kernels")];
     parts.extend(paper.map(|p| moved(p.moved(), all)));
@@ -20,7 +21,7 @@ pub fn sentence(kernels: &Kernels, attention: &[Attended], paper: Option<&Paper>
         let all = products.iter().map(|(types, n)| format!("{n} {types}"));
         parts.push(format!("products {}", all.collect::<Vec<_>>().join(" + ")));
     }
-    parts.extend(census(kernels, attention));
+    parts.extend(census(kernels, &engine.attention));
     if let Some(price) = paper.and_then(Paper::told) {
         let (time, card) = (time(price.microseconds), price.short());
         parts.push(format!("at least {time} on {card} on paper"));
@@ -90,11 +91,11 @@ fn time(microseconds: f64) -> String {
 }
 
 /// The lines of the terminal's summary.
-pub fn kernel_lines(engine: &EngineFacts) -> String {
+pub fn kernel_lines(engine: &EngineKernels) -> String {
     if engine.kernels.is_empty() {
         return String::new();
     }
-    let what = sentence(&engine.kernels, &engine.attention, engine.paper.as_ref());
+    let what = sentence(engine);
     let mut out = format!("           {what}\n");
     let others = engine.otherwise.iter().map(otherwise);
     for line in undedicated(&engine.attention, NAMED)
@@ -143,7 +144,7 @@ fn kind(kernel: &Kernel) -> String {
 }
 
 /// The part of a bundle's report.
-pub(super) fn parts(engine: &EngineFacts) -> Vec<Part> {
+pub(super) fn parts(engine: &EngineKernels) -> Vec<Part> {
     let kernels = &engine.kernels;
     if kernels.is_empty() {
         return vec![Part::Text(
@@ -153,10 +154,7 @@ pub(super) fn parts(engine: &EngineFacts) -> Vec<Part> {
     let paper = engine.paper.as_ref();
     let mut parts = vec![
         Part::Head("Kernels".into()),
-        Part::Text(format!(
-            "{}, as the builder lists them.",
-            sentence(kernels, &engine.attention, paper)
-        )),
+        Part::Text(format!("{}, as the builder lists them.", sentence(engine))),
     ];
     parts.extend(
         undedicated(&engine.attention, usize::MAX)
@@ -409,18 +407,30 @@ mod tests {
         (Kernels((0..7).map(kernel).collect()), paper)
     }
 
+    fn listed(kernels: &Kernels, attention: &[Attended], paper: Option<Paper>) -> EngineKernels {
+        EngineKernels {
+            kernels: kernels.clone(),
+            attention: attention.to_vec(),
+            paper,
+            ..EngineKernels::default()
+        }
+    }
+
     #[test]
     fn a_sentence_says_what_is_missing_in_it() {
         let (kernels, paper) = engine(0);
         assert_eq!(
-            sentence(&kernels, &[], Some(&paper)),
+            sentence(&listed(&kernels, &[], Some(paper))),
             "7 kernels, 7.0 kB moved, products 3 fp16, at least 92 µs on L4 on paper (batch 1, seq 128)"
         );
         let (kernels, paper) = engine(2);
-        let words = sentence(&kernels, &[], Some(&paper));
+        let words = sentence(&listed(&kernels, &[], Some(paper)));
         let missing = "at least 5.0 kB moved (2 of 7 kernels not known)";
         assert!(words.contains(missing), "{words}");
-        assert_eq!(sentence(&kernels, &[], None), "7 kernels, products 3 fp16");
+        assert_eq!(
+            sentence(&listed(&kernels, &[], None)),
+            "7 kernels, products 3 fp16"
+        );
     }
 
     #[test]
@@ -436,12 +446,12 @@ mod tests {
         use AttentionKernel::{Dedicated, Products, Unnamed};
         kernels.0[1].name = "_gemm_mha_v2".into();
         let own = all(&[Dedicated]);
-        assert!(sentence(&kernels, &own, None).ends_with(", attention 1 dedicated"));
+        assert!(sentence(&listed(&kernels, &own, None)).ends_with(", attention 1 dedicated"));
         assert!(undedicated(&own, NAMED).is_empty());
         // An older bundle does not say which.
-        assert!(sentence(&kernels, &[], None).ends_with(", attention 1 dedicated"));
+        assert!(sentence(&listed(&kernels, &[], None)).ends_with(", attention 1 dedicated"));
         let some = all(&[Dedicated, Products, Unnamed]);
-        assert!(sentence(&kernels, &some, None).ends_with(", attention 1 of 3 dedicated"));
+        assert!(sentence(&listed(&kernels, &some, None)).ends_with(", attention 1 of 3 dedicated"));
         assert_eq!(
             undedicated(&some, NAMED),
             [
@@ -451,7 +461,7 @@ mod tests {
         );
         kernels.0[1].name = "k1".into();
         let none = all(&[Products; 5]);
-        assert!(sentence(&kernels, &none, None).ends_with(", attention 0 of 5 dedicated"));
+        assert!(sentence(&listed(&kernels, &none, None)).ends_with(", attention 0 of 5 dedicated"));
         let line = &undedicated(&none, NAMED)[0];
         assert!(line.ends_with("layer.2/Softmax and 2 more"), "{line}");
         let line = &undedicated(&none, usize::MAX)[0];

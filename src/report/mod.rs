@@ -21,7 +21,7 @@ use crate::parity::{Outcome, Report, measured};
 pub use bundle::{Page as BundlePage, html, markdown};
 pub use kernels::kernel_lines;
 pub use parity::{Brief, brief, parity_rows, word};
-pub use target::{Document, Target, WriteError};
+pub use target::{Document, Target, WriteError, write};
 
 /// A Markdown table.
 pub(crate) fn markdown_table(

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use super::junit::{self, Case};
 
@@ -33,11 +32,12 @@ enum Form {
     Junit,
 }
 
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Target, String> {
-        let path = PathBuf::from(text);
+impl Target {
+    /// The form that the extension says.
+    ///
+    /// # Errors
+    /// When the extension says none.
+    pub fn at(path: PathBuf) -> Result<Target, &'static str> {
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         let form = match extension.to_str() {
             Some("md" | "markdown") => Form::Markdown,
@@ -45,9 +45,7 @@ impl FromStr for Target {
             Some("json") => Form::Json,
             Some("xml") => Form::Junit,
             _ => {
-                return Err(
-                    "the extension says the form: .md, .html, .json, or .xml (JUnit)".into(),
-                );
+                return Err("the extension says the form: .md, .html, .json, or .xml (JUnit)");
             }
         };
         Ok(Target { path, form })
@@ -105,6 +103,17 @@ impl Target {
     }
 }
 
+/// Writes text into a file, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, text: &str) -> Result<(), WriteError> {
+    place(path, text.as_bytes()).map_err(|e| WriteError {
+        path: path.to_path_buf(),
+        reason: e.to_string(),
+    })
+}
+
 /// Writes beside the file and renames.
 fn place(path: &Path, data: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
@@ -128,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_extension_says_the_form() {
-        let form = |text: &str| text.parse::<Target>().map(|t| t.form);
+        let form = |text: &str| Target::at(text.into()).map(|t| t.form);
         assert_eq!(form("a/b.md"), Ok(Form::Markdown));
         assert_eq!(form("b.HTML"), Ok(Form::Html));
         assert_eq!(form("b.json"), Ok(Form::Json));

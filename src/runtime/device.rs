@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Error, Runtime, cuda, rtx};
 use crate::nvidia::driver;
@@ -62,6 +62,22 @@ impl Serialize for Device {
     }
 }
 
+impl<'de> Deserialize<'de> for Device {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Device, D::Error> {
+        let gpu = |id| Gpu {
+            id,
+            memory_limit: None,
+        };
+        match String::deserialize(from)?.parse() {
+            Ok(DeviceChoice::Cpu) => Ok(Device::Cpu),
+            Ok(DeviceChoice::Cuda(id)) => Ok(Device::Cuda(gpu(id))),
+            Ok(DeviceChoice::Rtx(id)) => Ok(Device::Rtx(gpu(id))),
+            Ok(DeviceChoice::Auto) => Err(serde::de::Error::custom("`auto` is no device")),
+            Err(unknown) => Err(serde::de::Error::custom(unknown)),
+        }
+    }
+}
+
 /// It is written as text.
 impl JsonSchema for Device {
     fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -74,7 +90,7 @@ impl JsonSchema for Device {
 }
 
 /// How a session uses a GPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct GpuOptions {
     /// FP32 products may round their operands to TF32 (10 bits of fraction). Never for a reference.
     pub tf32: bool,
@@ -136,7 +152,7 @@ impl FromStr for DeviceChoice {
 }
 
 /// The device that was chosen.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
 pub struct Chosen {
     pub device: Device,
     /// The GPU's name, or why it is none.

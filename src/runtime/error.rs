@@ -4,6 +4,7 @@ use kiln_graph::DType;
 
 use super::device::Device;
 use super::locate::NotFound;
+use crate::fault::Fault;
 
 /// Why ONNX Runtime could not be used. Messages of ONNX Runtime itself are kept whole: they name the node.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,14 @@ impl Error {
             *reason = reason.replace(path, name);
         }
         self
+    }
+
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self.is_missing_runtime() {
+            true => Fault::Machine,
+            false => Fault::Model,
+        }
     }
 
     /// Whether the runtime itself is missing or unusable, rather than a model or its inputs.

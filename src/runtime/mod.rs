@@ -9,12 +9,14 @@ mod error;
 mod evaluator;
 mod info;
 mod locate;
+mod messages;
 mod parts;
 mod placement;
 pub mod rtx;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 mod values;
 
 use std::ffi::{CStr, c_char};
@@ -32,6 +34,7 @@ pub use info::{Dim, TensorInfo};
 pub use locate::{Found, NotFound, Origin, locate};
 pub use placement::{Fallback, Placement, PlacementError};
 pub use session::{Bound, Optimization, Session, SessionOptions};
+pub use threads::{limit_threads, threads};
 
 /// ONNX Runtime, loaded. There is one per process: its environment and thread pools are process-wide.
 #[derive(Debug)]
@@ -74,7 +77,7 @@ impl Runtime {
             reason: e.to_string(),
         })?;
         *mapped = Some(found.path.clone());
-        let environment = builder
+        let environment = messages::logged(builder)
             .with_name("kiln")
             .with_telemetry(false)
             .build()

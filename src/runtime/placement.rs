@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustc_hash::FxHashSet;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The most integers that a node without a known name computes on behalf of shapes. ONNX Runtime puts nodes that follow from
@@ -20,7 +20,7 @@ const SIZES: u64 = 100;
 const FACTORS: u64 = 8;
 
 /// Which provider ran which nodes.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct Placement {
     /// The provider that was asked for.
     pub provider: String,
@@ -35,7 +35,7 @@ pub struct Placement {
 }
 
 /// A node that did not run where it should.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct Fallback {
     pub node: String,
     pub op: String,

@@ -5,24 +5,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use kiln_graph::Tensor;
-use ort::logging::LogLevel;
 use ort::memory::MemoryInfo;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
 use ort::value::DynValue;
 use rustc_hash::FxHashSet;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::device::{Device, GpuOptions, Unusable};
 use super::info::{TensorInfo, infos};
+use super::messages;
 use super::placement::Placement;
 use super::values::{from_ort, to_ort};
-use super::{Error, Runtime, cuda, rtx};
+use super::{Error, Runtime, cuda, rtx, threads};
 use crate::scratch::Temporary;
 
 /// How a session runs its model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct SessionOptions {
     pub optimization: Optimization,
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
@@ -41,7 +41,7 @@ pub struct SessionOptions {
 }
 
 /// What ONNX Runtime may do to the graph before it runs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimization {
     /// Nothing. For parity: the optimizer keeps FP16 values in FP32 between the nodes of the CPU provider, which
@@ -495,9 +495,8 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         Optimization::Disabled => GraphOptimizationLevel::Disable,
         Optimization::All => GraphOptimizationLevel::All,
     };
-    // Failures come back as errors, so ONNX Runtime need not print them as well.
     let builder = ort::session::Session::builder(&runtime.environment)?
-        .with_log_level(LogLevel::Fatal)?
+        .with_log_level(messages::level())?
         .with_optimization_level(level)?
         // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
         .with_config_entry("session.force_spinning_stop", "1")?;
@@ -508,7 +507,7 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         )?,
         false => builder,
     };
-    let mut builder = match options.intra_threads {
+    let mut builder = match options.intra_threads.or(threads::limit()) {
         Some(threads) => builder.with_intra_threads(threads.get())?,
         None => builder,
     };

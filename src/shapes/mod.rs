@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use kiln_graph::infer::Expr;
 use kiln_graph::{DType, Dim, Graph, Shape, Tensor, Type, ValueId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use derived::derived;
@@ -31,7 +32,7 @@ use self::roles::Role;
 use crate::engine::{Profile, ProfileInput};
 
 /// Sizes of one dimension: TensorRT tunes for `opt` and takes all from `min` to `max`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Range {
     pub min: usize,
     pub opt: usize,

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use kiln_graph::Dim;
 
 use super::{Range, Shapes};
+use crate::fault::Fault;
 
 /// A size given on the command line does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +52,16 @@ pub enum SpecError {
     NotTensor { input: String, ty: String },
     #[error("input '{input}' has no element type in the file: export the model with one")]
     NoType { input: String },
+}
+
+impl SpecError {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self {
+            SpecError::NotTensor { .. } | SpecError::NoType { .. } => Fault::Model,
+            _ => Fault::Request,
+        }
+    }
 }
 
 /// `NAME=MIN:OPT:MAX`, or `NAME=N` for a fixed size.

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use common::fixture;
 use kiln::attention::{self, Data, Kind, Options, Summary};
+use kiln::fault::Fault;
 use kiln::parity::npz;
 use kiln::talk::Silent;
 use kiln_graph::{Model, Op, Tensor, onnx};
@@ -331,7 +332,7 @@ fn what_cannot_be_done_is_said() {
                 layers: vec![7],
                 ..gpt2()
             },
-            2,
+            Fault::Request,
             "has no attention 7: there are 0 to 1",
         ),
         (
@@ -339,7 +340,7 @@ fn what_cannot_be_done_is_said() {
                 heads: vec![9],
                 ..gpt2()
             },
-            2,
+            Fault::Request,
             "has no head 9",
         ),
         (
@@ -347,7 +348,7 @@ fn what_cannot_be_done_is_said() {
                 page: folder.path().join("maps"),
                 ..gpt2()
             },
-            2,
+            Fault::Request,
             "ends in .html",
         ),
         (
@@ -355,7 +356,7 @@ fn what_cannot_be_done_is_said() {
                 model: "none.onnx".into(),
                 ..gpt2()
             },
-            3,
+            Fault::Model,
             "none.onnx",
         ),
         (
@@ -363,7 +364,7 @@ fn what_cannot_be_done_is_said() {
                 data: Data::Arrays("none.npz".into()),
                 ..gpt2()
             },
-            2,
+            Fault::Request,
             "none.npz",
         ),
         (
@@ -371,7 +372,7 @@ fn what_cannot_be_done_is_said() {
                 data: Data::Text(vec!["a".into()]),
                 ..gpt2()
             },
-            2,
+            Fault::Request,
             "tokenizer",
         ),
         (
@@ -380,7 +381,7 @@ fn what_cannot_be_done_is_said() {
                 data: Data::Arrays(x.clone()),
                 ..gpt2()
             },
-            3,
+            Fault::Model,
             "has no attention that kiln finds",
         ),
         (
@@ -389,13 +390,13 @@ fn what_cannot_be_done_is_said() {
                 page: x.with_extension("html"),
                 ..gpt2()
             },
-            2,
+            Fault::Request,
             "would be overwritten",
         ),
     ];
-    for (options, code, says) in cases {
+    for (options, fault, says) in cases {
         let error = attention::attention(&options, &Silent).unwrap_err();
-        assert_eq!(error.exit_code(), code, "{error}");
+        assert_eq!(error.fault(), fault, "{error}");
         assert!(error.to_string().contains(says), "{error}");
         assert!(!options.page.exists());
     }

@@ -301,13 +301,13 @@ fn what_fails_for_another_reason_is_told_apart() {
     assert_eq!(code, Some(1), "{out}{err}");
     assert!(out.contains("differs from itself"), "{out}");
 
-    // An overflow in FP16: the conversion is one application.
-    let overflow = "a = MatMul(x, w) b = MatMul(a, w) c = MatMul(b, w) d = Identity(c) y = Neg(d)";
+    // An overflow in FP16: the search names the node whose result it is.
+    let overflow = "[first] a = MatMul(x, w) [second] b = MatMul(a, w) [third] c = MatMul(b, w) d = Identity(c) y = Neg(d)";
     let (code, out, err) = bisected(overflow, &["--fp16"]);
     assert_eq!(code, Some(1), "{out}{err}");
-    assert!(out.contains("application 2 of"), "{out}");
+    assert!(out.contains("application 3 of 5"), "{out}");
     assert!(out.contains("pass     convert-fp16"), "{out}");
-    assert!(out.contains("node     the whole model"), "{out}");
+    assert!(out.contains("node     second"), "{out}");
 
     // Nothing is run for a wrong command line.
     for (args, part) in [

@@ -368,14 +368,14 @@ fn parts_of_one_product_are_one_kernel_whatever_their_spelling() {
         let outcome = compiled(17, &graph, |o| o.fp16 = true).unwrap_or_else(|e| panic!("{e}"));
         let manifest = outcome.manifest;
         assert!(manifest.parity.is_some_and(|p| p.pass()), "{parts}");
-        let kernels = manifest.engine.unwrap().kernels;
+        let kernels = manifest.engine.unwrap().listed.kernels;
         // Casts of input and output, the product, one that moves all three, attention, the product behind it.
         assert_eq!(kernels.launched().count(), 6, "{parts}");
         let eight = compiled(17, &graph, |o| {
             (o.int8, o.check) = (Some(Int8::Static), false);
         });
         let engine = eight.unwrap_or_else(|e| panic!("{e}")).manifest.engine;
-        assert!(engine.unwrap().otherwise.is_empty(), "{parts}");
+        assert!(engine.unwrap().listed.otherwise.is_empty(), "{parts}");
     }
 }
 

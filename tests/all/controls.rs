@@ -5,6 +5,7 @@ use crate::common;
 use std::path::Path;
 
 use kiln::compile::{CompileError, Options, Outcome, compile};
+use kiln::fault::Fault;
 use kiln::parity::npz;
 use kiln::shapes::{Kinds, Range, Shapes};
 use kiln::talk::Silent;
@@ -177,7 +178,7 @@ fn an_engine_is_built_for_the_way_of_real_inputs_or_asks() {
         return;
     };
     let error = refused.unwrap_err();
-    assert_eq!(error.exit_code(), 4);
+    assert_eq!(error.fault(), Fault::Target);
     let why = error.to_string();
     assert!(why.contains("--input mode=1, or --input mode=2"), "{why}");
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln::compile::{Calibration, CompileError, Int8, Options, Outcome, compile};
+use kiln::fault::Fault;
 use kiln::parity::{self, Comparison, InputKind, InputSpec};
 use kiln::runtime;
 use kiln::talk::Silent;
@@ -137,7 +138,7 @@ fn fp8_is_emulated_and_old_targets_have_none() {
     let (_folder, refused) = fp8("sm_86,sm_89").unwrap();
     let refused = refused.unwrap_err();
     assert!(refused.to_string().contains("sm_86"), "{refused}");
-    assert_eq!(refused.exit_code(), 2);
+    assert_eq!(refused.fault(), Fault::Request);
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn dynamic_ranges_need_no_data_and_are_no_option_for_tensorrt() {
     assert!(count(&model, "MatMulInteger") > 0);
     assert!(count(&model, "DynamicQuantizeLinear") < count(&model, "MatMulInteger"));
     let (_folder, refused) = dynamic("sm_89").unwrap();
-    assert_eq!(refused.unwrap_err().exit_code(), 2);
+    assert_eq!(refused.unwrap_err().fault(), Fault::Request);
 }
 
 #[test]

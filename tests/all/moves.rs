@@ -120,7 +120,7 @@ fn an_engine_moves_fewer_bytes_with_as_many_kernels() {
                 }
                 more(o);
             });
-            let kernels = outcome.manifest.engine.unwrap().kernels;
+            let kernels = outcome.manifest.engine.unwrap().listed.kernels;
             let bytes = Sizes::default().traffic(&kernels).unwrap();
             (kernels.launched().count(), bytes)
         };

@@ -5,6 +5,7 @@ use std::path::Path;
 use kiln::check::Precision;
 use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
 use kiln::engine::{self, AttentionKernel, DataType};
+use kiln::fault::Fault;
 use kiln::report::kernels::kernel_lines;
 use kiln::talk::Silent;
 use kiln_graph::onnx;
@@ -73,7 +74,7 @@ fn an_engine_without_the_precision_asked_for_fails() {
     });
     let Some(half) = half else { return };
     let error = half.unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.fault(), Fault::Result);
     assert!(error.to_string().contains("without float16"), "{error}");
     let int4 = compiled(|o| {
         o.int4 = Some(32);
@@ -91,7 +92,7 @@ fn the_engines_kernels_say_what_they_multiply() {
     let engine = both.unwrap().manifest.engine.unwrap();
     // Weights as small as these are dequantized when the engine is built. The network cannot say so.
     assert_eq!(engine.network.dequantized[&DataType::Int4], 2);
-    let types = (engine.otherwise.iter()).map(|o| (o.asked, o.multiplies.as_deref()));
+    let types = (engine.listed.otherwise.iter()).map(|o| (o.asked, o.multiplies.as_deref()));
     let fp16 = (DataType::Int4, Some("fp16"));
     assert_eq!(types.collect::<Vec<_>>(), [fp16, fp16]);
     let error = compiled(|o| {
@@ -118,7 +119,11 @@ fn attention_without_a_kernel_of_its_own_is_named() {
     // TensorRT has no dedicated kernel for FP32.
     let engine = outcome.unwrap().manifest.engine.unwrap();
     let of = |kernel| {
-        let all = engine.attention.iter().filter(|a| a.kernel == kernel);
+        let all = engine
+            .listed
+            .attention
+            .iter()
+            .filter(|a| a.kernel == kernel);
         all.map(|a| a.node.as_str()).collect::<Vec<_>>()
     };
     let own = of(AttentionKernel::Dedicated);
@@ -128,11 +133,11 @@ fn attention_without_a_kernel_of_its_own_is_named() {
         products.len() == 1 && products[0].contains("full"),
         "{products:?}"
     );
-    let lines = kernel_lines(&engine);
+    let lines = kernel_lines(&engine.listed);
     assert!(lines.contains("attention 1 of 2 dedicated"), "{lines}");
     assert!(lines.contains("attention in products: full"), "{lines}");
     let whole = compiled_of(TWO_ATTENTIONS, |o| o.fp16 = true).unwrap();
-    let lines = kernel_lines(&whole.unwrap().manifest.engine.unwrap());
+    let lines = kernel_lines(&whole.unwrap().manifest.engine.unwrap().listed);
     assert!(lines.contains("attention 2 dedicated"), "{lines}");
     assert!(!lines.contains("in products"), "{lines}");
 }
@@ -141,13 +146,13 @@ fn attention_without_a_kernel_of_its_own_is_named() {
 fn an_operator_that_the_parser_would_misread_is_refused() {
     let rotary = r#"<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
         g (float[2, 2, 3, 4] x, int64[2, 3] at, float[3, 2] c, float[3, 2] s) => (float[2, 2, 3, 4] y) {
-            [turn] y = com.microsoft.RotaryEmbedding(x, at, c, s)
+            [turn] y = com.microsoft.RotaryEmbedding<scale = 2.0>(x, at, c, s)
         }"#;
     let Some(outcome) = compiled_of(rotary, |o| o.fp16 = true) else {
         return;
     };
     let error = outcome.unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
+    assert_eq!(error.fault(), Fault::Target, "{error}");
     assert!(error.to_string().contains("turn ("), "{error}");
 }
 
@@ -164,7 +169,7 @@ fn a_precision_that_the_engine_must_multiply_in_is_a_gate() {
     };
     assert!(fp16.is_ok());
     let error = required(Precision::Int8).unwrap().unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.fault(), Fault::Result);
     assert!(
         error
             .to_string()
@@ -192,10 +197,75 @@ fn quantized_layers_that_multiply_in_floats_are_named() {
         ..Options::new(model)
     };
     let engine = compile(&options, &Silent).unwrap().manifest.engine.unwrap();
-    let products = engine.kernels.products();
+    let products = engine.listed.kernels.products();
     let of = |types: &str| products.get(types).copied().unwrap_or(0);
     assert!(of("int8") > 0, "{products:?}");
     // What the kernels multiply and what is named of layers are two ways to see the same.
-    assert_eq!(engine.otherwise.len(), of("int8 x fp16"), "{products:?}");
-    assert!(engine.otherwise.iter().all(|o| o.layer.contains("/m/")));
+    assert_eq!(
+        engine.listed.otherwise.len(),
+        of("int8 x fp16"),
+        "{products:?}"
+    );
+    assert!(
+        engine
+            .listed
+            .otherwise
+            .iter()
+            .all(|o| o.layer.contains("/m/"))
+    );
+}
+
+/// x `[batch, 2, seq, 4]` rotated by tables of 16 positions, by an operator that TensorRT's parser would misread.
+fn rotated(operator: &str, version: i64) -> String {
+    let table = |f: fn(f32) -> f32| {
+        let angles = (0..32).map(|k| (k / 2) as f32 * [1.0, 0.1][k % 2]);
+        let all: Vec<_> = angles.map(|a| format!("{:.6}", f(a))).collect();
+        all.join(", ")
+    };
+    format!(
+        "<ir_version: 10, opset_import: [\"\" : {version}, \"com.microsoft\" : 1]>\n\
+         g (float[batch, 2, seq, 4] x, int64[batch, seq] at) => (float[batch, 2, seq, 4] y) \
+         <float[16, 2] cos = {{{}}}, float[16, 2] sin = {{{}}}>\n{{ y = {operator} }}",
+        table(f32::cos),
+        table(f32::sin)
+    )
+}
+
+#[test]
+fn rotary_embeddings_of_any_domain_are_rotated_as_they_say() {
+    for (operator, version) in [
+        ("com.microsoft.RotaryEmbedding(x, at, cos, sin)", 17),
+        (
+            "com.microsoft.RotaryEmbedding<interleaved = 1>(x, at, cos, sin)",
+            17,
+        ),
+        ("RotaryEmbedding(x, cos, sin, at)", 23),
+    ] {
+        // The proof runs the operator itself in ONNX Runtime.
+        let Some(made) = compiled_of(&rotated(operator, version), |o| o.check = true) else {
+            return;
+        };
+        let manifest = made.unwrap_or_else(|e| panic!("{operator}: {e}")).manifest;
+        let parity = manifest.parity.unwrap();
+        assert!(parity.pass(), "{operator}");
+        assert_eq!(
+            manifest.engine.unwrap().listed.kernels.launched().count(),
+            1
+        );
+    }
+}
+
+#[test]
+fn attributes_that_are_not_onnx_are_not_dropped() {
+    let text = "<ir_version: 10, opset_import: [\"\" : 23]>\n\
+                g (float[2, 2, 16, 16] x, float[2, 2, 16, 16] z) => (float[2, 2, 16, 16] y)\n\
+                { y = Attention<causal_kind = \"upper_left\">(x, z, z) }";
+    for check in [false, true] {
+        let Some(made) = compiled_of(text, |o| o.check = check) else {
+            return;
+        };
+        let error = made.unwrap_err();
+        assert_eq!(error.fault(), Fault::Target);
+        assert!(error.to_string().contains("causal_kind"), "{error}");
+    }
 }

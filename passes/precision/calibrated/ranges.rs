@@ -4,7 +4,8 @@
 //! Bondarenko et al., "Understanding and Overcoming the Challenges of Efficient Transformer Quantization"). One scale for
 //! the whole tensor then leaves the others few of its steps, so such channels are multiplied apart, in the original precision.
 
-use super::stats::{Scheme, TensorStats};
+use super::stats::TensorStats;
+use crate::precision::numbers::format::Format;
 
 /// How an activation is quantized.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,14 +59,14 @@ const PERCENTILES: [f64; 2] = [99.99, 99.9];
 /// elements are taken as independent of each other, so that the product's is their sum, weighted by the gains.
 ///
 /// The fewest outliers are chosen with which the noise is low enough, or within twice the least.
-pub fn choose(stats: &TensorStats, scheme: Scheme, gains: &[f64]) -> Option<Choice> {
+pub fn choose(stats: &TensorStats, format: Format, gains: &[f64]) -> Option<Choice> {
     let channels = stats.channel_absmax.len();
     if channels == 0 || gains.len() != channels || stats.rows == 0 || stats.finite() < stats.count {
         return None;
     }
     let counts = SPLITS.iter().filter(|&&k| k == 0 || k <= channels / SHARE);
     let choices: Vec<Choice> = counts
-        .map(|&count| apart(stats, scheme, gains, count))
+        .map(|&count| apart(stats, format, gains, count))
         .collect();
     let least = choices
         .iter()
@@ -79,7 +80,7 @@ pub fn choose(stats: &TensorStats, scheme: Scheme, gains: &[f64]) -> Option<Choi
 /// The choice with so many of the channels multiplied apart, as many as there are gains.
 pub(in crate::precision) fn apart(
     stats: &TensorStats,
-    scheme: Scheme,
+    format: Format,
     gains: &[f64],
     count: usize,
 ) -> Choice {
@@ -92,7 +93,7 @@ pub(in crate::precision) fn apart(
         0 => stats.clone(),
         _ => stats.truncated(rest),
     };
-    let (by, (lo, hi), error) = range(&within, scheme);
+    let (by, (lo, hi), error) = range(&within, format);
     let gain: f64 = order[count..].iter().map(|&j| gains[j]).sum();
     let noise = if power > 0.0 {
         error * gain / power
@@ -109,12 +110,12 @@ pub(in crate::precision) fn apart(
 }
 
 /// The choice for a tensor of which no channel is multiplied apart; its noise is the error's power over the tensor's own.
-pub fn whole(stats: &TensorStats, scheme: Scheme) -> Option<Choice> {
+pub fn whole(stats: &TensorStats, format: Format) -> Option<Choice> {
     let power = stats.mean_square();
     if power == 0.0 || stats.finite() < stats.count {
         return None;
     }
-    let (by, (lo, hi), error) = range(stats, scheme);
+    let (by, (lo, hi), error) = range(stats, format);
     Some(Choice {
         lo,
         hi,
@@ -141,18 +142,18 @@ pub(in crate::precision) fn signal(stats: &TensorStats, gains: &[f64]) -> f64 {
 }
 
 /// The range with the least expected squared error, the simplest first.
-fn range(stats: &TensorStats, scheme: Scheme) -> (Method, (f32, f32), f64) {
+fn range(stats: &TensorStats, format: Format) -> (Method, (f32, f32), f64) {
     let percentiles = PERCENTILES.map(|p| (Method::Percentile, stats.percentile(p)));
     let tried = [(Method::MinMax, stats.full_range())]
         .into_iter()
         .chain(percentiles)
         .chain([
             (Method::Entropy, stats.entropy_range()),
-            (Method::Mse, stats.mse_range(scheme)),
+            (Method::Mse, stats.mse_range(format)),
         ]);
     let mut best = (Method::MinMax, stats.full_range(), f64::INFINITY);
     for (method, (lo, hi)) in tried {
-        let error = stats.quantization_error(lo, hi, scheme);
+        let error = stats.quantization_error(lo, hi, format);
         if error < best.2 {
             best = (method, (lo, hi), error);
         }
@@ -184,26 +185,26 @@ mod tests {
 
     #[test]
     fn an_outlier_channel_is_split_off_and_nothing_else() {
-        let found = choose(&stats(50.0), Scheme::UINT8, &[1.0; 64]).unwrap();
+        let found = choose(&stats(50.0), Format::Uint8, &[1.0; 64]).unwrap();
         assert_eq!(found.outliers, [7]);
         assert!(found.hi <= 1.0 && found.lo >= -1.0, "{found:?}");
-        let even = choose(&stats(1.0), Scheme::UINT8, &[1.0; 64]).unwrap();
+        let even = choose(&stats(1.0), Format::Uint8, &[1.0; 64]).unwrap();
         assert!(even.outliers.is_empty() && even.noise < 1e-4, "{even:?}");
     }
 
     #[test]
     fn relative_steps_keep_small_channels_beside_large_ones() {
         // Half of FP8's steps, 1/8 of a power of two, squared over twelve.
-        let found = choose(&stats(1.0), Scheme::Fp8E4M3, &[1.0; 64]).unwrap();
+        let found = choose(&stats(1.0), Format::Fp8, &[1.0; 64]).unwrap();
         assert!(found.outliers.is_empty(), "{found:?}");
         assert!(found.noise > 3e-4 && found.noise < 2e-3, "{found:?}");
     }
 
     #[test]
     fn what_has_no_channels_or_no_end_has_no_range() {
-        assert_eq!(choose(&TensorStats::default(), Scheme::INT8, &[]), None);
+        assert_eq!(choose(&TensorStats::default(), Format::Int8, &[]), None);
         let mut infinite = stats(1.0);
         infinite.infinite = 1;
-        assert_eq!(choose(&infinite, Scheme::INT8, &[1.0; 64]), None);
+        assert_eq!(choose(&infinite, Format::Int8, &[1.0; 64]), None);
     }
 }

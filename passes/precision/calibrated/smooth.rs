@@ -7,8 +7,9 @@ use half::bf16;
 use kiln_graph::{Attrs, Graph, INTERNAL_DOMAIN, Op, Tensor, Type, ValueId, ops};
 
 use super::ranges::{self, Choice, Method};
-use super::stats::{Scheme, TensorStats};
+use super::stats::TensorStats;
 use crate::precision::linear::Linear;
+use crate::precision::numbers::format::Format;
 
 /// Exponents of the activation's magnitude that are tried; the weight's has the rest.
 const ALPHAS: [f64; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
@@ -195,16 +196,15 @@ impl Shifted {
 /// are `free` they replace channels apart.
 pub(in crate::precision) fn choose(
     stats: &TensorStats,
-    scheme: Scheme,
+    format: Format,
     readers: &Readers<'_>,
     plain: &Choice,
     free: Free,
 ) -> Option<Smooth> {
-    let signed = match scheme {
-        Scheme::Fp8E4M3 => return float(stats, readers, plain, free),
-        Scheme::Symmetric { .. } => true,
-        Scheme::Asymmetric { .. } => false,
-    };
+    if format.floats().is_some() {
+        return float(stats, readers, plain, free);
+    }
+    let signed = !format.has_zero_point();
     let enough = plain.noise <= ranges::ENOUGH;
     if enough && !free.factors {
         return None;
@@ -247,7 +247,8 @@ pub(in crate::precision) fn choose(
                 (_, false, _) => (0.0, most),
                 (_, true, false) => (-most, 0.0),
             };
-            let step = (hi - lo) / if signed { 254.0 } else { 255.0 };
+            let steps = format.max() * if signed { 2.0 } else { 1.0 };
+            let step = (hi - lo) / steps;
             let rounding = step * step / 12.0 * sum(readers.gains, |j| factors[j].powi(2)) / power;
             let total = rounding + noise(&factors, &shifted.moments);
             if total < limit && best.as_ref().is_none_or(|(least, _)| total < *least) {
@@ -265,7 +266,7 @@ pub(in crate::precision) fn around(
     gains: &[f64],
     plain: &Choice,
 ) -> Option<Smooth> {
-    let found = ranges::apart(stats, Scheme::UINT8, gains, plain.outliers.len());
+    let found = ranges::apart(stats, Format::Uint8, gains, plain.outliers.len());
     let pays = found.noise <= WORTH * plain.noise;
     let moments = stats.channel_moments().filter(|_| pays)?;
     let middle = f64::midpoint(found.lo.min(0.0).into(), found.hi.max(0.0).into());

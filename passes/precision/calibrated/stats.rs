@@ -16,7 +16,6 @@ use rustc_hash::FxHashMap;
 use exact::{ChannelSquares, ChannelSums, ExactSum};
 
 pub use histogram::{BINS, Histogram};
-pub use range::Scheme;
 
 /// Statistics by value.
 pub type Stats = FxHashMap<ValueId, TensorStats>;

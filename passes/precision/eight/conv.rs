@@ -8,9 +8,9 @@ use kiln_graph::{DType, Graph, NodeId, Tensor, Type, ValueId, ops};
 
 use super::qdq::{self, Weight, Writer};
 use crate::precision::calibrated::ranges::Choice;
-use crate::precision::calibrated::stats::Scheme;
 use crate::precision::linear::Linear;
-use crate::precision::numbers::weights::{self, Format, to_f32s};
+use crate::precision::numbers::format::Format;
+use crate::precision::numbers::weights::{self, Rounding, to_f32s};
 
 /// A convolution with a constant weight: C · kH · kW rows and M columns, as a product.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Conv {
         let matrix: Vec<f32> = all().map(|(r, c)| values[place(r, c)]).collect();
         let matrix = Tensor::from_values(&[rows, columns][..], &matrix);
         let matrix = matrix.map_err(|_| weights::Unfit::Type)?;
-        let found = weights::quantize(&matrix, Format::Int8, rows, None)?;
+        let found = weights::quantize(&matrix, Rounding::Int8, rows, None)?;
         let mut codes = vec![0u8; rows * columns];
         for ((r, c), &code) in all().zip(found.values.bytes().iter()) {
             codes[place(r, c)] = code;
@@ -129,10 +129,10 @@ impl Conv {
         g: &Graph,
         weight: &Weight,
         choice: Option<&Choice>,
-        scheme: Scheme,
+        format: Format,
     ) -> Result<Option<(Tensor, Tensor)>, String> {
         let scale = match choice {
-            Some(choice) => qdq::parameters(choice, scheme).0.as_f64(),
+            Some(choice) => qdq::parameters(choice, format).0.as_f64(),
             None => dequantized(g, self.layer.input),
         };
         let bias = g.node(self.layer.node).input(2);
@@ -149,7 +149,7 @@ impl Conv {
         (weight, bias): (&Weight, Option<(Tensor, Tensor)>),
         choice: Option<&Choice>,
         result: Option<&Choice>,
-        scheme: Scheme,
+        format: Format,
     ) {
         let Linear { node, .. } = self.layer;
         let axis = i64::from(self.transposed);
@@ -159,7 +159,7 @@ impl Conv {
             layer: self.layer,
         };
         let x = match choice {
-            Some(choice) => write.activation(choice, scheme).wide,
+            Some(choice) => write.activation(choice, format).wide,
             None => Some(self.layer.input),
         };
         let w = write.dequantized(weight, axis);
@@ -175,12 +175,12 @@ impl Conv {
             }
         }
         if let Some(result) = result {
-            self.round(g, pass, result, scheme);
+            self.round(g, pass, result, format);
         }
     }
 
     /// Quantizes the result, and dequantizes it behind what only moves it.
-    fn round(&self, g: &mut Graph, pass: &'static str, result: &Choice, scheme: Scheme) {
+    fn round(&self, g: &mut Graph, pass: &'static str, result: &Choice, format: Format) {
         let moved = |g: &Graph, id: &NodeId| g.node(*id).output(0);
         let last = self.moves.last().and_then(|id| moved(g, id));
         let last = last.unwrap_or(self.end);
@@ -199,7 +199,7 @@ impl Conv {
                 ..self.layer
             },
         };
-        let q = write.quantize(result, scheme);
+        let q = write.quantize(result, format);
         if self.moves.is_empty() {
             if let Some(wide) = write.widened(q, self.end) {
                 read(g, &behind, wide);

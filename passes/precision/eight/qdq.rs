@@ -3,8 +3,8 @@
 use kiln_graph::{Attrs, DType, Dim, Graph, Op, Tensor, Type, ValueId, ops};
 
 use crate::precision::calibrated::ranges::Choice;
-use crate::precision::calibrated::stats::Scheme;
 use crate::precision::linear::Linear;
+use crate::precision::numbers::format::Format;
 
 /// A quantized weight.
 pub(in crate::precision) struct Weight {
@@ -100,8 +100,8 @@ impl Writer<'_> {
     }
 
     /// Quantize and dequantize the layer's input.
-    pub fn activation(&mut self, choice: &Choice, scheme: Scheme) -> Quantized {
-        let q = self.quantize(choice, scheme);
+    pub fn activation(&mut self, choice: &Choice, format: Format) -> Quantized {
+        let q = self.quantize(choice, format);
         Quantized {
             wide: self.widened(q, self.layer.input),
             ..q
@@ -109,10 +109,10 @@ impl Writer<'_> {
     }
 
     /// Quantize the layer's input. Zero points are written out: ONNX takes a missing one for UINT8, TensorRT for INT8.
-    pub fn quantize(&mut self, choice: &Choice, scheme: Scheme) -> Quantized {
+    pub fn quantize(&mut self, choice: &Choice, format: Format) -> Quantized {
         let x = self.layer.input;
         let name = self.g.value(x).name().to_string();
-        let (scale, zero, dtype) = parameters(choice, scheme);
+        let (scale, zero, dtype) = parameters(choice, format);
         let scale = Some(self.g.add_constant(&format!("{name}_scale"), scale));
         let zero = Some(self.g.add_constant(&format!("{name}_zero_point"), zero));
         let values = self.node(
@@ -395,7 +395,7 @@ impl Writer<'_> {
 }
 
 /// Scale, zero point and dtype of an activation.
-pub(in crate::precision) fn parameters(choice: &Choice, scheme: Scheme) -> (Tensor, Tensor, DType) {
+pub(in crate::precision) fn parameters(choice: &Choice, format: Format) -> (Tensor, Tensor, DType) {
     let (lo, hi) = (f64::from(choice.lo.min(0.0)), f64::from(choice.hi.max(0.0)));
     let most = hi.max(-lo);
     let usable = |s: f64| {
@@ -405,28 +405,20 @@ pub(in crate::precision) fn parameters(choice: &Choice, scheme: Scheme) -> (Tens
             1.0
         }
     };
-    match scheme {
-        Scheme::Asymmetric { .. } => {
-            let scale = usable((hi - lo) / 255.0);
-            let zero = (-lo / scale).round_ties_even().clamp(0.0, 255.0) as u8;
-            (
-                Tensor::scalar(scale as f32),
-                Tensor::scalar(zero),
-                DType::U8,
-            )
-        }
-        Scheme::Symmetric { .. } => (
-            Tensor::scalar(usable(most / 127.0) as f32),
-            Tensor::scalar(0i8),
-            DType::I8,
-        ),
-        Scheme::Fp8E4M3 => {
-            let zero = Tensor::from_raw(DType::F8E4M3FN, &[][..], vec![0u8].into());
-            (
-                Tensor::scalar(usable(most / 448.0) as f32),
-                zero.unwrap_or_else(|_| Tensor::scalar(0i8)),
-                DType::F8E4M3FN,
-            )
-        }
+    let dtype = format.dtype();
+    if format.has_zero_point() {
+        let scale = usable((hi - lo) / format.max());
+        let zero = (-lo / scale).round_ties_even().clamp(0.0, format.max()) as u8;
+        return (Tensor::scalar(scale as f32), Tensor::scalar(zero), dtype);
     }
+    let zero = Tensor::from_raw(
+        dtype,
+        &[][..],
+        vec![0u8; dtype.bits().div_ceil(8) as usize].into(),
+    );
+    (
+        Tensor::scalar(usable(most / format.max()) as f32),
+        zero.unwrap_or_else(|_| Tensor::scalar(0i8)),
+        dtype,
+    )
 }

@@ -9,9 +9,9 @@ use super::qdq::{Weight, Writer};
 use super::reading::{self, Reading};
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
 use crate::precision::calibrated::ranges::{self, Choice};
-use crate::precision::calibrated::stats::Scheme;
 use crate::precision::linear::Linear;
-use crate::precision::numbers::weights::{self, Format, to_f32s};
+use crate::precision::numbers::format::Format;
+use crate::precision::numbers::weights::{self, Rounding, to_f32s};
 
 /// Fewer rows or columns save nothing that would show (ModelOpt leaves the same).
 const MIN_SIZE: usize = 16;
@@ -49,7 +49,7 @@ fn floats(g: &Graph, values: impl Iterator<Item = ValueId>) -> Vec<ValueId> {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::precision) struct Quantizer {
     pub pass: &'static str,
-    pub weight: Format,
+    pub weight: Rounding,
     pub activation: Form,
     /// The operator set that the written operators need.
     pub since: i64,
@@ -59,7 +59,7 @@ pub(in crate::precision) struct Quantizer {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::precision) enum Form {
     /// By ranges that were measured before.
-    Static(Scheme),
+    Static(Format),
     /// UINT8, by the range of each run.
     Dynamic,
 }
@@ -93,7 +93,7 @@ struct Rounded {
     input: Option<Choice>,
     /// Where the target wants the result rounded too.
     result: Option<Choice>,
-    scheme: Scheme,
+    format: Format,
 }
 
 impl Rounded {
@@ -101,7 +101,7 @@ impl Rounded {
     fn prepared(&self, g: &Graph) -> Result<(Weight, Option<(Tensor, Tensor)>), String> {
         let weight = self.conv.quantized(g).map_err(|why| why.to_string())?;
         let bias = match self.result {
-            Some(_) => (self.conv).bias(g, &weight, self.input.as_ref(), self.scheme)?,
+            Some(_) => (self.conv).bias(g, &weight, self.input.as_ref(), self.format)?,
             None => None,
         };
         Ok((weight, bias))
@@ -115,7 +115,7 @@ impl Rounded {
     ) {
         let (input, result) = (self.input.as_ref(), self.result.as_ref());
         self.conv
-            .write(g, pass, (&weight, bias), input, result, self.scheme);
+            .write(g, pass, (&weight, bias), input, result, self.format);
     }
 }
 
@@ -169,7 +169,7 @@ impl Quantizer {
             return Err(PassFailure::Nothing(format!(
                 "no layer was quantized to {}: the model has no linear layer or convolution that is large enough, or all must keep \
                  their precision",
-                self.weight.dtype()
+                self.weight.format().dtype()
             )));
         }
         Ok(quantized)
@@ -242,8 +242,8 @@ impl Quantizer {
         let fit = |conv: Conv| {
             let layer = &conv.layer;
             fits(g, layer, cx)?;
-            let scheme = match (self.activation, self.weight) {
-                (Form::Static(scheme), Format::Int8) => scheme,
+            let format = match (self.activation, self.weight) {
+                (Form::Static(format), Rounding::Int8) => format,
                 (Form::Dynamic, _) => {
                     return Err(
                         "integer convolutions of dynamic ranges are slower than float ones".into(),
@@ -258,7 +258,7 @@ impl Quantizer {
             }
             let range = |v: ValueId, what: &str| {
                 let stats = cx.options.stats.get(&v).ok_or(NO_RANGES)?;
-                let choice = ranges::whole(stats, scheme);
+                let choice = ranges::whole(stats, format);
                 let choice = choice.ok_or(format!("its {what} is not always finite, or zero"))?;
                 match choice.noise <= ranges::ENOUGH {
                     true => Ok(choice),
@@ -271,7 +271,7 @@ impl Quantizer {
                 Some(_) => None,
                 None => Some(range(layer.input, "input")?),
             };
-            let rounds = cx.target.quantizes_results_of_conv();
+            let rounds = cx.target.facts.quantizes_results_of_conv;
             if rounds && g.value(conv.end).is_output() {
                 return Err("its result is the model's, which is not rounded".into());
             }
@@ -283,7 +283,7 @@ impl Quantizer {
                 conv,
                 input,
                 result,
-                scheme,
+                format,
             })
         };
         Some(Conv::of(g, id)?.and_then(fit))
@@ -344,7 +344,7 @@ impl Quantizer {
             Some(stats) => {
                 let how = reading::How {
                     form: self.activation,
-                    joins: cx.target.joins_elementwise(),
+                    joins: cx.target.facts.joins_elementwise,
                     pass: self.pass,
                 };
                 reading::of(g, stats, &mut layers, &mut matrices, how)
@@ -352,7 +352,7 @@ impl Quantizer {
             None => Reading::default(),
         };
         let choice = &reading.choice;
-        let behind = cx.target.scales_columns_behind();
+        let behind = cx.target.facts.scales_columns_behind;
         let mut activation = None;
         let mut done = 0;
         for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
@@ -378,8 +378,8 @@ impl Quantizer {
                 layer: *layer,
             };
             let product = match (choice, self.activation) {
-                (Some(choice), Form::Static(scheme)) => {
-                    let x = *activation.get_or_insert_with(|| write.activation(choice, scheme));
+                (Some(choice), Form::Static(format)) => {
+                    let x = *activation.get_or_insert_with(|| write.activation(choice, format));
                     write.product(x, weight)
                 }
                 (_, Form::Dynamic) => {
@@ -394,7 +394,7 @@ impl Quantizer {
             cx.remarks.push(Remark::Quantized { layer: label });
             let mut read = ranges_remark(g, layer, choice.as_ref(), reading.smoothing);
             if let (Form::Dynamic, Some(Remark::Ranged(range))) = (self.activation, &mut read) {
-                range.method = EACH_RUN;
+                range.method = EACH_RUN.into();
             }
             cx.remarks.extend(read);
             g.remove_node(layer.node);
@@ -459,9 +459,9 @@ fn ranges_remark(
         value: g.value(layer.input).name().to_string(),
         lo: choice.lo,
         hi: choice.hi,
-        method: choice.by.name(),
+        method: choice.by.name().into(),
         outliers: choice.outliers.len(),
-        smoothing,
+        smoothing: smoothing.map(Into::into),
         noise: choice.noise,
     }))
 }

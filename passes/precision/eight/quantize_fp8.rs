@@ -4,8 +4,8 @@ use kiln_graph::Model;
 
 use super::quantize::{Form, Quantizer};
 use crate::core::pass::{Context, Exactness, Pass, PassFailure};
-use crate::precision::calibrated::stats::Scheme;
-use crate::precision::numbers::weights::Format;
+use crate::precision::numbers::format::Format;
+use crate::precision::numbers::weights::Rounding;
 
 #[derive(Debug)]
 pub struct QuantizeFp8;
@@ -38,8 +38,8 @@ impl Pass for QuantizeFp8 {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         Quantizer {
             pass: NAME,
-            weight: Format::Fp8,
-            activation: Form::Static(Scheme::Fp8E4M3),
+            weight: Rounding::Fp8,
+            activation: Form::Static(Format::Fp8),
             since: 19,
         }
         .run(model, cx)

@@ -4,9 +4,7 @@ use kiln_graph::Model;
 
 use super::quantize::{Form, Quantizer};
 use crate::core::pass::{Context, Exactness, Pass, PassFailure};
-use crate::core::target::Dialect;
-use crate::precision::calibrated::stats::Scheme;
-use crate::precision::numbers::weights::Format;
+use crate::precision::numbers::weights::Rounding;
 
 #[derive(Debug)]
 pub struct QuantizeInt8;
@@ -49,20 +47,20 @@ impl Pass for QuantizeInt8 {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
-        let tensorrt = cx.target.dialect == Dialect::TensorRt;
-        let activation = match (cx.options.dynamic, tensorrt) {
-            (true, true) => {
-                return Err(PassFailure::Nothing(
-                    "TensorRT has no dynamic quantization: it wants ranges from calibration (--int8 --calibrate DATA)".into(),
-                ));
+        let facts = cx.target.facts;
+        let activation = match (cx.options.dynamic, facts.dynamic_int8) {
+            (true, false) => {
+                return Err(PassFailure::Nothing(format!(
+                    "{} has no dynamic quantization: it wants ranges from calibration (--int8 --calibrate DATA)",
+                    facts.runtime
+                )));
             }
-            (true, false) => Form::Dynamic,
-            (false, true) => Form::Static(Scheme::INT8),
-            (false, false) => Form::Static(Scheme::UINT8),
+            (true, true) => Form::Dynamic,
+            (false, _) => Form::Static(facts.int8),
         };
         Quantizer {
             pass: NAME,
-            weight: Format::Int8,
+            weight: Rounding::Int8,
             activation,
             since: 13,
         }

@@ -6,8 +6,9 @@ use super::qdq::Weight;
 use super::quantize::Form;
 use crate::precision::calibrated::ranges::{self, Choice};
 use crate::precision::calibrated::smooth;
-use crate::precision::calibrated::stats::{Scheme, TensorStats};
+use crate::precision::calibrated::stats::TensorStats;
 use crate::precision::linear::Linear;
+use crate::precision::numbers::format::Format;
 
 /// What was chosen for an input.
 #[derive(Default)]
@@ -51,13 +52,13 @@ pub(in crate::precision) fn of(
     how: How,
 ) -> Reading {
     // Channels apart and factors help ranges of each run as well.
-    let scheme = match how.form {
-        Form::Static(scheme) => scheme,
-        Form::Dynamic => Scheme::UINT8,
+    let format = match how.form {
+        Form::Static(format) => format,
+        Form::Dynamic => Format::Uint8,
     };
     let gains = gains(layers, matrices, stats.channel_absmax.len());
     let mut found = Reading {
-        choice: ranges::choose(stats, scheme, &gains),
+        choice: ranges::choose(stats, format, &gains),
         moments: stats.channel_moments(),
         offsets: vec![None; layers.len()],
         ..Reading::default()
@@ -85,8 +86,8 @@ pub(in crate::precision) fn of(
         matrices,
         gains: &gains,
     };
-    let mut smooth = smooth::choose(stats, scheme, &readers, plain, free);
-    if smooth.is_none() && joins && scheme == Scheme::INT8 {
+    let mut smooth = smooth::choose(stats, format, &readers, plain, free);
+    if smooth.is_none() && joins && format == Format::Int8 {
         smooth = smooth::around(stats, &gains, plain);
     }
     let Some(smooth) = smooth else { return found };

@@ -5,7 +5,7 @@ use kiln_graph::{DType, Graph, Tensor, ValueId};
 
 use crate::precision::calibrated::smooth::{self, Norm};
 use crate::precision::linear::Linear;
-use crate::precision::numbers::weights::{self, Format, to_f32s};
+use crate::precision::numbers::weights::{self, Rounding, to_f32s};
 
 /// Factors are the root mean square of a channel to these powers. 0 is to do nothing.
 const ALPHAS: [f64; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0];
@@ -55,7 +55,7 @@ pub(in crate::precision) fn plan(
     g: &Graph,
     x: ValueId,
     products: &[Product],
-    format: Format,
+    rounding: Rounding,
     moments: &[f64],
 ) -> Option<Plan> {
     let layers: Vec<Linear> = products.iter().map(|p| p.layer).collect();
@@ -70,7 +70,7 @@ pub(in crate::precision) fn plan(
         return None;
     }
     let norm = smooth::norm(g, x, &layers);
-    let factors = choose(g, products, format, moments, worth(norm))?;
+    let factors = choose(g, products, rounding, moments, worth(norm))?;
     Some(Plan { x, norm, factors })
 }
 
@@ -114,7 +114,7 @@ pub(in crate::precision) fn apply(
 fn choose(
     g: &Graph,
     products: &[Product],
-    format: Format,
+    rounding: Rounding,
     moments: &[f64],
     worth: f64,
 ) -> Option<Vec<f32>> {
@@ -125,7 +125,7 @@ fn choose(
         }
     }
     let error = |factors: &[f32]| -> Option<f64> {
-        let all = samples.iter().map(|s| s.error(factors, format, moments));
+        let all = samples.iter().map(|s| s.error(factors, rounding, moments));
         all.sum()
     };
     let limit = worth * error(&vec![1.0; moments.len()])?;
@@ -190,7 +190,7 @@ impl Sample {
     }
 
     /// The power of the error in the products when the weight is multiplied by the factors first.
-    fn error(&self, factors: &[f32], format: Format, moments: &[f64]) -> Option<f64> {
+    fn error(&self, factors: &[f32], rounding: Rounding, moments: &[f64]) -> Option<f64> {
         let rows = self.values.chunks(self.columns.max(1)).zip(factors);
         let scaled: Vec<f32> = rows
             .flat_map(|(row, s)| row.iter().map(move |v| v * s))
@@ -201,7 +201,7 @@ impl Sample {
             .map(|(m, &s)| m / f64::from(s).powi(2));
         let moments: Vec<f64> = moments.collect();
         let weight = Tensor::from_values(&[self.rows, self.columns][..], &scaled).ok()?;
-        let found = weights::quantize(&weight, format, self.block, Some(&moments)).ok()?;
+        let found = weights::quantize(&weight, rounding, self.block, Some(&moments)).ok()?;
         Some(found.error.powi(2) * self.energy)
     }
 }

@@ -7,7 +7,6 @@
 //! without the inverse. Rows of large inputs come first, when there is the most left to make up for them.
 //! Then each row is rounded anew, a few times, with all others as they are: the error never grows.
 
-use std::num::NonZeroUsize;
 use std::thread;
 
 use crate::precision::calibrated::gram::Gram;
@@ -125,7 +124,7 @@ impl Curvature {
     /// Runs over tiles of columns on all cores. No tile sees another, so the result does not depend on how many there are.
     fn tiles<T: Send>(&self, columns: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let all = columns.div_ceil(LANES);
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = rayon::current_num_threads();
         let share = all.div_ceil(threads).max(1);
         let mut out: Vec<Option<T>> = (0..all).map(|_| None).collect();
         thread::scope(|scope| {

@@ -48,7 +48,7 @@ pub(in crate::precision) fn fit(
             "its weight [{k}, {n}] is smaller than a block [{block}, {MIN_COLUMNS}]"
         ));
     }
-    if !target.wants_whole_blocks() {
+    if !target.facts.wants_whole_blocks {
         return Ok(block);
     }
     if !n.is_multiple_of(2) {

@@ -11,7 +11,7 @@ use crate::Target;
 use crate::core::pass::Options;
 use crate::precision::calibrated::gram::Gram;
 use crate::precision::linear::Linear;
-use crate::precision::numbers::weights::{self, Format, Quantized, pack, to_f32s, unpack};
+use crate::precision::numbers::weights::{self, Quantized, Rounding, pack, to_f32s, unpack};
 
 /// Plans by the activation that the layers read.
 pub type Plans = FxHashMap<ValueId, Plan>;
@@ -90,12 +90,12 @@ pub fn plan(
             block: block.filter(|_| !kept),
         });
     }
-    let format = format(target);
+    let rounding = rounding(target);
     let moments = gram.diagonal();
-    let plain = Candidate::of(g, &products, format, gram, None)?;
-    let scaled = awq::plan(g, x, &products, format, &moments).and_then(|found| {
+    let plain = Candidate::of(g, &products, rounding, gram, None)?;
+    let scaled = awq::plan(g, x, &products, rounding, &moments).and_then(|found| {
         let gram = gram.divided(&found.factors);
-        let scaled = Candidate::of(g, &products, format, &gram, Some(&found.factors))?;
+        let scaled = Candidate::of(g, &products, rounding, &gram, Some(&found.factors))?;
         (scaled.cost < found.worth() * plain.cost).then_some((found, scaled))
     });
     let (factors, chosen) = match scaled {
@@ -110,10 +110,10 @@ pub fn plan(
 }
 
 /// The numbers that weights become where their rounding is planned.
-fn format(target: &Target) -> Format {
-    match target.quantizes_symmetrically() {
-        true => Format::Int4,
-        false => Format::Int4Affine,
+fn rounding(target: &Target) -> Rounding {
+    match target.facts.zero_points {
+        true => Rounding::Int4Affine,
+        false => Rounding::Int4,
     }
 }
 
@@ -129,7 +129,7 @@ impl Candidate {
     fn of(
         g: &Graph,
         products: &[Product],
-        format: Format,
+        rounding: Rounding,
         gram: &Gram,
         factors: Option<&[f32]>,
     ) -> Option<Candidate> {
@@ -147,7 +147,7 @@ impl Candidate {
             if let Some(factors) = factors {
                 weight = multiplied(&weight, factors)?;
             }
-            let Ok(nearest) = weights::quantize(&weight, format, block, Some(&moments)) else {
+            let Ok(nearest) = weights::quantize(&weight, rounding, block, Some(&moments)) else {
                 continue;
             };
             let (rounded, cost) = best(&weight, nearest, block, &curvature)?;

@@ -9,7 +9,7 @@ use super::plan::{Plans, Rounded};
 use crate::core::pass::{Context, Exactness, Pass, PassFailure, Remark};
 use crate::precision::calibrated::stats::{Stats, TensorStats};
 use crate::precision::linear::Linear;
-use crate::precision::numbers::weights::{self, Format, Quantized, Unfit};
+use crate::precision::numbers::weights::{self, Quantized, Rounding, Unfit};
 
 #[derive(Debug)]
 pub struct QuantizeInt4;
@@ -153,12 +153,12 @@ impl Work {
             g.remove_unused_value(layer.weight);
             let layer = g.label(id);
             if let Some(planned) = planned {
-                cx.remarks.push(Remark::Rounded {
+                cx.remarks.push(Remark::Rounded(crate::core::pass::Rounded {
                     layer: layer.clone(),
-                    method: planned.by.name(),
+                    method: planned.by.name().into(),
                     factors: calibrated.divided.contains(&id),
                     error: planned.error,
-                });
+                }));
             }
             cx.remarks.push(Remark::Quantized { layer });
             self.quantized += 1;
@@ -206,7 +206,7 @@ impl Work {
                 (false, _) => None,
                 (true, Some(plan)) => plan.factors.as_ref(),
                 (true, None) => {
-                    made = awq::plan(g, x, &group, Format::Int4, &found);
+                    made = awq::plan(g, x, &group, Rounding::Int4, &found);
                     made.as_ref()
                 }
             };
@@ -249,7 +249,7 @@ fn numbers(g: &Graph, layer: &Linear, block: usize, moments: &Moments) -> Result
     let weight = layer.matrix(g).ok_or(Unfit::Type)?;
     let moments = moments.get(&layer.input);
     let moments = moments.filter(|m| m.len() == layer.rows);
-    weights::quantize(&weight, Format::Int4, block, moments.map(Vec::as_slice))
+    weights::quantize(&weight, Rounding::Int4, block, moments.map(Vec::as_slice))
 }
 
 /// A DequantizeLinear of the numbers; gives its result, [K, N] of the weight's type.

@@ -77,6 +77,8 @@ pub(in crate::precision) struct Edge {
     pub twins: Vec<(ValueId, ValueId)>,
     /// Inputs and outputs of a value that is carried.
     pub carried: Vec<(ValueId, ValueId)>,
+    /// It is that of a body.
+    pub inside: bool,
 }
 
 impl Edge {
@@ -255,6 +257,7 @@ impl State<'_> {
                     .map(|k| control.output(k).and_then(|k| half.results.get(k)) == Some(&true))
                     .collect(),
                 twins: Vec::new(),
+                inside: true,
                 carried: (control.pairs(body).map(|(_, from, to)| (from, to))).collect(),
             };
             for &(wide, narrow) in &both {

@@ -4,6 +4,7 @@ use kiln_graph::{Attr, Attrs, DType, Def, Graph, Model, NodeId, Op, Tensor, Type
 use rustc_hash::FxHashMap;
 
 use super::bodies::{self, Edge, Slots};
+use super::control::bodies;
 use super::decisions;
 use super::flow::Flow;
 use super::format::HalfFormat;
@@ -11,7 +12,7 @@ use super::masks;
 use super::products;
 use super::ranges::{Ranges, fill};
 use super::rules::{self, is_f32, touches};
-use crate::core::pass::{Context, PassFailure, Remark};
+use crate::core::pass::{Clamped, Context, PassFailure, Remark};
 use crate::precision::calibrated::stats::Stats;
 
 /// What `kiln passes explain` says of the passes, behind what is true of one format.
@@ -34,8 +35,13 @@ pub(in crate::precision) fn run(
     model: &mut Model,
     cx: &mut Context<'_>,
 ) -> Result<usize, PassFailure> {
-    // Half of a conversion would be Casts everywhere, so it is one application.
-    if !cx.admit(pass, || "the whole model".into()) {
+    if cx.is_exhausted() {
+        return Ok(0);
+    }
+    let g = &model.graph;
+    let ends = g.outputs().iter().map(|o| o.value);
+    let floats = || ends.chain(g.inputs().iter().copied()).any(|v| is_f32(g, v));
+    if cx.options.convert_io && floats() && !cx.admit(pass, || "inputs and outputs".into()) {
         return Ok(0);
     }
     bodies::localize(&mut model.graph, cx.options);
@@ -46,7 +52,7 @@ pub(in crate::precision) fn run(
     let stats = cx.options.stats;
     let flow = Flow::of(&model.graph, format);
     let converted = conversion.graph(&mut model.graph, &edge, &flow, stats, cx)?;
-    if converted == 0 {
+    if converted == 0 && !cx.is_exhausted() {
         return Err(PassFailure::Nothing(format!(
             "no node was converted to {}: the model has no FP32 computation that may become half precision",
             format.name()
@@ -73,7 +79,10 @@ impl Conversion {
     ) -> Result<usize, PassFailure> {
         let order = g.topo_order()?;
         let mut ranges = Ranges::new(self.format, stats);
-        let kept = self.kept(g, &order, edge, flow, &mut ranges, cx);
+        let mut kept = self.kept(g, &order, edge, flow, &mut ranges, cx);
+        if !edge.inside {
+            self.admitted(g, &order, &mut kept, cx);
+        }
         let mut state = State {
             conversion: self,
             half: vec![false; g.value_bound()],
@@ -142,6 +151,23 @@ impl Conversion {
         kept
     }
 
+    /// Keeps what is not admitted. Each node is an application of its own, so that a bisection names the one that loses
+    /// precision; a node with bodies is one with all that is in them.
+    fn admitted(
+        self,
+        g: &Graph,
+        order: &[NodeId],
+        kept: &mut [Option<String>],
+        cx: &mut Context<'_>,
+    ) {
+        for &id in order {
+            let why = &mut kept[id.index()];
+            if why.is_none() && changes(g, id) && !cx.admit(self.pass, || g.label(id)) {
+                *why = Some("it is beyond the limit".into());
+            }
+        }
+    }
+
     /// Attributes that state a type or hold a tensor: Cast to FP32, ConstantOfShape's value.
     fn attributes(self, g: &mut Graph, id: NodeId) {
         let op = g.node(id).op();
@@ -164,6 +190,18 @@ impl Conversion {
             }
         }
     }
+}
+
+/// Whether a node or its bodies become another when they are converted. What takes any type and gives no floats stays as it is.
+fn changes(g: &Graph, id: NodeId) -> bool {
+    let node = g.node(id);
+    if node.has_subgraphs() {
+        let floats = |body: &Graph| body.nodes().any(|(id, _)| changes(body, id));
+        return bodies(g, id).any(floats);
+    }
+    let to = node.attrs().int("to");
+    let cast = node.op().is("Cast") && to != Some(i64::from(DType::F32.to_onnx()));
+    !cast && !node.op().is_any(&["Shape", "Size"]) && touches(g, id, |v| is_f32(g, v))
 }
 
 pub(in crate::precision) struct State<'a> {
@@ -265,11 +303,11 @@ impl State<'_> {
     fn constant(&mut self, g: &Graph, v: ValueId, cx: &mut Context<'_>) -> Option<Tensor> {
         let (half, replaced) = self.ranges.narrow(g, v)?;
         if let Some(loss) = replaced.filter(|_| half.len() > 1) {
-            cx.remarks.push(Remark::Clamped {
+            cx.remarks.push(Remark::Clamped(Clamped {
                 tensor: g.value(v).name().to_string(),
                 values: loss.clamped,
                 abs_max: loss.abs_max,
-            });
+            }));
         }
         Some(half)
     }

@@ -5,25 +5,25 @@ use std::marker::PhantomData;
 use half::{bf16, f16};
 use kiln_graph::{DType, Tensor};
 
-/// The numbers that a weight is made of.
+use super::format::Format;
+
+/// How a weight is rounded: the format, and whether blocks have zero points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// -8 to 7.
+pub enum Rounding {
     Int4,
-    /// The same with a zero point for each block.
+    /// With a zero point for each block.
     Int4Affine,
-    /// -127 to 127: -128 has no counterpart, and TensorRT clamps it.
+    /// Without -128, which has no counterpart and which TensorRT clamps.
     Int8,
-    /// E4M3 without infinities, up to ±448 (Micikevicius et al., "FP8 Formats for Deep Learning").
     Fp8,
 }
 
-impl Format {
-    pub fn dtype(self) -> DType {
+impl Rounding {
+    pub fn format(self) -> Format {
         match self {
-            Format::Int4 | Format::Int4Affine => DType::I4,
-            Format::Int8 => DType::I8,
-            Format::Fp8 => DType::F8E4M3FN,
+            Rounding::Int4 | Rounding::Int4Affine => Format::Int4,
+            Rounding::Int8 => Format::Int8,
+            Rounding::Fp8 => Format::Fp8,
         }
     }
 
@@ -31,12 +31,12 @@ impl Format {
     /// clamped for the sake of the others. 8 uses INT4's -8 where the largest value is negative.
     fn divisors(self) -> &'static [f32] {
         match self {
-            Format::Int4 | Format::Int4Affine => {
+            Rounding::Int4 | Rounding::Int4Affine => {
                 &[7.0, 7.25, 7.5, 7.75, 8.0, 8.5, 9.0, 9.5, 10.0, 11.0]
             }
-            Format::Int8 => &[127.0, 131.0, 136.0, 142.0, 150.0, 160.0, 172.0, 190.0],
+            Rounding::Int8 => &[127.0, 131.0, 136.0, 142.0, 150.0, 160.0, 172.0, 190.0],
             // Its steps are relative, so these only move where the powers of two lie.
-            Format::Fp8 => &[448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0],
+            Rounding::Fp8 => &[448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0],
         }
     }
 }
@@ -85,25 +85,25 @@ pub enum Unfit {
 /// When the weight is no finite matrix of F32, F16 or BF16, or the number of moments is not K.
 pub fn quantize(
     weight: &Tensor,
-    format: Format,
+    rounding: Rounding,
     block: usize,
     moments: Option<&[f64]>,
 ) -> Result<Quantized, Unfit> {
-    match format {
-        Format::Int4 => search::<Int4>(weight, format, block, moments),
-        Format::Int4Affine => search::<Int4Affine>(weight, format, block, moments),
-        Format::Int8 => search::<Int8>(weight, format, block, moments),
-        Format::Fp8 => search::<Fp8>(weight, format, block, moments),
+    match rounding {
+        Rounding::Int4 => search::<Int4>(weight, rounding, block, moments),
+        Rounding::Int4Affine => search::<Int4Affine>(weight, rounding, block, moments),
+        Rounding::Int8 => search::<Int8>(weight, rounding, block, moments),
+        Rounding::Fp8 => search::<Fp8>(weight, rounding, block, moments),
     }
 }
 
 fn search<C: Code>(
     weight: &Tensor,
-    format: Format,
+    rounding: Rounding,
     block: usize,
     moments: Option<&[f64]>,
 ) -> Result<Quantized, Unfit> {
-    let divisors = format.divisors();
+    let divisors = rounding.divisors();
     let &[rows, columns] = weight.dims() else {
         return Err(Unfit::Type);
     };
@@ -162,10 +162,10 @@ fn search<C: Code>(
         narrow => s.narrowed(narrow),
     });
     Ok(Quantized {
-        values: pack(format.dtype(), &[rows, columns], codes).ok_or(Unfit::Type)?,
+        values: pack(rounding.format().dtype(), &[rows, columns], codes).ok_or(Unfit::Type)?,
         scales: scales.ok_or(Unfit::Type)?,
         zeros: match C::AFFINE {
-            true => Some(pack(format.dtype(), &blocks, zeros).ok_or(Unfit::Type)?),
+            true => Some(pack(rounding.format().dtype(), &blocks, zeros).ok_or(Unfit::Type)?),
             false => None,
         },
         error: if whole > 0.0 {

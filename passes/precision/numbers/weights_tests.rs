@@ -2,7 +2,7 @@ use super::*;
 
 /// INT4, which most of what follows is about.
 fn quantize(weight: &Tensor, block: usize, moments: Option<&[f64]>) -> Result<Quantized, Unfit> {
-    super::quantize(weight, Format::Int4, block, moments)
+    super::quantize(weight, Rounding::Int4, block, moments)
 }
 
 /// Numbers of a normal distribution, by summing uniform ones of a linear congruence (Knuth's MMIX).
@@ -159,7 +159,7 @@ fn scales_of_half_weights_are_halves() {
 #[test]
 fn int8_rounds_to_a_127th_and_clamps_for_the_others() {
     let values = normal(256 * 40, 5);
-    let q = super::quantize(&matrix(256, 40, &values), Format::Int8, 256, None).unwrap();
+    let q = super::quantize(&matrix(256, 40, &values), Rounding::Int8, 256, None).unwrap();
     assert_eq!(q.scales.dims(), [1, 40]);
     let scales = q.scales.to_f64s().unwrap();
     let codes: Vec<i8> = q.values.values().unwrap();

@@ -5,8 +5,10 @@
 //! `# measured: x=-1e5..20` says it of the values that it names, one or several with commas.
 //!
 //! Header lines of a case: `# passes: a,b` (default: the folder's name), `# miss: text` for a case in which nothing may
-//! apply and a miss or remark with that text is reported, `# target: cpu|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
-//! `# half-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves.
+//! apply and a miss or remark with that text is reported, `# unchanged` for one in which nothing may apply,
+//! `# target: cpu|cuda|tensorrt` (default: plain ONNX), `# keep: name`, `# keep-op: Softmax` and
+//! `# half-io` and `# int4-block: 16` for options. `# tolerance: int8` is for results that another number format moves. Unknown
+//! headers are refused; any other comment is a sentence.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -26,6 +28,8 @@ pub struct Case {
     pub source: String,
     pub passes: String,
     pub miss: Option<String>,
+    /// Nothing may apply, whether there is a miss or not.
+    pub unchanged: bool,
     pub keep: Option<String>,
     pub keep_op: Option<Op>,
     pub dynamic: bool,
@@ -39,6 +43,13 @@ pub struct Case {
     pub int4_block: usize,
     pub tolerance: Option<String>,
     pub target: Target,
+}
+
+impl Case {
+    /// Whether nothing may apply.
+    pub fn must_stay(&self) -> bool {
+        self.unchanged || self.miss.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -83,8 +94,47 @@ fn sorted(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// What may stand at the top of a case; those with a colon take a value.
+const HEADERS: &[&str] = &[
+    "dynamic",
+    "half-io",
+    "int4-block:",
+    "keep-op:",
+    "keep:",
+    "measured:",
+    "miss:",
+    "passes:",
+    "products:",
+    "ranges:",
+    "target:",
+    "tolerance:",
+    "unchanged",
+];
+
+/// A header that there is not. A header is a word in lower case, alone or with a colon behind it.
+fn unknown_header(source: &str) -> Option<&str> {
+    let lines = source.lines().take_while(|l| l.starts_with('#'));
+    let mut headers = lines.map(|l| l[1..].trim()).filter(|l| {
+        let end = l.find([' ', ':']).unwrap_or(l.len());
+        let (word, rest) = l.split_at(end);
+        let named = word
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        named && (rest.is_empty() || rest.starts_with(':'))
+    });
+    headers.find(|l| {
+        !HEADERS.iter().any(|h| match h.ends_with(':') {
+            true => l.starts_with(h),
+            false => l == h,
+        })
+    })
+}
+
 fn read(path: PathBuf, folder: &Path) -> Case {
     let source = fs::read_to_string(&path).unwrap();
+    if let Some(header) = unknown_header(&source) {
+        panic!("{}: unknown header '# {header}'", path.display());
+    }
     let header = |key: &str| {
         let lines = source.lines().take_while(|l| l.starts_with('#'));
         let mut found = lines.filter_map(|l| l[1..].trim().strip_prefix(key));
@@ -94,6 +144,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
     Case {
         passes: header("passes:").unwrap_or(folder.to_string()),
         miss: header("miss:"),
+        unchanged: header("unchanged").is_some(),
         keep: header("keep:"),
         keep_op: header("keep-op:").map(|name| Op::onnx(&name)),
         dynamic: header("dynamic").is_some(),
@@ -107,6 +158,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         target: match header("target:").as_deref() {
             None => Target::standard(),
             Some("cpu") => Target::cpu(),
+            Some("cuda") => Target::cuda(),
             Some("tensorrt") => Target::tensorrt("sm_89"),
             Some(other) => panic!("{}: unknown target {other}", path.display()),
         },

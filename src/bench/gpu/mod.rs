@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::work::{Work, work};
 use super::{Axis, BenchOptions, Stats};
+use crate::bench::BenchError;
 use crate::bundle;
-use crate::compile::CompileError;
 use crate::engine::run::{EngineRunError, Facts, LayerTime, RunOptions, Session};
 use crate::engine::{self, DataType, Paper};
 use crate::environment::{Environment, environment};
@@ -122,8 +122,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Times the engines, one after the other.
 ///
 /// # Errors
-/// When a bundle has no engine, and when the engine does not run here: [`CompileError::Run`].
-pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<GpuBenchmark, CompileError> {
+/// When a bundle has no engine, and when the engine does not run here: [`BenchError::Engine`].
+pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<GpuBenchmark, BenchError> {
     let mut engines = Vec::new();
     for folder in &request.bundles {
         engines.push(engine_report(request, folder, talk)?);
@@ -139,10 +139,10 @@ fn engine_report(
     request: &Request,
     folder: &Path,
     talk: &dyn Talk,
-) -> Result<EngineReport, CompileError> {
+) -> Result<EngineReport, BenchError> {
     let name = folder.file_stem().unwrap_or_default().to_string_lossy();
     let plan_path = bundle::find_engine(folder)?;
-    let failed = |source| CompileError::Io {
+    let failed = |source| BenchError::Io {
         path: plan_path.clone(),
         why: "the bundle's engine cannot be read",
         source,
@@ -219,7 +219,7 @@ fn format(model: &Model) -> Format {
     }
 }
 
-fn grid(request: &Request, model: &Model) -> Result<Vec<Point>, CompileError> {
+fn grid(request: &Request, model: &Model) -> Result<Vec<Point>, BenchError> {
     let shapes = super::grid::shapes_of(model, &request.axes)?;
     let typical: Point = (shapes.ranges.iter())
         .map(|(name, r)| (name.clone(), r.opt))
@@ -235,7 +235,7 @@ fn measure(
     inputs: &[(String, Tensor)],
     batch: usize,
     before: Option<usize>,
-) -> Result<EnginePoint, CompileError> {
+) -> Result<EnginePoint, BenchError> {
     let timing = &request.timing;
     let start = Instant::now();
     session.bind(inputs)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Misfit, Validity};
 use crate::engine::explain;
 use crate::engine::{CudaError, EngineError, LIBRARY, LogLine, ParseFailure, Severity};
+use crate::fault::Fault;
 
 /// Why an engine was not run.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,15 @@ pub enum EngineRunError {
 }
 
 impl EngineRunError {
+    /// What is at fault.
+    pub fn fault(&self) -> Fault {
+        match self {
+            EngineRunError::Cuda(_) | EngineRunError::Library(_) => Fault::Machine,
+            EngineRunError::Inputs(_) | EngineRunError::Sizes(_) => Fault::Request,
+            _ => Fault::Model,
+        }
+    }
+
     /// What the user can do, in one sentence, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {

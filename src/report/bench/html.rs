@@ -74,7 +74,9 @@ fn head(b: &Benchmark) -> Head {
             tone,
         });
     }
-    verdicts.extend(names.iter().skip(1).filter_map(|name| speed(b, name)));
+    if let Some((first, others)) = names.split_first() {
+        verdicts.extend(others.iter().filter_map(|name| speed(b, first, name)));
+    }
     Head {
         kind: "benchmark",
         title,
@@ -92,8 +94,8 @@ fn head(b: &Benchmark) -> Head {
     }
 }
 
-/// How one model compares with the first over all sizes.
-fn speed(b: &Benchmark, name: &str) -> Option<Verdict> {
+/// How one model compares with the baseline over all sizes.
+fn speed(b: &Benchmark, first: &str, name: &str) -> Option<Verdict> {
     let ratios = b.points.iter().flat_map(|p| &p.measured.ratios);
     let ratios: Vec<_> = ratios.filter(|r| r.subject == name).collect();
     let speed = |pick: fn(f64, f64) -> f64| ratios.iter().map(|r| r.speedup).reduce(pick);
@@ -118,9 +120,9 @@ fn speed(b: &Benchmark, name: &str) -> Option<Verdict> {
         false => format!("{least:.2}x to {most:.2}x"),
     };
     Some(Verdict {
-        what: "speed relative to the first model",
+        what: "speed",
         word: word.clone(),
-        why: format!("{name}: {why}"),
+        why: format!("{name} against {first}: {why}"),
         tone,
     })
 }

@@ -1,5 +1,6 @@
 //! A benchmark, for people.
 
+mod csv;
 mod html;
 
 use super::junit::{Case, Outcome};
@@ -13,6 +14,16 @@ use crate::summary::{bytes, count};
 /// A benchmark as a document.
 #[derive(Debug)]
 pub struct Page<'a>(pub &'a Benchmark);
+
+impl Page<'_> {
+    /// The numbers as CSV: a header, and a row for each model at each point of the grid.
+    ///
+    /// # Errors
+    /// As [`csv::Error`]; nothing in a benchmark causes one.
+    pub fn csv(&self) -> Result<String, ::csv::Error> {
+        csv::csv(self.0)
+    }
+}
 
 /// A title, a header and rows.
 pub type Table = (String, Vec<&'static str>, Vec<Vec<String>>);
@@ -89,14 +100,24 @@ fn latency(b: &Benchmark) -> Table {
         "of limit",
         "speed-up (95 %)",
     ];
-    let rows = b.points.iter().flat_map(rows);
+    let first = first(b);
+    let rows = b.points.iter().flat_map(|p| rows(p, first));
     ("Latency".into(), header, rows.collect())
 }
 
-fn rows(p: &PointReport) -> Vec<Vec<String>> {
+/// What the first of several models is, unless all are held against what was measured before.
+fn first(b: &Benchmark) -> &'static str {
+    match (b.models.len(), &b.gate) {
+        (0 | 1, _) => "",
+        (_, Some(gate)) if !gate.same_run => "",
+        _ => "baseline",
+    }
+}
+
+fn rows(p: &PointReport, first: &str) -> Vec<Vec<String>> {
     let rows = p.measured.subjects.iter().enumerate().map(|(k, s)| {
         let ratio = p.measured.ratios.iter().find(|r| r.subject == s.name);
-        let speedup = ratio.map_or(String::new(), |r| match r.interval {
+        let speedup = ratio.map_or(first.to_string(), |r| match r.interval {
             Some(i) => format!("{:.2}x ({:.2} to {:.2})", r.speedup, i.low, i.high),
             None => format!("{:.2}x", r.speedup),
         });
@@ -117,6 +138,16 @@ fn rows(p: &PointReport) -> Vec<Vec<String>> {
         ]
     });
     rows.collect()
+}
+
+/// What has to be said beside the tables.
+pub fn notes(b: &Benchmark) -> Vec<String> {
+    let beyond = b.points.iter().any(PointReport::is_beyond);
+    Vec::from_iter(beyond.then(|| {
+        "`of limit` is above 100 % although the machine was measured twice: such a model computes in fewer bits than FP32, or \
+         reads its weights from the cache"
+            .to_string()
+    }))
 }
 
 /// Parts below this share of the time are added up.

@@ -12,7 +12,7 @@ pub(super) fn changes(m: &Manifest) -> Vec<Part> {
             Some(why) => format!("{} ({why})", b.fused),
             None => b.fused.to_string(),
         };
-        vec![b.kind.into(), b.found.to_string(), fused]
+        vec![b.kind.to_string(), b.found.to_string(), fused]
     });
     let mut parts = vec![
         Part::Head("Fused blocks".into()),
@@ -29,7 +29,7 @@ pub(super) fn changes(m: &Manifest) -> Vec<Part> {
                 ""
             };
             vec![
-                a.node.clone(),
+                a.name.clone(),
                 size(a.heads),
                 size(a.kv_heads),
                 size(a.head_size),

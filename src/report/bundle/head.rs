@@ -70,7 +70,7 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
     }
     all.extend(m.gates.iter().map(|gate| {
         Verdict {
-            what: match gate.gate {
+            what: match &*gate.gate {
                 "latency" => "gate on latency",
                 "size" => "gate on size",
                 "precision" => "gate on precision",
@@ -100,11 +100,11 @@ fn built(e: &EngineFacts) -> Verdict {
     Verdict {
         what: "engine",
         word: format!("built, {}", bytes(e.bytes as usize)),
-        why: match e.kernels.is_empty() {
+        why: match e.listed.kernels.is_empty() {
             true => e.runtime.clone(),
-            false => sentence(&e.kernels, &e.attention, e.paper.as_ref()),
+            false => sentence(&e.listed),
         },
-        tone: match e.otherwise.is_empty() {
+        tone: match e.listed.otherwise.is_empty() {
             true => Tone::Good,
             false => Tone::Open,
         },

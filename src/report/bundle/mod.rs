@@ -33,7 +33,7 @@ impl Document for Page<'_> {
         let m = self.0;
         let mut cases = m.parity.as_ref().map_or(Vec::new(), parity_cases);
         let gates = m.gates.iter().map(|g| Case {
-            name: g.gate.into(),
+            name: g.gate.to_string(),
             group: "gates".into(),
             outcome: match g.verdict {
                 Verdict::Pass => Outcome::Pass,
@@ -200,7 +200,7 @@ fn engine(m: &Manifest) -> Vec<Part> {
                 .into(),
         ));
     }
-    parts.extend(kernels::parts(e));
+    parts.extend(kernels::parts(&e.listed));
     let warnings = e.warnings.iter().take(8);
     parts.push(Part::List(
         warnings.map(|w| format!("TensorRT warns: {w}")).collect(),
@@ -252,9 +252,9 @@ fn ranges(m: &Manifest) -> Vec<Part> {
             vec![
                 a.value.clone(),
                 format!("{:.4} to {:.4}", a.lo, a.hi),
-                a.method.into(),
+                a.method.to_string(),
                 a.outliers.to_string(),
-                a.smoothing.unwrap_or("-").into(),
+                a.smoothing.as_deref().unwrap_or("-").into(),
                 format!("{:.1}", 10.0 * a.noise.max(1e-30).log10()),
             ]
         });
@@ -272,7 +272,7 @@ fn ranges(m: &Manifest) -> Vec<Part> {
         let rows = m.rounded.iter().map(|r| {
             vec![
                 r.layer.clone(),
-                r.method.into(),
+                r.method.to_string(),
                 if r.factors { "yes" } else { "-" }.into(),
                 format!("{:.4}", r.error),
             ]

@@ -4,23 +4,7 @@
 //! range is `(lo, hi)` with lo ≤ 0 ≤ hi, within the smallest and the largest element.
 
 use super::TensorStats;
-
-/// A quantizer: the numbers that it has, once a range is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// k·s for k from −2^(bits−1) to 2^(bits−1) − 1, with s = max(|lo|, |hi|) / (2^(bits−1) − 1).
-    Symmetric { bits: u8 },
-    /// (k − z)·s for k from 0 to 2^bits − 1, with s = (hi − lo) / (2^bits − 1) and z = round(−lo / s). Zero is always in the
-    /// range.
-    Asymmetric { bits: u8 },
-    /// x·s for every finite number x of FP8 E4M3 (FN: up to 448, no infinities), with s = max(|lo|, |hi|) / 448.
-    Fp8E4M3,
-}
-
-impl Scheme {
-    pub const INT8: Scheme = Scheme::Symmetric { bits: 8 };
-    pub const UINT8: Scheme = Scheme::Asymmetric { bits: 8 };
-}
+use crate::precision::numbers::format::{Floats, Format};
 
 /// Numbers at equal distances: the multiples of `step` between two of them.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +14,7 @@ struct Segment {
     step: f64,
 }
 
-/// What a scheme has over a range, in ascending order.
+/// What a format has over a range, in ascending order: a scale maps its largest number to the end of the range.
 struct Grid {
     segments: Vec<Segment>,
     lowest: f64,
@@ -38,19 +22,13 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(lo: f64, hi: f64, scheme: Scheme) -> Grid {
-        let segments = match scheme {
-            Scheme::Symmetric { bits } => {
-                let half = 2f64.powi(i32::from(bits.clamp(2, 32)) - 1);
-                let step = lo.abs().max(hi.abs()) / (half - 1.0);
-                vec![Segment {
-                    from: -half * step,
-                    to: (half - 1.0) * step,
-                    step,
-                }]
-            }
-            Scheme::Asymmetric { bits } => {
-                let last = 2f64.powi(i32::from(bits.clamp(1, 32))) - 1.0;
+    fn new(lo: f64, hi: f64, format: Format) -> Grid {
+        let (least, last) = format.range();
+        let scale = lo.abs().max(hi.abs()) / last;
+        let segments = match format.floats() {
+            Some(floats) => segments(floats, scale),
+            // (k − z)·s for k from 0, with s = (hi − lo) / k's last and z = round(−lo / s). Zero is always in the range.
+            None if format.has_zero_point() => {
                 let (lo, hi) = (lo.min(0.0), hi.max(0.0));
                 let step = (hi - lo) / last;
                 let zero = (-lo / step).round_ties_even().clamp(0.0, last);
@@ -60,7 +38,12 @@ impl Grid {
                     step,
                 }]
             }
-            Scheme::Fp8E4M3 => fp8(lo.abs().max(hi.abs()) / 448.0),
+            // k·s, with s = max(|lo|, |hi|) / k's last.
+            None => vec![Segment {
+                from: least * scale,
+                to: last * scale,
+                step: scale,
+            }],
         };
         // Without a range, everything becomes zero.
         let segments = match segments.iter().all(|s| s.step > 0.0 && s.step.is_finite()) {
@@ -125,17 +108,19 @@ impl Segment {
     }
 }
 
-/// E4M3 with 3 bits of mantissa: steps of 2⁻⁹ up to 2⁻⁶, then of an eighth of each power of two, up to 448.
-fn fp8(scale: f64) -> Vec<Segment> {
-    let mut positive = vec![Segment {
+/// Steps of the smallest number up to the first normal one, then of a part of each power of two.
+fn segments(floats: Floats, scale: f64) -> Vec<Segment> {
+    let first = Segment {
         from: 0.0,
-        to: 2f64.powi(-6) * scale,
-        step: 2f64.powi(-9) * scale,
-    }];
-    positive.extend((-6..=8).map(|k| Segment {
+        to: floats.normal() * scale,
+        step: floats.tiny() * scale,
+    };
+    let mut positive = vec![first];
+    let powers = (floats.least..).take_while(|&k| 2f64.powi(k) < floats.max);
+    positive.extend(powers.map(|k| Segment {
         from: 2f64.powi(k) * scale,
-        to: 2f64.powi(k + 1).min(448.0) * scale,
-        step: 2f64.powi(k - 3) * scale,
+        to: 2f64.powi(k + 1).min(floats.max) * scale,
+        step: 2f64.powi(k + 1 - floats.significant) * scale,
     }));
     let negative = positive.iter().rev().map(|s| Segment {
         from: -s.to,
@@ -153,8 +138,8 @@ struct Mass {
     count: f64,
 }
 
-fn error(masses: &[Mass], total: f64, lo: f64, hi: f64, scheme: Scheme) -> f64 {
-    let grid = Grid::new(lo, hi, scheme);
+fn error(masses: &[Mass], total: f64, lo: f64, hi: f64, format: Format) -> f64 {
+    let grid = Grid::new(lo, hi, format);
     let sum: f64 = (masses.iter())
         .map(|m| m.count * grid.error(m.from, m.to))
         .sum();
@@ -188,15 +173,15 @@ impl TensorStats {
 
     /// The expected squared error of an element: rounding within the range, clipping outside of it.
     ///
-    /// It is the mean over all finite elements of (x − Q(x))², with Q rounding to the nearest number that the scheme has
+    /// It is the mean over all finite elements of (x − Q(x))², with Q rounding to the nearest number that the format has
     /// over `lo` to `hi`. Zeros have no error.
-    pub fn quantization_error(&self, lo: f32, hi: f32, scheme: Scheme) -> f64 {
+    pub fn quantization_error(&self, lo: f32, hi: f32, format: Format) -> f64 {
         error(
             &self.masses(),
             self.finite() as f64,
             f64::from(lo),
             f64::from(hi),
-            scheme,
+            format,
         )
     }
 
@@ -232,24 +217,24 @@ impl TensorStats {
         f64::from(self.max)
     }
 
-    /// The range with the least [`TensorStats::quantization_error`] among those tried: for symmetric schemes 128 fractions
-    /// of the largest magnitude, then 16 around the best; for asymmetric ones 64 fractions of both ends together, then of
+    /// The range with the least [`TensorStats::quantization_error`] among those tried: for formats around zero 128 fractions
+    /// of the largest magnitude, then 16 around the best; for those with a zero point 64 fractions of both ends together, then of
     /// each end in turn, twice.
-    pub fn mse_range(&self, scheme: Scheme) -> (f32, f32) {
+    pub fn mse_range(&self, format: Format) -> (f32, f32) {
         let masses = self.masses();
         let total = self.finite() as f64;
         let best = |tried: &mut dyn Iterator<Item = (f64, f64)>| {
             let mut least = (f64::INFINITY, (0.0, 0.0));
             for (lo, hi) in tried {
-                let e = error(&masses, total, lo, hi, scheme);
+                let e = error(&masses, total, lo, hi, format);
                 if e < least.0 {
                     least = (e, (lo, hi));
                 }
             }
             least.1
         };
-        let (lo, hi) = match scheme {
-            Scheme::Asymmetric { .. } => {
+        let (lo, hi) = match format {
+            Format::Uint8 => {
                 let (lowest, highest) =
                     (f64::from(self.min.min(0.0)), f64::from(self.max.max(0.0)));
                 let part = |k: i32| f64::from(k) / 64.0;

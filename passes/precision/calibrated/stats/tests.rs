@@ -1,4 +1,5 @@
 use super::*;
+use crate::precision::numbers::format::Format;
 
 /// SplitMix64.
 struct Random(u64);
@@ -165,10 +166,10 @@ fn extremes_do_not_break_anything() {
     let zeros = stats(&[-0.0; 4]);
     assert_eq!(zeros.min.to_bits(), 0);
     for s in [&empty, &bad, &wide, &zeros] {
-        for scheme in [Scheme::INT8, Scheme::UINT8, Scheme::Fp8E4M3] {
-            let (lo, hi) = s.mse_range(scheme);
+        for format in [Format::Int8, Format::Uint8, Format::Fp8] {
+            let (lo, hi) = s.mse_range(format);
             assert!(lo <= 0.0 && hi >= 0.0);
-            assert!(s.quantization_error(lo, hi, scheme).is_finite());
+            assert!(s.quantization_error(lo, hi, format).is_finite());
         }
         for (lo, hi) in [s.percentile(99.9), s.entropy_range(), s.full_range()] {
             assert!(lo <= 0.0 && hi >= 0.0 && lo >= s.min.min(0.0) && hi <= s.max.max(0.0));
@@ -193,20 +194,20 @@ fn channels_need_rows_of_one_length() {
     assert!(long.finish().channel_absmax.is_empty());
 }
 
-/// Rounds to the nearest number that the scheme has over the range.
-fn quantize(x: f64, lo: f64, hi: f64, scheme: Scheme) -> f64 {
+/// Rounds to the nearest number that the format has over the range.
+fn quantize(x: f64, lo: f64, hi: f64, format: Format) -> f64 {
     let most = lo.abs().max(hi.abs());
-    match scheme {
-        Scheme::Symmetric { .. } => {
+    match format {
+        Format::Int8 => {
             let s = most / 127.0;
             (x / s).round().clamp(-128.0, 127.0) * s
         }
-        Scheme::Asymmetric { .. } => {
+        Format::Uint8 => {
             let s = (hi - lo) / 255.0;
             let z = (-lo / s).round();
             ((x / s + z).round().clamp(0.0, 255.0) - z) * s
         }
-        Scheme::Fp8E4M3 => {
+        Format::Fp8 => {
             let s = most / 448.0;
             let codes = (0..=0x7eu8).map(|c| {
                 let (e, m) = (i32::from(c >> 3), f64::from(c & 7));
@@ -220,14 +221,15 @@ fn quantize(x: f64, lo: f64, hi: f64, scheme: Scheme) -> f64 {
                 .min_by(|a, b| (a - x.abs()).abs().total_cmp(&(b - x.abs()).abs()));
             nearest.unwrap_or(0.0).copysign(x)
         }
+        other => panic!("{} is no format of activations", other.name()),
     }
 }
 
-fn brute_error(values: &[f32], lo: f32, hi: f32, scheme: Scheme) -> f64 {
+fn brute_error(values: &[f32], lo: f32, hi: f32, format: Format) -> f64 {
     let (lo, hi) = (f64::from(lo), f64::from(hi));
     let squares = values.iter().map(|&v| {
         let x = f64::from(v);
-        (x - quantize(x, lo, hi, scheme)).powi(2)
+        (x - quantize(x, lo, hi, format)).powi(2)
     });
     squares.sum::<f64>() / values.len() as f64
 }
@@ -238,14 +240,14 @@ fn the_expected_error_is_close_to_the_real_one() {
     let relu: Vec<f32> = values.iter().map(|v| v.max(0.0)).collect();
     for values in [&values, &relu] {
         let s = stats(values);
-        for scheme in [Scheme::INT8, Scheme::UINT8, Scheme::Fp8E4M3] {
+        for format in [Format::Int8, Format::Uint8, Format::Fp8] {
             for part in [1.0, 0.4, 0.1] {
                 let (lo, hi) = (s.min * part, s.max * part);
-                let expected = s.quantization_error(lo, hi, scheme);
-                let real = brute_error(values, lo, hi, scheme);
+                let expected = s.quantization_error(lo, hi, format);
+                let real = brute_error(values, lo, hi, format);
                 assert!(
                     (expected / real - 1.0).abs() < 0.02,
-                    "{scheme:?} {part}: {expected} {real}"
+                    "{format:?} {part}: {expected} {real}"
                 );
             }
         }
@@ -257,15 +259,15 @@ fn the_mse_range_is_as_good_as_any() {
     let mut values = normal(10_000, 2);
     values.extend([9.0, -7.0]);
     let s = stats(&values);
-    for scheme in [Scheme::INT8, Scheme::UINT8] {
-        let (lo, hi) = s.mse_range(scheme);
-        let chosen = brute_error(&values, lo, hi, scheme);
+    for format in [Format::Int8, Format::Uint8] {
+        let (lo, hi) = s.mse_range(format);
+        let chosen = brute_error(&values, lo, hi, format);
         let all = (1..=60).map(|k| {
             let part = k as f32 / 60.0;
-            brute_error(&values, s.min * part, s.max * part, scheme)
+            brute_error(&values, s.min * part, s.max * part, format)
         });
         let least = all.fold(f64::INFINITY, f64::min);
-        assert!(chosen < least * 1.05, "{scheme:?}: {chosen} {least}");
+        assert!(chosen < least * 1.05, "{format:?}: {chosen} {least}");
     }
 }
 

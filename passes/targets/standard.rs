@@ -1,0 +1,47 @@
+//! Plain ONNX, for any runtime.
+
+use crate::core::target::Facts;
+use crate::precision::numbers::format::Format;
+
+pub static FACTS: Facts = Facts {
+    dialect: "standard",
+    runtime: "ONNX",
+    opset: 20,
+    imports: &[],
+
+    swish: None,
+    rms_norm: None,
+    rotary: None,
+    group_norm: None,
+    nbits_product: None,
+    attention: &[],
+
+    joins_attention: false,
+    rewrites_attention: false,
+    scales_before_biases: false,
+    biases_keep_projections_apart: false,
+
+    narrow_statistics: false,
+    skip_norm_is_slow: false,
+
+    packs_projections: true,
+    packs_products: false,
+    pads_odd_products: false,
+    joins_elementwise: false,
+
+    int8: Format::Uint8,
+    dynamic_int8: true,
+    zero_points: true,
+    integer_operators: true,
+    scales_columns_behind: false,
+    confines_bytes: false,
+    quantizes_transposed_conv: false,
+    quantizes_results_of_conv: true,
+    wants_whole_blocks: false,
+    confuses_shared_weights: false,
+    dequantizes_apart: false,
+
+    flattens_branches: false,
+    needs_sizes_of_eye_like: false,
+    spreads_offsets: false,
+};
