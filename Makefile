@@ -81,7 +81,8 @@ sbom:
 # kiln_compiler. zig links it, so that no old container is needed.
 wheel: setup .venv-wheel/.ready
 	rm -f dist/kiln_compiler-*.whl
-	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" maturin build --release --zig --out dist
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" LIBCLANG_PATH=$$(echo $(CURDIR)/.venv-wheel/lib/python3*/site-packages/clang/native) \
+	    maturin build --release --zig --out dist
 
 .venv-wheel/.ready: tools/wheel/requirements.txt
 	[ -x .venv-wheel/bin/python ] || python3 -m venv .venv-wheel

@@ -126,7 +126,7 @@ fn worst(parity: &Value) -> (Option<f64>, Option<f64>) {
     let cases = parity["cases"].as_array().into_iter().flatten();
     let outputs = cases.flat_map(|c| c["outputs"].as_array().into_iter().flatten());
     let floats: Vec<&Value> = outputs
-        .map(|o| &o["comparison"]["metrics"]["floats"])
+        .map(|o| &o["comparison"]["metrics"]["float"])
         .filter(|f| f.is_object())
         .collect();
     let all = |key: &'static str| floats.iter().filter_map(move |f| f[key].as_f64());
