@@ -14,7 +14,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: requirements.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
-$(KILN): setup $(shell find src graph passes -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
+$(KILN): setup $(shell find src graph passes runtime engine proof -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
 	cargo build --release
 
 demo: $(KILN)
@@ -30,12 +30,14 @@ man: $(KILN)
 # The last lines name the tests that want a GPU and did not run.
 test: setup
 	KILN_TESTS_COMPLETE=1 cargo test --workspace
+	cargo test --no-default-features --test all without_tensorrt::
 	@cargo test -q --test gpu -- --list --ignored
 
 # ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.
 conformance: setup .venv-conformance/.ready
 	cargo build --release --example conformance
 	.venv-conformance/bin/python tools/conformance/run.py
+	@python3 tools/readme.py
 
 .venv-conformance/.ready: tools/conformance/requirements.txt
 	[ -x .venv-conformance/bin/python ] || python3 -m venv .venv-conformance
@@ -64,6 +66,7 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --lib --bins --features tensorrt-enterprise -- -D warnings
+	cargo clippy --lib --bins --no-default-features -- -D warnings
 	scripts/sbom.py --check
 
 # Advisories, licences, bans and sources of all dependencies. Advisories are read from GitHub: where that is not reached, they
@@ -131,7 +134,7 @@ gpu-bundle: $(KILN)
 # The Dockerfile's steps as plain shell in a bare Debian folder: takes root, debootstrap, and some minutes.
 container-check: $(KILN)
 	scripts/container-check.sh cpu $(KILN) "$(DEMO_MODEL)"
-# Time of reading, inference, matching, conversion and writing alone, by criterion.
+# Times of single steps (reading, inference, matching, conversion, writing), measured with divan.
 bench-micro:
 	cargo bench -p kiln-passes --bench micro
 
@@ -142,6 +145,7 @@ PEERS = minilm-l3,bert-base-ts,bert-base-dynamo,gpt2-base,vit-base
 bench-peers: $(KILN) .venv-peers/.ready .venv-modelopt/.ready
 	.venv-peers/bin/python tools/peers/bench.py --models $(PEERS)
 	.venv-peers/bin/python tools/peers/table.py
+	@python3 tools/readme.py
 
 # A model of 7 billion parameters, many nodes and many weights: docs/performance.md. SCALE=layers=8 makes the first smaller.
 SCALE = layers=32
@@ -149,6 +153,7 @@ SCALE = layers=32
 bench-scale: $(KILN) .venv-peers/.ready
 	.venv-peers/bin/python tools/scale/bench.py --$(SCALE)
 	.venv-peers/bin/python tools/peers/table.py
+	@python3 tools/readme.py
 
 .venv-peers/.ready: tools/peers/requirements.txt
 	[ -x .venv-peers/bin/python ] || python3 -m venv .venv-peers
@@ -173,6 +178,7 @@ ENGINES =
 
 engines: setup .venv-peers/.ready
 	DEMO_MODEL="$(DEMO_MODEL)" cargo run --release --example engines -- $(ENGINES) $(MODELS) benches/results/engines.json docs/engines.md
+	@python3 tools/readme.py
 
 # Accuracy, size and latency of kiln's low precisions beside those of ONNX Runtime's and NVIDIA's tools, on trained models:
 # docs/precision.md. The peers need 7 GB for their environments, and are done once; PRECISION_MODELS=minilm-l3 takes one model.
@@ -183,6 +189,7 @@ precision: precision-peers precision-kiln
 	$(PRECISION)/large.py
 	$(PRECISION)/measure.py $(PRECISION_MODELS)
 	$(PRECISION)/table.py
+	@python3 tools/readme.py
 
 precision-peers: .venv-precision/.ready .venv-modelopt/.ready
 	$(PRECISION)/models.py $(PRECISION_MODELS)

@@ -11,6 +11,7 @@ use kiln::compile::{CompileError, Options, compile};
 use kiln::engine::ComputeCapability;
 use kiln::manifest::Manifest;
 use kiln::parity::Comparison;
+use kiln::precision::{Floats, Precision};
 use kiln::shapes::{DimSpec, Shapes};
 use kiln::summary::Found;
 use kiln::talk::Silent;
@@ -85,7 +86,10 @@ fn run(model: &Path, output: &Path, targets: Targets, fp16: bool) -> Result<Row,
     let options = Options {
         output: Some(output.to_path_buf()),
         targets: Some(targets),
-        fp16,
+        precision: Precision {
+            floats: if fp16 { Floats::Fp16 } else { Floats::Fp32 },
+            ..Precision::default()
+        },
         dims: dims(model),
         inputs: example.filter(|p| p.exists()),
         latency: false,

@@ -30,7 +30,7 @@ pub(crate) struct Counts {
 
 /// A model has more of something than kiln reads.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it has more than {most} {what}, which is a limit of kiln")]
+#[error("more than {most} {what}, which is kiln's limit")]
 pub struct Crossed {
     pub what: &'static str,
     pub most: usize,

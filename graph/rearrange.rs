@@ -12,7 +12,7 @@ const LAZY_MIN: usize = 1 << 20;
 
 impl Tensor {
     /// A matrix with its axes swapped: [rows, columns] becomes [columns, rows]. `None` for another rank, for strings and
-    /// for elements that are no whole bytes.
+    /// for elements that are not whole bytes.
     pub fn transposed(&self) -> Option<Tensor> {
         let (&[rows, columns], size) = (self.dims(), whole_bytes(self.dtype())?) else {
             return None;
@@ -34,7 +34,7 @@ impl Tensor {
     }
 
     /// The columns `start..start + width` of the last axis. `None` beyond it, for a scalar, for strings and for elements
-    /// that are no whole bytes.
+    /// that are not whole bytes.
     pub fn columns(&self, start: usize, width: usize) -> Option<Tensor> {
         let size = whole_bytes(self.dtype())?;
         let (&all, lead) = self.dims().split_last()?;
@@ -51,7 +51,7 @@ impl Tensor {
     }
 
     /// Tensors of one dtype and rank joined along the last axis; large ones are not copied. `None` where another dimension differs, for strings and
-    /// for elements that are no whole bytes.
+    /// for elements that are not whole bytes.
     pub fn joined(parts: &[&Tensor]) -> Option<Tensor> {
         let first = parts.first()?;
         let size = whole_bytes(first.dtype())?;

@@ -26,7 +26,7 @@ pub enum TensorError {
         expected: usize,
         found: usize,
     },
-    #[error("the shape {dims:?} has more elements than an address can count")]
+    #[error("the shape {dims:?} has too many elements to address")]
     Overflow { dims: Vec<usize> },
     #[error("{0} tensors cannot be made from raw bytes")]
     NotRaw(DType),

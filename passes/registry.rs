@@ -49,8 +49,9 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::detach_heads::DetachHeads,
     &adopt::expand_attention::EXPAND_ATTENTION,
     &adopt::expand_qoperators::ExpandQoperators,
-    &adopt::expand_rotary::ExpandRotary,
+    &adopt::expand_rotary::EXPAND_ROTARY,
     &lower::flatten_branches::FlattenBranches,
+    &lower::fold_positions::FoldPositions,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LOWER_ATTENTION,
     &lower::lower_axes::LowerAxes,
@@ -113,7 +114,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&fuse::fuse_rms_norm::FUSE_RMS_NORM),
     Step::Run(&fuse::fuse_rotary::FuseRotary),
     // Its tables are shared below like those of what was fused.
-    Step::Run(&adopt::expand_rotary::ExpandRotary),
+    Step::Run(&adopt::expand_rotary::EXPAND_ROTARY),
     // A factor between two rearrangements keeps them apart. Not before Gelu has found its own.
     Step::Run(&clean::sink_scales::SinkScales),
     Step::Run(&clean::merge_views::MergeViews),
@@ -200,6 +201,8 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
     Step::Run(&lower::lower_attention::LOWER_ATTENTION),
+    // Masks and what is added to scores are apart by now.
+    Step::Run(&lower::fold_positions::FoldPositions),
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
@@ -250,7 +253,7 @@ pub fn fusions() -> impl Iterator<Item = &'static Fusion> {
 
 /// No pass has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no pass '{name}'; there are: {known}")]
+#[error("unknown pass '{name}'; known passes: {known}")]
 pub struct UnknownPass {
     pub name: String,
     pub known: String,
@@ -259,7 +262,7 @@ pub struct UnknownPass {
 /// The pass of this name.
 ///
 /// # Errors
-/// When there is none; the error lists those there are.
+/// When the name is unknown; the error lists the known ones.
 pub fn find(name: &str) -> Result<&'static dyn Pass, UnknownPass> {
     let found = ALL.iter().find(|p| p.name() == name).copied();
     found.ok_or_else(|| UnknownPass {

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use kiln_graph::onnx::proto::{ModelProto, NodeProto};
 use kiln_graph::{Model, onnx};
 use kiln_passes::Step;
-use kiln_passes::precision::{Plans, stats::Stats};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -21,12 +20,13 @@ use crate::bundle;
 use crate::fault::Fault;
 use crate::options::Options;
 use crate::parity::{self, Report, Tolerance, Unproved};
-use crate::pipeline::{self, Passes, Rewritten, calibration, named};
+use crate::pipeline::clock::Clock;
+use crate::pipeline::prepared::{How, Input, Prepared};
+use crate::pipeline::{self, Passes, Rewritten};
 use crate::prove::{self, Reference};
 use crate::runtime::Chosen;
 use crate::scratch::Temporary;
 use crate::talk::{Silent, Talk};
-use crate::targets::Targets;
 
 /// A bisection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,8 @@ pub enum Error {
     Prove(#[from] prove::Error),
     #[error(transparent)]
     Write(#[from] onnx::WriteError),
+    #[error("the original was not opened to be compared with")]
+    Unopened,
     #[error("{}: a model cannot be put here to be run: {source}", path.display())]
     Io {
         path: PathBuf,
@@ -50,6 +52,7 @@ impl Error {
         match self {
             Error::Pipeline(e) => e.fault(),
             Error::Prove(e) => e.fault(),
+            Error::Unopened => Fault::Defect,
             Error::Write(_) | Error::Io { .. } => Fault::Request,
         }
     }
@@ -141,53 +144,25 @@ pub fn bisect(
     tolerance: &Tolerance,
     talk: &dyn Talk,
 ) -> Result<Bisection, Error> {
-    talk.stage("read");
-    let mut original = pipeline::read(options)?;
-    named::outputs(options, &original)?;
-    let fixed = pipeline::fix(options, &mut original)?;
-    let mut shapes = pipeline::shapes(options, &original)?;
+    let mut clock = Clock::new(talk);
     let targets = pipeline::targets(options, &Silent)?;
-    let mut pipeline = Pipeline {
+    let input = Input::read(options, targets, &mut clock)?;
+    let how = How {
+        steps: pipeline::split(suspects.steps).0,
+        opens: true,
+        one_profile: false,
+        result: "the model after some of its passes".into(),
+        tells: false,
+        admit: &|_| Ok(()),
+    };
+    let mut prepared = input.prepare::<Error>(options, &how, &mut clock)?;
+    let reference = prepared.reference.take().ok_or(Error::Unopened)?;
+    let pipeline = Pipeline {
         options,
-        targets,
-        original: original.clone(),
-        stats: None,
-        plans: None,
+        prepared: &prepared,
         suspects,
         talk,
     };
-    let mut fused = pipeline.fused()?;
-    named::kept(options, &original, &fused.model)?;
-    talk.stage("sizes");
-    let device = pipeline::device(options, &pipeline.targets);
-    let request = prove::Request {
-        reference: &bundle::model_path(&options.model),
-        original: &original,
-        folded: &fused.model.graph,
-        inputs: options.inputs.as_deref(),
-        fixed: &fixed,
-        seed: options.seed,
-        optimized: pipeline::proved_as_optimized(options, &pipeline.targets),
-        thorough: false,
-        half_io: options.half_io,
-        one_profile: false,
-        result: Some("the model after some of its passes".into()),
-        device,
-        ort_lib: options.ort_lib.as_deref(),
-    };
-    let mut reference = prove::open(&request, &mut shapes, talk)?;
-    if let Some(baked) = pipeline::narrowed(&original, &shapes, &reference.chosen) {
-        pipeline.original = baked;
-        fused = pipeline.fused()?;
-    }
-    talk.stage("calibration");
-    let targets = &pipeline.targets;
-    let measured = calibration::measure(options, targets, device, &fused.model, &shapes, talk)?;
-    if let Some(measured) = measured {
-        reference.prefer(measured.cases);
-        pipeline.stats = Some(measured.stats);
-        pipeline.plans = Some(measured.plans);
-    }
     let whole = pipeline.cut(None, suspects.finish)?;
     let applications = whole.applied;
     let device = reference.device().clone();
@@ -208,47 +183,27 @@ pub fn bisect(
 
 struct Pipeline<'a> {
     options: &'a Options,
-    targets: Targets,
-    original: Model,
-    /// Of values of the fused model. Passes are deterministic, so every cut that gets as far as the first pass that reads
-    /// them has the same values.
-    stats: Option<Stats>,
-    plans: Option<Plans>,
+    /// Passes are deterministic, so every cut that gets as far as the first pass that reads what was measured on the fused model
+    /// has the same values.
+    prepared: &'a Prepared,
     suspects: Suspects<'a>,
     talk: &'a dyn Talk,
 }
 
 impl Pipeline<'_> {
-    /// The model before anything changes its number formats.
-    fn fused(&self) -> Result<Rewritten, Error> {
-        self.rewrite(pipeline::split(self.suspects.steps).0, None, &[])
-    }
-
     fn cut(&self, limit: Option<usize>, finish: &[Step]) -> Result<Rewritten, Error> {
-        self.rewrite(self.suspects.steps, limit, finish)
-    }
-
-    fn rewrite(
-        &self,
-        steps: &[Step],
-        limit: Option<usize>,
-        finish: &[Step],
-    ) -> Result<Rewritten, Error> {
         let passes = Passes {
-            before: None,
-            stats: self.stats.as_ref(),
-            plans: self.plans.as_ref(),
-            spared: &[],
-            steps,
+            stats: self.prepared.stats(),
+            plans: self.prepared.plans(),
             limit,
             finish,
+            ..Passes::of(self.suspects.steps, &self.prepared.held)
         };
-        let model = self.original.clone();
         Ok(pipeline::rewrite(
             self.options,
-            &self.targets,
+            &self.prepared.targets,
             &passes,
-            model,
+            self.prepared.start().clone(),
             self.talk,
         )?)
     }

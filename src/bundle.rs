@@ -43,17 +43,17 @@ pub enum BundleError {
         why: &'static str,
         source: io::Error,
     },
-    #[error("{} exists and is no kiln bundle (it has no {MANIFEST}): choose another place with -o, or --force to write a bundle there", .0.display())]
+    #[error("{} exists and is not a kiln bundle (it has no {MANIFEST}): choose another place with -o, or --force to write a bundle there", .0.display())]
     NotOurs(PathBuf),
-    #[error("{} exists, and --no-clobber leaves what exists", .0.display())]
+    #[error("{} exists, and --no-clobber does not overwrite", .0.display())]
     Exists(PathBuf),
     #[error("{} is read, and a bundle at {} would be written over it: choose another place with -o", file.display(), target.display())]
     Input { file: PathBuf, target: PathBuf },
-    #[error("{} is no kiln bundle: it has no {MODEL}{}", path.display(), holds(.models))]
+    #[error("{} is not a kiln bundle: it has no {MODEL}{}", path.display(), holds(.models))]
     NoBundle { path: PathBuf, models: Vec<String> },
     #[error("{} has no engine: compile it for a GPU (--target sm_89) and without --no-engine", .0.display())]
     NoEngine(PathBuf),
-    #[error("{} is no kiln bundle, and engines are in bundles: `kiln compile` makes one", .0.display())]
+    #[error("{} is not a kiln bundle, and engines are in bundles: `kiln compile` makes one", .0.display())]
     NoFolder(PathBuf),
 }
 

@@ -2,54 +2,69 @@
 //! engine, and proves through ONNX Runtime that the result still computes the same.
 //!
 //! ```no_run
-//! use kiln::compile::{Options, compile};
+//! use kiln::precision::Floats;
+//! use kiln::{Options, Precision};
 //!
-//! let options = Options { fp16: true, ..Options::new("model.onnx") };
-//! let outcome = compile(&options, &kiln::talk::Silent)?;
+//! let precision = Precision { floats: Floats::Fp16, ..Precision::default() };
+//! let options = Options { precision, ..Options::new("model.onnx") };
+//! let outcome = kiln::compile(&options, &kiln::talk::Silent)?;
 //! println!("{}", outcome.bundle.display());
-//! # Ok::<(), kiln::compile::CompileError>(())
+//! # Ok::<(), kiln::Error>(())
 //! ```
 //!
-//! This crate is the driver: what a user meets and what touches the outside world. The graph is in `kiln-graph`, the
-//! passes in `kiln-passes`.
+//! [`compile()`] makes a bundle, [`check()`] compares two models, [`bench()`] times models in turns; each takes its options and
+//! something that hears its progress ([`talk::Talk`]), and its error says what is at fault ([`fault::Fault`]).
+//! `examples/embed.rs` is a program that uses them.
+//!
+//! This crate is the driver: what a user meets. Under it are `kiln-runtime` (the machine and ONNX Runtime), `kiln-engine`
+//! (TensorRT), `kiln-proof` (sizes, comparison, calibration), `kiln-passes` and `kiln-graph`. Modules that are not listed here
+//! are the command line's own.
 
+#[doc(hidden)]
 pub mod attention;
 pub mod bench;
+#[doc(hidden)]
 pub mod bisect;
 pub mod bundle;
 pub mod cache;
-pub mod calibrate;
 pub mod check;
+#[doc(hidden)]
 pub mod cli;
 pub mod compile;
+#[doc(hidden)]
 pub mod doctor;
-pub mod engine;
-pub mod engine_parity;
-pub mod environment;
+mod engine_runner;
+#[doc(hidden)]
 pub mod export;
-pub mod fault;
-pub mod fixed;
+#[doc(hidden)]
 pub mod gpu_check;
-pub mod judge;
-mod loader;
-mod made;
 pub mod manifest;
-mod mapped;
+#[doc(hidden)]
 pub mod matrix;
-mod nearest;
-pub mod nvidia;
 pub mod options;
-pub mod parity;
+#[doc(hidden)]
 pub mod pipeline;
-pub mod prove;
-pub mod pysite;
+pub mod precision;
 pub mod recipe;
+#[doc(hidden)]
 pub mod report;
-pub mod runtime;
+#[doc(hidden)]
 pub mod schema;
-pub mod scratch;
-pub mod shapes;
+#[doc(hidden)]
 pub mod summary;
-pub mod talk;
 pub mod targets;
-pub mod twin;
+
+pub use kiln_engine as engine;
+pub use kiln_proof::{calibrate, engine_parity, fixed, judge, parity, prove, shapes, twin};
+pub use kiln_runtime as runtime;
+pub use kiln_runtime::{environment, fault, nvidia, pysite, scratch, talk};
+
+use kiln_proof::nearest;
+use kiln_runtime::mapped;
+
+pub use bench::benchmark as bench;
+pub use check::check;
+pub use compile::{CompileError as Error, Outcome, compile};
+pub use options::Options;
+pub use precision::Precision;
+pub use targets::Targets as Target;

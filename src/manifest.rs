@@ -15,8 +15,9 @@ use crate::engine_parity::EngineParity;
 use crate::environment::Environment;
 use crate::judge::Judgement;
 use crate::parity::{self, Placed};
+use crate::precision::Precision;
 use crate::recipe::Recipe;
-use crate::runtime;
+use crate::runtime::{self, Optimization};
 use crate::shapes::Range;
 use crate::summary::{Found, Summary};
 
@@ -91,6 +92,9 @@ pub struct Manifest {
     pub runtime: Option<String>,
     /// Where ONNX Runtime ran; `null` if nothing was proved.
     pub device: Option<runtime::Chosen>,
+    /// What ONNX Runtime did to the result's graph before it ran it for the proof; `null` if nothing was proved. Of the original's
+    /// graph it is nothing, always.
+    pub optimization: Option<Optimization>,
     /// Where the nodes ran, if that was to be a GPU.
     pub placements: Vec<Placed>,
     pub environment: Environment,
@@ -109,11 +113,7 @@ pub struct SourceFacts {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default)]
 pub struct Chosen {
-    pub fp16: bool,
-    pub bf16: bool,
-    /// `static` or `dynamic`; `null` without INT8.
-    pub int8: Option<Cow<'static, str>>,
-    pub fp8: bool,
+    pub precision: Precision,
     /// Rows of a block of INT4 weights; `null` without INT4.
     pub int4_block: Option<usize>,
     pub standard: bool,
@@ -224,15 +224,6 @@ pub struct Stage {
 }
 
 impl Manifest {
-    /// `FP16` or `BF16`, if FP32 became it.
-    pub fn half(&self) -> Option<&'static str> {
-        match (self.options.bf16, self.options.fp16) {
-            (true, _) => Some("BF16"),
-            (false, true) => Some("FP16"),
-            (false, false) => None,
-        }
-    }
-
     /// Bytes of the optimized model with its external data.
     pub fn model_bytes(&self) -> u64 {
         self.model.bytes + self.model.external.as_ref().map_or(0, |(_, n)| *n)

@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 
 use kiln_graph::Op;
-use kiln_passes::precision::HalfFormat;
 use regex::Regex;
 
 use crate::bundle::Over;
-use crate::check::Precision;
 use crate::engine::Form;
 use crate::fixed::InputValue;
 use crate::judge::Asked;
 use crate::parity::Tolerance;
+use crate::precision::{Format, Precision};
 use crate::recipe::Recipe;
 use crate::runtime::DeviceRequest;
 use crate::shapes::{DimSpec, ShapeSpec};
@@ -27,16 +26,10 @@ pub struct Options {
     pub over: Over,
     /// The local GPU's, or a portable engine's, if it is not given.
     pub targets: Option<Targets>,
-    pub fp16: bool,
-    /// Instead of FP16.
-    pub bf16: bool,
-    /// Linear layers multiply in 8-bit integers.
-    pub int8: Option<Int8>,
-    /// Linear layers multiply in FP8 (E4M3).
-    pub fp8: bool,
+    pub precision: Precision,
     pub calibration: Calibration,
-    /// Weights of linear layers become INT4 in blocks of so many rows.
-    pub int4: Option<usize>,
+    /// Rows of a block of INT4 weights.
+    pub int4_block: usize,
     /// Blocks of this length or none: with calibration data they are halved else, if the result is out of tolerance.
     pub int4_fixed: bool,
     /// Plain ONNX, whatever operators the target has beside it.
@@ -97,6 +90,9 @@ pub struct Options {
     pub recipe: Recipe,
 }
 
+/// Rows of a block of INT4 weights unless told otherwise.
+pub const INT4_BLOCK: usize = 32;
+
 /// What the result must be beside right.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Gates {
@@ -109,7 +105,7 @@ pub struct Gates {
     /// The engine must have run on a GPU, and be right.
     pub engine_parity: bool,
     /// What the engine's products must multiply in.
-    pub precision: Option<Precision>,
+    pub precision: Option<Format>,
 }
 
 impl Options {
@@ -120,12 +116,9 @@ impl Options {
             output: None,
             over: Over::default(),
             targets: None,
-            fp16: false,
-            bf16: false,
-            int8: None,
-            fp8: false,
+            precision: Precision::default(),
             calibration: Calibration::default(),
-            int4: None,
+            int4_block: INT4_BLOCK,
             int4_fixed: true,
             standard: false,
             half_io: false,
@@ -158,65 +151,6 @@ impl Options {
             judge: None,
             cache_key: None,
             recipe: Recipe::default(),
-        }
-    }
-}
-
-impl Options {
-    /// What weights and activations of linear layers become, if they are quantized.
-    pub fn quantization(&self) -> Option<Quantization> {
-        match (self.int8, self.fp8, self.int4) {
-            (Some(form), ..) => Some(Quantization::Int8(form)),
-            (None, true, _) => Some(Quantization::Fp8),
-            (None, false, Some(block)) => Some(Quantization::Int4(block)),
-            (None, false, None) => None,
-        }
-    }
-
-    /// What the numbers become, in one word: `fp32`, `fp16`, `int8`, `int8+fp16`, …
-    pub fn precision(&self) -> String {
-        let rest = self.half().map(HalfFormat::name).map(str::to_lowercase);
-        match (self.quantization(), rest) {
-            (None, rest) => rest.unwrap_or("fp32".into()),
-            (Some(q), None) => q.name().into(),
-            (Some(q), Some(rest)) => format!("{}+{rest}", q.name()),
-        }
-    }
-
-    /// What FP32 becomes where it can.
-    pub fn half(&self) -> Option<HalfFormat> {
-        match (self.bf16, self.fp16) {
-            (true, _) => Some(HalfFormat::Bf16),
-            (false, true) => Some(HalfFormat::Fp16),
-            (false, false) => None,
-        }
-    }
-}
-
-/// How activations of INT8 layers are quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Int8 {
-    /// By ranges from calibration.
-    Static,
-    /// By the range of each run.
-    Dynamic,
-}
-
-/// What linear layers become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantization {
-    Int8(Int8),
-    Fp8,
-    /// Weights only, in blocks of so many rows.
-    Int4(usize),
-}
-
-impl Quantization {
-    pub fn name(self) -> &'static str {
-        match self {
-            Quantization::Int8(_) => "int8",
-            Quantization::Fp8 => "fp8",
-            Quantization::Int4(_) => "int4",
         }
     }
 }

@@ -21,11 +21,11 @@ pub enum Targets {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error(
-        "there is no target '{0}'; there are: cpu, local, sm_75, sm_80, sm_86, sm_89, sm_120, sm_121{more}",
+        "unknown target '{0}'; known targets: cpu, local, sm_75, sm_80, sm_86, sm_89, sm_120, sm_121{more}",
         more = more(.0)
     )]
     Unknown(String),
-    #[error("--target {0} stands alone")]
+    #[error("--target {0} cannot be combined with other targets")]
     Mixed(&'static str),
     /// The engine can be built on a machine with a GPU only.
     #[error("{what}: there is no CUDA device on this machine{}", hint(.what))]

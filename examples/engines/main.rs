@@ -11,11 +11,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln::bench::gpu::card;
-use kiln::compile::{Int8, Options, compile};
+use kiln::compile::{Options, compile};
+use kiln::engine::card;
 use kiln::engine::{
     self, BuildRequest, ChildBuilder, ComputeCapability, EngineBuilder, Kernels, Sizes, price,
 };
+use kiln::precision::{Floats, Linear, Precision};
 use kiln::shapes::{DimSpec, Shapes};
 use kiln::talk::Silent;
 use kiln::targets::Targets;
@@ -304,10 +305,15 @@ impl Bench {
         let options = Options {
             output: Some(self.scratch.path().join("model.kiln")),
             targets: Some(Targets::Engines(vec![target.parse::<ComputeCapability>()?])),
-            fp16: true,
-            int8: (kind == Kind::Int8).then_some(Int8::Static),
-            fp8: kind == Kind::Fp8,
-            int4: (kind == Kind::Int4).then_some(32),
+            precision: Precision {
+                floats: Floats::Fp16,
+                linear: match kind {
+                    Kind::Int8 => Linear::Int8,
+                    Kind::Fp8 => Linear::Fp8,
+                    Kind::Int4 => Linear::Int4,
+                    _ => Linear::Floats,
+                },
+            },
             dims: dims(path, tokens)?,
             check: false,
             latency: false,
@@ -322,7 +328,7 @@ impl Bench {
             .iter()
             .map(|o| o.layer.clone())
             .collect();
-        let mut written = kiln_graph::onnx::read(&made.bundle.join("model.onnx"))?;
+        let mut written = kiln_graph::onnx::read(made.bundle.join("model.onnx"))?;
         let shapes = Shapes::new(&written.graph, &options.dims, &[])?;
         shapes.fix_inputs(&mut written.graph);
         Ok(Facts {
@@ -372,7 +378,7 @@ impl Bench {
         shapes.fix_inputs(&mut model.graph);
         let bytes = kiln_graph::onnx::to_bytes(&model)?;
         let request = BuildRequest {
-            profiles: shapes.profile().into_iter().collect(),
+            profiles: kiln::compile::profile(&shapes).into_iter().collect(),
             detailed: true,
             ..BuildRequest::new(&bytes, target.parse()?)
         };

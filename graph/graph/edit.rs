@@ -29,7 +29,7 @@ impl Graph {
         id
     }
 
-    /// Takes an input that nothing reads away. Gives `false`, and does nothing, if something does, or it is no input.
+    /// Removes an input that nothing reads. Gives `false`, and changes nothing, if the value is read or is not an input.
     pub fn remove_input(&mut self, input: ValueId) -> bool {
         let place = self.inputs.iter().position(|&v| v == input);
         let (Some(place), true) = (place, self.value(input).is_unused()) else {

@@ -87,7 +87,7 @@ impl<'a> Call<'a> {
         self.conflicts.borrow_mut().push(message.into());
     }
 
-    /// The axis counted from the front; a contradiction if there is none such.
+    /// The axis counted from the front; a contradiction if it does not exist.
     pub fn axis(&self, axis: i64, rank: usize) -> Option<usize> {
         let found = resolve(axis, rank);
         if found.is_none() {

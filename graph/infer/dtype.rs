@@ -36,7 +36,7 @@ fn input(call: &Call<'_>, k: usize) -> Option<DType> {
     call.input(k)?.dtype
 }
 
-/// The element type that an attribute names; `Some(None)` where it names none that there is.
+/// The element type that an attribute names; `Some(None)` where it names an unknown one.
 fn named(call: &Call<'_>) -> Option<Option<DType>> {
     NAMING.iter().find_map(|name| number(call, name))
 }

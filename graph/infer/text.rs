@@ -97,7 +97,7 @@ fn is_identifier(name: &str) -> bool {
 }
 
 impl Expr {
-    /// The expression that a symbolic dimension's text stands for; a text that is no expression is a symbol.
+    /// The expression that a symbolic dimension's text stands for; a text that is not an expression is a symbol.
     pub fn parse(text: &str) -> Expr {
         if is_identifier(text) {
             return Expr::symbol(text);

@@ -31,7 +31,7 @@ pub enum ReadErrorKind {
     Io(#[from] std::io::Error),
     #[error("the file is empty")]
     Empty,
-    #[error("this is no ONNX model: {0}")]
+    #[error("not an ONNX model: {0}")]
     NotOnnx(String),
     #[error(transparent)]
     Limit(#[from] limits::Crossed),

@@ -65,7 +65,7 @@ const STANDARD: &[(Kind, &[&str])] = &[
     ]),
     (Kind::Variadic, &["Max", "Mean", "Min", "Sum"]),
     (Kind::Move, &[
-        "CenterCropPad", "Compress", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
+        "Compress", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
         "Reshape", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     ]),
     (Kind::Join, &["Concat"]),
@@ -86,7 +86,7 @@ const STANDARD: &[(Kind, &[&str])] = &[
         "QLinearConv", "QLinearMatMul",
     ]),
     (Kind::Window, &[
-        "AveragePool", "Col2Im", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GridSample", "LpPool", "MaxPool",
+        "AveragePool", "CenterCropPad", "Col2Im", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GridSample", "LpPool", "MaxPool",
         "MaxRoiPool", "MaxUnpool", "Pad", "Resize", "RoiAlign", "Upsample",
     ]),
     (Kind::Recurrent, &["CausalConvWithState", "GRU", "LSTM", "LinearAttention", "RNN"]),

@@ -35,7 +35,7 @@ view! {
 }
 
 impl Einsum<'_> {
-    /// Required; without one it is no equation.
+    /// The equation, which is required; empty where it is missing.
     pub fn equation(&self) -> &str {
         self.str("equation")
     }

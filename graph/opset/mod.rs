@@ -61,7 +61,7 @@ pub enum OpsetError {
     },
     #[error(
         "the local function {function} calls {op}, which {op}-{version} changed: bodies of functions are not converted \
-         (this one is of operator set {from}, the model is to be of {to})"
+         (its operator set is {from}, the model's will be {to})"
     )]
     Function {
         function: String,

@@ -295,7 +295,7 @@ fn small_text(format: Minifloat, bits: u32) -> String {
     }
 }
 
-/// The shortest decimal that reads back as the same bits, with a dot or an exponent so that it is no integer.
+/// The shortest decimal that reads back as the same bits, with a dot or an exponent so that it is not read as an integer.
 pub(super) fn push_f32(out: &mut String, value: f32) {
     let _ = match (value.is_nan(), value.to_bits()) {
         (false, _) => write!(out, "{value:?}"),

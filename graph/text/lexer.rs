@@ -134,7 +134,7 @@ impl<'a> Parser<'a> {
         end
     }
 
-    /// The plain identifier that comes next, not read; empty if there is none.
+    /// Peeks at the plain identifier that comes next; empty if there is none.
     pub fn peek_word(&mut self) -> &'a str {
         self.skip_space();
         self.slice(self.pos, self.word_end(self.pos))

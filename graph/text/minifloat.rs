@@ -9,7 +9,7 @@ pub(super) struct Minifloat {
     pub special: Special,
 }
 
-/// How a format spends its bit patterns that are no numbers.
+/// What the bit patterns of a format that are not numbers stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Special {
     /// The highest exponent holds infinity and NaN.

@@ -3,59 +3,35 @@
 use kiln_graph::{Attrs, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId, ops};
 
 use super::adopt_attention::Adopt;
+use crate::core::local::Local;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
-use crate::core::rule::Rule;
 
 /// RotaryEmbedding-23 and com.microsoft:RotaryEmbedding.
-#[derive(Debug)]
-pub struct ExpandRotary;
-
-impl Rule for ExpandRotary {
-    fn name(&self) -> &'static str {
-        "expand-rotary"
-    }
-
-    fn about(&self) -> &'static str {
-        "rotary embeddings of the model become the internal one where the target does not take them as they are"
-    }
-
-    fn details(&self) -> String {
-        "The standard RotaryEmbedding reads (x, cos, sin, positions), that of com.microsoft (x, positions, cos, sin). Both \
+pub static EXPAND_ROTARY: Local = Local {
+    name: "expand-rotary",
+    about: "rotary embeddings of the model become the internal one where the target does not take them as they are",
+    why: "The standard RotaryEmbedding reads (x, cos, sin, positions), that of com.microsoft (x, positions, cos, sin). Both \
          become `internal::RotaryEmbedding(x, cos, sin)` over [batch, heads, length, size] with a row of the tables for \
          each place: gathered by positions, or from the one position that com.microsoft's may begin at (ONNX Runtime \
          `docs/ContribOperators.md`). Lowering writes it in the target's words, its tables repeated for the batch. What \
-         scales, or packs sequences, is left alone."
-            .into()
-    }
+         scales, or packs sequences, is left alone.",
+    exactness: Exactness::Rounding,
+    since: 18,
+    native: false,
+    at: rewrite,
+};
 
-    fn exactness(&self) -> Exactness {
-        Exactness::Rounding
+fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
+    let call = Call::of(g, root).ok_or_else(Miss::none)?;
+    if !cx.target.facts.rewrites_attention {
+        return Err(Miss::because("the target takes it"));
     }
-
-    fn since(&self) -> i64 {
-        18
+    Expansion {
+        write: Adopt::new(g, root, cx),
+        call: call?,
     }
-
-    fn roots(&self) -> &[&'static str] {
-        &[]
-    }
-
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
-        let call = Call::of(g, root).ok_or_else(Miss::none)?;
-        if !cx.target.facts.rewrites_attention {
-            return Err(Miss::because("the target takes it"));
-        }
-        Expansion {
-            write: Adopt::new(g, root, cx),
-            call: call?,
-        }
-        .patch()
-    }
+    .patch()
 }
 
 /// The operands and attributes of either operator.

@@ -367,7 +367,7 @@ fn activation(
     Ok(patch)
 }
 
-/// The zero point of a whole tensor; 0 if it is left out, `None` if it is no constant.
+/// The zero point of a whole tensor; 0 if it is left out, `None` if it is not a constant.
 fn zero_point(g: &Graph, v: Option<ValueId>) -> Option<f64> {
     match v {
         None => Some(0.0),

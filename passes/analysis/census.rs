@@ -6,7 +6,7 @@
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attr, Graph, Model, Node, NodeId, ValueId, ops};
 
-use crate::fuse::fuse_qkv;
+use super::attention::projections;
 
 /// How many blocks of a kind there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ fn count(census: &mut Census, g: &Graph, id: NodeId, node: &Node) {
                 census.projections.fused += 1;
             }
             match InternalAttention::of(g, id) {
-                Some(attention) if fuse_qkv::separate(g, &attention).is_ok() => {
+                Some(attention) if projections::separate(g, &attention).is_ok() => {
                     census.projections.left += 1
                 }
                 Some(attention) if shares_product(g, &attention) => census.projections.fused += 1,

@@ -211,7 +211,7 @@ fn rearranged_constant(tensor: &Tensor, labels: &[char], groups: &[Vec<char>]) -
     }
 }
 
-/// A value with its dimensions in another order; `None` where that is no permutation.
+/// A value with its dimensions in another order; `None` where the order is not a permutation.
 fn rearranged(patch: &mut Patch, x: Ref, from: &[char], to: &[char]) -> Option<Ref> {
     if from.len() != to.len() {
         return None;

@@ -158,7 +158,7 @@ fn conditions(g: &Graph) -> Result<Vec<(NodeId, ValueId)>, Cycle> {
     Ok(outputs.collect())
 }
 
-/// The new spelling of a condition, if it has fewer nodes; why there is none, if that is for someone to know.
+/// The new spelling of a condition, if it has fewer nodes; else the reason, if it is worth reporting.
 fn plan(
     g: &Graph,
     facts: &Facts,

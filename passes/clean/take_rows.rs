@@ -17,7 +17,7 @@ impl Pass for TakeRows {
     }
 
     fn about(&self) -> &'static str {
-        "take the one row that is read, of a classifier's last layer, before it is computed instead of behind"
+        "compute only the one row of the last layer that a classifier reads"
     }
 
     fn details(&self) -> String {
@@ -90,7 +90,7 @@ struct Row {
 struct Taken {
     x: ValueId,
     row: Row,
-    /// The result has the axis no more.
+    /// The axis is dropped from the result.
     drops: bool,
 }
 

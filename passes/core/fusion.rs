@@ -92,7 +92,10 @@ impl Rule for Fusion {
     }
 
     fn details(&self) -> String {
-        let mut out = format!("{}\n\nReplaces any of these by one call:\n", self.why);
+        let mut out = format!(
+            "{}\n\nReplaces any of these by one operator; a product stands for every order and nesting of its factors:\n",
+            self.why
+        );
         for body in self.bodies {
             out.push('\n');
             out.push_str(body.trim_matches('\n'));

@@ -1,15 +1,16 @@
 //! What a pass is, and what it is given.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
-use kiln_graph::infer::Facts;
+use kiln_graph::infer::{Expr, Facts};
 use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, limits};
 use rustc_hash::FxBuildHasher;
 
 use super::fusion::Fusion;
-use crate::Target;
-use crate::precision::Plans;
+use super::target::Target;
+use crate::precision::calibrated::plan::Plans;
 use crate::precision::calibrated::stats::Stats;
 
 /// How much a pass may change results; it names the tolerance that a proof uses.
@@ -67,7 +68,7 @@ pub enum PassFailure {
     Cycle(#[from] kiln_graph::graph::Cycle),
     #[error(transparent)]
     Opset(#[from] kiln_graph::opset::OpsetError),
-    #[error("the rules did not settle after {rounds} rounds; the last to apply was at {node}")]
+    #[error("the rules still applied after {rounds} rounds, last at {node}")]
     Unsettled { rounds: usize, node: String },
     #[error("{0}")]
     Evaluator(#[from] EvaluatorError),
@@ -113,6 +114,8 @@ pub struct Options<'a> {
     pub stats: &'a Stats,
     /// How weights become INT4, of what was calibrated for it.
     pub plans: &'a Plans,
+    /// Symbols of the graph's inputs that have one size in all runs.
+    pub sizes: &'a BTreeMap<String, usize>,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -126,6 +129,12 @@ impl fmt::Debug for Options<'_> {
 }
 
 impl Options<'_> {
+    /// A size that is the same in all runs.
+    pub fn held(&self, dim: &Expr) -> Option<i64> {
+        let size = |name: &str| i64::try_from(*self.sizes.get(name)?).ok();
+        dim.eval(&size)
+    }
+
     /// Why the user wants the node to keep its precision, if so. A fused operator is kept by the name of the standard
     /// operator that it computes, and attention by that of its softmax too.
     pub fn keeps(&self, g: &Graph, id: NodeId) -> Option<String> {
@@ -159,6 +168,7 @@ pub(crate) const OUT_OF_TOLERANCE: &str = "the result is out of tolerance withou
 pub const INT4_BLOCK: usize = 32;
 
 static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);
+static NO_SIZES: BTreeMap<String, usize> = BTreeMap::new();
 static NO_PLANS: Plans = Plans::with_hasher(FxBuildHasher);
 
 impl Default for Options<'_> {
@@ -175,6 +185,7 @@ impl Default for Options<'_> {
             dynamic: false,
             stats: &NO_STATS,
             plans: &NO_PLANS,
+            sizes: &NO_SIZES,
         }
     }
 }
@@ -183,7 +194,7 @@ impl Default for Options<'_> {
 #[derive(Clone, Debug)]
 pub struct Miss {
     pub at: Option<ValueId>,
-    /// Nodes matched before it stopped; 0 is no interest at all.
+    /// Nodes matched before it stopped; 0 if the pass was not interested.
     pub depth: usize,
     pub why: String,
 }

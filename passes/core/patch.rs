@@ -46,7 +46,7 @@ pub struct Patch {
 
 /// A patch does not fit the graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a {new} would stand in for '{value}', a {old}")]
+#[error("'{value}' is a {old} and cannot be replaced by a {new}")]
 pub struct SeamError {
     pub value: String,
     pub old: String,

@@ -27,15 +27,6 @@ pub struct Match {
 }
 
 impl Match {
-    /// The graph's value bound to the function's input at `k`.
-    ///
-    /// # Errors
-    /// A miss if the body does not bind it.
-    pub fn input(&self, k: usize) -> Result<ValueId, Miss> {
-        let bound = self.inputs.get(k).copied().flatten();
-        bound.ok_or_else(|| Miss::because(format!("input {k} of the body is not bound")))
-    }
-
     /// The graph's value that stands for the value of this name in the body. Products have none for what they multiply on the way.
     ///
     /// # Errors
@@ -83,7 +74,7 @@ struct Matcher<'a> {
 /// All ways in which `function`'s body matches with its output at `root`.
 ///
 /// # Errors
-/// The deepest miss, if there is no way.
+/// The deepest miss, if nothing matches.
 pub fn find(function: &Function, graph: &Graph, root: NodeId) -> Result<Vec<Match>, Miss> {
     let pattern = &function.body;
     let (Some(output), Some(target)) = (
@@ -256,7 +247,7 @@ impl Matcher<'_> {
         ways
     }
 
-    /// Each of the wanted values for one of those that there are.
+    /// Assigns each wanted value to one of the values given.
     fn factors(&mut self, m: Match, want: &[ValueId], have: &[ValueId]) -> Vec<Match> {
         let Some((&p, rest)) = want.split_first() else {
             return vec![m];

@@ -167,3 +167,56 @@ pub(super) fn precision(dtype: Option<DType>) -> f64 {
         _ => 1e-6,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kiln_graph::onnx;
+
+    use super::*;
+
+    /// The readings of `y` in a graph, as names of factors and a number.
+    fn read(nodes: &str, factors: usize) -> Vec<(Vec<String>, f64)> {
+        let text = format!(
+            "<ir_version: 8, opset_import: [\"\" : 20]>\ng (float[2, 3] x, float[2, 3] z) => (float[2, 3] y)\n\
+             <float half = {{0.5}}, float two = {{2.0}}, float three = {{3.0}}, float[1, 1, 1] deep = {{2.0}}> {{ {nodes} }}"
+        );
+        let model = onnx::read_text(&text).unwrap();
+        let g = &model.graph;
+        let named = |r: &Reading| {
+            let mut names: Vec<String> = (r.factors.iter())
+                .map(|v| g.value(*v).name().to_string())
+                .collect();
+            names.sort_unstable();
+            (names, r.number)
+        };
+        let found = readings(g, g.outputs()[0].value, factors);
+        found.iter().map(named).collect()
+    }
+
+    #[test]
+    fn factors_stand_in_any_nesting_and_numbers_are_multiplied() {
+        let wanted = (vec!["x".to_string(), "z".to_string()], 0.25);
+        for nodes in [
+            "a = Mul(x, half)  b = Mul(z, half)  y = Mul(a, b)",
+            "a = Mul(x, z)  b = Mul(half, a)  y = Div(b, two)",
+            "a = Div(x, two)  b = Mul(a, z)  y = Mul(b, half)",
+        ] {
+            let found = read(nodes, 2);
+            assert!(found.contains(&wanted), "{nodes}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn powers_are_factors() {
+        let cube = vec!["x".to_string(); 3];
+        assert_eq!(read("y = Pow(x, three)", 3), [(cube.clone(), 1.0)]);
+        assert_eq!(read("q = Mul(x, x)  y = Mul(q, x)", 3), [(cube, 1.0)]);
+        assert!(read("y = Pow(x, half)", 1).is_empty());
+    }
+
+    #[test]
+    fn a_quotient_by_a_value_and_a_number_of_more_axes_are_none() {
+        assert!(read("y = Div(x, z)", 2).is_empty());
+        assert!(read("y = Mul(x, deep)", 1).is_empty());
+    }
+}

@@ -3,7 +3,6 @@
 use kiln_graph::{DType, Graph, Op, ValueId};
 
 use crate::precision::numbers::format::Format;
-use crate::targets;
 
 /// The domain of ONNX Runtime's own operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
@@ -16,36 +15,6 @@ pub struct Target {
     /// Whether it multiplies matrices in FP32, and in integers with a result in FP32. Turing's TensorRT does neither.
     pub fp32_products: bool,
     pub facts: &'static Facts,
-}
-
-impl Target {
-    /// ONNX Runtime's CPU provider.
-    pub fn cpu() -> Target {
-        Target::of("cpu", &targets::cpu::FACTS)
-    }
-
-    /// ONNX Runtime's CUDA provider.
-    pub fn cuda() -> Target {
-        Target::of("cuda", &targets::cuda::FACTS)
-    }
-
-    /// TensorRT on the GPU of this name.
-    pub fn tensorrt(name: &str) -> Target {
-        Target::of(name, &targets::tensorrt::FACTS)
-    }
-
-    /// Any ONNX runtime.
-    pub fn standard() -> Target {
-        Target::of("standard", &targets::standard::FACTS)
-    }
-
-    fn of(name: &str, facts: &'static Facts) -> Target {
-        Target {
-            name: name.into(),
-            fp32_products: true,
-            facts,
-        }
-    }
 }
 
 /// What a runtime takes, and what goes fast on it: one table for each dialect, in `targets/`.
@@ -78,6 +47,8 @@ pub struct Facts {
     /// conditions on scores cost nothing, and conditions on queries or results cost kernels of their own. It takes as many heads of
     /// keys as of queries.
     pub joins_attention: bool,
+    /// What is added to attention's scores takes a kernel of its own where it is computed, and none where it is a constant.
+    pub computes_positions_apart: bool,
     /// Attention operators that a model came with are written anew.
     pub rewrites_attention: bool,
     /// Attention is an operator that scales scores before it adds biases.

@@ -228,7 +228,8 @@ impl Part {
     }
 }
 
-fn compute(
+/// What these nodes make of constants, each node behind what it reads.
+pub(crate) fn compute(
     g: &Graph,
     batch: &[NodeId],
     wanted: &[ValueId],

@@ -45,7 +45,7 @@ RMSNormalization <epsilon, axis: int = -1> (x, scale) => (y) {
 };
 
 fn guard(g: &Graph, m: &Match) -> Result<(), Miss> {
-    match m.input(1) {
+    match m.named("scale") {
         Ok(_) => vectors_of_the_last_axis(g, m),
         Err(_) => Ok(()),
     }

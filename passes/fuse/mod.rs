@@ -20,19 +20,22 @@ use kiln_graph::{Dim, Graph};
 use crate::core::pass::Miss;
 use crate::core::pattern::Match;
 
-/// Inputs after the first, as far as they are bound, are vectors of the size of its last axis.
+/// The scale and the bias, as far as the body has them, are vectors of the size of x's last axis.
 fn vectors_of_the_last_axis(g: &Graph, m: &Match) -> Result<(), Miss> {
-    let x = m.input(0)?;
+    let x = m.named("x")?;
     let depth = m.nodes().len();
     let last = g.value(x).ty().shape().and_then(|s| s.last());
     let size = last
         .and_then(Dim::known)
         .ok_or_else(|| Miss::at(x, depth, "the size of its last axis is unknown"))?;
-    for v in m.inputs.iter().skip(1).flatten() {
-        let shape = g.value(*v).ty().shape().unwrap_or_default();
+    for v in ["scale", "bias"]
+        .into_iter()
+        .filter_map(|n| m.named(n).ok())
+    {
+        let shape = g.value(v).ty().shape().unwrap_or_default();
         if !matches!(shape, [d] if d.known() == Some(size)) {
             let why = format!("it is no vector of {size} elements");
-            return Err(Miss::at(*v, depth, why));
+            return Err(Miss::at(v, depth, why));
         }
     }
     Ok(())

@@ -44,7 +44,7 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
     if !cx.target.facts.biases_keep_projections_apart {
         return Err(Miss::because("a bias costs nothing on this target"));
     }
-    projects_alone(g, &cx.facts, &attention)?;
+    projects_alone(g, cx, &attention)?;
     let mut patch = Patch::new();
     bias.remove(g, &mut patch).ok_or_else(unknown)?;
     for value in output.values(g).chain([values, result]) {

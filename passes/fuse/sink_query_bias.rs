@@ -43,7 +43,7 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
     if bias.is_sunk() {
         return Err(miss("its bias stands behind its heads"));
     }
-    projects_alone(g, &cx.facts, &attention)?;
+    projects_alone(g, cx, &attention)?;
     if !cx.target.facts.biases_keep_projections_apart {
         return Err(miss("a bias costs nothing on this target"));
     }

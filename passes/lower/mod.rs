@@ -2,6 +2,7 @@
 
 pub mod detach_heads;
 pub mod flatten_branches;
+pub mod fold_positions;
 mod hidden_keys;
 mod keyless_rows;
 pub mod lower_activations;

@@ -1,6 +1,6 @@
 //! Products with constant weights: what quantization is about.
 
-use kiln_graph::{Graph, NodeId, Tensor, ValueId, ops};
+use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, ops};
 
 /// `x · w` with a constant w [rows, columns].
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ pub(in crate::precision) struct Linear {
 }
 
 impl Linear {
-    /// The node as a product with a float matrix, or why it is none that can be quantized; `None` if it has no weight.
+    /// The node as a product with a float matrix, or why it cannot be quantized; `None` if it has no weight.
     pub fn of(g: &Graph, id: NodeId) -> Option<Result<Linear, String>> {
         let node = g.node(id);
         let gemm = ops::Gemm::of(g, id);
@@ -60,4 +60,26 @@ impl Linear {
             gemm.trans_a() || gemm.alpha() != 1.0 || gemm.c().is_some() && gemm.beta() != 1.0
         })
     }
+}
+
+/// The inputs of all linear layers of the outermost graph that fewer bits could be for.
+pub(in crate::precision) fn wanted(model: &Model) -> Vec<ValueId> {
+    let g = &model.graph;
+    let layers = g.nodes().filter_map(|(id, _)| Linear::of(g, id)?.ok());
+    floats(g, layers.map(|l| l.input))
+}
+
+/// Those that are computed in FP32 or FP16, in ascending order.
+pub(in crate::precision) fn floats(
+    g: &Graph,
+    values: impl Iterator<Item = ValueId>,
+) -> Vec<ValueId> {
+    let float = |v: &ValueId| {
+        matches!(g.value(*v).ty().dtype(), Some(DType::F32 | DType::F16))
+            && g.constant(*v).is_none()
+    };
+    let mut all: Vec<ValueId> = values.filter(float).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }

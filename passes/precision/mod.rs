@@ -8,10 +8,11 @@ mod linear;
 pub mod numbers;
 
 pub use calibrated::gram::Gram;
+pub use calibrated::plan::{Plan, Plans};
 pub use calibrated::stats;
 pub use eight::quantize::wanted;
 pub use four::layer::MIN_BLOCK as MIN_INT4_BLOCK;
-pub use four::plan::{Plan, Plans, plan as plan_int4, wanted as wanted_by_int4};
+pub use four::plan::{plan as plan_int4, wanted as wanted_by_int4};
 pub use half::format::HalfFormat;
 pub use half::ranges::wanted as wanted_by_half;
 pub use numbers::{quantized, weights};

@@ -47,6 +47,7 @@ pub static FACTS: Facts = Facts {
     attention: &[(DType::F32, AttentionForm::MultiHead { projects: true })],
 
     joins_attention: false,
+    computes_positions_apart: false,
     rewrites_attention: false,
     scales_before_biases: true,
     // Its operators take the biases with them.

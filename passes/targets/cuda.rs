@@ -41,7 +41,8 @@ pub static FACTS: Facts = Facts {
         since: 1,
         dtypes: THREE_FLOATS,
     }),
-    // Projections stay products of their own, which cuBLAS multiplies.
+    // Projections stay products of their own, which cuBLAS multiplies. In half precision, rows whose keys are all hidden by a number
+    // keep the differences of their scores in these kernels, as they add it in FP32 (`lower/keyless_rows.rs`).
     attention: &[
         (DType::F32, AttentionForm::MultiHead { projects: false }),
         (DType::F16, AttentionForm::MultiHead { projects: false }),
@@ -49,6 +50,7 @@ pub static FACTS: Facts = Facts {
     ],
 
     joins_attention: false,
+    computes_positions_apart: false,
     rewrites_attention: false,
     scales_before_biases: true,
     biases_keep_projections_apart: false,

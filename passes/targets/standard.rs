@@ -17,6 +17,7 @@ pub static FACTS: Facts = Facts {
     attention: &[],
 
     joins_attention: false,
+    computes_positions_apart: false,
     rewrites_attention: false,
     scales_before_biases: false,
     biases_keep_projections_apart: false,

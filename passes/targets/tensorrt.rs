@@ -39,6 +39,8 @@ pub static FACTS: Facts = Facts {
     attention: &[],
 
     joins_attention: true,
+    // T5's encoder has 16 kernels instead of 17.
+    computes_positions_apart: true,
     // Its own has one result, no keys of earlier steps, no lengths, no cap and no mask beside causality, and is none in
     // bodies; those of com.microsoft it misreads.
     rewrites_attention: true,

@@ -67,7 +67,7 @@ pub enum AttentionError {
     Bundle(#[from] BundleError),
     #[error(transparent)]
     Data(#[from] DataError),
-    #[error("{} is no tokenizer that can be used: {reason}", path.display())]
+    #[error("{} is not a usable tokenizer: {reason}", path.display())]
     Tokenizer { path: PathBuf, reason: String },
     #[error("{} cannot be the inputs: give one .npz or .npy file", .0.display())]
     NotArrays(PathBuf),
@@ -77,7 +77,7 @@ pub enum AttentionError {
     Overwrites(PathBuf),
     #[error("{}: {source}", model.display())]
     Pass { model: PathBuf, source: PassError },
-    #[error("{} has no attention that kiln finds{}", model.display(), reasons(.left))]
+    #[error("kiln finds no attention in {}{}", model.display(), reasons(.left))]
     NoAttention { model: PathBuf, left: Vec<String> },
     #[error("{} has no {what} {number}: {}", model.display(), numbers(*.count))]
     NoSuch {
@@ -122,8 +122,8 @@ fn reasons(left: &[String]) -> String {
 
 fn numbers(count: usize) -> String {
     match count {
-        1 => "there is 0 only".into(),
-        n => format!("there are 0 to {}", n.saturating_sub(1)),
+        1 => "the only one is 0".into(),
+        n => format!("they are numbered 0 to {}", n.saturating_sub(1)),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::shapes::{Point, SpecError};
 pub enum BenchError {
     #[error("there is nothing to measure")]
     NoSubjects,
-    #[error("no number of runs is at least {min_runs} (and 1) and at most {max_runs}")]
+    #[error("at least {min_runs} (and 1) and at most {max_runs} runs contradict each other")]
     Runs { min_runs: usize, max_runs: usize },
     #[error("the baseline {}: {reason}", path.display())]
     Baseline { path: PathBuf, reason: String },

@@ -8,7 +8,7 @@ use kiln_graph::{Attrs, DType, Dim, Graph, Model, Op, Tensor, Type, onnx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::work::Work;
+use crate::engine::Work;
 use crate::runtime::{self, Runtime, Session, SessionOptions};
 
 /// Peaks that this machine reached, with the threads of the measurement.

@@ -4,8 +4,7 @@
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
 pub mod baseline;
-pub(crate) mod blocks;
-mod error;
+pub(crate) mod error;
 pub mod gpu;
 pub mod grid;
 mod machine;
@@ -14,9 +13,7 @@ mod pin;
 mod profile;
 mod stats;
 mod warning;
-pub(crate) mod work;
-
-use std::fmt;
+pub(crate) use std::fmt;
 use std::time::{Duration, Instant};
 
 use kiln_graph::Tensor;
@@ -26,13 +23,13 @@ use serde::{Deserialize, Serialize};
 use crate::runtime::{self, Session, SessionOptions};
 use pin::Pinned;
 
+pub use crate::engine::{Work, work};
 pub use error::BenchError;
 pub use grid::{Axis, Benchmark, PointReport, Request, benchmark};
 pub use machine::Machine;
 pub use profile::{Part, Profile, ProfileError};
 pub use stats::{Interval, Ratio, Stats};
 pub use warning::Warning;
-pub use work::{Work, work};
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]

@@ -10,7 +10,7 @@ fn distinct(paths: &[PathBuf]) -> Vec<String> {
     let shortest = |own: &Vec<OsString>| {
         let taken: Vec<String> = (parts.iter())
             .filter(|other| *other != own)
-            .flat_map(candidates)
+            .flat_map(|other| candidates(other))
             .collect();
         let free = candidates(own).find(|name| !taken.contains(name));
         free.unwrap_or_else(|| name(own, own.len()))
@@ -47,7 +47,7 @@ fn parts(path: &Path) -> Vec<OsString> {
     whole.components().filter_map(part).collect()
 }
 
-fn candidates(parts: &Vec<OsString>) -> impl Iterator<Item = String> + '_ {
+fn candidates(parts: &[OsString]) -> impl Iterator<Item = String> + '_ {
     (0..=parts.len()).map(|depth| name(parts, depth))
 }
 

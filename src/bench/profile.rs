@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::blocks;
+use crate::engine::blocks;
 
 /// Time by operator and by block, of the average run.
 #[derive(Clone, Debug, Serialize, JsonSchema)]

@@ -62,7 +62,7 @@ impl fmt::Display for Warning {
                 slowest,
             } => write!(
                 f,
-                "{subject}: {runs} runs are outliers, the slowest took {}",
+                "{subject}: outliers: {runs}, the slowest took {}",
                 ms(slowest)
             ),
             Warning::SlowStart {

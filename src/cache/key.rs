@@ -89,12 +89,9 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
         over: _,
         // Resolved below, with what this machine has.
         targets: _,
-        fp16,
-        bf16,
-        int8,
-        fp8,
+        precision,
         calibration,
-        int4,
+        int4_block,
         int4_fixed,
         standard,
         half_io,
@@ -164,11 +161,9 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
             fact(name, hash_tree(path).map_err(|e| unread(path, e))?);
         }
     }
-    let floats = format!("fp16 {fp16}, bf16 {bf16}, half_io {half_io}");
-    fact("floats", floats);
     fact(
-        "quantization",
-        format!("{int8:?}, fp8 {fp8}, {int4:?} fixed {int4_fixed}"),
+        "precision",
+        format!("{precision:?}, half_io {half_io}, blocks {int4_block} fixed {int4_fixed}"),
     );
     fact("calibration samples", samples.to_string());
     fact("dialect", format!("standard {standard}"));

@@ -17,11 +17,13 @@ use serde::Serialize;
 
 use crate::bisect::Bisection;
 use crate::bundle;
-use crate::engine_parity::{self, EngineParity, NotRun, Runner};
+use crate::engine_parity::{EngineParity, NotRun, Runner};
+use crate::engine_runner;
 use crate::environment::{Environment, environment};
 use crate::fixed::{Fixed, InputValue};
 use crate::judge::{Asked, Judgement};
 use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
+use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
@@ -31,7 +33,7 @@ use crate::talk::Talk;
 pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use pieces::Piece;
-pub use precision::{Multiplication, Precision, PrecisionReport};
+pub use precision::{Multiplication, PrecisionReport};
 pub use saved::{SavedError, judge_again};
 pub use suspects::Suspects;
 
@@ -51,7 +53,7 @@ pub struct Options {
     /// `OUTPUT:METRIC=LIMIT`.
     pub limits: Vec<String>,
     /// A precision that the candidate must have.
-    pub require: Option<Precision>,
+    pub require: Option<Format>,
     /// Look for the first tensor that diverges.
     pub layers: bool,
     /// Run models that are too large to be run whole piece by piece. Takes a reference.
@@ -76,6 +78,32 @@ pub enum Against {
     Reference(PathBuf),
     /// Inputs and outputs that were recorded.
     Golden(PathBuf),
+}
+
+impl Options {
+    /// A comparison by the tolerance that fits the candidate's types, and nothing else.
+    pub fn new(candidate: impl Into<PathBuf>, against: Against) -> Options {
+        Options {
+            candidate: candidate.into(),
+            against,
+            record: None,
+            inputs: None,
+            fixed: Vec::new(),
+            tolerance: None,
+            limits: Vec::new(),
+            require: None,
+            layers: false,
+            pieces: false,
+            bisect: None,
+            judge: None,
+            dims: Vec::new(),
+            seed: 1,
+            require_engine_parity: false,
+            device: DeviceRequest::default(),
+            ort_lib: None,
+            trt_lib: None,
+        }
+    }
 }
 
 /// The outcome of a check.
@@ -314,7 +342,7 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
 fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     let plan = options.candidate.join(bundle::ENGINE);
     match plan.is_file() {
-        true => Some(engine_parity::open(
+        true => Some(engine_runner::open(
             &plan,
             options.device.choice.gpu() as usize,
             options.trt_lib.as_deref(),
@@ -377,40 +405,26 @@ fn multiplies_bytes(g: &Graph) -> bool {
     })
 }
 
-/// The tolerance that fits the narrowest type among the model's constants.
+/// The tolerance that fits the coarsest format in a model.
 fn preset(model: &Model) -> Preset {
-    let mut preset = Preset::Fp32Rewrite;
-    let rank = |p: Preset| match p {
-        Preset::Fp16 => 1,
-        Preset::Bf16 => 2,
-        Preset::Int8 => 3,
-        Preset::Fp8 => 4,
-        Preset::Int4 => 5,
-        _ => 0,
-    };
-    let mut narrower = |found: Preset| {
-        if rank(found) > rank(preset) {
-            preset = found;
-        }
-    };
+    let mut coarsest = Format::Fp32;
+    let mut found = |format: Format| coarsest = coarsest.max(format);
     model.graph.for_each_graph(&mut |g| {
         for (_, node) in g.nodes() {
             let op = node.op();
             if op.name() == "MatMulNBits" {
-                narrower(Preset::Int4);
+                found(Format::Int4);
             } else if op.is("MatMulInteger") || op.is("QuantizeLinear") {
-                narrower(Preset::Int8);
+                found(Format::Int8);
             }
         }
         for tensor in g.values().filter_map(|(_, v)| v.constant()) {
-            match tensor.dtype() {
-                DType::I4 => narrower(Preset::Int4),
-                DType::F8E4M3FN => narrower(Preset::Fp8),
-                DType::F16 => narrower(Preset::Fp16),
-                DType::BF16 => narrower(Preset::Bf16),
-                _ => {}
+            match Format::of(tensor.dtype()) {
+                // Bytes may be anything.
+                Format::Int8 => {}
+                format => found(format),
             }
         }
     });
-    preset
+    coarsest.tolerance()
 }

@@ -1,34 +1,20 @@
 //! Whether a model computes in the precision that it was asked for.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
-use kiln_graph::{DType, Graph, Model, Node};
+use kiln_graph::{Graph, Model, Node};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::engine::{Kernels, Otherwise};
 use crate::manifest;
-
-/// A precision of products.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    Fp32,
-    Fp16,
-    Bf16,
-    Int8,
-    Fp8,
-    Int4,
-}
+use crate::precision::Format;
 
 /// Where a precision was looked for, and what was there.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PrecisionReport {
-    pub asked: Precision,
+    pub asked: Format,
     pub present: bool,
     /// The engine, where the bundle has one; else the ONNX model.
     pub of: &'static str,
@@ -42,7 +28,7 @@ impl PrecisionReport {
     pub fn describe(&self) -> String {
         let found = self.found.iter().map(|(k, n)| format!("{n} in {k}"));
         let found = found.collect::<Vec<_>>().join(", ");
-        let asked = name(self.asked);
+        let asked = self.asked;
         let Self { of, .. } = self;
         match (self.present, found.is_empty()) {
             (_, true) => format!("{asked}: the {of} has no products"),
@@ -52,23 +38,6 @@ impl PrecisionReport {
                 None => format!("{asked} is absent: the {of} has {found}"),
             },
         }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(name(*self))
-    }
-}
-
-fn name(p: Precision) -> &'static str {
-    match p {
-        Precision::Fp32 => "fp32",
-        Precision::Fp16 => "fp16",
-        Precision::Bf16 => "bf16",
-        Precision::Int8 => "int8",
-        Precision::Fp8 => "fp8",
-        Precision::Int4 => "int4",
     }
 }
 
@@ -100,14 +69,16 @@ impl Multiplication {
 
     /// Why the engine is not in this precision; `None` if it is: no product is wider than floats of the precision, and every
     /// quantized layer multiplies as the model says.
-    pub fn lacks(&self, asked: Precision) -> Option<String> {
-        let name = name(asked);
-        let others: Vec<String> = (self.otherwise.iter().filter(|o| o.asked.short() == name))
-            .map(|o| match &o.multiplies {
-                Some(types) => format!("`{}` in {types}", o.layer),
-                None => format!("`{}` in no kernel that names it", o.layer),
-            })
-            .collect();
+    pub fn lacks(&self, asked: Format) -> Option<String> {
+        let others: Vec<String> = (self
+            .otherwise
+            .iter()
+            .filter(|o| o.asked == asked.data_type()))
+        .map(|o| match &o.multiplies {
+            Some(types) => format!("`{}` in {types}", o.layer),
+            None => format!("`{}` in no kernel that names it", o.layer),
+        })
+        .collect();
         if !others.is_empty() {
             let more = match others.len().saturating_sub(NAMED) {
                 0 => String::new(),
@@ -116,7 +87,7 @@ impl Multiplication {
             let first = others[..others.len().min(NAMED)].join(", ");
             return Some(format!("the engine multiplies {first}{more}"));
         }
-        let is = |types: &String| types.split(" x ").any(|t| t == name);
+        let is = |types: &String| types.split(" x ").any(|t| t == asked.name());
         match self.found.keys().any(is) {
             true => None,
             false => Some(match self.found.is_empty() {
@@ -131,7 +102,7 @@ impl Multiplication {
     }
 }
 
-pub(super) fn find(asked: Precision, candidate: &Path, model: &Model) -> PrecisionReport {
+pub(super) fn find(asked: Format, candidate: &Path, model: &Model) -> PrecisionReport {
     if let Ok(engine) = manifest::kernels(candidate) {
         let multiplied = Multiplication::of(&engine.kernels, &engine.otherwise);
         let otherwise = multiplied.lacks(asked);
@@ -147,13 +118,13 @@ pub(super) fn find(asked: Precision, candidate: &Path, model: &Model) -> Precisi
     model.graph.for_each_graph(&mut |g| {
         for (_, node) in g.nodes() {
             if let Some(p) = product(g, node) {
-                *found.entry(name(p).to_string()).or_default() += 1;
+                *found.entry(p.to_string()).or_default() += 1;
             }
         }
     });
     PrecisionReport {
         asked,
-        present: found.contains_key(name(asked)),
+        present: found.contains_key(asked.name()),
         of: "model",
         found,
         otherwise: None,
@@ -161,14 +132,14 @@ pub(super) fn find(asked: Precision, candidate: &Path, model: &Model) -> Precisi
 }
 
 /// The precision of a product: of its weight where that is quantized, else of its operand.
-fn product(g: &Graph, node: &Node) -> Option<Precision> {
+fn product(g: &Graph, node: &Node) -> Option<Format> {
     match node.op().name() {
-        "MatMulNBits" => return Some(Precision::Int4),
+        "MatMulNBits" => return Some(Format::Int4),
         "MatMulInteger"
         | "QLinearMatMul"
         | "MatMulIntegerToFloat"
         | "DynamicQuantizeMatMul"
-        | "QAttention" => return Some(Precision::Int8),
+        | "QAttention" => return Some(Format::Int8),
         "MatMul" | "Gemm" | "FusedMatMul" | "Conv" | "Attention" | "MultiHeadAttention" => {}
         _ => return None,
     }
@@ -183,18 +154,11 @@ fn product(g: &Graph, node: &Node) -> Option<Precision> {
                 .or_else(|| g.constant(dequantize.input(0)?).map(|t| t.dtype())),
             None => g.value(v).ty().dtype(),
         };
-        Some(match dtype? {
-            DType::I4 | DType::U4 => Precision::Int4,
-            DType::I8 | DType::U8 => Precision::Int8,
-            DType::F8E4M3FN => Precision::Fp8,
-            DType::F16 => Precision::Fp16,
-            DType::BF16 => Precision::Bf16,
-            _ => Precision::Fp32,
-        })
+        dtype.map(Format::of)
     };
     let weight = operand(1);
     match weight {
-        Some(Precision::Int4 | Precision::Int8 | Precision::Fp8) => weight,
+        Some(Format::Int4 | Format::Int8 | Format::Fp8) => weight,
         _ => operand(0).or(weight),
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn search(
         return Err(Error::Unsupported {
             what: "--bisect",
             why: format!(
-                "{} is no bundle with a manifest.json that says which passes made it; `kiln bisect` takes the original",
+                "{} is not a bundle whose manifest.json records its passes; give the original to `kiln bisect`",
                 options.candidate.display()
             ),
         });

@@ -51,6 +51,6 @@ fn hardware(text: &str) -> Result<Hardware, String> {
     match text {
         "ampere-plus" => Ok(Hardware::AmperePlus),
         "same-capability" => Ok(Hardware::SameCapability),
-        _ => Err("there are ampere-plus and same-capability".into()),
+        _ => Err("one of: ampere-plus, same-capability".into()),
     }
 }

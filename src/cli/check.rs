@@ -9,8 +9,9 @@ use super::device::DeviceArgs;
 use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, print_json};
-use crate::check::{self, Against, Checked, Precision, Suspects};
+use crate::check::{self, Against, Checked, Suspects};
 use crate::parity::{self, Outcome, Preset, Report, Tolerance};
+use crate::precision::Format;
 use crate::report;
 
 #[derive(clap::Args, Debug)]
@@ -95,13 +96,13 @@ pub(super) struct Args {
 /// What a result must have.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Required {
-    Precision(Precision),
+    Precision(Format),
     EngineParity,
 }
 
 impl Required {
     /// The precision among what is required.
-    pub(super) fn precision(all: &[Required]) -> Option<Precision> {
+    pub(super) fn precision(all: &[Required]) -> Option<Format> {
         all.iter().find_map(|r| match r {
             Required::Precision(p) => Some(*p),
             Required::EngineParity => None,
@@ -117,8 +118,11 @@ pub(super) fn required(text: &str) -> Result<Required, String> {
     if text == "engine-parity" {
         return Ok(Required::EngineParity);
     }
-    let found = Precision::from_str(text, true).map(Required::Precision);
-    found.map_err(|_| "one of: fp32, fp16, bf16, int8, fp8, int4, engine-parity".into())
+    let found = Format::from_str(text, true).map(Required::Precision);
+    found.map_err(|_| {
+        let names = Format::ALL.map(Format::name).join(", ");
+        format!("one of: {names}, engine-parity")
+    })
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {

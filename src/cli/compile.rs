@@ -19,6 +19,7 @@ use crate::compile::{self, CompileError, Options, Plan};
 use crate::fault::Fault;
 use crate::manifest::{Explained, Manifest, Missed};
 use crate::parity;
+use crate::precision::Format;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
 use crate::report;
 use crate::summary::{Found, bytes};
@@ -420,7 +421,8 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
             m.quantized
         );
     }
-    if !m.activations.is_empty() || m.options.int8.is_some() {
+    let linear = m.options.precision.linear;
+    if !m.activations.is_empty() || linear.format() == Some(Format::Int8) {
         let outliers: usize = m.activations.iter().map(|a| a.outliers).sum();
         out += &format!(
             "  {:<8} {} layers, {} ranges, {outliers} channels apart\n",
@@ -437,7 +439,8 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
             search.compared
         );
     }
-    if let Some(half) = m.half() {
+    if m.options.precision.half().is_some() {
+        let half = m.options.precision.floats.format().title();
         out += &format!(
             "  {}     {} nodes converted, {} kept as they are\n",
             half.to_lowercase(),

@@ -10,9 +10,8 @@ use super::{Failure, help};
 use crate::bundle;
 use crate::fixed::InputValue;
 use crate::parity::Preset;
-use crate::recipe::{
-    self, Dialect, Floats, Gates, Given, Linear, Parity, Precision, Recipe, Sizes, operator,
-};
+use crate::precision::{Floats, Linear};
+use crate::recipe::{self, Dialect, Gates, Given, Parity, Precision, Recipe, Sizes, operator};
 use crate::shapes::{DimSpec, ShapeSpec, SpecError};
 use crate::targets::Targets;
 

@@ -30,7 +30,7 @@ fn text(found: &Examination) -> String {
         };
         text += &format!("\n{mark} {}: {}\n    for {}\n", f.what, f.detail, f.enables);
         if let Some(mend) = &f.mend {
-            text += &format!("    mend: {mend}\n");
+            text += &format!("    fix: {mend}\n");
         }
     }
     text

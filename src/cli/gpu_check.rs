@@ -42,6 +42,7 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
     for (option, path) in [
         ("--ort-lib", &globals.ort_lib),
         ("--trt-lib", &globals.trt_lib),
+        ("--log", &globals.log),
     ] {
         if let Some(path) = path {
             before.extend([option.to_string(), path.display().to_string()]);

@@ -68,7 +68,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     }
     let summary = summary::of(&model);
     let about = about(&args.model).unwrap_or_else(|e| {
-        globals.say(format!("kiln: {}: {e}", args.model.display()));
+        globals.say(format!("kiln: {e}"));
         None
     });
     if args.json {

@@ -92,7 +92,7 @@ enum Verb {
     Attention(attention::Args),
     /// List the passes, or explain one.
     Passes(passes::Args),
-    /// Show what is installed, what is missing, and the command that mends it.
+    /// Show what is installed, what is missing, and the command that fixes it.
     Doctor(doctor::Args),
     /// Compile many models for many targets: the cells of a plan, one of them, or all in one report.
     Matrix(matrix::Args),
@@ -102,14 +102,15 @@ enum Verb {
     GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe or of a result.
     ///
-    /// Editors complete and check recipes by it; results are a bundle's manifest, and what check, bench and inspect print as JSON.
+    /// Editors complete and check recipes by it; results are what kiln writes as JSON: the manifest of a bundle, and what check,
+    /// bench and inspect --engine print.
     Schema {
         #[arg(value_enum, default_value_t = Schema::Recipe)]
         of: Schema,
     },
     /// Build an engine for the process that started this one.
     #[command(name = crate::engine::SUBCOMMAND, hide = true)]
-    BuildEngine(crate::engine::ChildArgs),
+    BuildEngine(ChildArgs),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Write man pages into a folder.
@@ -146,6 +147,7 @@ impl Schema {
 struct Globals {
     ort_lib: Option<PathBuf>,
     trt_lib: Option<PathBuf>,
+    log: Option<PathBuf>,
     quiet: bool,
     verbose: bool,
 }
@@ -172,6 +174,24 @@ impl Globals {
             (true, _) => Ok(()),
             (_, true) => print(&colour::paint(&text)),
             (_, false) => print(&text),
+        }
+    }
+}
+
+/// What the process that builds an engine is told by its arguments.
+#[derive(clap::Args, Debug)]
+struct ChildArgs {
+    #[arg(long)]
+    core: PathBuf,
+    #[arg(long)]
+    parser: PathBuf,
+}
+
+impl From<ChildArgs> for crate::engine::Libraries {
+    fn from(args: ChildArgs) -> crate::engine::Libraries {
+        crate::engine::Libraries {
+            core: args.core,
+            parser: args.parser,
         }
     }
 }
@@ -290,6 +310,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let globals = Globals {
         ort_lib: cli.ort_lib,
         trt_lib: cli.trt_lib,
+        log: cli.log,
         quiet: cli.quiet,
         verbose: cli.verbose,
     };
@@ -306,7 +327,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Export(args) => export::run(&globals, args),
         Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
-        Verb::BuildEngine(args) => match crate::engine::serve(&args) {
+        Verb::BuildEngine(args) => match crate::engine::serve(&args.into()) {
             Ok(()) => Ok(0),
             Err(e) => Err(Failure::usage(e)),
         },

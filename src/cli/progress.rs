@@ -27,6 +27,8 @@ pub(super) struct Terminal {
 #[derive(Default)]
 struct Now {
     stage: String,
+    /// The stages that are lines already.
+    printed: Vec<String>,
     /// When the share that is done was printed last.
     shared: Option<Instant>,
     /// Phases of the engine's build with their steps.
@@ -81,10 +83,16 @@ impl Talk for Terminal {
         tracing::info!(target: "kiln", "{what}");
         self.bar.set_message(what.to_string());
         let mut now = self.now();
-        // What comes behind a colon are parts of a stage.
-        let head = |stage: &str| stage.split(": ").next().unwrap_or_default().to_string();
-        if self.lines && head(&now.stage) != head(what) {
-            self.line(&head(what));
+        // Parts of a stage have its name in front of a colon.
+        let (head, part) = match what.split_once(": ") {
+            Some((head, _)) => (head, true),
+            None => (what, false),
+        };
+        let known = now.printed.iter().any(|p| p == head);
+        let again = now.printed.last().is_some_and(|p| p == head) || (part && known);
+        if self.lines && !again {
+            self.line(head);
+            now.printed.push(head.to_string());
         }
         now.stage = what.to_string();
         now.shared = None;

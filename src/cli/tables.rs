@@ -47,7 +47,8 @@ pub(super) fn wrapped(text: &str, width: Option<usize>) -> Cow<'_, str> {
             Some(body) => (body, "\n"),
             None => (line, ""),
         };
-        match long(body, width) && !body.contains('─') {
+        // Nor is a diff.
+        match long(body, width) && !body.contains('─') && !body.starts_with(['+', '-']) {
             true => out += &broken(body, width),
             false => out += body,
         }

@@ -3,37 +3,41 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kiln_graph::{Attr, Model, Op, infer, onnx};
+use kiln_graph::{Attr, Dim, Model, Op, infer, onnx};
 use kiln_passes::Remark;
-use kiln_passes::precision::HalfFormat;
 
 use super::CompileError;
 use crate::bundle::{self, Partial};
 use crate::engine::{
     self, Attended, BuildRequest, ChildBuilder, ComputeCapability, DataType, EngineBuilder,
-    EngineError, Kernels, Network, Otherwise, Paper, RtxBuilder,
+    EngineError, Kernels, Network, Otherwise, Paper, Profile, ProfileInput, RtxBuilder,
 };
 use crate::manifest::{EngineFacts, EngineKernels};
 use crate::mapped;
-use crate::options::{Options, Quantization};
+use crate::options::Options;
 use crate::pipeline::Rewritten;
+use crate::precision::Format;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
-use crate::targets;
+use crate::targets::{self, Targets};
 
-/// What builds engines. It gets ready while the passes run.
+/// What builds engines, if one is to be built. It gets ready while the passes run.
 ///
 /// # Errors
 /// When TensorRT is not there.
 pub(super) fn builder(
     options: &Options,
+    targets: &Targets,
     partial: &Partial,
-) -> Result<Box<dyn EngineBuilder>, CompileError> {
+) -> Result<Option<Box<dyn EngineBuilder>>, CompileError> {
+    if !options.engine || !matches!(targets, Targets::Engines(_)) {
+        return Ok(None);
+    }
     let libraries = engine::locate(options.trt_lib.as_deref())?;
-    Ok(match &options.builder {
+    Ok(Some(match &options.builder {
         Some(program) => Box::new(ChildBuilder::new(program, &libraries, &partial.file("")).warm()),
         None => Box::new(RtxBuilder::new(&libraries)?),
-    })
+    }))
 }
 
 /// What stands in the engine's way whatever is searched or calibrated: operators that TensorRT has not or misreads. What is
@@ -41,11 +45,11 @@ pub(super) fn builder(
 ///
 /// # Errors
 /// [`EngineError::Dialect`], with all of them.
-pub(super) fn readable(model: &Model) -> Result<(), CompileError> {
+pub(super) fn readable(model: &Model) -> Result<(), EngineError> {
     let refusals = engine::refusals(model);
     match refusals.is_empty() {
         true => Ok(()),
-        false => Err(EngineError::Dialect(refusals).into()),
+        false => Err(EngineError::Dialect(refusals)),
     }
 }
 
@@ -71,7 +75,7 @@ pub(super) fn has_kernels(
         Remark::Kept(kept) if kept.node == *first => Some(kept.why.clone()),
         _ => None,
     });
-    let half = options.half().is_some();
+    let half = options.precision.half().is_some();
     Err(EngineError::Fp32Products {
         capability,
         nodes,
@@ -114,9 +118,9 @@ pub(super) fn build(
         onnx_path,
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
-        profiles: shapes.profile().into_iter().collect(),
+        profiles: profile(shapes).into_iter().collect(),
         // A model that keeps its FP32 keeps all of its mantissa.
-        tf32: options.tf32.unwrap_or(options.precision() != "fp32"),
+        tf32: options.tf32.unwrap_or(!options.precision.is_unchanged()),
         form: options.form.clone(),
         detailed: true,
         ..BuildRequest::new(onnx, capabilities[0])
@@ -178,6 +182,24 @@ pub(super) fn build(
         outputs: built.outputs,
         warnings: built.warnings.iter().map(|w| w.text.clone()).collect(),
     })
+}
+
+/// The optimization profile for these sizes; `None` if no input is dynamic.
+pub fn profile(shapes: &Shapes) -> Option<Profile> {
+    let [min, opt, max] = shapes.bounds().map(|point| shapes.at(&point));
+    let wide = |shape: &[usize]| shape.iter().map(|&n| n as i64).collect::<Vec<_>>();
+    let mut inputs = Vec::new();
+    for (k, input) in shapes.inputs.iter().enumerate() {
+        if input.dims.iter().any(|d| matches!(d, Dim::Symbol(_))) {
+            inputs.push(ProfileInput {
+                name: input.name.clone(),
+                min: wide(&min[k].1),
+                opt: wide(&opt[k].1),
+                max: wide(&max[k].1),
+            });
+        }
+    }
+    (!inputs.is_empty()).then_some(Profile { inputs })
 }
 
 /// Inputs that the model reads and TensorRT's network does not: its parser knows no such operand, and says nothing. An input that
@@ -263,15 +285,7 @@ fn named(capability: &ComputeCapability) -> String {
 /// The precisions that the engine must have: those of the options, and those that the model is written in.
 fn asked(options: &Options, model: &Model) -> BTreeSet<DataType> {
     let mut asked = engine::precisions(model);
-    asked.extend(options.half().map(|half| match half {
-        HalfFormat::Fp16 => DataType::Float16,
-        HalfFormat::Bf16 => DataType::Bfloat16,
-    }));
-    asked.extend(options.quantization().map(|q| match q {
-        Quantization::Int8(_) => DataType::Int8,
-        Quantization::Fp8 => DataType::Float8,
-        Quantization::Int4(_) => DataType::Int4,
-    }));
+    asked.extend(options.precision.formats().map(Format::data_type));
     asked
 }
 

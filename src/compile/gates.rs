@@ -2,11 +2,12 @@
 
 use super::CompileError;
 use crate::bench::{Ratio, baseline::Verdict};
-use crate::check::{Multiplication, Precision};
+use crate::check::Multiplication;
 use crate::engine_parity::NotRun;
 use crate::manifest::{Judged, Manifest};
 use crate::nvidia::driver;
 use crate::options::Options;
+use crate::precision::Format;
 use crate::targets::Targets;
 
 fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
@@ -63,7 +64,7 @@ pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), Compi
 }
 
 /// Why the engine does not multiply as it must, or why that is not known.
-fn lacks(asked: Precision, m: &Manifest) -> Option<String> {
+fn lacks(asked: Format, m: &Manifest) -> Option<String> {
     let Some(engine) = &m.engine else {
         return Some(format!("{asked}: no engine was built"));
     };
@@ -147,11 +148,8 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
         let why = why.unwrap_or_else(|| m.engine_parity.to_string());
         all.push(judged("engine parity", pass, why));
     }
-    all.extend(m.judge.iter().map(|said| Judged {
-        gate: "judge".into(),
-        verdict: said.verdict(),
-        why: said.why.clone(),
-    }));
+    let said = m.judge.iter();
+    all.extend(said.map(|said| judged("judge", said.pass, said.why.clone())));
     all
 }
 

@@ -3,10 +3,13 @@
 use kiln_passes::Step;
 use serde::Serialize;
 
-use super::{CompileError, gates, output_path};
-use crate::options::{Int8, Options};
-use crate::pipeline::{self, named};
-use crate::recipe::{self, Floats, Recipe};
+use super::{CompileError, output_path, read};
+use crate::options::Options;
+use crate::pipeline;
+use crate::pipeline::clock::Clock;
+use crate::pipeline::prepared::Input;
+use crate::precision::Scheme;
+use crate::recipe::{self, Recipe};
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -29,16 +32,11 @@ pub struct Plan {
 /// # Errors
 /// As [`compile`](super::compile), for what is wrong before anything runs.
 pub fn plan(options: &Options, talk: &dyn Talk) -> Result<Plan, CompileError> {
-    let targets = pipeline::targets(options, talk)?;
-    pipeline::fit(options, &targets)?;
-    gates::possible(options, &targets)?;
-    pipeline::data_is_there(options)?;
-    let output = output_path(options);
-    let mut original = pipeline::read(options)?;
-    pipeline::spares_inputs(options, &output, &original.sources)?;
-    named::outputs(options, &original)?;
-    pipeline::fix(options, &mut original)?;
-    let mut shapes = pipeline::shapes(options, &original)?;
+    let Input {
+        targets,
+        mut shapes,
+        ..
+    } = read(options, &mut Clock::new(talk))?;
     for warning in shapes.told() {
         talk.warn(&warning);
     }
@@ -62,7 +60,7 @@ fn resolved(options: &Options, targets: &Targets, tolerance: &str) -> Recipe {
     let mut recipe = options.recipe.clone();
     recipe.output.get_or_insert_with(|| output_path(options));
     recipe.target = Some(recipe::Targets::One(targets.to_string()));
-    recipe.precision.floats.get_or_insert(Floats::Fp32);
+    recipe.precision.floats.get_or_insert_default();
     recipe.seed.get_or_insert(options.seed);
     let parity = &mut recipe.gates.parity;
     parity
@@ -73,7 +71,7 @@ fn resolved(options: &Options, targets: &Targets, tolerance: &str) -> Recipe {
 
 fn planned(options: &Options, targets: &Targets, lossy: bool) -> Vec<&'static str> {
     let engine = options.engine && *targets != Targets::Cpu;
-    let ranges = options.fp8 || options.int8 == Some(Int8::Static);
+    let ranges = options.precision.linear.scheme() == Some(Scheme::Static);
     let measured = options.calibration.data.is_some() || ranges;
     let all = [
         ("read", true),

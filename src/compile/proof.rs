@@ -1,17 +1,23 @@
 //! The stages that write the result and hold it against the original.
 
-use kiln_graph::Model;
 use kiln_graph::onnx::{self, WriteOptions, Written};
+use kiln_graph::{DType, Model};
 
 use super::CompileError;
+use super::job::Job;
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::bundle::{self, Partial};
-use crate::engine_parity::{self, EngineParity};
+use crate::engine_parity::{EngineParity, NotRun};
+use crate::engine_runner;
+use crate::judge::Judgement;
+use crate::manifest::EngineFacts;
 use crate::options::Options;
 use crate::parity;
+use crate::pipeline::clock::Clock;
 use crate::pipeline::{Rewritten, tolerance};
 use crate::prove::{self, Proof};
 use crate::talk::Talk;
+use crate::twin;
 
 pub(crate) fn write(model: &Model, partial: &Partial) -> Result<Written, CompileError> {
     Ok(onnx::write(
@@ -31,7 +37,7 @@ pub(crate) fn not_the_same(
         model: options.model.clone(),
         engine,
         parity: Box::new(parity),
-        advice: match (options.quantization(), options.half()) {
+        advice: match (options.precision.linear.format(), options.precision.half()) {
             (Some(_), _) => {
                 "Layers can be kept from quantization with --keep; `kiln bisect` finds the pass"
             }
@@ -44,7 +50,7 @@ pub(crate) fn not_the_same(
 }
 
 /// Compares with the original and saves the typical case.
-pub(crate) fn prove(
+fn prove(
     options: &Options,
     rewritten: &Rewritten,
     proof: &mut Proof,
@@ -59,7 +65,7 @@ pub(crate) fn prove(
 }
 
 /// What ran on the CPU and was to run on a GPU: a warning, or a failure where the GPU was asked for by its name.
-pub(crate) fn fallback(
+fn fallback(
     options: &Options,
     proof: &Proof,
     talk: &dyn Talk,
@@ -76,14 +82,14 @@ pub(crate) fn fallback(
 }
 
 /// Holds the engine against the original, where there is a GPU to run it on.
-pub(crate) fn prove_engine(
+fn prove_engine(
     options: &Options,
     rewritten: &Rewritten,
     proof: &mut Proof,
     partial: &Partial,
 ) -> Result<EngineParity, CompileError> {
     let plan = partial.file(bundle::ENGINE);
-    let mut runner = match engine_parity::open(
+    let mut runner = match engine_runner::open(
         &plan,
         options.device.choice.gpu() as usize,
         options.trt_lib.as_deref(),
@@ -107,7 +113,7 @@ pub(crate) fn prove_engine(
 ///
 /// # Errors
 /// When a model does not load or run.
-pub(super) fn latency(proof: &Proof) -> Result<BenchReport, CompileError> {
+fn latency(proof: &Proof) -> Result<BenchReport, CompileError> {
     let mut timed = proof.timed()?;
     let (original, inputs) = &mut timed.original;
     let (result, theirs) = &mut timed.result;
@@ -120,4 +126,74 @@ pub(super) fn latency(proof: &Proof) -> Result<BenchReport, CompileError> {
         ..BenchOptions::default()
     };
     Ok(bench::measure(&mut subjects, &options)?)
+}
+
+/// What was proved and timed of a result.
+pub(super) struct Proved {
+    pub proof: Option<Proof>,
+    pub parity: Option<parity::Report>,
+    pub fallback: Option<String>,
+    pub engine_parity: EngineParity,
+    pub judge: Option<Judgement>,
+    pub latency: Option<BenchReport>,
+    pub latency_not_run: Option<String>,
+}
+
+const NO_BF16: &str =
+    "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
+
+/// Compares, judges and times, as far as that is asked for.
+///
+/// # Errors
+/// When the result or the engine differs, or a model does not run.
+pub(super) fn all(
+    job: &Job<'_>,
+    rewritten: &Rewritten,
+    proof: Option<Proof>,
+    engine: Option<&EngineFacts>,
+    clock: &mut Clock<'_>,
+) -> Result<Proved, CompileError> {
+    let (options, partial, talk) = (job.options, job.partial, clock.talk);
+    let mut proved = Proved {
+        proof,
+        parity: None,
+        fallback: None,
+        engine_parity: EngineParity::from(match engine {
+            Some(_) => NotRun::unchecked(),
+            None => NotRun::no_engine(),
+        }),
+        judge: None,
+        latency: None,
+        latency_not_run: None,
+    };
+    let Some(proof) = &mut proved.proof else {
+        return Ok(proved);
+    };
+    proved.parity = Some(clock.time("parity", || prove(options, rewritten, proof, partial))?);
+    proved.fallback = fallback(options, proof, talk)?;
+    if engine.is_some() {
+        proved.engine_parity = clock.time("engine parity", || {
+            prove_engine(options, rewritten, proof, partial)
+        })?;
+    }
+    if let Some(asked) = &options.judge {
+        proved.judge = Some(clock.time("judge", || proof.ask(asked, talk))?);
+    }
+    if !options.latency {
+        return Ok(proved);
+    }
+    if twin::formats(&rewritten.model).contains(&DType::BF16) {
+        proved.latency_not_run = Some(NO_BF16.to_string());
+        return Ok(proved);
+    }
+    // What was proved is right, whether or not it can be timed here.
+    match clock.time("latency", || latency(proof)) {
+        Ok(measured) => proved.latency = Some(measured),
+        Err(e) => {
+            let why = bundle::public(&e.to_string()).into_owned();
+            talk.warn(&format!("the result was not timed: {why}"));
+            proved.latency_not_run = Some(why);
+        }
+    }
+    Ok(proved)
 }

@@ -6,20 +6,100 @@ use kiln_graph::Model;
 use kiln_graph::onnx::Written;
 use kiln_passes::{MissReport, PassReport, Remark};
 
+use super::job::Job;
+use super::proof::Proved;
+use super::typed::Typed;
+use super::{build, gates};
 use crate::cache::Note;
 use crate::engine_parity::NotRun;
 use crate::environment::environment;
 use crate::manifest::{
-    Applied, Chosen, Explained, FORMAT, Files, Manifest, Missed, Requantized, SourceFacts,
+    Applied, Chosen, EngineFacts, Explained, FORMAT, Files, Manifest, Missed, Requantized,
+    SourceFacts, Stage,
 };
-use crate::options::{Int8, Options};
-use crate::pipeline::{Rewritten, Source};
+use crate::options::Options;
+use crate::parity;
+use crate::pipeline::{Rewritten, Source, calibration};
+use crate::precision::{Format, Linear, Precision};
 use crate::recipe::Recipe;
 use crate::summary::{self, Found};
+use crate::talk::Talk;
 use crate::targets::Targets;
 
+/// All that a compilation found out.
+pub(super) struct Done<'a> {
+    pub source: Source,
+    pub written: Written,
+    pub typed: &'a Typed,
+    pub engine: Option<EngineFacts>,
+    pub proved: Proved,
+    pub stages: Vec<Stage>,
+}
+
+/// The whole manifest, with its warnings told and its gates judged.
+pub(super) fn manifest(job: &Job<'_>, found: Done<'_>, talk: &dyn Talk) -> Manifest {
+    let (options, prepared) = (job.options, job.prepared);
+    let Done { typed, proved, .. } = found;
+    let original = &prepared.original;
+    let known = record(
+        options,
+        &prepared.targets,
+        &found.source,
+        original,
+        &typed.rewritten,
+        &found.written,
+    );
+    let proof = proved.proof.as_ref();
+    let reference = proof.map(|p| &p.reference);
+    let fixed = found.engine.as_ref();
+    let fixed = fixed.and_then(|built| build::fixed_inputs(built, original));
+    fixed.iter().for_each(|why| talk.warn(why));
+    let mut manifest = Manifest {
+        sizes: prepared.shapes.ranges.clone(),
+        runtime: proof.map(|s| s.runtime_version()),
+        device: reference.map(|r| r.device().clone()),
+        optimization: reference.map(|r| r.optimization()),
+        placements: reference.map_or(Vec::new(), |r| r.placements().to_vec()),
+        engine_parity: proved.engine_parity,
+        engine: found.engine,
+        judge: proved.judge,
+        parity_outcome: proved.parity.as_ref().map(|p| p.outcome()),
+        parity: proved.parity,
+        latency: proved.latency,
+        latency_not_run: proved.latency_not_run,
+        search: typed.search.clone(),
+        calibration: prepared.measured.as_ref().map(|m| m.facts.clone()),
+        stages: found.stages,
+        ..known
+    };
+    let warnings = &mut manifest.warnings;
+    warnings.extend(reference.iter().flat_map(|r| r.warnings.iter().cloned()));
+    warnings.extend(proved.fallback);
+    warnings.extend(fixed);
+    if let Some(search) = &manifest.search {
+        let kept = search.kept.iter().cloned();
+        manifest.recipe.precision.keep_nodes.extend(kept);
+    }
+    let doubts = manifest.parity.as_ref().map_or(Vec::new(), parity::doubts);
+    doubts.iter().for_each(|doubt| talk.warn(doubt));
+    manifest.warnings.extend(doubts);
+    if typed.halved.is_some() {
+        let block = options.int4_block;
+        manifest.warnings.push(format!(
+            "INT4 has a scale for each {block} rows: with {} the result was out of tolerance",
+            2 * block
+        ));
+    }
+    let ranges = calibration::warning(options, original, manifest.calibration.as_ref());
+    let nearest = calibration::nearest(options);
+    let told = ranges.into_iter().chain(nearest).map(String::from);
+    manifest.warnings.extend(told);
+    manifest.gates = gates::judge(options, &prepared.targets, &manifest);
+    manifest
+}
+
 /// What is known before anything is proved or built.
-pub(super) fn record(
+fn record(
     options: &Options,
     targets: &Targets,
     source: &Source,
@@ -40,7 +120,7 @@ pub(super) fn record(
             sha256: source.sha256.clone(),
         },
         target: targets.to_string(),
-        precision: options.precision(),
+        precision: options.precision.to_string(),
         recipe: Recipe {
             model: Some(options.model.clone()),
             sha256: Some(source.sha256.clone()),
@@ -48,14 +128,8 @@ pub(super) fn record(
         }
         .placed(Path::new(".")),
         options: Chosen {
-            fp16: options.fp16,
-            bf16: options.bf16,
-            int8: options.int8.map(|form| match form {
-                Int8::Static => "static".into(),
-                Int8::Dynamic => "dynamic".into(),
-            }),
-            fp8: options.fp8,
-            int4_block: options.int4,
+            precision: options.precision,
+            int4_block: (options.precision.linear == Linear::Int4).then_some(options.int4_block),
             standard: options.standard,
             half_io: options.half_io,
             engine: options.engine,
@@ -90,12 +164,12 @@ pub(super) fn record(
         ..Manifest::default()
     };
     for report in &rewritten.passes {
-        match report.name {
-            "convert-fp16" | "convert-bf16" => manifest.converted = report.applications,
-            "quantize-int4" | "quantize-int8" | "quantize-fp8" => {
-                manifest.quantized = report.applications
-            }
-            _ => {}
+        let Precision { floats, linear } = options.precision;
+        let ran = |format: Option<Format>| format.and_then(Format::pass) == Some(report.name);
+        if ran(Some(floats.format())) {
+            manifest.converted = report.applications;
+        } else if ran(linear.format()) {
+            manifest.quantized = report.applications;
         }
         manifest.passes.push(Applied {
             name: report.name.into(),

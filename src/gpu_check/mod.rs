@@ -368,7 +368,7 @@ impl Work<'_> {
             vec![row.not_run(why)]
         };
         let Some(python) = &self.request.python else {
-            return none("there is no Python on the path");
+            return none("no Python on the path");
         };
         if self.request.dry_run {
             return none("a dry run has no GPU to run it on");

@@ -14,9 +14,9 @@ use crate::schema;
 pub enum ManifestError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    #[error("{}: the manifest cannot be read: {source}", path.display())]
+    #[error("{} cannot be read: {source}", path.display())]
     Unread { path: PathBuf, source: io::Error },
-    #[error("{}: the manifest cannot be read: {source}", path.display())]
+    #[error("{} cannot be read: {source}", path.display())]
     Syntax {
         path: PathBuf,
         source: serde_json::Error,
@@ -31,7 +31,7 @@ pub enum ManifestError {
         /// `kiln 2.0.0`
         made_by: String,
     },
-    #[error("{}: nothing is known of the engine's kernels; compile it again", .0.display())]
+    #[error("{}: the engine's kernels are not recorded; compile it again", .0.display())]
     Unlisted(PathBuf),
 }
 

@@ -18,7 +18,8 @@ use crate::cache::{self, Cached};
 use crate::cli::exit;
 use crate::compile::{self, CompileError};
 use crate::options::Options;
-use crate::recipe::{self, Floats, Linear, Precision, Recipe, RecipeError, Targets};
+use crate::precision::{Floats, Linear};
+use crate::recipe::{self, Precision, Recipe, RecipeError, Targets};
 use crate::talk::Talk;
 
 /// A plan, as its file has it. Paths are relative to its folder.

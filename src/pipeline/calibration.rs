@@ -1,14 +1,15 @@
 //! What the precision passes need to know of activations, and real inputs for the proof.
 
 use kiln_graph::{Model, ValueId};
-use kiln_passes::precision::{self, HalfFormat, MIN_INT4_BLOCK, Plans, stats::Stats};
+use kiln_passes::precision::{self, MIN_INT4_BLOCK, Plans, stats::Stats};
 
 use super::Error;
 use crate::calibrate::{self, Source, SourceOptions};
 use crate::fixed::Fixed;
 use crate::manifest::Calibrated;
-use crate::options::{Calibration, Int8, Options};
+use crate::options::{Calibration, Options};
 use crate::parity::Case;
+use crate::precision::{Floats, Scheme};
 use crate::runtime::DeviceRequest;
 use crate::shapes::Shapes;
 use crate::summary;
@@ -47,7 +48,7 @@ const NEAREST: &str = "without --calibrate, weights go to the nearest of 16 step
 
 /// What a user of INT4 must know where nothing is measured for it.
 pub(crate) fn nearest(options: &Options) -> Option<&'static str> {
-    let kept = options.int4.is_some() && options.check && options.search;
+    let kept = by_weights(options) && options.check && options.search;
     (kept && options.calibration.data.is_none()).then_some(NEAREST)
 }
 
@@ -60,24 +61,28 @@ pub(crate) fn warning(
     let quantized = || summary::quantizes_activations(&original.graph);
     match calibrated {
         Some(c) if c.made => Some(MADE_UP),
-        None if options.half().is_some() && options.inputs.is_none() && quantized() => {
+        None if options.precision.half().is_some() && options.inputs.is_none() && quantized() => {
             Some(REQUANTIZED)
         }
-        None if options.half() == Some(HalfFormat::Fp16) => Some(UNMEASURED),
+        None if options.precision.floats == Floats::Fp16 => Some(UNMEASURED),
         _ => None,
     }
 }
 
 fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
     // Made-up inputs say nothing of the channels that dynamic quantization leaves apart.
-    let dynamic = options.int8.is_some() && options.calibration.data.is_some();
-    let ranges = options.int8 == Some(Int8::Static) || dynamic || options.fp8;
+    let ranges = match options.precision.linear.scheme() {
+        Some(Scheme::Static) => true,
+        Some(Scheme::Dynamic) => options.calibration.data.is_some(),
+        Some(Scheme::Weights) | None => false,
+    };
     let mut values = match (ranges, planned(options)) {
         (true, _) => precision::wanted(model),
         (_, true) => precision::wanted_by_int4(model).1,
         _ => Vec::new(),
     };
     if let Some(half) = options
+        .precision
         .half()
         .filter(|_| options.calibration.data.is_some())
     {
@@ -90,16 +95,20 @@ fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
 
 /// Whether roundings to INT4 are planned.
 fn planned(options: &Options) -> bool {
-    options.int4.is_some() && options.calibration.data.is_some()
+    by_weights(options) && options.calibration.data.is_some()
+}
+
+fn by_weights(options: &Options) -> bool {
+    options.precision.linear.scheme() == Some(Scheme::Weights)
 }
 
 /// The options with blocks of INT4 half as long, if those may be.
 pub(crate) fn halved(options: &Options) -> Option<Options> {
-    let block = options.int4? / 2;
+    let block = options.int4_block / 2;
     let may = planned(options) && options.search && !options.int4_fixed;
     (may && block >= MIN_INT4_BLOCK).then(|| {
         let mut options = options.clone();
-        options.int4 = Some(block);
+        options.int4_block = block;
         options.recipe.precision.int4_block = Some(block);
         options
     })
@@ -141,7 +150,7 @@ fn plan(
     let passes = kiln_passes::Options {
         keep: &keep,
         keep_ops: &options.keep_ops,
-        int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
+        int4_block: options.int4_block,
         ..kiln_passes::Options::default()
     };
     calibrate::grams(fused, &values, source, choices, talk, &mut |x, gram| {
@@ -253,7 +262,7 @@ fn by_inputs(
     fused: &Model,
     talk: &dyn Talk,
 ) -> Option<Measured> {
-    let half = options.half()?;
+    let half = options.precision.half()?;
     let unmeasured = warning(options, fused, None);
     let Some(path) = &options.inputs else {
         unmeasured.into_iter().for_each(|why| talk.warn(why));

@@ -1,12 +1,14 @@
 //! What is settled before passes run: targets, device, fixed inputs and sizes.
 
+use std::collections::BTreeMap;
+
 use kiln_graph::Model;
-use kiln_passes::precision::HalfFormat;
 
 use super::Error;
 use crate::engine::ComputeCapability;
 use crate::fixed::{FixError, Fixed};
-use crate::options::{Int8, Options};
+use crate::options::Options;
+use crate::precision::Scheme;
 use crate::runtime::{DeviceChoice, DeviceRequest};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
@@ -34,36 +36,36 @@ pub(crate) fn device(options: &Options, targets: &Targets) -> DeviceRequest {
 /// Whether the targets have what is asked for.
 pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
     let refuse = |what, why: String| Err(Error::Unsupported { what, why });
-    let bf16 = options.half() == Some(HalfFormat::Bf16);
-    let Targets::Engines(capabilities) = targets else {
-        return match (bf16, options.fp8) {
-            (true, _) => refuse(
-                "--bf16",
-                "ONNX Runtime's CPU provider has no BF16 kernels: give sm_80 or newer as --target, or --fp16".into(),
-            ),
-            (_, true) => refuse(
-                "--fp8",
-                "ONNX Runtime's CPU provider has no FP8 products: give sm_89 or newer as --target, or --int8".into(),
-            ),
-            _ => Ok(()),
-        };
-    };
-    let without = |c: &&ComputeCapability| c.has_bf16() == Some(false);
-    if let (true, Some(old)) = (bf16, capabilities.iter().find(without)) {
-        return refuse(
-            "--bf16",
-            format!("{old} has no BF16: it takes sm_80 or newer, so give other targets or --fp16"),
-        );
-    }
-    let old = |c: &&ComputeCapability| c.has_fp8() == Some(false);
-    if let (true, Some(old)) = (options.fp8, capabilities.iter().find(old)) {
-        return refuse(
-            "--fp8",
-            format!("{old} has no FP8: it takes sm_89 or newer, so give other targets or --int8"),
-        );
+    let all = options.precision.formats();
+    for (format, needs) in all.filter_map(|f| Some((f, f.needs()?))) {
+        let (least, instead) = (needs.least, needs.instead.option());
+        match targets {
+            Targets::Cpu | Targets::Local => {
+                let lacks = needs.cpu_lacks;
+                return refuse(
+                    format.option(),
+                    format!(
+                        "ONNX Runtime's CPU provider has no {lacks}: give {least} or newer as --target, or {instead}"
+                    ),
+                );
+            }
+            Targets::Engines(capabilities) => {
+                let without = |c: &&ComputeCapability| c.is_since(least) == Some(false);
+                if let Some(old) = capabilities.iter().find(without) {
+                    let title = format.title();
+                    return refuse(
+                        format.option(),
+                        format!(
+                            "{old} has no {title}: it takes {least} or newer, so give other targets or {instead}"
+                        ),
+                    );
+                }
+            }
+        }
     }
     // Plain ONNX without an engine is for any runtime.
-    if options.int8 == Some(Int8::Dynamic) && (options.engine || !options.standard) {
+    let dynamic = options.precision.linear.scheme() == Some(Scheme::Dynamic);
+    if dynamic && matches!(targets, Targets::Engines(_)) && (options.engine || !options.standard) {
         let why = "TensorRT has no dynamic quantization: give --int8 with data for --calibrate, or --target cpu";
         return refuse("--int8=dynamic", why.into());
     }
@@ -89,6 +91,17 @@ pub(crate) fn shapes(options: &Options, original: &Model) -> Result<Shapes, Erro
         &options.dims,
         &options.shapes,
     )?)
+}
+
+/// The sizes that the user fixed for an engine, which takes no others, by their symbols.
+pub(crate) fn held(targets: &Targets, shapes: &Shapes) -> BTreeMap<String, usize> {
+    let fixed = shapes.ranges.iter().filter(|(_, range)| range.is_fixed());
+    match targets {
+        Targets::Engines(_) => fixed
+            .map(|(name, range)| (name.clone(), range.opt))
+            .collect(),
+        _ => BTreeMap::new(),
+    }
 }
 
 /// The original for the sizes at which alone it runs, and the values of controls that alone are served; `None` if there is

@@ -6,14 +6,15 @@ use std::path::Path;
 
 use kiln_graph::{Model, onnx, text};
 use kiln_passes::census::{AttentionBlock, census, packed_attentions};
+use kiln_passes::precision::Plans;
 use kiln_passes::precision::stats::Stats;
-use kiln_passes::precision::{HalfFormat, Plans};
 use kiln_passes::{
     Application, Context, Exactness, MissReport, PassReport, Remark, Step, Target, registry,
 };
 
 use super::Error;
-use crate::options::{Int8, Options, Quantization};
+use crate::options::Options;
+use crate::precision::{Format, Scheme};
 use crate::runtime::{self, OrtEvaluator};
 use crate::summary::{self, Found};
 use crate::talk::Talk;
@@ -84,16 +85,8 @@ impl Rewritten {
 /// The steps that the options name.
 pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, Error> {
     let mut default = registry::DEFAULT.to_vec();
-    match options.quantization() {
-        Some(Quantization::Int8(_)) => default.extend_from_slice(registry::INT8),
-        Some(Quantization::Fp8) => default.extend_from_slice(registry::FP8),
-        Some(Quantization::Int4(_)) => default.extend_from_slice(registry::INT4),
-        None => {}
-    }
-    match options.half() {
-        Some(HalfFormat::Fp16) => default.extend_from_slice(registry::FP16),
-        Some(HalfFormat::Bf16) => default.extend_from_slice(registry::BF16),
-        None => {}
+    for format in options.precision.formats() {
+        default.extend_from_slice(format.steps());
     }
     match &options.passes {
         Some(list) => Ok(registry::select(list, &default)?),
@@ -103,7 +96,7 @@ pub(crate) fn steps(options: &Options) -> Result<Vec<Step>, Error> {
 
 /// Whether the proof runs models as ONNX Runtime optimizes them: its integer products on the CPU are what is to be proved.
 pub(crate) fn proved_as_optimized(options: &Options, targets: &Targets) -> bool {
-    options.int8.is_some() && *targets == Targets::Cpu
+    options.precision.linear.format() == Some(Format::Int8) && *targets == Targets::Cpu
 }
 
 /// The steps before the first that changes number formats, and the others: between them values are calibrated.
@@ -123,6 +116,8 @@ pub(crate) struct Passes<'a> {
     pub stats: Option<&'a Stats>,
     /// Of layers of the model.
     pub plans: Option<&'a Plans>,
+    /// Symbols of the original that have one size in all runs.
+    pub sizes: &'a BTreeMap<String, usize>,
     /// Nodes that keep their precision beside those of the options: from quantization if that is asked for, else from
     /// conversion to half precision.
     pub spared: &'a [String],
@@ -130,6 +125,22 @@ pub(crate) struct Passes<'a> {
     pub limit: Option<usize>,
     /// Runs afterwards, without limit.
     pub finish: &'a [Step],
+}
+
+impl<'a> Passes<'a> {
+    /// These steps alone, at these sizes.
+    pub fn of(steps: &'a [Step], sizes: &'a BTreeMap<String, usize>) -> Passes<'a> {
+        Passes {
+            steps,
+            before: None,
+            stats: None,
+            plans: None,
+            sizes,
+            spared: &[],
+            limit: None,
+            finish: &[],
+        }
+    }
 }
 
 /// What passes write for.
@@ -153,7 +164,8 @@ pub(crate) fn rewrite(
     let census_before = census(&model);
     let keep = |name: &str| options.keep.as_ref().is_some_and(|r| r.is_match(name));
     // What is spared from quantization still becomes half precision.
-    let quantizes = options.quantization().is_some();
+    let linear = options.precision.linear;
+    let quantizes = linear.format().is_some();
     let spared = [options.keep_nodes.as_slice(), passes.spared].concat();
     let none = kiln_passes::Options::default();
     let choices = kiln_passes::Options {
@@ -162,10 +174,11 @@ pub(crate) fn rewrite(
         convert_io: options.half_io,
         spared: if quantizes { &spared } else { &[] },
         wide: if quantizes { &[] } else { &spared },
-        int4_block: options.int4.unwrap_or(kiln_passes::INT4_BLOCK),
-        dynamic: options.int8 == Some(Int8::Dynamic),
+        int4_block: options.int4_block,
+        dynamic: linear.scheme() == Some(Scheme::Dynamic),
         stats: passes.stats.unwrap_or(none.stats),
         plans: passes.plans.unwrap_or(none.plans),
+        sizes: passes.sizes,
         ..none
     };
     let library = options.ort_lib.as_deref();

@@ -1,6 +1,7 @@
 //! The model that is compiled: read, identified, and held against what it was.
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
@@ -74,21 +75,46 @@ pub struct Source {
 
 /// Hashes the mapping that was decoded already: a second one would count twice in memory. Another core does it, while
 /// passes run that read no weights.
-pub(crate) fn fingerprint(options: &Options, original: &Model) -> JoinHandle<Source> {
-    let bytes = original.bytes.clone().unwrap_or_default();
-    let path = bundle::model_path(&options.model);
-    thread::spawn(move || {
-        let digest = Sha256::digest(&bytes);
-        Source {
-            path,
-            bytes: bytes.len() as u64,
-            sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+pub(crate) enum Fingerprint {
+    Running(JoinHandle<Source>),
+    Done(Source),
+}
+
+impl Fingerprint {
+    /// Begins; ends at once where the options ask for a hash.
+    ///
+    /// # Errors
+    /// When the model is not the one that the options name.
+    pub fn begin(options: &Options, original: &Model) -> Result<Fingerprint, Error> {
+        let bytes = original.bytes.clone().unwrap_or_default();
+        let path = bundle::model_path(&options.model);
+        let running = Fingerprint::Running(thread::spawn(move || {
+            let digest = Sha256::digest(&bytes);
+            Source {
+                path,
+                bytes: bytes.len() as u64,
+                sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+            }
+        }));
+        if options.sha256.is_none() {
+            return Ok(running);
         }
-    })
+        let source = running.end();
+        is_asked_for(options, &source)?;
+        Ok(Fingerprint::Done(source))
+    }
+
+    /// Waits for it.
+    pub fn end(self) -> Source {
+        match self {
+            Fingerprint::Done(source) => source,
+            Fingerprint::Running(hash) => hash.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        }
+    }
 }
 
 /// Whether the model is the one that the recipe names.
-pub(crate) fn is_asked_for(options: &Options, source: &Source) -> Result<(), Error> {
+fn is_asked_for(options: &Options, source: &Source) -> Result<(), Error> {
     match &options.sha256 {
         Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => Err(Error::OtherModel {
             model: options.model.clone(),

@@ -1,12 +1,10 @@
 //! How close the result must be to the original.
 
-use kiln_graph::DType;
-use kiln_passes::precision::HalfFormat;
-
 use super::Error;
 use super::Rewritten;
-use crate::options::{Options, Quantization};
+use crate::options::Options;
 use crate::parity::{Preset, Tolerance};
+use crate::precision::Format;
 use crate::twin;
 
 /// The tolerance that was asked for, with its limits.
@@ -24,26 +22,20 @@ pub(crate) fn tolerance(
 
 /// The tolerance that fits the precision asked for, and the quantization that the original has.
 fn fitting(options: &Options, rewritten: Option<&Rewritten>) -> Tolerance {
-    Tolerance::from(match options.quantization() {
-        Some(Quantization::Int8(_)) => Preset::Int8,
-        Some(Quantization::Fp8) => Preset::Fp8,
-        Some(Quantization::Int4(_)) => Preset::Int4,
+    let precision = options.precision;
+    Tolerance::from(match precision.linear.format() {
         None if rewritten.is_some_and(Rewritten::moves_steps) => Preset::Int8,
-        None => match options.half().or(rewritten.and_then(written)) {
-            Some(HalfFormat::Fp16) => Preset::Fp16,
-            Some(HalfFormat::Bf16) => Preset::Bf16,
-            None => Preset::Fp32Rewrite,
+        None if precision.is_unchanged() => match rewritten.and_then(written) {
+            Some(format) => format.tolerance(),
+            None => precision.tolerance(),
         },
+        _ => precision.tolerance(),
     })
 }
 
 /// The shorter of the formats that a model rounds to, which it may have come with.
-fn written(rewritten: &Rewritten) -> Option<HalfFormat> {
+fn written(rewritten: &Rewritten) -> Option<Format> {
     let formats = twin::formats(&rewritten.model);
-    let (bf16, fp16) = (
-        formats.contains(&DType::BF16),
-        formats.contains(&DType::F16),
-    );
-    let shorter = bf16.then_some(HalfFormat::Bf16);
-    shorter.or(fp16.then_some(HalfFormat::Fp16))
+    let found = |f: &Format| formats.iter().any(|&dtype| Format::of(dtype) == *f);
+    [Format::Bf16, Format::Fp16].into_iter().find(found)
 }

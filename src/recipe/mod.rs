@@ -1,5 +1,6 @@
 //! Recipes: everything that a compilation is told, in a file that is kept under version control.
 
+mod path;
 mod read;
 mod resolve;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Hardware;
 use crate::fixed::InputValue;
+use crate::precision::{Floats, Format, Linear};
 
 pub use read::{RecipeError, of_bundle, read};
 pub(crate) use resolve::operator;
@@ -23,13 +25,15 @@ pub use resolve::resolve;
 #[schemars(deny_unknown_fields)]
 pub struct Recipe {
     /// The model: ONNX, with external data beside it if it has some.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     pub model: Option<PathBuf>,
     /// The SHA-256 that the model must have, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// Where the bundle goes: MODEL.kiln beside the model unless given.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     pub output: Option<PathBuf>,
     /// sm_75, sm_80, sm_86, sm_89, sm_120, sm_121 (several share one engine), local (this machine's GPU), or cpu.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +52,8 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub shapes: BTreeMap<String, String>,
     /// Inputs for the proof, as .npz.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     pub inputs: Option<PathBuf>,
     /// Inputs that always have one value, which becomes a constant: sr: 16000.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -85,8 +90,8 @@ pub struct Build {
     /// Its weights can be replaced. It is built on a machine with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refittable: Option<bool>,
-    /// It has no weights: whoever opens it puts in those of model.onnx, which kiln itself does not do. It is built on a
-    /// machine with a GPU.
+    /// The engine has no weights; they are taken from model.onnx when it is opened, as kiln does. It is built on a machine
+    /// with a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_stripped: Option<bool>,
     /// Newer versions of TensorRT proper run it, too.
@@ -96,7 +101,8 @@ pub struct Build {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hardware_compatible: Option<Hardware>,
     /// A file that keeps the timing of kernels (TensorRT proper).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     pub timing_cache: Option<PathBuf>,
     /// FP32 products round their factors to TF32; only where FP32 becomes another format unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,36 +191,22 @@ pub struct Precision {
     pub search: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Floats {
-    Fp32,
-    Fp16,
-    Bf16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Linear {
-    Int8,
-    Int8Dynamic,
-    Fp8,
-    Int4,
-}
-
 /// Real inputs, to measure the ranges of activations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "kebab-case")]
 #[schemars(deny_unknown_fields)]
 pub struct Calibration {
     /// .npz, .npy, a folder of them, or lines of text.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     pub data: Option<PathBuf>,
     /// The model's tokenizer.json, for text.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     pub tokenizer: Option<PathBuf>,
     /// A file that keeps what was measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PathBuf>")]
     pub cache: Option<PathBuf>,
     /// The most samples to measure on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -239,7 +231,7 @@ pub struct Gates {
     pub judge: Judge,
     /// What the engine's products must multiply in, as its own plan says: fp32, fp16, bf16, int8, fp8 or int4.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub precision: Option<crate::check::Precision>,
+    pub precision: Option<Format>,
 }
 
 /// A command of one's own that judges inputs and outputs of original and result; it must end with 0.

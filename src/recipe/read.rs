@@ -22,7 +22,7 @@ pub enum RecipeError {
     },
     #[error("{}: {reason}", path.display())]
     Syntax { path: PathBuf, reason: String },
-    #[error("{}: there is no key '{key}'{}; there are: {known}", path.display(), nearest.as_ref().map_or(String::new(), |n| format!(" (do you mean '{n}'?)")))]
+    #[error("{}: unknown key '{key}'{}; known keys: {known}", path.display(), nearest.as_ref().map_or(String::new(), |n| format!(" (do you mean '{n}'?)")))]
     UnknownKey {
         path: PathBuf,
         key: String,

@@ -4,15 +4,13 @@ use std::str::FromStr;
 
 use kiln_graph::Op;
 
-use super::{Build, Dialect, Floats, Linear, Recipe, RecipeError, Sizes, Targets};
-use crate::compile::{self, Int8, Options, SAMPLES};
+use super::{Build, Dialect, Recipe, RecipeError, Sizes, Targets};
 use crate::engine::Form;
 use crate::judge::Asked;
+use crate::options::{self, INT4_BLOCK, Options, SAMPLES};
 use crate::parity::Tolerance;
+use crate::precision::Precision;
 use crate::shapes::{DimSpec, ShapeSpec};
-
-/// Rows of a block of INT4 weights.
-const BLOCK: usize = 32;
 
 fn parse<T: FromStr>(key: &str, text: &str) -> Result<T, RecipeError>
 where
@@ -54,36 +52,32 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
     }
     let keep = p.keep.as_deref().map(regex::Regex::new).transpose();
     let keep_ops = p.keep_ops.iter().map(|op| operator(op));
-    let floats = p.floats.unwrap_or(Floats::Fp32);
+    let precision = Precision {
+        floats: p.floats.unwrap_or_default(),
+        linear: p.linear.unwrap_or_default(),
+    };
     let c = &recipe.calibration;
     if c.data.is_none() && (c.tokenizer.is_some() || c.cache.is_some() || c.samples.is_some()) {
-        return Err(bad("calibration", "there is no data (--calibrate)"));
+        return Err(bad("calibration", "no data is given (--calibrate)"));
     }
-    if p.half_io == Some(true) && floats == Floats::Fp32 {
+    if p.half_io == Some(true) && precision.half().is_none() {
         return Err(bad(
             "precision.half-io",
-            "there is no format for inputs and outputs: precision.floats is fp32 (--fp16 or --bf16)",
+            "inputs and outputs cannot be converted: precision.floats is fp32 (--fp16 or --bf16)",
         ));
     }
     Ok(Options {
         output: recipe.output.clone(),
         sha256: recipe.sha256.clone(),
         targets,
-        fp16: floats == Floats::Fp16,
-        bf16: floats == Floats::Bf16,
-        int8: match p.linear {
-            Some(Linear::Int8) => Some(Int8::Static),
-            Some(Linear::Int8Dynamic) => Some(Int8::Dynamic),
-            _ => None,
-        },
-        fp8: p.linear == Some(Linear::Fp8),
-        calibration: compile::Calibration {
+        precision,
+        calibration: options::Calibration {
             data: recipe.calibration.data.clone(),
             tokenizer: recipe.calibration.tokenizer.clone(),
             cache: recipe.calibration.cache.clone(),
             samples: recipe.calibration.samples.unwrap_or(SAMPLES),
         },
-        int4: (p.linear == Some(Linear::Int4)).then(|| p.int4_block.unwrap_or(BLOCK)),
+        int4_block: p.int4_block.unwrap_or(INT4_BLOCK),
         int4_fixed: p.int4_block.is_some(),
         standard: recipe.dialect == Some(Dialect::Standard),
         half_io: p.half_io.unwrap_or(false),
@@ -107,7 +101,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
         seed: recipe.seed.unwrap_or(1),
         tolerance: tolerance(recipe)?,
         limits: limits(recipe),
-        gates: compile::Gates {
+        gates: options::Gates {
             latency_ratio: recipe.gates.latency.max_ratio,
             bytes: recipe.gates.size.max_bytes,
             bytes_ratio: recipe.gates.size.max_ratio,

@@ -1,7 +1,6 @@
 use std::fs;
 
 use super::*;
-use crate::compile::Int8;
 
 fn written(name: &str, text: &str) -> (tempfile::TempDir, Result<Recipe, RecipeError>) {
     let folder = tempfile::tempdir().unwrap();
@@ -34,8 +33,8 @@ fn a_recipe_says_everything_that_the_command_line_can() {
     let (folder, recipe) = written("kiln.yaml", WHOLE);
     let options = resolve(&recipe.unwrap()).unwrap();
     assert_eq!(options.model, folder.path().join("models/bert.onnx"));
-    assert_eq!(options.precision(), "int8+fp16");
-    assert_eq!(options.int8, Some(Int8::Static));
+    assert_eq!(options.precision.to_string(), "int8+fp16");
+    assert_eq!(options.precision.linear, Linear::Int8);
     assert_eq!(options.dims.len(), 2);
     assert_eq!(options.dims[0].range.max, 32);
     assert!(options.dims[1].range.is_fixed());
@@ -65,7 +64,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     );
     let error = message("zzzzzzzz: 1");
     assert!(
-        error.contains("'zzzzzzzz'; there are: ") && !error.contains("mean"),
+        error.contains("'zzzzzzzz'; known keys: ") && !error.contains("mean"),
         "{error}"
     );
     assert!(message("precision: {floats: fp61}").contains("fp16"));

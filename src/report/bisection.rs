@@ -21,7 +21,7 @@ pub fn text(bisection: &Bisection) -> String {
     let mut out = table(&["applications", "parity"], &rows);
     out += &match &bisection.finding {
         Finding::Passes { parity } => format!(
-            "\n{}\n  result   all {all} applications keep parity; there is nothing to find\n",
+            "\n{}\n  result   all {all} applications keep parity; nothing was found\n",
             measured(parity)
         ),
         Finding::NotItself { failure } => format!(

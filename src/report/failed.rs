@@ -102,7 +102,7 @@ impl Document for Page<'_> {
                 .into_owned(),
             paths: vec![("original", o.model.display().to_string())],
             verdicts,
-            facts: vec![("precision", o.precision())],
+            facts: vec![("precision", o.precision.to_string())],
         };
         let why = html! { p { strong { (self.why) } } };
         let mut sections = vec![("Why there is no bundle", why)];

@@ -155,7 +155,8 @@ fn notes_of(e: &EngineReport) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::gpu::{card, tests::point};
+    use crate::bench::gpu::tests::point;
+    use crate::engine::card;
     use crate::engine::run::Facts;
     use crate::environment::environment;
 

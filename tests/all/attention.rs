@@ -333,7 +333,7 @@ fn what_cannot_be_done_is_said() {
                 ..gpt2()
             },
             Fault::Request,
-            "has no attention 7: there are 0 to 1",
+            "has no attention 7: they are numbered 0 to 1",
         ),
         (
             Options {
@@ -382,7 +382,7 @@ fn what_cannot_be_done_is_said() {
                 ..gpt2()
             },
             Fault::Model,
-            "has no attention that kiln finds",
+            "kiln finds no attention in",
         ),
         (
             Options {

@@ -1,41 +1,30 @@
 //! Attention as exporters write it that this project had not met: masks over flattened heads, and rows that see no key.
 
-use crate::common;
+use crate::common::{self, case};
 
-use std::fs;
 use std::path::Path;
 
 use kiln::compile::{CompileError, Options, Outcome, compile};
 use kiln::parity;
+use kiln::precision::Floats;
 use kiln::talk::Silent;
 use kiln_graph::Tensor;
-
-fn case(name: &str) -> String {
-    fs::read_to_string(common::fixture(&format!("cases/{name}.onnxtxt"))).unwrap()
-}
 
 /// Compiles without a search, so that what is out of tolerance fails.
 fn compiled(
     folder: &Path,
     text: &str,
     target: &str,
-    precision: &str,
+    precision: Floats,
     inputs: &[(&str, Tensor)],
 ) -> Result<Outcome, CompileError> {
-    let path = folder.join("model.onnx");
-    fs::write(&path, common::encode(text)).unwrap();
     let data = folder.join("inputs.npz");
     parity::save(&data, &named(inputs), &[]).unwrap();
     let options = Options {
-        output: Some(folder.join("bundle")),
-        targets: Some(target.parse().unwrap()),
-        fp16: precision == "fp16",
-        bf16: precision == "bf16",
-        engine: false,
-        latency: false,
+        precision: precision.into(),
         search: false,
         inputs: Some(data),
-        ..Options::new(path)
+        ..common::options(folder, text, target)
     };
     compile(&options, &Silent)
 }
@@ -94,17 +83,17 @@ fn rows_without_keys_keep_their_meaning() {
     let inputs = padded();
     for (name, text) in &spellings {
         for (target, precision) in [
-            ("cpu", "fp32"),
-            ("cpu", "fp16"),
-            ("sm_89", "fp32"),
-            ("sm_89", "fp16"),
-            ("sm_89", "bf16"),
+            ("cpu", Floats::Fp32),
+            ("cpu", Floats::Fp16),
+            ("sm_89", Floats::Fp32),
+            ("sm_89", Floats::Fp16),
+            ("sm_89", Floats::Bf16),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let outcome = compiled(folder.path(), text, target, precision, &inputs)
-                .unwrap_or_else(|e| panic!("{name}, {target}, {precision}: {e}"));
+                .unwrap_or_else(|e| panic!("{name}, {target}, {precision:?}: {e}"));
             let attention = &outcome.manifest.attention;
-            assert_eq!(attention.len(), 1, "{name}, {target}, {precision}");
+            assert_eq!(attention.len(), 1, "{name}, {target}, {precision:?}");
         }
     }
 }
@@ -127,10 +116,14 @@ fn masks_over_flattened_heads_are_attention() {
         ("mha_weights_padding_dynamo", &masked),
         ("mha_zero_attention_ts", &vec![("x", x)]),
     ] {
-        for (target, precision) in [("cpu", "fp32"), ("cpu", "fp16"), ("sm_89", "fp16")] {
+        for (target, precision) in [
+            ("cpu", Floats::Fp32),
+            ("cpu", Floats::Fp16),
+            ("sm_89", Floats::Fp16),
+        ] {
             let folder = tempfile::tempdir().unwrap();
             let outcome = compiled(folder.path(), &case(name), target, precision, inputs)
-                .unwrap_or_else(|e| panic!("{name}, {target}, {precision}: {e}"));
+                .unwrap_or_else(|e| panic!("{name}, {target}, {precision:?}: {e}"));
             assert_eq!(outcome.manifest.attention.len(), 1, "{name}, {target}");
         }
     }

@@ -3,9 +3,8 @@
 
 use crate::common;
 
-use std::fs;
-
 use kiln::compile::{Options, compile};
+use kiln::precision::Floats;
 use kiln::runtime::{Optimization, Runtime};
 use kiln::talk::Silent;
 use kiln::{bundle, twin};
@@ -32,26 +31,19 @@ fn both(
     inputs: &Named,
 ) -> Vec<(String, Tensor, Tensor)> {
     let folder = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(common::fixture(&format!("cases/{name}.onnxtxt"))).unwrap();
-    let path = folder.path().join("model.onnxtxt");
-    fs::write(&path, &text).unwrap();
-    let output = folder.path().join("bundle");
-    let options = Options {
-        output: Some(output.clone()),
-        targets: match half {
-            HalfFormat::Fp16 => Some("cpu".parse().unwrap()),
-            HalfFormat::Bf16 => Some("sm_89".parse().unwrap()),
-        },
-        fp16: half == HalfFormat::Fp16,
-        bf16: half == HalfFormat::Bf16,
-        engine: false,
-        check: false,
-        latency: false,
-        ..Options::new(path)
+    let text = common::case(name);
+    let (floats, target) = match half {
+        HalfFormat::Fp16 => (Floats::Fp16, "cpu"),
+        HalfFormat::Bf16 => (Floats::Bf16, "sm_89"),
     };
-    compile(&options, &Silent).unwrap();
+    let options = Options {
+        precision: floats.into(),
+        check: false,
+        ..common::options(folder.path(), &text, target)
+    };
+    let outcome = compile(&options, &Silent).unwrap();
     let original = onnx::read_text(&text).unwrap();
-    let result = onnx::read(output.join(bundle::MODEL)).unwrap();
+    let result = onnx::read(outcome.bundle.join(bundle::MODEL)).unwrap();
     let rounded = twin::rounding(&result).expect("something is half");
     let right = run(runtime, &original, inputs);
     let found = run(runtime, &rounded, inputs);
@@ -122,18 +114,12 @@ fn ranges_of_fp16_come_from_real_inputs_or_are_said_to_be_unmeasured() {
     )];
     for real in [false, true] {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.onnx");
-        fs::write(&path, common::encode(text)).unwrap();
         let inputs = folder.path().join("inputs.npz");
         kiln::parity::save(&inputs, &loud, &[]).unwrap();
         let options = Options {
-            output: Some(folder.path().join("bundle")),
-            targets: Some("cpu".parse().unwrap()),
-            fp16: true,
-            engine: false,
-            latency: false,
+            precision: Floats::Fp16.into(),
             inputs: real.then_some(inputs),
-            ..Options::new(path)
+            ..common::options(folder.path(), text, "cpu")
         };
         let warnings = Warnings::default();
         let outcome = compile(&options, &warnings).unwrap();

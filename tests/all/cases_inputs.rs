@@ -1,31 +1,13 @@
 //! Made inputs show what a model decides, and those that the user fixes are folded.
 
 use crate::common;
+use crate::common::command::{Ran, kiln};
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use kiln::parity::{self, npz::Npz};
 use kiln::runtime::TensorInfo;
 use kiln_graph::{DType, Tensor, onnx};
-
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-fn kiln(args: &[&str]) -> Ran {
-    let done = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .args(args)
-        .output()
-        .unwrap();
-    Ran {
-        code: done.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&done.stdout).into_owned(),
-        err: String::from_utf8_lossy(&done.stderr).into_owned(),
-    }
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

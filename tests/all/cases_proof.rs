@@ -1,32 +1,14 @@
 //! What a proof is worth, and the exit codes of what is no fault of the model.
 
 use crate::common;
+use crate::common::command::{Ran, kiln};
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use quick_junit::{Report, TestCaseStatus};
 use serde_json::Value;
 use tempfile::TempDir;
-
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-fn kiln(args: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .args(args)
-        .output()
-        .unwrap();
-    Ran {
-        code: output.status.code().expect("no signal"),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
-}
 
 /// A folder with a case of the fixtures.
 struct Bench {

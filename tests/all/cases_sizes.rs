@@ -109,7 +109,7 @@ fn the_same_size_under_several_names() {
 fn a_point_keeps_related_sizes_together() {
     let cache = model("sizes_cache");
     let shapes = Shapes::new(&cache.graph, &["p=0:8:32".parse().unwrap()], &[]).unwrap();
-    let profile = shapes.profile().unwrap();
+    let profile = kiln::compile::profile(&shapes).unwrap();
     let mask = profile
         .inputs
         .iter()

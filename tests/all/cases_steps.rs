@@ -1,25 +1,9 @@
 //! Originals that round activations to integers: what a rounding moves by a step, and what is said of that.
 
-use crate::common;
+use crate::common::{self, compiled};
 
-use kiln::compile::{CompileError, Options, Outcome, compile};
 use kiln::parity;
-use kiln::talk::Silent;
-
-fn compiled(text: &str, target: &str, set: fn(&mut Options)) -> Result<Outcome, CompileError> {
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model.onnx");
-    std::fs::write(&model, common::encode(text)).unwrap();
-    let mut options = Options {
-        output: Some(folder.path().join("bundle")),
-        targets: Some(target.parse().unwrap()),
-        engine: false,
-        latency: false,
-        ..Options::new(&model)
-    };
-    set(&mut options);
-    compile(&options, &Silent)
-}
+use kiln::precision::Floats;
 
 /// A residual layer whose input is quantized with a zero point far from the middle.
 const RESIDUAL: &str = r#"<ir_version: 8, opset_import: ["" : 17]>
@@ -41,7 +25,7 @@ fn the_noise_of_a_quantized_original_is_always_measured() {
     if common::runtime().is_none() {
         return;
     }
-    let outcome = compiled(RESIDUAL, "cpu", |o| o.fp16 = true).unwrap();
+    let outcome = compiled(RESIDUAL, "cpu", |o| o.precision.floats = Floats::Fp16).unwrap();
     let report = outcome.manifest.parity.unwrap();
     assert_eq!(report.outcome(), parity::Outcome::Passes);
     let outputs = || report.cases.iter().flat_map(|c| &c.outputs);
@@ -56,7 +40,9 @@ fn an_offset_keeps_no_product_from_turing() {
     }
     // Columns that cancel, and columns that add up.
     for text in [RESIDUAL, &RESIDUAL.replace('-', "")] {
-        let built = compiled(text, "sm_75", |o| (o.fp16, o.engine) = (true, true));
+        let built = compiled(text, "sm_75", |o| {
+            (o.precision.floats, o.engine) = (Floats::Fp16, true)
+        });
         let manifest = built.unwrap().manifest;
         assert_eq!(manifest.parity_outcome, Some(parity::Outcome::Passes));
     }

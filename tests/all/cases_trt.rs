@@ -3,9 +3,9 @@
 
 use crate::common;
 
-use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
+use kiln::compile::{CompileError, Options, Outcome};
 use kiln::engine::EngineError;
-use kiln::talk::Silent;
+use kiln::precision::{Floats, Linear};
 use kiln_graph::onnx;
 
 const ALL: &str = "sm_75,sm_86,sm_89,sm_120";
@@ -32,33 +32,27 @@ fn compiled(
     graph: &str,
     more: impl FnOnce(&mut Options),
 ) -> Result<Outcome, CompileError> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
     let text = format!("<ir_version: 11, opset_import: [\"\" : {opset}]>\n{graph}");
-    let model = onnx::read_text(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    std::fs::write(&path, onnx::to_bytes(&model).unwrap()).unwrap();
-    let mut options = Options {
-        output: Some(folder.path().join("bundle")),
-        targets: Some("sm_89".parse().unwrap()),
-        latency: false,
-        ..Options::new(&path)
-    };
-    more(&mut options);
-    compile(&options, &Silent)
+    common::compiled(&text, "sm_89", |o| {
+        o.engine = true;
+        more(o);
+    })
 }
 
 type Form = (&'static str, &'static str, fn(&mut Options));
 
 const FORMS: &[Form] = &[
     ("fp32", "sm_89", |_| {}),
-    ("fp16", "sm_75,sm_89", |o| o.fp16 = true),
+    ("fp16", "sm_75,sm_89", |o| o.precision.floats = Floats::Fp16),
 ];
 
 /// Those of [`FORMS`] for all targets; slower.
 const ALL_FORMS: &[Form] = &[
     ("fp32", "sm_86,sm_89,sm_120", |_| {}),
-    ("fp16", ALL, |o| o.fp16 = true),
-    ("bf16", "sm_86,sm_120", |o| o.bf16 = true),
+    ("fp16", ALL, |o| o.precision.floats = Floats::Fp16),
+    ("bf16", "sm_86,sm_120", |o| {
+        o.precision.floats = Floats::Bf16
+    }),
 ];
 
 /// Builds in each form, and each holds its tolerance.
@@ -242,9 +236,9 @@ fn one_weight_in_four_bits_for_several_products() {
         return;
     }
     let forms: &[Form] = &[
-        ("int4", "sm_89", |o| o.int4 = Some(32)),
+        ("int4", "sm_89", |o| o.precision.linear = Linear::Int4),
         ("int4 and fp16", "sm_89", |o| {
-            (o.int4, o.fp16) = (Some(32), true)
+            (o.precision.floats, o.precision.linear) = (Floats::Fp16, Linear::Int4)
         }),
     ];
     let graph = format!(
@@ -324,7 +318,12 @@ fn a_zero_point_behind_a_convolution_along_one_axis() {
         weight("w", &[6, 4, 1])
     );
     for fp16 in [false, true] {
-        let outcome = compiled(17, &graph, |o| o.fp16 = fp16).unwrap_or_else(|e| panic!("{e}"));
+        let outcome = compiled(17, &graph, |o| {
+            if fp16 {
+                o.precision.floats = Floats::Fp16
+            }
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
         assert!(outcome.manifest.engine.is_some());
     }
 }
@@ -365,14 +364,15 @@ fn parts_of_one_product_are_one_kernel_whatever_their_spelling() {
         .collect::<String>();
     for parts in [picked, split, sliced] {
         let graph = packed(&parts);
-        let outcome = compiled(17, &graph, |o| o.fp16 = true).unwrap_or_else(|e| panic!("{e}"));
+        let outcome = compiled(17, &graph, |o| o.precision.floats = Floats::Fp16)
+            .unwrap_or_else(|e| panic!("{e}"));
         let manifest = outcome.manifest;
         assert!(manifest.parity.is_some_and(|p| p.pass()), "{parts}");
         let kernels = manifest.engine.unwrap().listed.kernels;
         // Casts of input and output, the product, one that moves all three, attention, the product behind it.
         assert_eq!(kernels.launched().count(), 6, "{parts}");
         let eight = compiled(17, &graph, |o| {
-            (o.int8, o.check) = (Some(Int8::Static), false);
+            (o.precision.linear, o.check) = (Linear::Int8, false);
         });
         let engine = eight.unwrap_or_else(|e| panic!("{e}")).manifest.engine;
         assert!(engine.unwrap().listed.otherwise.is_empty(), "{parts}");
@@ -432,7 +432,7 @@ fn obstacles_are_named_before_anything_is_searched() {
     if !ready() {
         return;
     }
-    let error = engine_error(compiled(17, ALIGNED, |o| o.fp16 = true));
+    let error = engine_error(compiled(17, ALIGNED, |o| o.precision.floats = Floats::Fp16));
     let text = format!("{error} ({})", error.hint().unwrap());
     assert!(
         text.contains("RoiAlign") && text.contains("--target cpu"),
@@ -451,7 +451,7 @@ fn obstacles_are_named_before_anything_is_searched() {
     );
     let error = engine_error(compiled(17, &two, |o| {
         turing(o);
-        o.fp16 = true;
+        o.precision.floats = Floats::Fp16;
         o.keep = Some(regex::Regex::new("wide").unwrap());
     }));
     let text = format!("{error} ({})", error.hint().unwrap());
@@ -473,7 +473,7 @@ fn a_search_spares_no_product_that_the_target_cannot_run() {
         weight("w", &[8, 8])
     );
     let outcome = compiled(17, &graph, |o| {
-        o.fp16 = true;
+        o.precision.floats = Floats::Fp16;
         o.targets = Some(ALL.parse().unwrap());
     });
     let manifest = outcome.unwrap_or_else(|e| panic!("{e}")).manifest;
@@ -503,14 +503,16 @@ fn a_search_goes_into_bodies_and_counts_decisions() {
         branch("t_y", "d1"),
         branch("e_y", "d2")
     );
-    let outcome = compiled(17, &bodies, |o| o.fp16 = true).unwrap_or_else(|e| panic!("{e}"));
+    let outcome = compiled(17, &bodies, |o| o.precision.floats = Floats::Fp16)
+        .unwrap_or_else(|e| panic!("{e}"));
     assert!(outcome.manifest.parity.is_some_and(|p| p.pass()));
     let decided = format!(
         "g (float[batch, 8] x) => (float[batch, 8] y, bool[batch, 8] z) <{}, float at = {{1000.25}}, float to = {{1000.0}}> \
          {{ y = MatMul(x, w) a = Add(y, at) z = Greater(a, to) }}",
         weight("w", &[8, 8])
     );
-    let outcome = compiled(17, &decided, |o| o.fp16 = true).unwrap_or_else(|e| panic!("{e}"));
+    let outcome = compiled(17, &decided, |o| o.precision.floats = Floats::Fp16)
+        .unwrap_or_else(|e| panic!("{e}"));
     assert!(outcome.manifest.parity.is_some_and(|p| p.pass()));
 }
 

@@ -31,6 +31,15 @@ const SKIPPED: &[(&str, &str)] = &[
 /// The machine's noise decides what these find.
 const NOISY: &[&str] = &["--max-regression"];
 
+#[test]
+fn readme_has_the_numbers_that_were_measured_last() {
+    let mut command = Command::new(root().join(".venv/bin/python"));
+    command.arg(root().join("tools/readme.py")).arg("--check");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+}
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

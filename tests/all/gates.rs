@@ -1,33 +1,15 @@
 //! `kiln check` and `kiln bench` as gates: what passes, what fails, and the files that a CI reads.
 
 use crate::common;
+use crate::common::command::{Ran, kiln};
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use kiln_graph::{DType, Graph, Model, Tensor, ValueId, onnx};
 use quick_junit::{Report, TestCaseStatus};
 use serde_json::Value;
 use tempfile::TempDir;
-
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-fn kiln(args: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .args(args)
-        .output()
-        .unwrap();
-    Ran {
-        code: output.status.code().expect("no signal"),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
-}
 
 /// A folder with a model, and changed copies of it.
 struct Setup {

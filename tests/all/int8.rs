@@ -1,11 +1,14 @@
 //! INT8, FP8 and INT4 from end to end: calibrated, written for the target, proved.
 
+use crate::common::command::kiln;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln::compile::{Calibration, CompileError, Int8, Options, Outcome, compile};
+use kiln::compile::{Calibration, CompileError, Options, Outcome, compile};
 use kiln::fault::Fault;
 use kiln::parity::{self, Comparison, InputKind, InputSpec};
+use kiln::precision::{Floats, Linear};
 use kiln::runtime;
 use kiln::talk::Silent;
 use kiln_graph::{DType, Model, onnx};
@@ -89,7 +92,7 @@ fn formats(model: &Model) -> Vec<DType> {
 
 #[test]
 fn the_cpu_gets_unsigned_activations_and_a_proof_on_data_that_was_held_out() {
-    let Some((_folder, outcome)) = compiled(|o| o.int8 = Some(Int8::Static)) else {
+    let Some((_folder, outcome)) = compiled(|o| o.precision.linear = Linear::Int8) else {
         return;
     };
     let outcome = outcome.unwrap();
@@ -107,9 +110,9 @@ fn the_cpu_gets_unsigned_activations_and_a_proof_on_data_that_was_held_out() {
 #[test]
 fn tensorrt_gets_integers_around_zero() {
     let Some((_folder, outcome)) = compiled(|o| {
-        o.int8 = Some(Int8::Static);
+        o.precision.linear = Linear::Int8;
         o.targets = Some("sm_89".parse().unwrap());
-        o.fp16 = true;
+        o.precision.floats = Floats::Fp16;
     }) else {
         return;
     };
@@ -128,7 +131,7 @@ fn tensorrt_gets_integers_around_zero() {
 fn fp8_is_emulated_and_old_targets_have_none() {
     let fp8 = |target: &str| {
         let targets = target.parse().unwrap();
-        compiled(|o| (o.fp8, o.targets) = (true, Some(targets)))
+        compiled(|o| (o.precision.linear, o.targets) = (Linear::Fp8, Some(targets)))
     };
     let Some((_folder, outcome)) = fp8("sm_89,sm_120") else {
         return;
@@ -146,7 +149,7 @@ fn dynamic_ranges_need_no_data_and_are_no_option_for_tensorrt() {
     let dynamic = |target: &str| {
         let targets = target.parse().unwrap();
         compiled(|o| {
-            (o.int8, o.targets) = (Some(Int8::Dynamic), Some(targets));
+            (o.precision.linear, o.targets) = (Linear::Int8Dynamic, Some(targets));
             o.calibration = Calibration::default();
         })
     };
@@ -163,7 +166,7 @@ fn dynamic_ranges_need_no_data_and_are_no_option_for_tensorrt() {
 #[test]
 fn without_data_the_manifest_warns() {
     let Some((_folder, outcome)) = compiled(|o| {
-        o.int8 = Some(Int8::Static);
+        o.precision.linear = Linear::Int8;
         o.calibration = Calibration::default();
     }) else {
         return;
@@ -175,7 +178,7 @@ fn without_data_the_manifest_warns() {
 
 #[test]
 fn a_cache_is_read_the_second_time() {
-    let Some((folder, first)) = compiled(|o| o.int8 = Some(Int8::Static)) else {
+    let Some((folder, first)) = compiled(|o| o.precision.linear = Linear::Int8) else {
         return;
     };
     assert!(!first.unwrap().manifest.calibration.unwrap().cached);
@@ -183,7 +186,7 @@ fn a_cache_is_read_the_second_time() {
         output: Some(folder.path().join("again")),
         targets: Some("cpu".parse().unwrap()),
         latency: false,
-        int8: Some(Int8::Static),
+        precision: Linear::Int8.into(),
         calibration: Calibration {
             data: Some(folder.path().join("data")),
             samples: 32,
@@ -213,7 +216,7 @@ fn error(outcome: &Outcome, output: &str) -> f64 {
 fn int4_weights_are_rounded_on_the_data_with_zero_points_where_the_target_has_them() {
     let int4 = |target: &str| {
         let targets = target.parse().unwrap();
-        compiled(|o| (o.int4, o.targets) = (Some(32), Some(targets)))
+        compiled(|o| (o.precision.linear, o.targets) = (Linear::Int4, Some(targets)))
     };
     let Some((_folder, outcome)) = int4("cpu") else {
         return;
@@ -249,7 +252,7 @@ fn int4_weights_are_rounded_on_the_data_with_zero_points_where_the_target_has_th
 #[test]
 fn int4_weights_without_data_are_rounded_to_nearest() {
     let Some((_folder, outcome)) = compiled(|o| {
-        o.int4 = Some(32);
+        o.precision.linear = Linear::Int4;
         o.calibration = Calibration::default();
     }) else {
         return;
@@ -274,7 +277,8 @@ const OUTPUT: &str = "last_hidden_state";
 fn blocks_of_int4_are_halved_before_layers_are_kept() {
     let int4 = |block: usize, fixed: bool, limit: Option<f64>| {
         compiled(|o| {
-            (o.int4, o.int4_fixed) = (Some(block), fixed);
+            o.precision.linear = Linear::Int4;
+            (o.int4_block, o.int4_fixed) = (block, fixed);
             o.limits
                 .extend(limit.map(|l| format!("{OUTPUT}:relative_l2={l}")));
         })
@@ -302,4 +306,19 @@ fn blocks_of_int4_are_halved_before_layers_are_kept() {
     let fixed = int4(32, true, between).unwrap().1.unwrap();
     assert_eq!(fixed.manifest.options.int4_block, Some(32));
     assert!(!fixed.manifest.search.unwrap().kept.is_empty());
+}
+
+/// Whoever asks for two reads the names of both.
+#[test]
+fn one_format_excludes_the_other() {
+    for both in [
+        ["--fp16", "--bf16"],
+        ["--int8", "--fp8"],
+        ["--int8=dynamic", "--int4"],
+        ["--fp8", "--int4=64"],
+    ] {
+        let names = both.map(|option| option.split('=').next().unwrap());
+        let ran = kiln(&["compile", "model.onnx", both[0], both[1]]);
+        ran.expect(2).says(&names);
+    }
 }

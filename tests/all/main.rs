@@ -48,4 +48,5 @@ mod schema;
 mod terminal;
 mod verify;
 mod wheel;
+mod without_tensorrt;
 mod zoo;

@@ -96,7 +96,7 @@ fn what_is_no_manifest_is_refused() {
     ] {
         let error = parsed(&text).unwrap_err().to_string();
         assert!(
-            error.starts_with("manifest.json: the manifest cannot be read: "),
+            error.starts_with("manifest.json cannot be read: "),
             "{error}"
         );
     }

@@ -6,8 +6,9 @@ use crate::common;
 use std::path::{Path, PathBuf};
 
 use kiln::check::{self, Against};
-use kiln::compile::{Int8, Options, Outcome, compile};
+use kiln::compile::{Options, Outcome, compile};
 use kiln::engine::Sizes;
+use kiln::precision::{Floats, Linear};
 use kiln::talk::Silent;
 
 const MOVES: [&str; 3] = ["drop-key-bias", "move-value-bias", "sink-query-bias"];
@@ -32,7 +33,7 @@ fn compiled(model: &str, folder: &Path, more: impl FnOnce(&mut Options)) -> Outc
         targets: Some("sm_89".parse().unwrap()),
         latency: false,
         engine: false,
-        fp16: true,
+        precision: Floats::Fp16.into(),
         ..Options::new(common::fixture(model))
     };
     more(&mut options);
@@ -148,7 +149,7 @@ fn biases_stay_where_moving_them_costs() {
     assert_eq!(cpu, [0, 0, 0]);
     // Packed projections multiply in 8 bits with biases only.
     if common::runtime().is_some() {
-        let int8 = of(model, |o| o.int8 = Some(Int8::Static));
+        let int8 = of(model, |o| o.precision.linear = Linear::Int8);
         assert_eq!(int8, [0, 0, 0]);
     }
 }

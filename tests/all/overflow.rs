@@ -8,6 +8,7 @@ use std::path::Path;
 use common::Named;
 use kiln::compile::{Calibration, Options, Outcome, compile};
 use kiln::parity::{self, InputKind, InputSpec};
+use kiln::precision::Floats;
 use kiln::runtime::{Optimization, Runtime};
 use kiln::talk::Silent;
 use kiln_graph::{DType, Tensor, onnx};
@@ -103,24 +104,18 @@ fn run(runtime: &'static Runtime, model: &[u8], inputs: &Named) -> Tensor {
 }
 
 fn compiled(folder: &Path, data: bool) -> Outcome {
-    let path = folder.join("model.onnx");
-    fs::write(&path, common::encode(&block("float"))).unwrap();
     let samples = folder.join("samples");
     fs::create_dir_all(&samples).unwrap();
     for seed in 0..16 {
         parity::save(&samples.join(format!("{seed:02}.npz")), &inputs(seed), &[]).unwrap();
     }
     let options = Options {
-        output: Some(folder.join("bundle")),
-        targets: Some("sm_89".parse().unwrap()),
-        fp16: true,
-        engine: false,
-        latency: false,
+        precision: Floats::Fp16.into(),
         calibration: Calibration {
             data: data.then_some(samples),
             ..Calibration::default()
         },
-        ..Options::new(path)
+        ..common::options(folder, &block("float"), "sm_89")
     };
     compile(&options, &Silent).unwrap()
 }

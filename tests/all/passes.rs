@@ -132,7 +132,10 @@ fn every_case_computes_the_same_before_and_after() {
                 }
             });
         if let Err(why) = outcome {
-            wrong.push(format!("{}: {why}", case.path.display()));
+            // What must stay may be a model that ONNX Runtime refuses.
+            if !(case.must_stay() && why.starts_with("before: ")) {
+                wrong.push(format!("{}: {why}", case.path.display()));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -145,7 +148,11 @@ fn folding_gives_its_blessed_diffs() {
     };
     let bless = std::env::var_os("KILN_BLESS").is_some();
     let mut wrong = Vec::new();
-    let folding = |case: &harness::Case| case.passes.contains("fold-constants");
+    let folding = |case: &harness::Case| {
+        ["fold-constants", "fold-positions"]
+            .iter()
+            .any(|pass| case.passes.contains(pass))
+    };
     for case in harness::cases().into_iter().filter(folding) {
         let name = case.path.display();
         let applied = harness::apply(&case, Some(&Ort(runtime)));

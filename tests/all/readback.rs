@@ -1,14 +1,15 @@
 //! What TensorRT read of a model, held against the precision that was asked for.
 
+use crate::common;
+
 use std::path::Path;
 
-use kiln::check::Precision;
-use kiln::compile::{CompileError, Int8, Options, Outcome, compile};
+use kiln::compile::{CompileError, Options, Outcome, compile};
 use kiln::engine::{self, AttentionKernel, DataType};
 use kiln::fault::Fault;
+use kiln::precision::{Floats, Format, Linear, Precision};
 use kiln::report::kernels::kernel_lines;
 use kiln::talk::Silent;
-use kiln_graph::onnx;
 
 /// Two layers, of which the second is wide enough for INT4.
 fn linear() -> String {
@@ -35,18 +36,10 @@ fn compiled_of(
         println!("skipped: TensorRT for RTX not found");
         return None;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model.onnx");
-    let text = onnx::read_text(text).unwrap();
-    std::fs::write(&model, onnx::to_bytes(&text).unwrap()).unwrap();
-    let mut options = Options {
-        output: Some(folder.path().join("bundle")),
-        targets: Some("sm_89".parse().unwrap()),
-        check: false,
-        ..Options::new(&model)
-    };
-    change(&mut options);
-    Some(compile(&options, &Silent))
+    Some(common::compiled(text, "sm_89", |o| {
+        (o.engine, o.check) = (true, false);
+        change(o);
+    }))
 }
 
 #[test]
@@ -57,7 +50,9 @@ fn the_manifest_counts_tensors_by_type() {
     let network = plain.unwrap().manifest.engine.unwrap().network;
     assert_eq!(network.layers["matrix_multiply"], 2);
     assert!(!network.tensors.contains_key(&DataType::Float16));
-    let both = compiled(|o| (o.fp16, o.int4) = (true, Some(32))).unwrap();
+    let both =
+        compiled(|o| (o.precision.floats, o.precision.linear) = (Floats::Fp16, Linear::Int4))
+            .unwrap();
     let network = both.unwrap().manifest.engine.unwrap().network;
     assert_eq!(network.dequantized[&DataType::Int4], 2);
     assert!(network.tensors.contains_key(&DataType::Float16));
@@ -69,7 +64,7 @@ fn an_engine_without_the_precision_asked_for_fails() {
     // The passes that convert are left out.
     let only = |o: &mut Options| o.passes = Some("fold-constants".into());
     let half = compiled(|o| {
-        o.fp16 = true;
+        o.precision.floats = Floats::Fp16;
         only(o);
     });
     let Some(half) = half else { return };
@@ -77,7 +72,7 @@ fn an_engine_without_the_precision_asked_for_fails() {
     assert_eq!(error.fault(), Fault::Result);
     assert!(error.to_string().contains("without float16"), "{error}");
     let int4 = compiled(|o| {
-        o.int4 = Some(32);
+        o.precision.linear = Linear::Int4;
         only(o);
     });
     let error = int4.unwrap().unwrap_err();
@@ -86,7 +81,9 @@ fn an_engine_without_the_precision_asked_for_fails() {
 
 #[test]
 fn the_engines_kernels_say_what_they_multiply() {
-    let Some(both) = compiled(|o| (o.fp16, o.int4) = (true, Some(32))) else {
+    let Some(both) =
+        compiled(|o| (o.precision.floats, o.precision.linear) = (Floats::Fp16, Linear::Int4))
+    else {
         return;
     };
     let engine = both.unwrap().manifest.engine.unwrap();
@@ -96,8 +93,8 @@ fn the_engines_kernels_say_what_they_multiply() {
     let fp16 = (DataType::Int4, Some("fp16"));
     assert_eq!(types.collect::<Vec<_>>(), [fp16, fp16]);
     let error = compiled(|o| {
-        (o.fp16, o.int4) = (true, Some(32));
-        o.gates.precision = Some(Precision::Int4);
+        (o.precision.floats, o.precision.linear) = (Floats::Fp16, Linear::Int4);
+        o.gates.precision = Some(Format::Int4);
     });
     let error = error.unwrap().unwrap_err().to_string();
     assert!(error.contains("multiplies `MatMul → m` in fp16"), "{error}");
@@ -136,7 +133,7 @@ fn attention_without_a_kernel_of_its_own_is_named() {
     let lines = kernel_lines(&engine.listed);
     assert!(lines.contains("attention 1 of 2 dedicated"), "{lines}");
     assert!(lines.contains("attention in products: full"), "{lines}");
-    let whole = compiled_of(TWO_ATTENTIONS, |o| o.fp16 = true).unwrap();
+    let whole = compiled_of(TWO_ATTENTIONS, |o| o.precision.floats = Floats::Fp16).unwrap();
     let lines = kernel_lines(&whole.unwrap().manifest.engine.unwrap().listed);
     assert!(lines.contains("attention 2 dedicated"), "{lines}");
     assert!(!lines.contains("in products"), "{lines}");
@@ -148,7 +145,7 @@ fn an_operator_that_the_parser_would_misread_is_refused() {
         g (float[2, 2, 3, 4] x, int64[2, 3] at, float[3, 2] c, float[3, 2] s) => (float[2, 2, 3, 4] y) {
             [turn] y = com.microsoft.RotaryEmbedding<scale = 2.0>(x, at, c, s)
         }"#;
-    let Some(outcome) = compiled_of(rotary, |o| o.fp16 = true) else {
+    let Some(outcome) = compiled_of(rotary, |o| o.precision.floats = Floats::Fp16) else {
         return;
     };
     let error = outcome.unwrap_err();
@@ -160,15 +157,15 @@ fn an_operator_that_the_parser_would_misread_is_refused() {
 fn a_precision_that_the_engine_must_multiply_in_is_a_gate() {
     let required = |precision| {
         compiled(|o| {
-            o.fp16 = true;
+            o.precision.floats = Floats::Fp16;
             o.gates.precision = Some(precision);
         })
     };
-    let Some(fp16) = required(Precision::Fp16) else {
+    let Some(fp16) = required(Format::Fp16) else {
         return;
     };
     assert!(fp16.is_ok());
-    let error = required(Precision::Int8).unwrap().unwrap_err();
+    let error = required(Format::Int8).unwrap().unwrap_err();
     assert_eq!(error.fault(), Fault::Result);
     assert!(
         error
@@ -191,8 +188,10 @@ fn quantized_layers_that_multiply_in_floats_are_named() {
         output: Some(folder.path().join("bundle")),
         targets: Some("sm_89".parse().unwrap()),
         check: false,
-        fp16: true,
-        int8: Some(Int8::Static),
+        precision: Precision {
+            floats: Floats::Fp16,
+            linear: Linear::Int8,
+        },
         dims: vec!["seq=1:16:64".parse().unwrap()],
         ..Options::new(model)
     };
@@ -268,4 +267,21 @@ fn attributes_that_are_not_onnx_are_not_dropped() {
         assert_eq!(error.fault(), Fault::Target);
         assert!(error.to_string().contains("causal_kind"), "{error}");
     }
+}
+
+#[test]
+fn positions_are_constants_where_the_length_is_fixed() {
+    let text = include_str!("../../fixtures/passes/fold-positions/relative.onnxtxt");
+    let made = |length: &str| {
+        compiled_of(text, |o| {
+            o.dims = vec!["batch=1".parse().unwrap(), length.parse().unwrap()];
+            (o.precision.floats, o.check) = (Floats::Fp16, true);
+        })
+    };
+    let Some(fixed) = made("seq=4") else { return };
+    let fixed = fixed.unwrap().manifest;
+    assert!(fixed.parity.unwrap().pass());
+    let open = made("seq=1:4:4").unwrap().unwrap().manifest;
+    assert!(!fixed.ops_after.contains_key("Gather"));
+    assert!(open.ops_after.contains_key("Gather"));
 }

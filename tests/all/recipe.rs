@@ -203,6 +203,6 @@ fn the_example_of_the_documentation_is_a_recipe() {
     let path = folder.path().join("kiln.yaml");
     fs::write(&path, example).unwrap();
     let options = recipe::resolve(&recipe::read(&path).unwrap()).unwrap();
-    assert_eq!(options.precision(), "int8+fp16");
+    assert_eq!(options.precision.to_string(), "int8+fp16");
     assert!(options.gates.latency_ratio.is_some());
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use kiln::compile::{Options, Outcome, compile};
 use kiln::nvidia::driver;
 use kiln::parity::{self, Comparison, FloatMetrics, Npz};
+use kiln::precision::{Floats, Precision};
 use kiln::runtime::{Optimization, Runtime};
 use kiln::talk::Silent;
 use kiln::targets::Targets;
@@ -125,11 +126,14 @@ fn is_written_as_it_was_read(name: &str) {
     }
 }
 
-fn compiled(model: &Path, output: PathBuf, fp16: bool) -> Outcome {
+fn compiled(model: &Path, output: PathBuf, floats: Floats) -> Outcome {
     let options = Options {
         output: Some(output),
         targets: Some(Targets::Cpu),
-        fp16,
+        precision: Precision {
+            floats,
+            ..Precision::default()
+        },
         check: false,
         ..Options::new(model)
     };
@@ -187,8 +191,8 @@ fn keeps_its_numbers_through_the_default_passes(name: &str) {
     }
     let folder = tempfile::tempdir().unwrap();
     let at = |bundle: &str| folder.path().join(bundle);
-    let first = compiled(&model_path(name), at("first"), false);
-    let second = compiled(&model_path(name), at("second"), false);
+    let first = compiled(&model_path(name), at("first"), Floats::Fp32);
+    let second = compiled(&model_path(name), at("second"), Floats::Fp32);
     let [a, b] = [&first, &second].map(|o| fs::read(o.bundle.join(bundle::MODEL)).unwrap());
     assert!(a == b, "two compilations give different models");
 
@@ -196,7 +200,7 @@ fn keeps_its_numbers_through_the_default_passes(name: &str) {
     assert_eq!(verify_model(&model, Phase::Lowered), []);
 
     // What has no operator of its own on this target is written as products, which fuse and are written again.
-    let again = compiled(&first.bundle, at("again"), false);
+    let again = compiled(&first.bundle, at("again"), Floats::Fp32);
     assert_eq!(
         again.manifest.ops_after, first.manifest.ops_after,
         "compiled again"
@@ -213,7 +217,7 @@ fn keeps_its_direction_in_fp16(name: &str) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let outcome = compiled(&model_path(name), folder.path().join("fp16"), true);
+    let outcome = compiled(&model_path(name), folder.path().join("fp16"), Floats::Fp16);
     assert!(outcome.manifest.converted > 0);
     let model = onnx::read(outcome.bundle.join(bundle::MODEL)).unwrap();
     assert_eq!(verify_model(&model, Phase::Lowered), []);
@@ -231,7 +235,7 @@ fn builds_an_engine(name: &str, target: &str) {
     let options = Options {
         output: Some(folder.path().join("bundle")),
         targets: Some(target.parse().unwrap()),
-        fp16: true,
+        precision: Floats::Fp16.into(),
         inputs: Some(io_path(name)),
         ..Options::new(model_path(name))
     };

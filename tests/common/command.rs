@@ -60,6 +60,12 @@ impl Ran {
         self
     }
 
+    /// What it said on stderr beside the stages.
+    pub fn told(&self) -> String {
+        let lines = self.err.lines().filter(|l| !l.starts_with('['));
+        lines.map(|l| format!("{l}\n")).collect()
+    }
+
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}:\n{}", self.out))

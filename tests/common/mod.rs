@@ -9,10 +9,12 @@ pub mod schema;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kiln::compile::{CompileError, Options, Outcome, compile};
 use kiln::engine;
 use kiln::parity::{InputKind, InputSpec};
 use kiln::runtime::{Optimization, Runtime, Session, SessionOptions, run_model_bytes};
 use kiln::shapes::{self, Shapes};
+use kiln::talk::Silent;
 use kiln_graph::{Model, Tensor, onnx};
 use kiln_passes::{Evaluator, EvaluatorError};
 
@@ -93,6 +95,36 @@ pub fn session(
 pub fn encode(text: &str) -> Vec<u8> {
     let model = onnx::read_text(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     onnx::to_bytes(&model).unwrap()
+}
+
+/// Options that compile ONNX text in a folder, without an engine and without timing.
+pub fn options(folder: &Path, text: &str, target: &str) -> Options {
+    let model = folder.join("model.onnx");
+    std::fs::write(&model, encode(text)).unwrap();
+    Options {
+        output: Some(folder.join("bundle")),
+        targets: Some(target.parse().unwrap()),
+        engine: false,
+        latency: false,
+        ..Options::new(model)
+    }
+}
+
+/// Compiles with such options, changed, in a folder that goes.
+pub fn compiled(
+    text: &str,
+    target: &str,
+    change: impl FnOnce(&mut Options),
+) -> Result<Outcome, CompileError> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path(), text, target);
+    change(&mut options);
+    compile(&options, &Silent)
+}
+
+/// ONNX text among the fixtures.
+pub fn case(name: &str) -> String {
+    std::fs::read_to_string(fixture(&format!("cases/{name}.onnxtxt"))).unwrap()
 }
 
 /// How to make a model's inputs; symbolic dimensions get the sizes 2, 3, 4, … and floats this spread.

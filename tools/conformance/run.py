@@ -160,14 +160,22 @@ def page(found):
     lines += ["", f"`kiln compile --target cpu` with its own proof, on inputs that it makes: {number('proved', 'compiled')} compiled and proved, "
               f"{number('proved', 'refused by the proof')} refused by the proof, {number('proved', 'unsupported')} not compiled, "
               f"{number('proved', 'crashed')} crashed.", ""]
-    for mode in found["modes"].values():
-        if not mode["left"]:
-            continue
-        lines += [f"<details><summary>{mode['flags']}: what did not come out, and why</summary>", ""]
-        for row in mode["left"]:
-            lines.append(f"- {row['why']} ({len(row['cases'])}): {', '.join(f'`{n}`' for n in row['cases'])}")
-        lines += ["", "</details>", ""]
+    lines += reasons(found)
     return "\n".join([*lines, END])
+
+
+def reasons(found):
+    """What the passes did not compile, by reason; the names of the cases are in the results' JSON."""
+    rows = {}
+    for mode in RUN:
+        for row in found["modes"][mode]["left"]:
+            rows.setdefault(row["why"], {})[mode] = len(row["cases"])
+    cell = lambda text: " ".join(text.replace("|", "/").split())
+    lines = ["| not compiled | " + " | ".join(f"`{found['modes'][mode]['flags']}`" for mode in RUN) + " |", "|---|" + "---|" * len(RUN)]
+    for why, counts in rows.items():
+        lines.append(f"| {cell(why)} | " + " | ".join(str(counts.get(mode, 0)) for mode in RUN) + " |")
+    place = RESULTS.relative_to(ROOT)
+    return [*lines, "", f"[{place}](../{place}) has the names of the cases, and the reasons of those that the proof did not run.", ""]
 
 
 def main():

@@ -56,6 +56,7 @@ photographs test. Each test sample runs alone, without padding.
   weights are stored so.
 - **latency**: ONNX Runtime, CPU, median over the original's in the same process, batch 1 (128 tokens, or one picture), with 1 and
   2 threads. It says nothing about GPUs. `v`: on a processor with VNNI, which multiplies integers faster; compare rows of one kind.
+  With 2 threads a dash stands where the original itself took longer than with 1: the second core was busy, and the ratio says nothing.
 - **matrices**: size of the quantized matrices with their scales; **disk**: the whole model.
 - **time**, **memory**: of the process that makes the model; a Python tool's includes its imports, kiln's includes its proof.
 - **kept**: nodes that kiln left in higher precision, and candidates that its search compared, in how many seconds.
@@ -77,6 +78,14 @@ def cosine(value):
     return "–" if value is None else f"{value:.6f}"
 
 
+def two_threads(row):
+    """The ratio with two threads; a dash where the original itself took longer with two threads than with one."""
+    one, two = (at(row, "latency", f"threads_{n}", "reference_ms") for n in (1, 2))
+    if one is None or two is None or two > one:
+        return "–"
+    return number(at(row, "latency", "threads_2", "ratio"), 2)
+
+
 def line(name, row):
     if row.get("error"):
         error = row["error"].replace("|", "/").replace("\n", " ")
@@ -84,7 +93,7 @@ def line(name, row):
     graph = row.get("graph") or {}
     bad = graph.get("nonfinite")
     low = ", ".join(f"{v:.0%} {k}" for k, v in (row.get("products") or {}).items() if v >= 0.005 and k != "fp32")
-    ratio = [number(at(row, "latency", f"threads_{n}", "ratio"), 2) for n in (1, 2)]
+    ratio = [number(at(row, "latency", "threads_1", "ratio"), 2), two_threads(row)]
     kept = "–"
     if row["method"].startswith("kiln"):
         kept = str(row.get("kept", "–"))

@@ -238,6 +238,8 @@ def main():
     # A copy: the binary may be built anew meanwhile.
     kiln = WORK / "kiln"
     WORK.mkdir(parents=True, exist_ok=True)
+    # Where an older one still runs, its file cannot be written.
+    kiln.unlink(missing_ok=True)
     shutil.copy2(arguments.kiln, kiln)
     fetch()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}

@@ -84,7 +84,7 @@ pub fn schema(op: Op, opset: i64) -> Option<&'static Schema> {
     all.get(newer.unwrap_or(all.len()).saturating_sub(1))
 }
 
-/// The value of an attribute that a node leaves out, if that is a number or a text; `None` where there is no default. A
+/// The default of an attribute, if it is a number or a text; `None` where there is none. A
 /// version that does not have the attribute yet behaves as the default of the first that has.
 pub fn default_attr(op: Op, name: &str, opset: i64) -> Option<&'static Attr> {
     let (old, new): (Vec<_>, Vec<_>) = versions(op).iter().partition(|s| s.since <= opset);

@@ -27,7 +27,7 @@ pub(super) const GROUPS: &[(&str, &[DType])] = &[
 ];
 
 impl Types {
-    /// A name of the tables; `None` for one that there is not.
+    /// The types that a name of the tables stands for; `None` for unknown names.
     pub(super) fn named(name: &str) -> Option<Types> {
         if name == "other" {
             return Some(OTHER);

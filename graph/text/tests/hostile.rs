@@ -165,11 +165,8 @@ fn numbers_of_things_are_limited() {
         p.count(nodes, tensors, bytes / 2).unwrap();
         graph(&mut p).map_err(|e| e.message)
     };
-    let crossed = |most: usize, what: &str| {
-        Err(format!(
-            "it has more than {most} {what}, which is a limit of kiln"
-        ))
-    };
+    let crossed =
+        |most: usize, what: &str| Err(format!("more than {most} {what}, which is kiln's limit"));
     let two = "g () => () { = A() = A() }";
     assert!(read(two, NODES - 2, 0, 0).is_ok());
     assert_eq!(read(two, NODES - 1, 0, 0), crossed(NODES, "nodes"));

@@ -5,7 +5,7 @@ use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::analysis::view::{Atom, View};
-use crate::core::pass::Miss;
+use crate::core::pass::{Context, Miss};
 use crate::core::patch::{Patch, Ref};
 
 /// A constant that is added to an operand of attention, the same for every token. Nothing else reads the sum, or each other
@@ -254,9 +254,10 @@ impl Part {
 /// What else reads what is projected.
 pub fn projects_alone(
     g: &Graph,
-    facts: &Facts,
+    cx: &Context<'_>,
     attention: &InternalAttention<'_>,
 ) -> Result<(), Miss> {
+    let facts = &cx.facts;
     let mut readers = Vec::new();
     let mut projected = None;
     for operand in (0..3).filter_map(|k| attention.input(k)) {
@@ -270,7 +271,7 @@ pub fn projects_alone(
         readers.push(product);
     }
     let mut x = projected.ok_or_else(Miss::none)?;
-    if facts.dims(x).is_some_and(is_one_batch) {
+    if facts.dims(x).is_some_and(|dims| is_one_batch(dims, cx)) {
         return Ok(());
     }
     for _ in 0..MAX_MOVES {
@@ -288,9 +289,12 @@ pub fn projects_alone(
 }
 
 /// Whether at most one of the axes before the last is longer than 1.
-fn is_one_batch(dims: &[Expr]) -> bool {
+fn is_one_batch(dims: &[Expr], cx: &Context<'_>) -> bool {
     let lead = dims.split_last().map_or(dims, |(_, lead)| lead);
-    lead.iter().filter(|d| d.as_i64() != Some(1)).count() <= 1
+    lead.iter()
+        .filter(|d| cx.options.held(d) != Some(1))
+        .count()
+        <= 1
 }
 
 /// What only rearranges.

@@ -49,7 +49,7 @@ const MAX_DEPTH: usize = 16;
 /// Finds the product above `v`.
 ///
 /// # Errors
-/// The deepest miss: the value at which the chain is no score any more.
+/// The deepest miss: the value at which the chain stops being a score.
 pub fn scores(g: &Graph, facts: &Facts, v: ValueId, depth: usize) -> Result<Scores, Miss> {
     let Some(id) = g.producer(v).filter(|_| depth < MAX_DEPTH) else {
         return Err(Miss::at(v, depth, "no MatMul of queries and keys feeds it"));

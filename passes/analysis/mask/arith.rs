@@ -31,7 +31,7 @@ pub(super) fn arithmetic(
     })
 }
 
-/// The number as this type holds it; `None` for types that nothing is computed in, and for what is no number.
+/// The number as this type holds it; `None` for types without arithmetic here, and for values that are not numbers.
 pub(super) fn real(exact: f64, dtype: DType) -> Option<Element> {
     let rounded = match dtype {
         DType::F32 => f64::from(exact as f32),

@@ -9,7 +9,7 @@ use super::element::{Cond, Element};
 /// Constants beyond this many bytes are not read; a causal mask of 4096 × 4096 bools is.
 const MAX_BYTES: usize = 1 << 24;
 
-/// The element of a constant at these coordinates; `None` where it is no expression of them.
+/// The element of a constant at these coordinates; `None` where it cannot be expressed by them.
 pub(super) fn element(tensor: &Tensor, at: &[Affine], space: &Space) -> Option<Element> {
     if tensor.rank() != at.len() || tensor.is_empty() || tensor.byte_len() > MAX_BYTES {
         return None;

@@ -260,7 +260,7 @@ pub(in crate::precision) fn choose(
 }
 
 /// One offset for all channels, the middle of a range that is not around zero, as behind Gelu: half of the steps of a range
-/// around zero would be for numbers that there are not. `plain` is the choice of such a range, whose channels apart stay so.
+/// around zero would serve numbers that do not occur. `plain` is the choice of such a range, whose channels apart stay so.
 pub(in crate::precision) fn around(
     stats: &TensorStats,
     gains: &[f64],

@@ -225,7 +225,7 @@ impl Conv {
     }
 }
 
-/// The only reader of a value that is no output.
+/// The only reader of a value that is not an output.
 fn only_reader(g: &Graph, v: ValueId) -> Option<(NodeId, &kiln_graph::Node)> {
     let id = g.single_use(v)?.node;
     Some((id, g.node(id)))

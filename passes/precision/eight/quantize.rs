@@ -9,7 +9,7 @@ use super::qdq::{Weight, Writer};
 use super::reading::{self, Reading};
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
 use crate::precision::calibrated::ranges::{self, Choice};
-use crate::precision::linear::Linear;
+use crate::precision::linear::{self, Linear};
 use crate::precision::numbers::format::Format;
 use crate::precision::numbers::weights::{self, Rounding, to_f32s};
 
@@ -23,26 +23,7 @@ pub fn wanted(model: &Model) -> Vec<ValueId> {
     let layers = g.nodes().filter_map(|(id, _)| Linear::of(g, id)?.ok());
     let convs = g.nodes().filter_map(|(id, _)| Conv::of(g, id)?.ok());
     let all = (layers.map(|l| l.input)).chain(convs.flat_map(|c| [c.layer.input, c.end]));
-    floats(g, all)
-}
-
-/// The same of linear layers alone.
-pub(in crate::precision) fn wanted_by_linear(model: &Model) -> Vec<ValueId> {
-    let g = &model.graph;
-    let layers = g.nodes().filter_map(|(id, _)| Linear::of(g, id)?.ok());
-    floats(g, layers.map(|l| l.input))
-}
-
-/// Those that are computed in FP32 or FP16, in ascending order.
-fn floats(g: &Graph, values: impl Iterator<Item = ValueId>) -> Vec<ValueId> {
-    let float = |v: &ValueId| {
-        matches!(g.value(*v).ty().dtype(), Some(DType::F32 | DType::F16))
-            && g.constant(*v).is_none()
-    };
-    let mut all: Vec<ValueId> = values.filter(float).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
+    linear::floats(g, all)
 }
 
 /// What layers become.

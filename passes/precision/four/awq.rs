@@ -3,6 +3,7 @@
 
 use kiln_graph::{DType, Graph, Tensor, ValueId};
 
+use crate::precision::calibrated::plan::Factors;
 use crate::precision::calibrated::smooth::{self, Norm};
 use crate::precision::linear::Linear;
 use crate::precision::numbers::weights::{self, Rounding, to_f32s};
@@ -27,22 +28,8 @@ pub(in crate::precision) struct Product {
     pub block: Option<usize>,
 }
 
-/// Factors for an activation that are worth it.
-#[derive(Clone, Debug)]
-pub(in crate::precision) struct Plan {
-    x: ValueId,
-    norm: Option<Norm>,
-    pub factors: Vec<f32>,
-}
-
-impl Plan {
-    /// The part of the error's power without factors that must not be reached with them.
-    pub fn worth(&self) -> f64 {
-        worth(self.norm)
-    }
-}
-
-fn worth(norm: Option<Norm>) -> f64 {
+/// The part of the error's power without factors that must not be reached with them.
+pub(in crate::precision) fn worth(norm: Option<Norm>) -> f64 {
     match norm {
         Some(_) => WORTH,
         None => WORTH_A_MUL,
@@ -57,7 +44,7 @@ pub(in crate::precision) fn plan(
     products: &[Product],
     rounding: Rounding,
     moments: &[f64],
-) -> Option<Plan> {
+) -> Option<Factors> {
     let layers: Vec<Linear> = products.iter().map(|p| p.layer).collect();
     let scalable = |l: &Linear| {
         g.value(l.weight).uses().len() == 1
@@ -71,14 +58,14 @@ pub(in crate::precision) fn plan(
     }
     let norm = smooth::norm(g, x, &layers);
     let factors = choose(g, products, rounding, moments, worth(norm))?;
-    Some(Plan { x, norm, factors })
+    Some(Factors { x, norm, factors })
 }
 
 /// Scales the weights of the products and divides the activation. Gives the value that the products read then, and its
 /// moments.
 pub(in crate::precision) fn apply(
     g: &mut Graph,
-    plan: &Plan,
+    plan: &Factors,
     products: &[Product],
     moments: &[f64],
     pass: &str,

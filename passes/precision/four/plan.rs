@@ -10,48 +10,9 @@ use super::layer::fit;
 use crate::Target;
 use crate::core::pass::Options;
 use crate::precision::calibrated::gram::Gram;
-use crate::precision::linear::Linear;
+use crate::precision::calibrated::plan::{Method, Plan, Rounded};
+use crate::precision::linear::{self, Linear};
 use crate::precision::numbers::weights::{self, Quantized, Rounding, pack, to_f32s, unpack};
-
-/// Plans by the activation that the layers read.
-pub type Plans = FxHashMap<ValueId, Plan>;
-
-/// The layers that read one activation.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// What the activation is divided by, if that pays.
-    pub(in crate::precision) factors: Option<awq::Plan>,
-    /// Of the activation's channels, up to a factor.
-    pub(in crate::precision) moments: Vec<f64>,
-    pub(in crate::precision) layers: FxHashMap<NodeId, Rounded>,
-}
-
-/// A weight in INT4, multiplied by the factors of its plan.
-#[derive(Clone, Debug)]
-pub(in crate::precision) struct Rounded {
-    pub numbers: Quantized,
-    pub block: usize,
-    pub by: Method,
-    /// Root of the squared error of the products on the calibration data, over their square.
-    pub error: f64,
-}
-
-/// How a weight is rounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::precision) enum Method {
-    Nearest,
-    /// With errors that make up for each other.
-    Compensated,
-}
-
-impl Method {
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Nearest => "nearest",
-            Method::Compensated => "compensated",
-        }
-    }
-}
 
 /// The activations that plans are made for, and those that are too long for a [`Gram`].
 pub fn wanted(model: &Model) -> (Vec<ValueId>, Vec<ValueId>) {
@@ -61,9 +22,7 @@ pub fn wanted(model: &Model) -> (Vec<ValueId>, Vec<ValueId>) {
         let rows = layers.filter_map(|u| Some(Linear::of(g, u.node)?.ok()?.rows));
         rows.max().is_some_and(|rows| rows <= Gram::MAX_SIZE)
     };
-    crate::precision::eight::quantize::wanted_by_linear(model)
-        .into_iter()
-        .partition(short)
+    linear::wanted(model).into_iter().partition(short)
 }
 
 /// The plan of `x`, of which `gram` is what calibration found; `None` if no layer that reads it can become INT4. Nothing that
@@ -96,7 +55,7 @@ pub fn plan(
     let scaled = awq::plan(g, x, &products, rounding, &moments).and_then(|found| {
         let gram = gram.divided(&found.factors);
         let scaled = Candidate::of(g, &products, rounding, &gram, Some(&found.factors))?;
-        (scaled.cost < found.worth() * plain.cost).then_some((found, scaled))
+        (scaled.cost < awq::worth(found.norm) * plain.cost).then_some((found, scaled))
     });
     let (factors, chosen) = match scaled {
         Some((factors, scaled)) => (Some(factors), scaled),

@@ -5,8 +5,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::awq::{self, Product};
 use super::layer::{MIN_BLOCK, layer};
-use super::plan::{Plans, Rounded};
+
 use crate::core::pass::{Context, Exactness, Pass, PassFailure, Remark};
+use crate::precision::calibrated::plan::{Plans, Rounded};
 use crate::precision::calibrated::stats::{Stats, TensorStats};
 use crate::precision::linear::Linear;
 use crate::precision::numbers::weights::{self, Quantized, Rounding, Unfit};

@@ -73,7 +73,7 @@ pub(in crate::precision) struct Edge {
     /// Which outputs must be half.
     pub outputs: Vec<bool>,
     pub captures: Vec<Captured>,
-    /// Captures in FP32 that there are as half, too.
+    /// FP32 captures that also exist in half precision.
     pub twins: Vec<(ValueId, ValueId)>,
     /// Inputs and outputs of a value that is carried.
     pub carried: Vec<(ValueId, ValueId)>,

@@ -1,58 +1,14 @@
 //! What values of a model are made of, as far as half precision cares: integers, numbers that a format rounds to zero, and
 //! statistics. Bodies of If, Loop and Scan are followed with what they capture and carry.
 
-use kiln_graph::{DType, Def, Dim, Graph, NodeId, Op, Tensor, ValueId, ops};
+use kiln_graph::{DType, Def, Dim, Graph, NodeId, Tensor, ValueId, ops};
 use rustc_hash::FxHashMap;
 
 use super::control::{Control, bodies};
 use super::format::HalfFormat;
+use super::operands::{COMPARISONS, GUARDED, REDUCTIONS, STATISTICS, arithmetic_operands};
 use super::range::{self, Count};
 use super::rules::{is_f32, touches};
-
-/// Sums over many elements.
-const REDUCTIONS: &[&str] = &[
-    "ReduceMean",
-    "ReduceSum",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceSumSquare",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceProd",
-    "CumSum",
-];
-
-/// What is done to statistics before they meet the data again.
-const STATISTICS: &[&str] = &[
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Sqrt",
-    "Reciprocal",
-    "Clip",
-    "Max",
-    "Min",
-    "Pow",
-    "Expand",
-    "Neg",
-    "Exp",
-    "Log",
-    "Sum",
-    "Tile",
-    "Unsqueeze",
-    "Squeeze",
-    "Reshape",
-    "Cast",
-    "Where",
-    "Abs",
-];
-
-/// Operators that a small number keeps from giving zero.
-const GUARDED: &[&str] = &["Add", "Clip", "Max", "Mean", "Sub", "Sum", "Where"];
-
-/// Comparisons; with a number that the format has not, they are comparisons with zero.
-const COMPARISONS: &[&str] = &["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"];
 
 /// Constants of more elements are weights, not guards.
 const TABLE: usize = 1 << 14;
@@ -427,90 +383,6 @@ fn joined(g: &Graph, id: NodeId, flows: &[Flow]) -> Vec<Origin> {
         });
     }
     all.unwrap_or_default()
-}
-
-/// The operands that arithmetic works on; `None` where the result is made in another way.
-fn arithmetic_operands(op: Op, count: usize) -> Option<Vec<usize>> {
-    const FIRST: &[&str] = &[
-        "Cast",
-        "CastLike",
-        "Compress",
-        "CumSum",
-        "DepthToSpace",
-        "Dropout",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Identity",
-        "MaxPool",
-        "AveragePool",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "Reshape",
-        "ReverseSequence",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "TopK",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-    ];
-    const ALL: &[&str] = &[
-        "Abs",
-        "Add",
-        "BitShift",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Div",
-        "Einsum",
-        "Elu",
-        "Exp",
-        "Floor",
-        "LeakyRelu",
-        "Log",
-        "Max",
-        "Mean",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "PRelu",
-        "Pow",
-        "Range",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Sign",
-        "Softplus",
-        "Sqrt",
-        "Sub",
-        "Sum",
-    ];
-    if op.is_any(FIRST) {
-        Some(vec![0])
-    } else if op.is_any(ALL) {
-        Some((0..count).collect())
-    } else if op.is("Where") {
-        Some(vec![1, 2])
-    } else if op.is_any(&["Pad", "ScatterElements", "ScatterND"]) {
-        Some(vec![0, 2])
-    } else {
-        None
-    }
 }
 
 /// A row of a table of floats is an embedding, not a position.

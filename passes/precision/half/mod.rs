@@ -9,6 +9,7 @@ mod decisions;
 mod flow;
 pub mod format;
 mod masks;
+mod operands;
 mod products;
 mod range;
 pub mod ranges;

@@ -1,5 +1,6 @@
 //! Bounds of values that are made of integers and constants, by arithmetic on intervals.
 
+use kiln_graph::ops::kind::{Kind, kind};
 use kiln_graph::{DType, Graph, NodeId, Tensor, ValueId, ops};
 
 use super::format::HalfFormat;
@@ -228,14 +229,9 @@ pub(in crate::precision) fn arithmetic(
         "Pow" if all.len() == 2 && first.lo > 0.0 => {
             first.corners(all[1], |a, b| (a.ln() * b).exp())
         }
-        "Cast" | "CastLike" | "DepthToSpace" | "Dropout" | "Expand" | "Flatten" | "Gather"
-        | "GatherElements" | "GatherND" | "Identity" | "ReduceMax" | "ReduceMean" | "ReduceMin"
-        | "Reshape" | "Slice" | "SpaceToDepth" | "Split" | "Squeeze" | "Tile" | "TopK"
-        | "Transpose" | "Trilu" | "Unsqueeze" | "ReverseSequence" | "Compress" | "MaxPool"
-        | "AveragePool" => match g.node(id).op().is("Trilu") {
-            true => first.union(Count::of(0.0, 0.0)),
-            false => first,
-        },
+        "AveragePool" | "Cast" | "CastLike" | "Dropout" | "Identity" | "MaxPool" | "ReduceMax"
+        | "ReduceMean" | "ReduceMin" | "TopK" => first,
+        "Trilu" => first.union(Count::of(0.0, 0.0)),
         "Range" => joined,
         "CumSum" | "ReduceSum" | "ReduceL1" => Count {
             wide: first.wide,
@@ -247,6 +243,7 @@ pub(in crate::precision) fn arithmetic(
         "Div" | "Reciprocal" | "Log" | "Pow" | "ReduceSumSquare" | "ReduceL2" | "ReduceProd"
         | "ReduceLogSum" | "ReduceLogSumExp" | "LeakyRelu" | "PRelu" | "Elu" | "BitShift"
         | "Einsum" | "Mod" => joined.unknown(),
+        _ if kind(g.node(id).op()) == Kind::Move => first,
         _ => return None,
     })
 }

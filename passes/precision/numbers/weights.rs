@@ -67,11 +67,11 @@ pub struct Quantized {
 /// A weight cannot be quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    #[error("its weight is no matrix of 16- or 32-bit floats")]
+    #[error("its weight is not a matrix of 16- or 32-bit floats")]
     Type,
-    #[error("its weight has infinities or NaN")]
+    #[error("its weight contains infinities or NaN")]
     NotFinite,
-    #[error("there is not one moment for each row of its weight")]
+    #[error("the moments do not match the rows of its weight")]
     Moments,
     #[error("its weight or the block is empty")]
     Empty,
@@ -82,7 +82,7 @@ pub enum Unfit {
 /// error. `moments` are K means of squared inputs E[x_j²], which weigh the rows: the error is then that of the product.
 ///
 /// # Errors
-/// When the weight is no finite matrix of F32, F16 or BF16, or the number of moments is not K.
+/// When the weight is not a finite matrix of F32, F16 or BF16, or the number of moments is not K.
 pub fn quantize(
     weight: &Tensor,
     rounding: Rounding,

@@ -12,6 +12,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,8 @@ pub struct Case {
     /// What values are said to have been, by name: smallest and largest.
     pub measured: Vec<(String, f32, f32)>,
     pub half_io: bool,
+    /// Symbols that have one size in all runs.
+    pub sizes: BTreeMap<String, usize>,
     pub int4_block: usize,
     pub tolerance: Option<String>,
     pub target: Target,
@@ -106,12 +109,13 @@ const HEADERS: &[&str] = &[
     "passes:",
     "products:",
     "ranges:",
+    "sizes:",
     "target:",
     "tolerance:",
     "unchanged",
 ];
 
-/// A header that there is not. A header is a word in lower case, alone or with a colon behind it.
+/// An unknown header. A header is a word in lower case, alone or with a colon behind it.
 fn unknown_header(source: &str) -> Option<&str> {
     let lines = source.lines().take_while(|l| l.starts_with('#'));
     let mut headers = lines.map(|l| l[1..].trim()).filter(|l| {
@@ -153,6 +157,8 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         measured: header("measured:")
             .map_or(Vec::new(), |all| all.split(',').map(measured).collect()),
         half_io: header("half-io").is_some(),
+        sizes: header("sizes:")
+            .map_or_else(BTreeMap::new, |all| all.split(',').map(size).collect()),
         int4_block: header("int4-block:").map_or(INT4_BLOCK, |b| b.parse().unwrap()),
         tolerance: header("tolerance:"),
         target: match header("target:").as_deref() {
@@ -165,6 +171,12 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         path,
         source,
     }
+}
+
+/// `seq=4`
+fn size(text: &str) -> (String, usize) {
+    let (name, size) = text.split_once('=').unwrap();
+    (name.trim().to_string(), size.trim().parse().unwrap())
 }
 
 /// `x=-1e5..20`
@@ -280,6 +292,7 @@ pub fn apply_up_to(
         keep_ops: case.keep_op.as_slice(),
         convert_io: case.half_io,
         int4_block: case.int4_block,
+        sizes: &case.sizes,
         ..Options::default()
     };
     let plans = plans(case, &before, &options);

@@ -1,6 +1,5 @@
 //! Engines timed on the GPU: latency with its parts, throughput over streams, what the GPU drew and how far from its roof it is.
 
-pub mod card;
 pub mod load;
 pub mod telemetry;
 
@@ -10,12 +9,12 @@ use std::time::{Duration, Instant};
 use kiln_graph::{Model, Tensor, onnx};
 use serde::Serialize;
 
-use super::work::{Work, work};
 use super::{Axis, BenchOptions, Stats};
 use crate::bench::BenchError;
 use crate::bundle;
 use crate::engine::run::{EngineRunError, Facts, LayerTime, RunOptions, Session};
 use crate::engine::{self, DataType, Paper};
+use crate::engine::{Work, work};
 use crate::environment::{Environment, environment};
 use crate::manifest;
 use crate::nvidia::gpus::Probe;
@@ -23,7 +22,7 @@ use crate::parity;
 use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
 
-use card::{Card, Format};
+use crate::engine::card::{self, Card, Format};
 use load::Load;
 use telemetry::{Sampler, Telemetry};
 

@@ -41,7 +41,7 @@ pub(super) fn provider(facts: &Facts) -> Finding {
         cuda::WHEEL
     );
     let Ok(ort) = &facts.ort else {
-        return absent(what, enables, "there is no ONNX Runtime".into(), install);
+        return absent(what, enables, "not found".into(), install);
     };
     let provider = match &ort.provider {
         Ok(Some(provider)) => provider,

@@ -80,7 +80,12 @@ fn head(b: &Benchmark) -> Head {
     Head {
         kind: "benchmark",
         title,
-        paths: b.models.iter().map(|m| ("model", m.path.clone())).collect(),
+        paths: (b.models.iter().enumerate())
+            .map(|(k, m)| match (k, super::first(b)) {
+                (0, "baseline") => ("baseline", m.path.clone()),
+                _ => ("model", m.path.clone()),
+            })
+            .collect(),
         verdicts,
         facts: vec![
             ("runtime", b.runtime.clone()),

@@ -62,7 +62,13 @@ fn placements(b: &Benchmark) -> Table {
 
 fn models(b: &Benchmark) -> Table {
     let on = match b.device.device.is_cpu() {
-        true => format!("{}, {}, {} threads", b.device, b.environment.cpu, b.threads),
+        true => format!(
+            "{}, {}, {} thread{}",
+            b.device,
+            b.environment.cpu,
+            b.threads,
+            if b.threads == 1 { "" } else { "s" }
+        ),
         false => b.device.to_string(),
     };
     let title = format!(

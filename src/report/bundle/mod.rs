@@ -18,6 +18,8 @@ use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
 use crate::manifest::{Manifest, Search};
 use crate::parity::{Comparison, decades, doubts};
+use crate::precision::{Floats, Precision, Scheme};
+use crate::runtime::{Device, Optimization};
 use crate::summary::bytes;
 
 /// A compilation as a document.
@@ -114,7 +116,8 @@ fn parity(m: &Manifest) -> Vec<Part> {
     let (header, rows) = parity_rows(report);
     let mut parts = vec![
         Part::Text(format!(
-            "Against the original in FP32 on ONNX Runtime's CPU provider, graph optimization disabled; tolerance `{}`.",
+            "Compared with the original on {}; tolerance `{}`.",
+            proved_on(m),
             report.tolerance.name
         )),
         Part::Table(header, rows),
@@ -151,6 +154,32 @@ fn parity(m: &Manifest) -> Vec<Part> {
     parts
 }
 
+/// Where the proof ran, and how: `ONNX Runtime's CPU provider, graph optimization disabled`.
+fn proved_on(m: &Manifest) -> String {
+    let optimization = match m.optimization {
+        Some(Optimization::Disabled) => ", graph optimization disabled",
+        Some(Optimization::All) => ", graph optimization disabled for it and on for the result",
+        None => "",
+    };
+    format!(
+        "{}{optimization}",
+        provider(m.device.as_ref().map(|d| d.device))
+    )
+}
+
+/// `ONNX Runtime's CUDA provider (cuda:0)`
+fn provider(device: Option<Device>) -> String {
+    match device {
+        None => "ONNX Runtime".into(),
+        Some(Device::Cpu) => "ONNX Runtime's CPU provider".into(),
+        Some(device @ Device::Cuda(_)) => format!("ONNX Runtime's CUDA provider ({device})"),
+        Some(device @ Device::Rtx(_)) => format!("TensorRT for RTX in ONNX Runtime ({device})"),
+    }
+}
+
+/// Engines are timed by another command, whatever GPU is here.
+const NOT_TIMED: &str = "`kiln bench BUNDLE --engine` times it";
+
 fn latency(m: &Manifest) -> Vec<Part> {
     let Some(report) = &m.latency else {
         let why = m
@@ -161,14 +190,21 @@ fn latency(m: &Manifest) -> Vec<Part> {
     };
     let (header, rows) = latency_rows(report);
     let warnings = report.warnings.iter().map(ToString::to_string);
+    let settings = report.subjects.first().and_then(|s| s.settings);
+    let engine = match &m.engine {
+        Some(_) => format!(" The engine was not timed: {NOT_TIMED}."),
+        None => String::new(),
+    };
     vec![
-        Part::Text(
-            "ONNX Runtime's CPU provider with all its optimizations, interleaved runs, at the typical sizes. The engine was \
-             not timed: no CUDA device."
-                .into(),
-        ),
+        Part::Text(format!(
+            "{} with all its optimizations, interleaved runs, at the typical sizes.{engine}",
+            provider(settings.map(|s| s.device))
+        )),
         Part::Table(header, rows),
-        Part::Plots(vec![distribution("Distribution", report), runs("All runs", report)]),
+        Part::Plots(vec![
+            distribution("Distribution", report),
+            runs("All runs", report),
+        ]),
         Part::List(warnings.collect()),
     ]
 }
@@ -301,8 +337,10 @@ fn fold_long(title: &str, header: Vec<&'static str>, rows: Vec<Vec<String>>) -> 
 
 fn precision(m: &Manifest) -> Vec<Part> {
     let mut parts = Vec::new();
-    if m.options.int8.is_some() || m.options.fp8 {
-        let format = if m.options.fp8 { "FP8" } else { "INT8" };
+    let Precision { floats, linear } = m.options.precision;
+    let multiplied = linear.scheme().is_some_and(|s| s != Scheme::Weights);
+    if let Some(format) = linear.format().filter(|_| multiplied) {
+        let format = format.title();
         parts.push(Part::Text(format!(
             "{} linear layers and convolutions multiply in {format}.",
             m.quantized
@@ -315,7 +353,8 @@ fn precision(m: &Manifest) -> Vec<Part> {
             m.quantized
         )));
     }
-    if let Some(half) = m.half() {
+    if floats != Floats::Fp32 {
+        let half = floats.format().title();
         parts.push(Part::Text(format!("{} nodes are {half}.", m.converted)));
     }
     parts.push(Part::Text(format!(
@@ -410,8 +449,8 @@ fn not_run(m: &Manifest) -> Vec<Part> {
             m.latency_not_run.as_deref().unwrap_or("switched off")
         ));
     }
-    if let (Some(_), Some(why)) = (&m.engine, m.engine_parity.not_run()) {
-        lines.push(format!("latency of the engine: {why}"));
+    if m.engine.is_some() {
+        lines.push(format!("latency of the engine: {NOT_TIMED}"));
     }
     match lines.is_empty() {
         true => Vec::new(),

@@ -308,9 +308,12 @@ impl Scale {
     }
 
     fn ticks(&self) -> Vec<(f64, String)> {
+        // Sizes that were given are whole, whatever the distance of round numbers would be.
+        let whole = self.ticks.iter().all(|v| v.fract() == 0.0);
+        let step = if whole { self.step.max(1.0) } else { self.step };
         let text = |v: f64| match self.log || self.step == 0.0 {
             true => digits(v),
-            false => decimals(v, self.step),
+            false => decimals(v, step),
         };
         self.ticks.iter().map(|&v| (v, text(v))).collect()
     }

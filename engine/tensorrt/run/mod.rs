@@ -1,0 +1,8 @@
+//! Engines on a GPU.
+
+mod ffi;
+mod profiler;
+mod refit;
+mod session;
+
+pub use session::Session;

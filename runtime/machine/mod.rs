@@ -1,0 +1,8 @@
+//! The machine: NVIDIA's drivers and libraries, Python's packages, the dynamic loader, folders and files.
+
+pub mod environment;
+pub mod loader;
+pub mod mapped;
+pub mod nvidia;
+pub mod pysite;
+pub mod scratch;
