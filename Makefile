@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist clean
+.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check clean
 
 setup: $(VENV)/.ready
 
@@ -102,7 +102,8 @@ sbom:
 # kiln_compiler. zig links it, so that no old container is needed.
 wheel: setup .venv-wheel/.ready
 	rm -f dist/kiln_compiler-*.whl
-	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" maturin build --release --zig --out dist
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" LIBCLANG_PATH=$$(echo $(CURDIR)/.venv-wheel/lib/python3*/site-packages/clang/native) \
+	    maturin build --release --zig --out dist
 
 .venv-wheel/.ready: tools/wheel/requirements.txt
 	[ -x .venv-wheel/bin/python ] || python3 -m venv .venv-wheel
@@ -114,6 +115,17 @@ WHEEL_PYTHONS = python3
 
 wheel-check:
 	python3 tools/wheel/check.py dist/kiln_compiler-*.whl "$(DEMO_MODEL)" $(WHEEL_PYTHONS:%=--python %)
+
+# Bundles that kiln exported, served by a real Triton: answers, load, and a stop under load. docs/serving.md.
+SERVE_TOKENIZER = fixtures/tokenizers/sentence.json
+
+serve-check: $(KILN) .venv-serve/.ready
+	.venv-serve/bin/python tools/serve/check.py --kiln $(KILN) --model "$(DEMO_MODEL)" --tokenizer $(SERVE_TOKENIZER)
+
+.venv-serve/.ready: tools/serve/requirements.txt
+	[ -x .venv-serve/bin/python ] || python3 -m venv .venv-serve
+	.venv-serve/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
 
 # What a release holds, in dist/: the wheel, a tarball with its binary, the SBOM and checksums.
 dist: wheel
@@ -238,4 +250,4 @@ real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready
 
 clean:
 	cargo clean
-	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel dist
+	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel .venv-serve dist

@@ -26,6 +26,7 @@ pub mod bench;
 #[doc(hidden)]
 pub mod bisect;
 pub mod bundle;
+pub mod cache;
 pub mod check;
 #[doc(hidden)]
 pub mod cli;
@@ -34,10 +35,14 @@ pub mod compile;
 pub mod doctor;
 mod engine_runner;
 #[doc(hidden)]
+pub mod export;
+#[doc(hidden)]
 pub mod generate;
 #[doc(hidden)]
 pub mod gpu_check;
 pub mod manifest;
+#[doc(hidden)]
+pub mod matrix;
 pub mod options;
 #[doc(hidden)]
 pub mod pipeline;

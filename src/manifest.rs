@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::{self, baseline::Verdict};
+use crate::cache::Note;
 use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::EngineParity;
 use crate::environment::Environment;
@@ -72,6 +73,8 @@ pub struct Manifest {
     pub engine: Option<EngineFacts>,
     /// The gates that were set, but for that on parity.
     pub gates: Vec<Judged>,
+    /// `null`: no cache was asked.
+    pub cache: Option<Note>,
     /// What the user's own judge said; `null`: there is none.
     pub judge: Option<Judgement>,
     /// `passes`, `not-proved` or `fails`; `null`: not run.

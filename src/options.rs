@@ -84,6 +84,8 @@ pub struct Options {
     pub gates: Gates,
     /// A command of the user's that judges the result's outputs.
     pub judge: Option<Asked>,
+    /// Under which a cache will keep the bundle.
+    pub cache_key: Option<String>,
     /// What the options came from, for the manifest.
     pub recipe: Recipe,
 }
@@ -147,6 +149,7 @@ impl Options {
             limits: Vec::new(),
             gates: Gates::default(),
             judge: None,
+            cache_key: None,
             recipe: Recipe::default(),
         }
     }

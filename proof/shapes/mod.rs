@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use derived::derived;
 pub use inputs::specs;
 pub use kinds::{Kinds, Wanted, input_kind};
-pub(crate) use roles::is_batch;
+pub use roles::is_batch;
 pub use settle::{Probe, Settled, settle};
 pub(crate) use settle::{says_baked, settle_near};
 pub use spec::{DimSpec, ShapeSpec, SpecError};

@@ -253,7 +253,7 @@ fn from_input(g: &Graph, v: ValueId) -> bool {
 }
 
 /// Whether a dimension of this name counts the items served at once.
-pub(crate) fn is_batch(symbol: &str) -> bool {
+pub fn is_batch(symbol: &str) -> bool {
     let lower = symbol.to_ascii_lowercase();
     lower.contains("batch") || lower == "n" || lower == "b"
 }

@@ -14,6 +14,8 @@ use super::judge::JudgeArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
+use crate::bundle::about::about;
+use crate::cache::{self, Cached};
 use crate::compile::{self, CompileError, Options, Plan};
 use crate::fault::Fault;
 use crate::generate::Roles;
@@ -71,6 +73,11 @@ pub(super) struct Args {
     /// It is also written where a gate fails. Can be given several times.
     #[arg(long, value_name = "FILE", value_parser = super::report_file(), help_heading = help::OUTPUT)]
     report: Vec<report::Target>,
+    /// Take the bundle from this folder if the same was compiled before, else keep it there.
+    ///
+    /// The key is the hash of all that the bundle depends on, and what is taken is verified.
+    #[arg(long, value_name = "DIR", help_heading = help::OUTPUT)]
+    cache: Option<PathBuf>,
     /// Print the manifest as JSON.
     #[arg(long, help_heading = help::OUTPUT)]
     json: bool,
@@ -196,12 +203,20 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         }
         return Ok(0);
     }
-    let done = compile::compile(&options, &terminal);
+    let done = match &args.cache {
+        None => compile::compile(&options, &terminal).map(|o| Cached::Made(Box::new(o))),
+        Some(cache) => cache::compile(&options, cache, &terminal),
+    };
     terminal.clear();
     if let Err(e) = &done {
         stopped(globals, &options, e, &args.report, args.json)?;
     }
-    let outcome = done?;
+    let outcome = match done? {
+        Cached::Made(outcome) => outcome,
+        Cached::Hit { bundle, manifest } => {
+            return hit(globals, &bundle, &manifest, &args.report, args.json);
+        }
+    };
     for target in &args.report {
         target.write(&report::BundlePage(&outcome.manifest))?;
     }
@@ -218,6 +233,30 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     Ok(match outcome.manifest.parity.as_ref().is_none_or(proved) {
         true => 0,
         false => NOT_PROVED,
+    })
+}
+
+/// Shows a bundle that was made before. Its reports are those that were written then.
+fn hit(
+    globals: &Globals,
+    bundle: &Path,
+    manifest: &serde_json::Value,
+    reports: &[report::Target],
+    json: bool,
+) -> Result<u8, Failure> {
+    for target in reports {
+        target.copy_of(bundle)?;
+    }
+    match json {
+        true => print_json(manifest)?,
+        false => globals.show(&super::inspect::bundle_lines(
+            bundle,
+            &about(bundle).map_err(Failure::model)?.unwrap_or_default(),
+        ))?,
+    }
+    Ok(match manifest["parity_outcome"].as_str() {
+        None | Some("passes") => 0,
+        Some(_) => NOT_PROVED,
     })
 }
 

@@ -93,7 +93,7 @@ struct Whole<'a> {
     bundle: Option<&'a About>,
 }
 
-fn bundle_lines(folder: &Path, a: &About) -> String {
+pub(super) fn bundle_lines(folder: &Path, a: &About) -> String {
     let mut out = format!("{}\n\n", folder.display());
     let made = match a.runtime.as_str() {
         "" => format!("kiln {}", a.kiln),

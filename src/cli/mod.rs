@@ -12,6 +12,7 @@ mod device;
 mod doctor;
 mod engine;
 pub mod exit;
+mod export;
 mod generate;
 mod generation;
 mod gpu_check;
@@ -19,6 +20,7 @@ mod help;
 mod inspect;
 mod judge;
 mod log;
+mod matrix;
 mod passes;
 mod progress;
 mod signals;
@@ -96,6 +98,10 @@ enum Verb {
     Passes(passes::Args),
     /// Show what is installed, what is missing, and the command that fixes it.
     Doctor(doctor::Args),
+    /// Compile many models for many targets: the cells of a plan, one of them, or all in one report.
+    Matrix(matrix::Args),
+    /// Write a bundle as a server wants it: Triton, or Text Embeddings Inference.
+    Export(export::Args),
     /// Check and time everything that takes a GPU, on this machine, and write a record.
     GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe or of a result.
@@ -322,6 +328,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),
         Verb::Doctor(args) => doctor::run(&globals, args),
+        Verb::Matrix(args) => matrix::run(&globals, args),
+        Verb::Export(args) => export::run(&globals, args),
         Verb::GpuCheck(args) => gpu_check::run(&globals, args),
         Verb::Schema { of } => print_json(&of.get()).map(|()| 0),
         Verb::BuildEngine(args) => match crate::engine::serve(&args.into()) {

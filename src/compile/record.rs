@@ -10,6 +10,7 @@ use super::job::Job;
 use super::proof::Proved;
 use super::typed::Typed;
 use super::{build, gates};
+use crate::cache::Note;
 use crate::engine_parity::NotRun;
 use crate::environment::environment;
 use crate::manifest::{
@@ -155,6 +156,10 @@ fn record(
                 (name.to_string_lossy().into_owned(), *bytes)
             }),
         },
+        cache: options.cache_key.as_ref().map(|key| Note {
+            key: key.clone(),
+            hit: false,
+        }),
         engine_parity: NotRun::no_engine().into(),
         environment: environment(),
         ..Manifest::default()

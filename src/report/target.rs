@@ -61,6 +61,29 @@ pub struct WriteError {
 }
 
 impl Target {
+    /// Writes the report that a bundle holds, where it has one of this form.
+    ///
+    /// # Errors
+    /// When it has none, or the file cannot be written.
+    pub fn copy_of(&self, bundle: &Path) -> Result<(), WriteError> {
+        let fail = |reason: String| WriteError {
+            path: self.path.clone(),
+            reason,
+        };
+        let name = match self.form {
+            Form::Markdown => crate::bundle::REPORT,
+            Form::Html => crate::bundle::REPORT_PAGE,
+            Form::Json => crate::bundle::MANIFEST,
+            Form::Junit => {
+                return Err(fail(
+                    "a bundle that comes from the cache has no JUnit file".into(),
+                ));
+            }
+        };
+        let copied = std::fs::copy(bundle.join(name), &self.path);
+        copied.map(drop).map_err(|e| fail(e.to_string()))
+    }
+
     /// Writes the whole file or nothing.
     ///
     /// # Errors

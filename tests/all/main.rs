@@ -9,6 +9,7 @@ mod harness;
 
 mod attention;
 mod bisect;
+mod cache;
 mod cases_attn;
 mod cases_half;
 mod cases_inputs;
@@ -23,6 +24,7 @@ mod controls;
 mod differential;
 mod docs;
 mod environment;
+mod export;
 mod faults;
 mod fuzz;
 mod gates;

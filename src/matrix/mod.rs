@@ -1,0 +1,447 @@
+//! Many models, targets and precisions: a plan is crossed into cells, and each cell is a compilation of its own that any
+//! engine of jobs can start. kiln schedules nothing.
+
+pub mod collect;
+mod template;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use template::Engine;
+
+use crate::bundle;
+use crate::cache::{self, Cached};
+use crate::cli::exit;
+use crate::compile::{self, CompileError};
+use crate::options::Options;
+use crate::precision::{Floats, Linear};
+use crate::recipe::{self, Precision, Recipe, RecipeError, Targets};
+use crate::talk::Talk;
+
+/// A plan, as its file has it. Paths are relative to its folder.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    /// By the names that cells have: a path, or a recipe.
+    models: std::collections::BTreeMap<String, OneModel>,
+    /// As `--target`: cpu, sm_89, or several for one engine, sm_86,sm_89.
+    targets: Vec<String>,
+    /// fp32, fp16, bf16, int8, int8-dynamic, fp8, int4, or two of them: int8+fp16.
+    #[serde(default = "only_fp32")]
+    precisions: Vec<String>,
+    /// What all cells have: a recipe.
+    #[serde(default)]
+    base: Recipe,
+    /// Cells that there are not; what is not given stands for all.
+    #[serde(default)]
+    exclude: Vec<Excluded>,
+    /// Where bundles and results go.
+    #[serde(default = "in_fleet")]
+    output: PathBuf,
+    /// Where bundles are kept by what they were made of.
+    cache: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum OneModel {
+    Path(PathBuf),
+    Recipe(Box<Recipe>),
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Excluded {
+    model: Option<String>,
+    target: Option<String>,
+    precision: Option<String>,
+}
+
+fn only_fp32() -> Vec<String> {
+    vec!["fp32".into()]
+}
+
+fn in_fleet() -> PathBuf {
+    "fleet".into()
+}
+
+/// A plan cannot be used, or a cell cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum MatrixError {
+    #[error("{}: {reason}", path.display())]
+    Plan { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error("there is no cell {asked}; there are {count}, from 0 on: {some}")]
+    NoCell {
+        asked: String,
+        count: usize,
+        some: String,
+    },
+    #[error("{}: {why}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        why: &'static str,
+        source: std::io::Error,
+    },
+}
+
+/// One compilation of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell {
+    pub index: usize,
+    /// `minilm-sm_89-fp16`, which is part of the names of its files.
+    pub id: String,
+    pub model: String,
+    pub target: String,
+    pub precision: String,
+    /// The command that runs it.
+    pub argv: Vec<String>,
+    pub needs: Needs,
+    /// The bundle, and the file that says how it went.
+    pub outputs: [PathBuf; 2],
+    /// What `kiln compile -c` would compile.
+    pub recipe: Recipe,
+}
+
+/// What a machine must have for a cell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Needs {
+    /// TensorRT, to build an engine.
+    pub tensorrt: bool,
+    /// A GPU of one of these compute capabilities: for the engine's parity, or an engine without weights. Empty: none.
+    pub gpus: Vec<String>,
+    /// Megabytes of memory, by the model's size.
+    pub memory_mb: u64,
+    pub cpus: usize,
+}
+
+/// A plan that was read.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub path: PathBuf,
+    pub output: PathBuf,
+    pub cache: Option<PathBuf>,
+    pub models: Vec<String>,
+    pub targets: Vec<String>,
+    pub precisions: Vec<String>,
+    pub cells: Vec<Cell>,
+}
+
+/// How a cell went, as its file says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ended {
+    pub id: String,
+    /// That of `kiln compile`.
+    pub exit_code: u8,
+    /// What it said, where it failed.
+    pub error: Option<String>,
+    pub seconds: f64,
+    /// The recipe that was run; another one is another cell.
+    pub recipe: Value,
+    pub host: String,
+}
+
+/// Memory that a compilation takes beside the model, and how many times the model it holds: the original and the result in
+/// ONNX Runtime, and both in kiln. Measured on the models of docs/performance.md, rounded up.
+const MEMORY_MB: u64 = 1500;
+const COPIES: u64 = 5;
+
+impl Plan {
+    /// Reads a plan and crosses it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or names what there is not.
+    pub fn read(path: &Path) -> Result<Plan, MatrixError> {
+        let fail = |reason: String| MatrixError::Plan {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let text = fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+        let file: File = serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+        let output = absolute.join(&file.output);
+        let mut plan = Plan {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
+            cache: file.cache.as_ref().map(|c| absolute.join(c)),
+            models: file.models.keys().cloned().collect(),
+            targets: file.targets.clone(),
+            precisions: file.precisions.clone(),
+            output,
+            cells: Vec::new(),
+        };
+        file.known(&plan).map_err(fail)?;
+        for (name, model) in &file.models {
+            let own = match model {
+                OneModel::Path(path) => Recipe {
+                    model: Some(path.clone()),
+                    ..Recipe::default()
+                },
+                OneModel::Recipe(recipe) => (**recipe).clone(),
+            };
+            let own = own.over(&file.base).map_err(|e| fail(e.to_string()))?;
+            let own = own.placed(folder);
+            if own.model.is_none() {
+                return Err(fail(format!("models.{name} has no `model`")));
+            }
+            for target in &file.targets {
+                for precision in &file.precisions {
+                    if file.exclude.iter().any(|e| e.fits(name, target, precision)) {
+                        continue;
+                    }
+                    let cell = plan.cell(&own, name, target, precision).map_err(fail)?;
+                    plan.cells.push(cell);
+                }
+            }
+        }
+        match plan.cells.is_empty() {
+            true => Err(fail("it has no cells".into())),
+            false => Ok(plan),
+        }
+    }
+
+    fn cell(
+        &self,
+        own: &Recipe,
+        model: &str,
+        target: &str,
+        precision: &str,
+    ) -> Result<Cell, String> {
+        let plain = target.replace(',', "_");
+        let id = format!("{model}-{plain}-{precision}");
+        let bundle = self.output.join(format!("{id}.kiln"));
+        let (floats, linear) = formats(precision)?;
+        let recipe = Recipe {
+            target: Some(Targets::One(target.to_string())),
+            output: Some(bundle.clone()),
+            precision: Precision {
+                floats,
+                linear,
+                ..own.precision.clone()
+            },
+            ..own.clone()
+        };
+        let bytes = recipe.model.as_ref().map_or(0, |m| model_bytes(m));
+        let on_gpu = recipe.gates.engine_parity == Some(true)
+            || recipe.build.refittable == Some(true)
+            || recipe.build.weight_stripped == Some(true);
+        Ok(Cell {
+            index: self.cells.len(),
+            model: model.to_string(),
+            target: target.to_string(),
+            precision: precision.to_string(),
+            argv: vec![
+                "kiln".into(),
+                "matrix".into(),
+                "run".into(),
+                self.path.display().to_string(),
+                id.clone(),
+            ],
+            needs: Needs {
+                tensorrt: target != "cpu" && recipe.engine != Some(false),
+                gpus: match on_gpu {
+                    true => target.split(',').map(str::to_string).collect(),
+                    false => Vec::new(),
+                },
+                memory_mb: MEMORY_MB + COPIES * bytes.div_ceil(1 << 20),
+                cpus: 2,
+            },
+            outputs: [bundle, self.output.join(format!("{id}.json"))],
+            recipe,
+            id,
+        })
+    }
+
+    /// A cell by its name or number.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, asked: &str) -> Result<&Cell, MatrixError> {
+        let number = asked.parse().ok().and_then(|k: usize| self.cells.get(k));
+        let named = self.cells.iter().find(|c| c.id == asked);
+        named.or(number).ok_or_else(|| MatrixError::NoCell {
+            asked: asked.to_string(),
+            count: self.cells.len(),
+            some: {
+                let ids = self.cells.iter().take(4).map(|c| c.id.as_str());
+                ids.collect::<Vec<_>>().join(", ")
+            },
+        })
+    }
+
+    /// A script that has an engine run every cell.
+    pub fn template(&self, engine: Engine) -> String {
+        template::fill(self, engine)
+    }
+}
+
+impl File {
+    /// Whether names are names of files, and what is excluded is there.
+    fn known(&self, plan: &Plan) -> Result<(), String> {
+        let fine = |c: char| c.is_ascii_alphanumeric() || "-_.+,".contains(c);
+        let names = plan
+            .models
+            .iter()
+            .chain(&plan.targets)
+            .chain(&plan.precisions);
+        for name in names {
+            if name.is_empty() || name.starts_with('.') || !name.chars().all(fine) {
+                return Err(format!(
+                    "\"{name}\" is part of the names of files: use letters, digits, '-', '_' and '.'"
+                ));
+            }
+        }
+        for excluded in &self.exclude {
+            let given = [
+                (&excluded.model, &plan.models),
+                (&excluded.target, &plan.targets),
+                (&excluded.precision, &plan.precisions),
+            ];
+            for (name, known) in given {
+                if let Some(name) = name.as_ref().filter(|n| !known.contains(n)) {
+                    return Err(format!(
+                        "exclude: there is no {name}; there are: {}",
+                        known.join(", ")
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Excluded {
+    fn fits(&self, model: &str, target: &str, precision: &str) -> bool {
+        let is = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|w| w == name);
+        is(&self.model, model) && is(&self.target, target) && is(&self.precision, precision)
+    }
+}
+
+/// What a precision's name says.
+fn formats(name: &str) -> Result<(Option<Floats>, Option<Linear>), String> {
+    let (mut floats, mut linear) = (None, None);
+    for part in name.split('+') {
+        match part {
+            "fp32" => floats = Some(Floats::Fp32),
+            "fp16" => floats = Some(Floats::Fp16),
+            "bf16" => floats = Some(Floats::Bf16),
+            "int8" => linear = Some(Linear::Int8),
+            "int8-dynamic" => linear = Some(Linear::Int8Dynamic),
+            "fp8" => linear = Some(Linear::Fp8),
+            "int4" => linear = Some(Linear::Int4),
+            _ => {
+                return Err(format!(
+                    "there is no precision {name}; there are fp32, fp16, bf16, int8, int8-dynamic, fp8 and int4, and int8+fp16"
+                ));
+            }
+        }
+    }
+    Ok((floats, linear))
+}
+
+fn model_bytes(path: &Path) -> u64 {
+    let length = |p: &Path| fs::metadata(p).map_or(0, |m| m.len());
+    let mut data = path.as_os_str().to_owned();
+    data.push(".data");
+    length(path) + length(Path::new(&data))
+}
+
+/// What became of a cell.
+#[derive(Debug)]
+pub enum Run {
+    /// It was done before, by the same recipe; nothing was run.
+    Before(Ended),
+    Now(Ended),
+}
+
+/// Runs a cell, unless it was done. One that failed or was killed is run again.
+///
+/// # Errors
+/// When its result cannot be written. A compilation that fails is a result.
+pub fn run(plan: &Plan, cell: &Cell, how: &Options, talk: &dyn Talk) -> Result<Run, MatrixError> {
+    let [bundle, status] = &cell.outputs;
+    let recipe = serde_json::to_value(&cell.recipe).unwrap_or_default();
+    if let Some(before) = ended(status) {
+        let done = matches!(before.exit_code, 0 | 6) && before.recipe == recipe;
+        // A model that was replaced is another model.
+        if done && bundle.join(bundle::MODEL).is_file() && is_newer(status, cell) {
+            return Ok(Run::Before(before));
+        }
+    }
+    let options = Options {
+        device: how.device,
+        ort_lib: how.ort_lib.clone(),
+        trt_lib: how.trt_lib.clone(),
+        builder: how.builder.clone(),
+        ..recipe::resolve(&cell.recipe)?
+    };
+    let start = Instant::now();
+    let done = compiled(plan, &options, talk);
+    let ended = Ended {
+        id: cell.id.clone(),
+        exit_code: match &done {
+            Ok(true) => 0,
+            Ok(false) => 6,
+            Err(e) => exit::code(e.fault()),
+        },
+        error: done
+            .err()
+            .map(|e| bundle::public(&e.to_string()).into_owned()),
+        seconds: start.elapsed().as_secs_f64(),
+        recipe,
+        host: host(),
+    };
+    // Whole or not at all: a cell that is killed has none.
+    let text = serde_json::to_vec_pretty(&ended).unwrap_or_default();
+    let part = status.with_extension(format!("json.{}.part", std::process::id()));
+    let written = fs::create_dir_all(&plan.output)
+        .and_then(|()| fs::write(&part, text))
+        .and_then(|()| fs::rename(&part, status));
+    written.map_err(|source| MatrixError::Io {
+        path: status.clone(),
+        why: "the cell's result cannot be written",
+        source,
+    })?;
+    Ok(Run::Now(ended))
+}
+
+/// Whether the result was written after the model.
+fn is_newer(status: &Path, cell: &Cell) -> bool {
+    let time = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+    match (cell.recipe.model.as_deref().and_then(time), time(status)) {
+        (Some(model), Some(status)) => status >= model,
+        _ => false,
+    }
+}
+
+/// Whether the result was proved.
+fn compiled(plan: &Plan, options: &Options, talk: &dyn Talk) -> Result<bool, CompileError> {
+    let done = match &plan.cache {
+        None => compile::compile(options, talk).map(|o| Cached::Made(Box::new(o)))?,
+        Some(cache) => cache::compile(options, cache, talk)?,
+    };
+    Ok(match done {
+        Cached::Made(outcome) => outcome.manifest.parity.as_ref().is_none_or(|p| p.pass()),
+        Cached::Hit { manifest, .. } => {
+            matches!(manifest["parity_outcome"].as_str(), None | Some("passes"))
+        }
+    })
+}
+
+/// What a cell's file says, if there is one.
+fn ended(status: &Path) -> Option<Ended> {
+    serde_json::from_slice(&fs::read(status).ok()?).ok()
+}
+
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_string()
+}
+
+#[cfg(test)]
+mod tests;
