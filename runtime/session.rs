@@ -522,6 +522,8 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use kiln_graph::DType;
 
     use super::super::testing::{matmul_add, model, node, port, runtime};

@@ -4,6 +4,8 @@ use kiln_graph::{DType, Def, Model, Tensor, ValueId, infer, onnx};
 use kiln_passes::{Context, Target, registry};
 use tempfile::TempDir;
 
+use std::num::NonZeroUsize;
+
 use super::*;
 use crate::parity::npz;
 use crate::shapes::Shapes;
