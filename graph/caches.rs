@@ -291,7 +291,7 @@ impl Room<'_> {
             // Keys of an encoder: what comes out is not asked for.
             (_, None) => Update::Kept,
         };
-        let holds = match (axis, k % 2 == 0) {
+        let holds = match (axis, k.is_multiple_of(2)) {
             (3, _) => Holds::Both,
             // The operand of the keys comes before that of the values.
             (_, even) => match even == (node.op().name() != "GroupQueryAttention") {

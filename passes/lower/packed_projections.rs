@@ -94,6 +94,17 @@ impl<'g> Part<'g> {
             _ => return None,
         };
         let width = usize::try_from(view.product(&channels)?.as_i64()?).ok()?;
+        // What is read elsewhere, as keys and values that leave for a cache are, would be computed twice.
+        let mut moved = operand;
+        while moved != view.source {
+            let alone = g
+                .value(moved)
+                .uses()
+                .iter()
+                .filter(|u| !g.node(u.node).op().is("Shape"));
+            (alone.count() <= 1 && !g.value(moved).is_output()).then_some(())?;
+            moved = g.node(g.producer(moved)?).input(0)?;
+        }
         let (mut at, mut columns) = (view.source, (0, width));
         if let Some(id) = g.producer_if(at, "Split") {
             let split = ops::Split::of(g, id)?;

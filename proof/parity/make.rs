@@ -583,7 +583,7 @@ mod tests {
         let refusal = |dtype, kind| make(&[spec(dtype, &[2], kind)], 0).unwrap_err().to_string();
         let text = refusal(DType::I64, InputKind::TokenIds { upper: 0 });
         assert!(
-            text.starts_with("no int64[2] can be made for the input \"x\""),
+            text.starts_with("the input \"x\" cannot be made as int64[2]"),
             "{text}"
         );
         refusal(DType::String, InputKind::Mask);

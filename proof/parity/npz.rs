@@ -362,7 +362,7 @@ mod tests {
             read(&path).unwrap_err().to_string()
         };
         let err = refusal(2_000_000);
-        assert!(err.contains("there is less (0)"), "{err}");
+        assert!(err.contains("has less (0)"), "{err}");
         let err = refusal(2_000_000_000);
         assert!(err.contains("no more than"), "{err}");
         let err = refusal(u64::MAX);

@@ -162,7 +162,14 @@ impl Plan {
             reason,
         };
         let text = fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
-        let file: File = serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let value: Value = serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let models = value["models"].as_object().into_iter().flatten();
+        let models = models.map(|(name, model)| (format!("models.{name}"), model));
+        let recipes = models.chain(value.get("base").map(|base| ("base".into(), base)));
+        for (at, recipe) in recipes.filter(|(_, recipe)| recipe.is_object()) {
+            recipe::known_keys(path, recipe, &at)?;
+        }
+        let file: File = serde_json::from_value(value).map_err(|e| fail(e.to_string()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
         let output = absolute.join(&file.output);

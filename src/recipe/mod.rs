@@ -14,6 +14,7 @@ use crate::engine::Hardware;
 use crate::fixed::InputValue;
 use crate::precision::{Floats, Format, Linear};
 
+pub(crate) use read::known_keys;
 pub use read::{RecipeError, of_bundle, read};
 pub(crate) use resolve::operator;
 pub use resolve::resolve;

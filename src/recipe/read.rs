@@ -85,7 +85,7 @@ pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
     } else {
         value
     };
-    known(path, &value, Recipe::schema().as_value(), "")?;
+    known_keys(path, &value, "")?;
     let mut recipe: Recipe = serde_json::from_value(value).map_err(|e| syntax(e.to_string()))?;
     if made {
         recipe.output = None;
@@ -118,7 +118,12 @@ fn yaml() -> serde_saphyr::Options {
     }
 }
 
-/// Refuses keys that the schema does not have. Serde would, too, but without a word on which was meant.
+/// Refuses keys of a recipe inside another file, whose place there is `at`.
+pub(crate) fn known_keys(path: &Path, value: &Value, at: &str) -> Result<(), RecipeError> {
+    known(path, value, Recipe::schema().as_value(), at)
+}
+
+/// Refuses keys that the schema does not have; serde lets them pass, since a newer kiln's manifest may have some.
 fn known(path: &Path, value: &Value, schema: &Value, at: &str) -> Result<(), RecipeError> {
     let Some(properties) = schema["properties"].as_object() else {
         return Ok(());

@@ -222,10 +222,15 @@ fn every_command_of_the_pages_runs_on_the_demos_model() {
 /// Spans such as `kiln check --pieces` name a command with options of its own.
 #[test]
 fn options_that_the_pages_name_are_there() {
-    let help = |verb: &str| {
+    let help = |verbs: &[&str]| {
         let kiln = env!("CARGO_BIN_EXE_kiln");
-        let ran = Command::new(kiln).args([verb, "--help"]).output().unwrap();
+        let mut asked = Command::new(kiln);
+        let ran = asked.args(verbs).arg("--help").output().unwrap();
         (ran.status.success()).then(|| String::from_utf8(ran.stdout).unwrap())
+    };
+    let is_verb = |word: &str| {
+        let plain = word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        plain && !word.starts_with('-')
     };
     let mut named = 0;
     for (name, page) in pages() {
@@ -234,10 +239,15 @@ fn options_that_the_pages_name_are_there() {
             let (Some("kiln"), Some(verb)) = (words.next(), words.next()) else {
                 continue;
             };
-            if !verb.chars().all(|c| c.is_ascii_lowercase() || c == '-') || verb.starts_with('-') {
+            if !is_verb(verb) {
                 continue;
             }
-            let help = help(verb).unwrap_or_else(|| panic!("{name}: `{span}`"));
+            let mut words = words.peekable();
+            let second = words.peek().filter(|word| is_verb(word));
+            let below = second.and_then(|second| help(&[verb, second]));
+            let help = below
+                .or_else(|| help(&[verb]))
+                .unwrap_or_else(|| panic!("{name}: `{span}`"));
             for option in words.filter(|w| w.starts_with("--")) {
                 let option = option.split('=').next().unwrap();
                 assert!(help.contains(option), "{name}: `{span}` names {option}");
