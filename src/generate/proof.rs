@@ -226,12 +226,12 @@ fn forced(
     let mut states = (original.start(1, &[])?, result.start(1, &[])?);
     let mut steps = Vec::new();
     let mut next = prompt.to_vec();
-    for k in 0..tokens.len() {
+    for (k, &token) in tokens.iter().enumerate() {
         let new = [std::mem::take(&mut next)];
         let a = original.step(&mut states.0, &new)?.last(0);
         let b = result.step(&mut states.1, &new)?.last(0);
         steps.push(step(prompt.len() + k, &a, &b));
-        next = vec![tokens[k]];
+        next = vec![token];
     }
     Ok((steps, states))
 }
