@@ -168,15 +168,97 @@ impl Room<'_> {
                 return found;
             }
         }
-        // What is only read.
-        let (attention, holds) = self.reads(v)?;
-        (rank >= 4 && axes.len() >= 4).then(|| Place {
+        if rank < 4 || axes.len() < 4 {
+            return None;
+        }
+        let read = self.only_read(v, axes);
+        let (attention, holds, axis) = read.filter(|(.., axis)| *axis < rank)?;
+        Some(Place {
             update: Update::Kept,
             holds,
-            axis: axes[axes.len() - 2],
+            axis,
             output: self.given_out(v),
             attention,
         })
+    }
+
+    /// The attention that reads a value, as what, and the axis of the input that counts tokens by how it is read: a product
+    /// takes keys [.., size, tokens] and values [.., tokens, size], operators [batch, heads, tokens, size] or, flat,
+    /// [batch, tokens, hidden].
+    fn only_read(&self, v: ValueId, axes: &[usize]) -> Option<(Attention, Holds, usize)> {
+        const NEW: usize = usize::MAX;
+        let mut open = vec![(v, axes.to_vec(), false)];
+        let mut seen = FxHashSet::default();
+        while let Some((v, axes, flat)) = open.pop() {
+            if !seen.insert(v) || seen.len() > 4 * STEPS {
+                continue;
+            }
+            let mut uses = self.graph.value(v).uses().to_vec();
+            uses.sort_unstable_by_key(|u| std::cmp::Reverse((u.node, u.slot)));
+            for used in uses {
+                let Slot::Input(k) = used.slot else { continue };
+                let node = self.graph.node(used.node);
+                let list = |k: usize| self.graph.constant(node.input(k)?)?.to_i64s();
+                let (mut axes, mut flat) = (axes.clone(), flat);
+                match (node.op().domain(), node.op().name(), k) {
+                    ("", "MatMul", 1) => {
+                        let product = node.input(0).and_then(|o| self.product(used.node, o));
+                        let Some((attention, holds)) = product else {
+                            continue;
+                        };
+                        let behind = if holds == Holds::Keys { 1 } else { 2 };
+                        return Some((attention, holds, *axes.get(axes.len() - behind)?));
+                    }
+                    ("" | "com.microsoft", "Attention" | "MultiHeadAttention", 1 | 2)
+                    | ("com.microsoft", "GroupQueryAttention", 1 | 2) => {
+                        let holds = if k == 1 { Holds::Keys } else { Holds::Values };
+                        return Some((self.key(used.node), holds, axes[if flat { 1 } else { 2 }]));
+                    }
+                    ("", "Mul" | "Div", k) => {
+                        let other = node.input(1 - k.min(1) as usize);
+                        if other.is_none_or(|o| self.graph.constant(o).is_none()) {
+                            continue;
+                        }
+                    }
+                    ("", "Transpose", 0) => match (node.attrs().ints("perm"), axes.len()) {
+                        (Some([0, 2, 1]), n) if flat => axes.swap(n - 1, n - 2),
+                        (Some(perm), n) if perm.len() == n => {
+                            let from = |&p: &i64| {
+                                usize::try_from(p).ok()?.lt(&n).then(|| axes[p as usize])
+                            };
+                            let Some(moved) = perm.iter().map(from).collect() else {
+                                continue;
+                            };
+                            axes = moved;
+                        }
+                        _ => continue,
+                    },
+                    // Heads that several queries share are repeated along an axis of their own.
+                    ("", "Unsqueeze", 0) => {
+                        let at = list(1).or_else(|| node.attrs().ints("axes").map(<[i64]>::to_vec));
+                        let Some(&[at]) = at.as_deref() else { continue };
+                        let Some(at) = place(at, axes.len() + 1) else {
+                            continue;
+                        };
+                        axes.insert(at, NEW);
+                    }
+                    ("", "Reshape", 0) => match list(1).map(|to| to.len()) {
+                        Some(3) if axes.len() == 4 => flat = true,
+                        Some(n) if n + 1 == axes.len() => axes.retain(|a| *a != NEW),
+                        Some(n) if n == axes.len() => {}
+                        // The sizes are computed.
+                        None => axes.retain(|a| *a != NEW),
+                        _ => continue,
+                    },
+                    ("", name, 0) if SAME.contains(&name) => {}
+                    ("", "Expand" | "Tile" | "Slice", 0) => {}
+                    _ => continue,
+                }
+                let outputs = node.outputs().iter().flatten();
+                open.extend(outputs.map(|o| (*o, axes.clone(), flat)));
+            }
+        }
+        None
     }
 
     fn within(
