@@ -1,0 +1,351 @@
+//! What a proof of a generation claims, each held against the limits.
+
+use kiln_graph::Tensor;
+use kiln_graph::caches::Update;
+
+use super::super::decoder::{Decoder, Scores, State};
+use super::super::error::GenerateError;
+use super::super::ports::Feed;
+use super::{Claim, Outcome, Step, distance, made_prompt};
+use crate::parity::{self, Limits};
+
+/// How many times the limit on relative L2 caches may be off: errors of a layer are of that layer alone, which the sum over
+/// the residual stream averages out in the scores.
+const CACHE_FACTOR: f64 = 4.0;
+
+/// How far apart two ways may be that round alike but multiply in other shapes, over the limit for the precision.
+const SHAPE_FACTOR: f64 = 1.0;
+
+fn claim(name: &'static str, wrong: Option<String>, details: String) -> Claim {
+    Claim {
+        name: name.into(),
+        outcome: wrong.map_or(Outcome::Holds, Outcome::Fails),
+        details,
+    }
+}
+
+fn not_run(name: &'static str, why: impl Into<String>) -> Claim {
+    Claim {
+        name: name.into(),
+        outcome: Outcome::NotRun(why.into()),
+        details: String::new(),
+    }
+}
+
+/// Whether two vectors are within the limits, by relative L2 and cosine.
+fn within(limits: &Limits, relative_l2: f64, cosine: f64, factor: f64) -> bool {
+    let near = limits
+        .relative_l2
+        .is_none_or(|most| relative_l2 <= most * factor);
+    let along = limits
+        .cosine
+        .is_none_or(|least| 1.0 - cosine <= (1.0 - least) * factor * factor);
+    // A comparison with NaN is false.
+    near && along && relative_l2.is_finite()
+}
+
+/// How many times the limits a single step may be off. They are for a whole tensor, whose rows differ: what all steps hold
+/// together is held to them as they are.
+const STEP_FACTOR: f64 = 2.0;
+
+const SCORES: &str = "scores at each step";
+
+pub(super) fn scores(steps: &[Step], limits: &Limits) -> Claim {
+    let worst = steps
+        .iter()
+        .max_by(|a, b| a.relative_l2.total_cmp(&b.relative_l2));
+    let Some(worst) = worst else {
+        return not_run(SCORES, "the model holds no step behind the prompt");
+    };
+    let all = steps.iter().map(|s| s.rms.powi(2)).sum::<f64>();
+    let off = steps.iter().map(|s| (s.relative_l2 * s.rms).powi(2));
+    let joint = (off.sum::<f64>() / all).sqrt();
+    let mean = steps.iter().map(|s| s.cosine).sum::<f64>() / steps.len() as f64;
+    let bad = (steps.iter())
+        .find(|s| !within(limits, s.relative_l2, s.cosine, STEP_FACTOR))
+        .or_else(|| (!within(limits, joint, mean, 1.0)).then_some(worst));
+    let kl = steps.iter().map(|s| s.kl).fold(0.0, f64::max);
+    let top = steps.iter().filter(|s| s.original == s.result).count();
+    let details = format!(
+        "{} steps: relative L2 {joint:.2e}, of one at most {:.2e}, cosine at least {:.7}, KL at most {:.2e}, first choice the same in {top}",
+        steps.len(),
+        worst.relative_l2,
+        steps.iter().map(|s| s.cosine).fold(1.0, f64::min),
+        kl
+    );
+    let limit = limits.relative_l2.unwrap_or(f64::INFINITY);
+    let wrong = bad.map(|s| {
+        format!(
+            "relative L2 is {joint:.2e} (limit {limit}); at position {} it is {:.2e}, cosine {:.6}",
+            s.position, s.relative_l2, s.cosine
+        )
+    });
+    claim(SCORES, wrong, details)
+}
+
+/// How close the original's first and second choice may be that a result takes the other: both scores may be off by the
+/// limit on relative L2.
+pub(super) fn is_tie(step: &Step, limits: &Limits) -> bool {
+    step.margin <= limits.relative_l2.unwrap_or(0.0) * parity::MARGIN_FACTOR
+}
+
+pub(super) fn greedy(tokens: &[i64], result: &[i64], steps: &[Step], limits: &Limits) -> Claim {
+    let name = "tokens of a greedy generation";
+    let parted = tokens.iter().zip(result).position(|(a, b)| a != b);
+    let Some(at) = parted else {
+        let same = tokens.len() == result.len();
+        let wrong = (!same).then(|| format!("{} tokens, and {}", tokens.len(), result.len()));
+        return claim(name, wrong, format!("{} tokens are equal", tokens.len()));
+    };
+    let Some(step) = steps.get(at) else {
+        return not_run(name, "no step is known where they part");
+    };
+    let tie = is_tie(step, limits);
+    let details = format!(
+        "equal up to position {}, where the original has {} by {:.2e} of the scores' magnitude, and the result {}{}",
+        step.position,
+        tokens[at],
+        step.margin,
+        result[at],
+        if tie { ": a tie" } else { "" }
+    );
+    claim(name, (!tie).then(|| details.clone()), details)
+}
+
+/// The result's scores of all tokens in one run against those of single steps.
+pub(super) fn at_once(
+    result: &mut Decoder,
+    prompt: &[i64],
+    tokens: &[i64],
+    limits: &Limits,
+) -> Result<Claim, GenerateError> {
+    let name = "one run is as many steps";
+    let mut state = result.start(1, &[])?;
+    let whole: Vec<i64> = prompt.iter().chain(tokens).copied().collect();
+    let all = result.step(&mut state, std::slice::from_ref(&whole))?;
+    if all.len(0) != whole.len() {
+        return Ok(not_run(name, "the model scores the last token alone"));
+    }
+    let mut state = result.start(1, &[])?;
+    let mut worst = (0.0, 1.0);
+    let mut bad = None;
+    let mut next = prompt.to_vec();
+    for k in 0..=tokens.len() {
+        let one = result
+            .step(&mut state, &[std::mem::take(&mut next)])?
+            .last(0);
+        let (l2, cosine) = distance(&all.at(0, prompt.len() + k - 1), &one);
+        if l2 > worst.0 || l2.is_nan() {
+            worst = (l2, cosine);
+        }
+        if !within(limits, l2, cosine, SHAPE_FACTOR) {
+            bad.get_or_insert(prompt.len() + k);
+        }
+        next = tokens.get(k).copied().into_iter().collect();
+    }
+    let details = format!("relative L2 at most {:.2e}", worst.0);
+    let wrong = bad.map(|at| format!("at position {at} they differ: {details}"));
+    Ok(claim(name, wrong, details))
+}
+
+/// What the caches hold behind the last step.
+pub(super) fn held(
+    original: &Decoder,
+    result: &Decoder,
+    states: &(State, State),
+    limits: &Limits,
+) -> Claim {
+    let name = "what the caches hold";
+    let mut worst = 0.0f64;
+    let mut wrong = None;
+    let mut compared = 0;
+    for (k, c) in original.ports.caches.iter().enumerate() {
+        let other = result
+            .ports
+            .caches
+            .iter()
+            .position(|o| o.port.name == c.port.name);
+        let Some(other) = other else {
+            continue;
+        };
+        let (a, b) = (&states.0.caches[k], &states.1.caches[other]);
+        let (Some(x), Some(y)) = (floats(a), floats(b)) else {
+            continue;
+        };
+        if a.dims() != b.dims() {
+            continue;
+        }
+        compared += 1;
+        let (l2, cosine) = distance(&x, &y);
+        worst = worst.max(l2);
+        if !within(limits, l2, cosine, CACHE_FACTOR) && wrong.is_none() {
+            wrong = Some(format!(
+                "\"{}\" is off by relative L2 {l2:.2e}",
+                c.port.name
+            ));
+        }
+    }
+    match compared {
+        0 => not_run(name, "the caches of the two have other names or sizes"),
+        n => claim(
+            name,
+            wrong,
+            format!("{n} tensors: relative L2 at most {worst:.2e}"),
+        ),
+    }
+}
+
+fn floats(t: &Tensor) -> Option<Vec<f32>> {
+    Some(t.to_f64s()?.into_iter().map(|x| x as f32).collect())
+}
+
+/// A batch of rows of unequal lengths against each row alone. Where the original's rows see each other, a result's may.
+pub(super) fn rows(
+    original: &mut Decoder,
+    result: &mut Decoder,
+    prompt: &[i64],
+    tokens: &[i64],
+    limits: &Limits,
+    seed: u64,
+) -> Result<Claim, GenerateError> {
+    let name = "rows do not see each other";
+    if !result.ports.hides_padding() {
+        return Ok(not_run(name, "the model has no input that hides padding"));
+    }
+    let fixed = (result.ports.feeds.iter())
+        .find(|(_, f)| matches!(f, Feed::Tokens { .. }))
+        .and_then(|(p, _)| p.dims.first().copied().flatten());
+    if fixed.is_some_and(|n| n < 2) {
+        return Ok(not_run(name, "the model takes one row"));
+    }
+    let short = made_prompt(result, seed + 1, prompt.len().div_ceil(2));
+    let prompts = [prompt.to_vec(), short];
+    let forced = &tokens[..tokens.len().min(ROW_STEPS)];
+    let (worst, wrong) = apart(result, &prompts, forced, limits)?;
+    if let Some(wrong) = wrong {
+        return Ok(match apart(original, &prompts, forced, limits)? {
+            (_, Some(_)) => not_run(
+                name,
+                "those of the original do: where padding in front moves its positions, it takes rows of one length only",
+            ),
+            _ => claim(name, Some(wrong), String::new()),
+        });
+    }
+    let steps = forced.len();
+    let details =
+        format!("2 rows of unequal lengths, {steps} steps: relative L2 at most {worst:.2e}");
+    Ok(claim(name, None, details))
+}
+
+/// Steps that rows of unequal lengths take together.
+const ROW_STEPS: usize = 4;
+
+/// How far rows of a batch are from each of them alone, and what is wrong with that.
+fn apart(
+    model: &mut Decoder,
+    prompts: &[Vec<i64>],
+    tokens: &[i64],
+    limits: &Limits,
+) -> Result<(f64, Option<String>), GenerateError> {
+    let mut together = model.start(prompts.len(), &[])?;
+    let mut both = vec![model.step(&mut together, prompts)?];
+    for token in tokens {
+        both.push(model.step(&mut together, &vec![vec![*token]; prompts.len()])?);
+    }
+    let mut worst = 0.0f64;
+    let mut wrong = None;
+    for (row, prompt) in prompts.iter().enumerate() {
+        let mut alone = model.start(1, &[])?;
+        let mut next = prompt.clone();
+        for (k, scores) in both.iter().enumerate() {
+            let one: Scores = model.step(&mut alone, &[std::mem::take(&mut next)])?;
+            let (l2, cosine) = distance(&one.last(0), &scores.last(row));
+            worst = worst.max(if l2.is_nan() { f64::INFINITY } else { l2 });
+            if !within(limits, l2, cosine, SHAPE_FACTOR) && wrong.is_none() {
+                wrong = Some(format!(
+                    "row {row} of {} tokens is off by relative L2 {l2:.2e} at step {k} beside a row of another length",
+                    prompt.len()
+                ));
+            }
+            next = tokens.get(k).copied().into_iter().collect();
+        }
+    }
+    Ok((worst, wrong))
+}
+
+/// Whether what stands in the unwritten part of a buffer reaches the scores. A mask adds to scores, and what multiplies NaN
+/// by zero is NaN: a model may rely on its runtime to give it zeros. Then that is what is said, and it is no failure.
+pub(super) fn unwritten(
+    result: &mut Decoder,
+    prompt: &[i64],
+    tokens: &[i64],
+) -> Result<Claim, GenerateError> {
+    let name = "the unwritten part of a buffer is not read";
+    let buffers = result.ports.caches.iter().any(|c| {
+        c.cache.update == Update::Written
+            || c.cache.update == Update::Shared && c.capacity().is_some()
+    });
+    if !buffers {
+        return Ok(not_run(name, "no cache is a buffer: all of them grow"));
+    }
+    let mut state = result.start_with(1, &[], 0xff)?;
+    let prompts = [prompt.to_vec()];
+    let mut finite = result
+        .step(&mut state, &prompts)?
+        .last(0)
+        .iter()
+        .all(|x| x.is_finite());
+    if let Some(token) = tokens.first() {
+        let scores = result.step(&mut state, &[vec![*token]])?;
+        finite &= scores.last(0).iter().all(|x| x.is_finite());
+    }
+    Ok(match finite {
+        true => claim(name, None, "NaN there reaches no score".into()),
+        false => not_run(
+            name,
+            "NaN there reaches the scores, as in every cache behind a mask: whoever runs the model must give it zeros, as kiln \
+             generate does",
+        ),
+    })
+}
+
+/// Whether the end of the capacity is an error, and not a wrong token.
+pub(super) fn edge(result: &mut Decoder, prompt: &[i64]) -> Result<Claim, GenerateError> {
+    let name = "the edge of the capacity";
+    let Some(capacity) = result.capacity() else {
+        return Ok(not_run(
+            name,
+            "the model has no end: no buffer, no table of positions",
+        ));
+    };
+    let token = prompt.first().copied().unwrap_or(0);
+    let mut state = result.start(1, &[])?;
+    let full = result.step(&mut state, &[vec![token; capacity]]);
+    let scores = match full {
+        Ok(scores) => scores.last(0),
+        Err(e) => {
+            return Ok(claim(
+                name,
+                Some(format!("{capacity} tokens do not run: {e}")),
+                String::new(),
+            ));
+        }
+    };
+    let finite = scores.iter().all(|x| x.is_finite());
+    let stops = matches!(
+        result.step(&mut state, &[vec![token]]),
+        Err(GenerateError::TooLong { .. })
+    );
+    let wrong = match (finite, stops) {
+        (false, _) => Some(format!(
+            "the scores behind {capacity} tokens are not finite"
+        )),
+        (_, false) => Some(format!("token {} is taken", capacity + 1)),
+        _ => None,
+    };
+    Ok(claim(
+        name,
+        wrong,
+        format!("{capacity} tokens run, and one more is refused"),
+    ))
+}
