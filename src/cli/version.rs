@@ -14,9 +14,12 @@ pub(super) fn wanted() -> bool {
 /// The commit, what was compiled in, and the runtimes that were found.
 pub(super) fn details(commit: Option<&str>) -> String {
     let commit = commit.filter(|c| !c.is_empty());
-    let builder = match cfg!(feature = "tensorrt-enterprise") {
-        true => "tensorrt-enterprise (TensorRT proper)",
-        false => "none (TensorRT for RTX)",
+    let builder = if cfg!(feature = "tensorrt-enterprise") {
+        "tensorrt-enterprise (TensorRT proper)"
+    } else if cfg!(feature = "tensorrt") {
+        "tensorrt (TensorRT for RTX)"
+    } else {
+        "none (no engines)"
     };
     let facts = Facts::gather(None, None);
     let ort = match &facts.ort {
