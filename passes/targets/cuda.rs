@@ -1,5 +1,5 @@
 //! ONNX Runtime's CUDA provider, with its `com.microsoft` operators. Types are those of the kernels that ONNX Runtime 1.24 registers
-//! (its `docs/OperatorKernels.md`). Nothing here has been timed on a GPU.
+//! (its `docs/OperatorKernels.md`), not checked against the release that kiln is tested with. Nothing here has been timed on a GPU.
 
 use kiln_graph::DType;
 
