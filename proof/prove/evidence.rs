@@ -40,17 +40,26 @@ pub(super) struct Attempt {
     wild: bool,
     /// Changes floats alone: sizes and the like stay as they are where only they run.
     floats: bool,
+    /// Lets whole numbers of no known meaning be large ones.
+    far: bool,
     /// Added to the seed of the cases.
     seed: u64,
 }
 
+/// Whole numbers of no known meaning stay below this where 0 and 1 show nothing.
+const FAR: i64 = 100;
+
 /// In this order: the first is all that most models take, and costs one run at the smallest sizes.
-pub(super) const ATTEMPTS: [Attempt; 6] = [
+pub(super) const ATTEMPTS: [Attempt; 7] = [
     Attempt::new(true, false, 1),
     Attempt::new(true, true, 1),
     Attempt::new(false, false, 1),
     Attempt::new(false, true, 2),
     Attempt::new(false, true, 3),
+    Attempt {
+        far: true,
+        ..Attempt::new(false, true, 4)
+    },
     Attempt {
         floats: true,
         ..Attempt::new(false, false, 1)
@@ -63,6 +72,7 @@ impl Attempt {
             smallest,
             wild,
             floats: false,
+            far: false,
             seed,
         }
     }
@@ -173,7 +183,7 @@ impl Evidence {
                 ..spec.clone()
             };
             if attempt.wild {
-                spec.kind = wild(&spec, tensor.dims());
+                spec.kind = wild(&spec, tensor.dims(), attempt.far);
             }
             let made = parity::make(&[spec], self.seed.wrapping_add(attempt.seed));
             if let Some((_, made)) = made.ok().and_then(|mut m| m.pop()) {
@@ -226,10 +236,17 @@ fn is_nothing(traits: &Traits) -> bool {
 }
 
 /// Numbers that a seed changes, for an input that has others by its meaning.
-fn wild(spec: &InputSpec, dims: &[usize]) -> InputKind {
+///
+/// `far` lets whole numbers of no known meaning go farther than 0 and 1.
+fn wild(spec: &InputSpec, dims: &[usize], far: bool) -> InputKind {
     let last = dims.last().copied().unwrap_or(1).max(1) as i64;
+    let whole = !spec.dtype.is_float() && spec.dtype != DType::Bool;
     match spec.kind {
-        InputKind::Mask | InputKind::PaddedMask => InputKind::Index { upper: 2 },
+        InputKind::Mask | InputKind::PaddedMask => InputKind::Index {
+            upper: if far && whole { FAR } else { 2 },
+        },
+        InputKind::FarPositions { upper } => InputKind::Index { upper },
+        InputKind::Lengths { most } => InputKind::Index { upper: most + 1 },
         InputKind::Positions => InputKind::Index { upper: last },
         InputKind::Zeros if spec.dtype.is_float() => InputKind::Normal { std: 1.0 },
         InputKind::Zeros if spec.dtype != DType::String => InputKind::Index { upper: 2 },

@@ -27,6 +27,8 @@ pub(in crate::precision) struct Origin {
     pub vanishes: bool,
     /// It is a sum, a mean or what is made of one, or guarded by a number that vanishes.
     pub statistic: bool,
+    /// It is made of floats that the model is given, by no more than arithmetic on single elements: a column of ids, a time.
+    pub given: bool,
 }
 
 impl Origin {
@@ -40,6 +42,7 @@ impl Origin {
             count: self.count.zip(other.count).map(|(a, b)| a.union(b)),
             vanishes: self.vanishes || other.vanishes,
             statistic: self.statistic || other.statistic,
+            given: self.given && other.given,
         }
     }
 }
@@ -93,6 +96,7 @@ impl Follow<'_> {
                     Some(known) => *known,
                     None => Origin {
                         count: value.ty().dtype().and_then(Count::of_type),
+                        given: is_f32(g, v),
                         ..Origin::default()
                     },
                 },
@@ -115,7 +119,7 @@ impl Follow<'_> {
         Origin {
             count: Some(count),
             vanishes: small && vanishes(tensor, self.format),
-            statistic: false,
+            ..Origin::default()
         }
     }
 
@@ -130,9 +134,37 @@ impl Follow<'_> {
                 count,
                 vanishes: vanishes && is_f32(g, v),
                 statistic: false,
+                given: count.is_none() && is_f32(g, v) && self.is_given(flow, id),
             };
         }
         self.statistic(flow, id);
+    }
+
+    /// Whether a node computes element by element with floats that the model is given.
+    fn is_given(&self, flow: &Flow, id: NodeId) -> bool {
+        let node = self.g.node(id);
+        let op = node.op();
+        let layer = op.is("MatMul") || op.is("Gemm");
+        let Some(places) = arithmetic_operands(op, node.inputs().len()) else {
+            return layer && self.is_given_to(flow, id, &[0, 1]) && self.few_terms(id);
+        };
+        let sums = op.is_any(REDUCTIONS) || op.is_any(&["AveragePool", "Einsum"]);
+        op.domain().is_empty()
+            && !sums
+            && !layer
+            && !embeds(self.g, id)
+            && self.is_given_to(flow, id, &places)
+    }
+
+    fn is_given_to(&self, flow: &Flow, id: NodeId, places: &[usize]) -> bool {
+        let node = self.g.node(id);
+        let operands = || {
+            places
+                .iter()
+                .filter_map(|&k| node.input(k))
+                .map(|v| flow.origin(v))
+        };
+        operands().any(|o| o.given) && operands().all(|o| o.given || o.count.is_some())
     }
 
     /// Where a result lies, if the node makes it of integers and constants.
@@ -201,13 +233,18 @@ impl Follow<'_> {
             .map(|&v| flow.origin(v).count)
             .collect();
         let wide = operands?.iter().any(|c| c.wide);
-        let shape = g.value(node.input(0)?).ty().shape()?;
+        self.few_terms(id).then_some(Count { wide, ..Count::ANY })
+    }
+
+    /// Whether a product adds up so few terms that it is one of coordinates.
+    fn few_terms(&self, id: NodeId) -> bool {
+        let g = self.g;
+        let shape = g.node(id).input(0).and_then(|v| g.value(v).ty().shape());
         let terms = match ops::Gemm::of(g, id).is_some_and(|gemm| gemm.trans_a()) {
-            true => shape.first()?,
-            false => shape.last()?,
+            true => shape.and_then(<[Dim]>::first),
+            false => shape.and_then(<[Dim]>::last),
         };
-        let few = matches!(terms, Dim::Known(n) if *n <= TERMS);
-        few.then_some(Count { wide, ..Count::ANY })
+        matches!(terms, Some(Dim::Known(n)) if *n <= TERMS)
     }
 
     /// Whether the result is elements of an operand that vanish.
