@@ -34,8 +34,7 @@ struct Seen {
 /// Other inputs for the shapes of a case.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
-    /// At the smallest case, or at the largest of few elements.
-    pub smallest: bool,
+    pub at: At,
     /// Changes inputs that select, and masks and positions, which a seed does not change.
     wild: bool,
     /// Changes floats alone: sizes and the like stay as they are where only they run.
@@ -49,27 +48,44 @@ pub(super) struct Attempt {
 /// Whole numbers of no known meaning stay below this where 0 and 1 show nothing.
 const FAR: i64 = 100;
 
+/// The case whose shapes are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    Smallest,
+    Typical,
+    /// Of those of few elements: what several samples make of each other shows there alone.
+    Largest,
+}
+
+/// Elements of inputs at most, for a run at the largest case.
+pub(super) const FEW: usize = 1 << 16;
+
 /// In this order: the first is all that most models take, and costs one run at the smallest sizes.
-pub(super) const ATTEMPTS: [Attempt; 7] = [
-    Attempt::new(true, false, 1),
-    Attempt::new(true, true, 1),
-    Attempt::new(false, false, 1),
-    Attempt::new(false, true, 2),
-    Attempt::new(false, true, 3),
+pub(super) const ATTEMPTS: [Attempt; 9] = [
+    Attempt::new(At::Smallest, false, 1),
+    Attempt::new(At::Smallest, true, 1),
+    Attempt::new(At::Typical, false, 1),
+    Attempt::new(At::Typical, true, 2),
+    Attempt::new(At::Typical, true, 3),
     Attempt {
         far: true,
-        ..Attempt::new(false, true, 4)
+        ..Attempt::new(At::Typical, true, 4)
     },
     Attempt {
         floats: true,
-        ..Attempt::new(false, false, 1)
+        ..Attempt::new(At::Typical, false, 1)
+    },
+    Attempt::new(At::Largest, false, 1),
+    Attempt {
+        far: true,
+        ..Attempt::new(At::Largest, true, 5)
     },
 ];
 
 impl Attempt {
-    const fn new(smallest: bool, wild: bool, seed: u64) -> Attempt {
+    const fn new(at: At, wild: bool, seed: u64) -> Attempt {
         Attempt {
-            smallest,
+            at,
             wild,
             floats: false,
             far: false,

@@ -144,27 +144,14 @@ impl Follow<'_> {
     fn is_given(&self, flow: &Flow, id: NodeId) -> bool {
         let node = self.g.node(id);
         let op = node.op();
-        let layer = op.is("MatMul") || op.is("Gemm");
-        let Some(places) = arithmetic_operands(op, node.inputs().len()) else {
-            return layer && self.is_given_to(flow, id, &[0, 1]) && self.few_terms(id);
-        };
         let sums = op.is_any(REDUCTIONS) || op.is_any(&["AveragePool", "Einsum"]);
+        let places = arithmetic_operands(op, node.inputs().len()).filter(|_| !sums);
+        let operands = places.into_iter().flatten().filter_map(|k| node.input(k));
+        let operands: Vec<Origin> = operands.map(|v| flow.origin(v)).collect();
         op.domain().is_empty()
-            && !sums
-            && !layer
             && !embeds(self.g, id)
-            && self.is_given_to(flow, id, &places)
-    }
-
-    fn is_given_to(&self, flow: &Flow, id: NodeId, places: &[usize]) -> bool {
-        let node = self.g.node(id);
-        let operands = || {
-            places
-                .iter()
-                .filter_map(|&k| node.input(k))
-                .map(|v| flow.origin(v))
-        };
-        operands().any(|o| o.given) && operands().all(|o| o.given || o.count.is_some())
+            && operands.iter().any(|o| o.given)
+            && operands.iter().all(|o| o.given || o.count.is_some())
     }
 
     /// Where a result lies, if the node makes it of integers and constants.
@@ -233,18 +220,13 @@ impl Follow<'_> {
             .map(|&v| flow.origin(v).count)
             .collect();
         let wide = operands?.iter().any(|c| c.wide);
-        self.few_terms(id).then_some(Count { wide, ..Count::ANY })
-    }
-
-    /// Whether a product adds up so few terms that it is one of coordinates.
-    fn few_terms(&self, id: NodeId) -> bool {
-        let g = self.g;
-        let shape = g.node(id).input(0).and_then(|v| g.value(v).ty().shape());
+        let shape = g.value(node.input(0)?).ty().shape()?;
         let terms = match ops::Gemm::of(g, id).is_some_and(|gemm| gemm.trans_a()) {
-            true => shape.and_then(<[Dim]>::first),
-            false => shape.and_then(<[Dim]>::last),
+            true => shape.first()?,
+            false => shape.last()?,
         };
-        matches!(terms, Some(Dim::Known(n)) if *n <= TERMS)
+        let few = matches!(terms, Dim::Known(n) if *n <= TERMS);
+        few.then_some(Count { wide, ..Count::ANY })
     }
 
     /// Whether the result is elements of an operand that vanish.
