@@ -122,7 +122,7 @@ g (float[batch, 4] t0) => (float[batch, 4] y)
     options.precision.floats = Floats::Fp16;
     let said = Said::default();
     let outcome = kiln::compile::compile(&options, &said);
-    assert!(matches!(outcome, Err(CompileError::NotTheSame { .. })),);
+    assert!(matches!(outcome, Err(CompileError::NotTheSame { .. })));
     let warnings = said.warnings.lock().unwrap();
     assert!(
         warnings
