@@ -179,6 +179,7 @@ fn record(
             milliseconds: report.elapsed.as_secs_f64() * 1e3,
             nodes_before: report.nodes_before,
             nodes_after: report.nodes_after,
+            removed: report.removed.clone(),
         });
     }
     for remark in &rewritten.remarks {
