@@ -34,7 +34,7 @@ pub struct PassReport {
     pub elapsed: Duration,
     pub nodes_before: usize,
     pub nodes_after: usize,
-    /// Nodes of the model as it was given that are gone, by their results: what stands in for a node bears their names.
+    /// Nodes of the model as it was given that are gone, by their results: another node of the operator may have taken a name over.
     pub removed: Vec<String>,
 }
 

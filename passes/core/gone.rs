@@ -2,44 +2,50 @@
 
 use rustc_hash::FxHashMap;
 
-use kiln_graph::{Def, Graph, ValueId};
+use kiln_graph::{Def, Graph, Op, ValueId};
 
-/// Results that are still computed by a node under their names.
+/// Results that a node of the same operator still computes under their names.
 #[derive(Debug)]
-pub(super) struct Results(Vec<(ValueId, String)>);
+pub(super) struct Results(Vec<(ValueId, Op, String)>);
 
 impl Results {
     /// The named results of the outermost graph's nodes.
     pub(super) fn of(graph: &Graph) -> Results {
-        let results = graph.nodes().flat_map(|(_, node)| node.outputs());
-        let named = results
-            .flatten()
-            .map(|&v| (v, graph.value(v).name().to_string()));
-        Results(named.filter(|(_, name)| !name.is_empty()).collect())
+        let nodes = graph.nodes().flat_map(|(_, node)| {
+            let results = node.outputs().iter().flatten();
+            results.map(|&v| (v, node.op(), graph.value(v).name().to_string()))
+        });
+        Results(nodes.filter(|(_, _, name)| !name.is_empty()).collect())
     }
 
-    /// Takes out those that no node computes any more, and gives their names.
+    /// Takes out those that are computed no more, and gives their names.
     pub(super) fn gone(&mut self, graph: &Graph) -> Vec<String> {
-        let computed = |v: ValueId| matches!(graph.value(v).def(), Def::Node(..));
-        let here = |v: ValueId, name: &str| computed(v) && graph.value(v).name() == name;
-        if self.0.iter().all(|(v, name)| here(*v, name)) {
+        let by = |v: ValueId| graph.producer(v).map(|n| graph.node(n).op());
+        let here = |(v, op, name): &(ValueId, Op, String)| {
+            by(*v) == Some(*op) && graph.value(*v).name() == name
+        };
+        if self.0.iter().all(here) {
             return Vec::new();
         }
         // What took a node's place took its name.
         let named: FxHashMap<&str, ValueId> = (graph.values())
-            .filter(|(v, value)| computed(*v) && !value.name().is_empty())
+            .filter(|(_, value)| matches!(value.def(), Def::Node(..)) && !value.name().is_empty())
             .map(|(v, value)| (value.name(), v))
             .collect();
         let mut gone = Vec::new();
-        self.0.retain_mut(|(v, name)| {
-            if here(*v, name) {
+        self.0.retain_mut(|result| {
+            if here(result) {
                 return true;
             }
+            let (v, op, name) = result;
             match named.get(name.as_str()) {
-                Some(&at) => *v = at,
-                None => gone.push(std::mem::take(name)),
+                Some(&at) if by(at) == Some(*op) => *v = at,
+                _ => {
+                    gone.push(std::mem::take(name));
+                    return false;
+                }
             }
-            !name.is_empty()
+            true
         });
         gone
     }
@@ -49,15 +55,15 @@ impl Results {
 mod tests {
     use super::*;
     use kiln_graph::graph::Opsets;
-    use kiln_graph::{Attrs, Op, Type};
+    use kiln_graph::{Attrs, Type};
 
     #[test]
-    fn what_takes_a_name_over_is_not_gone() {
+    fn what_takes_a_name_over_is_not_gone_unless_it_is_another_operator() {
         let mut g = Graph::new(Opsets::default());
         let x = g.add_input("x", Type::Unknown);
         let mut add = |from, name: &str| {
             let id = g.add_node_named(
-                Op::onnx("Relu"),
+                Op::onnx("Tanh"),
                 "",
                 [Some(from)],
                 &[Some(name)],
@@ -81,5 +87,10 @@ mod tests {
         assert!(g.remove_node(g.producer(a).unwrap()));
         assert_eq!(results.gone(&g), ["a"]);
         assert!(results.gone(&g).is_empty());
+        let other = g.add_node(Op::onnx("Relu"), "", [Some(x)], 1, Attrs::new());
+        g.set_value_name(g.node(other).output(0).unwrap(), "b");
+        g.replace_uses(new, g.node(other).output(0).unwrap());
+        assert!(g.remove_node(again));
+        assert_eq!(results.gone(&g), ["b"]);
     }
 }

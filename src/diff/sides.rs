@@ -83,10 +83,14 @@ impl Read {
 
     /// Passes by the results of the original's nodes that they removed.
     pub fn removed(&self) -> BTreeMap<&str, &str> {
-        let passes = self.manifest.iter().flat_map(|m| &m.passes);
-        passes
-            .flat_map(|p| p.removed.iter().map(|r| (r.as_str(), p.name.as_str())))
-            .collect()
+        let mut removed = BTreeMap::new();
+        for pass in self.manifest.iter().flat_map(|m| &m.passes) {
+            for result in &pass.removed {
+                // Later passes may have removed what stood in for it.
+                removed.entry(result.as_str()).or_insert(&*pass.name);
+            }
+        }
+        removed
     }
 
     /// The pass that changes number formats, where one alone did.
