@@ -208,6 +208,10 @@ fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
+pub(super) fn hash_bytes(data: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(data))
+}
+
 pub(super) fn hash_file(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     add_file(&mut hash, path)?;

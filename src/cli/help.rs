@@ -38,6 +38,8 @@ ENVIRONMENT:
   KILN_DEVICE   --device
   KILN_THREADS  --threads
   KILN_LOG      --log
+  KILN_CACHE_AUTHORIZATION
+                what a server of --cache is told: Bearer …, Basic …
   ORT_DYLIB_PATH
                 ONNX Runtime's library; --ort-lib comes before it
   KILN_TENSORRT_RTX_DIR
