@@ -103,6 +103,7 @@ sbom:
 wheel: setup .venv-wheel/.ready
 	rm -f dist/kiln_compiler-*.whl
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" LIBCLANG_PATH=$$(echo $(CURDIR)/.venv-wheel/lib/python3*/site-packages/clang/native) \
+	    BINDGEN_EXTRA_CLANG_ARGS="$$(.venv-wheel/bin/python tools/wheel/clang_args.py)" \
 	    maturin build --release --zig --out dist
 
 .venv-wheel/.ready: tools/wheel/requirements.txt
