@@ -24,7 +24,7 @@ enum Step {
     Node {
         op: Op,
         inputs: Vec<Option<Ref>>,
-        outputs: Vec<Ref0>,
+        outputs: Vec<Option<Ref0>>,
         attrs: Attrs,
         /// It stands for the root, under its name.
         again: bool,
@@ -92,6 +92,25 @@ impl Patch {
         self.push(op, inputs.into_iter().collect(), outputs, attrs, false)
     }
 
+    /// A node with optional inputs that gives only the outputs at these places.
+    pub fn node_giving(
+        &mut self,
+        op: Op,
+        inputs: impl IntoIterator<Item = Option<Ref>>,
+        places: &[usize],
+        attrs: Attrs,
+    ) -> Vec<Ref> {
+        let count = places.iter().max().map_or(0, |last| last + 1);
+        let inputs = inputs.into_iter().collect();
+        let all = self.push(op, inputs, count, attrs, false);
+        if let Some(Step::Node { outputs, .. }) = self.steps.last_mut() {
+            let left = outputs.iter_mut().enumerate();
+            left.filter(|(k, _)| !places.contains(k))
+                .for_each(|(_, output)| *output = None);
+        }
+        places.iter().map(|&k| all[k]).collect()
+    }
+
     /// The root again on other inputs, with its name, operator and number of outputs.
     pub fn again(&mut self, root: &Node, inputs: Vec<Option<Ref>>, attrs: Attrs) -> Vec<Ref> {
         self.push(root.op(), inputs, root.outputs().len(), attrs, true)
@@ -105,8 +124,9 @@ impl Patch {
         attrs: Attrs,
         again: bool,
     ) -> Vec<Ref> {
-        let outputs: Vec<usize> = (0..outputs).map(|_| self.make()).collect();
-        let refs = outputs.iter().map(|&k| Ref::New(k)).collect();
+        let made: Vec<usize> = (0..outputs).map(|_| self.make()).collect();
+        let refs = made.iter().map(|&k| Ref::New(k)).collect();
+        let outputs = made.into_iter().map(Some).collect();
         self.steps.push(Step::Node {
             op,
             inputs,
@@ -186,13 +206,16 @@ impl Patch {
                         (name, true) => format!("{name}/{}", op.name()),
                         (name, false) => name.to_string(),
                     };
-                    let id = g.add_node(op, &label, inputs, outputs.len(), attrs);
+                    let names: Vec<Option<&str>> = outputs.iter().map(|o| o.map(|_| "")).collect();
+                    let id = g.add_node_named(op, &label, inputs, &names, attrs);
                     for (key, value) in &metadata {
                         g.notes_mut(id).set(key, value.clone());
                     }
                     g.notes_mut(id).set("kiln.pass", pass.to_string());
                     for (k, at) in outputs.into_iter().enumerate() {
-                        made[at] = g.node(id).output(k);
+                        if let Some(at) = at {
+                            made[at] = g.node(id).output(k);
+                        }
                     }
                 }
             }

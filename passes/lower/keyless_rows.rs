@@ -93,7 +93,7 @@ impl Lower<'_, '_> {
     }
 
     /// Whether a row has a bias above `limit`, as [batch, heads, queries, 1].
-    fn above(&mut self, bias: ValueId, limit: f64) -> Ref {
+    pub(super) fn above(&mut self, bias: ValueId, limit: f64) -> Ref {
         let most = self.most(bias);
         let limit = self.number(limit);
         self.node("Greater", &[most, limit], Attrs::new())

@@ -1,5 +1,5 @@
-//! ONNX Runtime's CUDA provider, with its `com.microsoft` operators. Types are those of the kernels that ONNX Runtime 1.24 registers
-//! (its `docs/OperatorKernels.md`), not checked against the release that kiln is tested with. Nothing here has been timed on a GPU.
+//! ONNX Runtime's CUDA provider, with its `com.microsoft` operators. Types are held against the kernels that it registers
+//! ([`super::cuda_kernels`]). Nothing here has been timed on a GPU.
 
 use kiln_graph::DType;
 
@@ -48,6 +48,8 @@ pub static FACTS: Facts = Facts {
         (DType::F16, AttentionForm::MultiHead { projects: false }),
         (DType::BF16, AttentionForm::MultiHead { projects: false }),
     ],
+    // GroupQueryAttention has no kernel of FP32 and refuses several rows of several tokens behind a cache.
+    standard_attention: THREE_FLOATS,
 
     joins_attention: false,
     computes_positions_apart: false,
@@ -58,6 +60,8 @@ pub static FACTS: Facts = Facts {
     narrow_statistics: false,
     // SkipLayerNormalization has a kernel of its own.
     skip_norm_is_slow: false,
+    skip_norms: THREE_FLOATS,
+    biased_gelu: FLOATS,
 
     packs_projections: true,
     packs_products: false,
