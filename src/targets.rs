@@ -185,10 +185,9 @@ impl Targets {
                 format!("target: this machine's GPU ({})", capability.name()),
             ),
             Some(Err(found)) => (
-                Targets::Engines(PORTABLE.to_vec()),
+                Targets::Cuda,
                 format!(
-                    "target: TensorRT for RTX has no kernels for this machine's GPU ({found}); building a portable \
-                     engine for sm_86, sm_89 and sm_120"
+                    "target: cuda, ONNX Runtime's provider, as TensorRT for RTX has no kernels for this machine's GPU ({found})"
                 ),
             ),
             None => (

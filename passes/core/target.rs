@@ -64,6 +64,8 @@ pub struct Facts {
     pub narrow_statistics: bool,
     /// It joins a residual sum and a norm by itself into a kernel that is slower than the two.
     pub skip_norm_is_slow: bool,
+    /// Layer and RMS normalization take operands of 16 bits and compute their statistics in FP32, so that they may be narrowed.
+    pub half_norms: bool,
     /// Types of com.microsoft's SkipLayerNormalization and SkipSimplifiedLayerNormalization, which take in the residual sum in front
     /// of a norm and the bias of what is added.
     pub skip_norms: &'static [DType],

@@ -95,8 +95,12 @@ struct Projected {
     bias: Option<Tensor>,
 }
 
-fn zeros(width: i64) -> Option<Tensor> {
-    Some(Tensor::vector(&vec![0f32; declared(width)?]))
+fn zeros(width: i64, dtype: DType) -> Option<Tensor> {
+    let zeros = Tensor::vector(&vec![0f32; declared(width)?]);
+    match dtype {
+        DType::F32 => Some(zeros),
+        narrow => zeros.narrowed(narrow),
+    }
 }
 
 pub(super) struct Lower<'a, 'c> {
@@ -162,7 +166,7 @@ impl Lower<'_, '_> {
                 }
             }));
             let offset = projected.and_then(|p| p.bias).filter(|_| view.is_some());
-            offsets.push(offset.or_else(|| zeros(width))?);
+            offsets.push(offset.or_else(|| zeros(width, self.dtype))?);
         }
         let mut attrs = Attrs::new()
             .with("num_heads", heads)

@@ -2,7 +2,7 @@
 
 use kiln_graph::DType;
 
-use super::{ANY, HALF_AND_SINGLE};
+use super::types::{ANY, HALF_AND_SINGLE};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 
@@ -58,6 +58,7 @@ pub static FACTS: Facts = Facts {
 
     narrow_statistics: false,
     skip_norm_is_slow: true,
+    half_norms: false,
     skip_norms: &[],
     biased_gelu: &[],
 

@@ -3,7 +3,7 @@
 
 use kiln_graph::DType;
 
-use super::{FLOATS, THREE_FLOATS};
+use super::types::{FLOATS, THREE_FLOATS};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 
@@ -60,6 +60,7 @@ pub static FACTS: Facts = Facts {
     narrow_statistics: false,
     // SkipLayerNormalization has a kernel of its own.
     skip_norm_is_slow: false,
+    half_norms: true,
     skip_norms: THREE_FLOATS,
     biased_gelu: FLOATS,
 

@@ -25,6 +25,7 @@ pub static FACTS: Facts = Facts {
 
     narrow_statistics: false,
     skip_norm_is_slow: false,
+    half_norms: false,
     skip_norms: &[],
     biased_gelu: &[],
 

@@ -3,75 +3,17 @@
 //! First on paper, by inference, then by the runtime. What is run was estimated before: a size that would not fit into
 //! memory is not tried.
 
-use kiln_graph::infer::Expr;
-use kiln_graph::{Dim, Graph};
+use kiln_graph::Graph;
 
-use super::paper::{self, Look};
+use super::paper;
 use super::plan;
+use super::runs::{Probe, Runs, Settled};
 use super::search::{constants, search};
 use super::surround::surround;
 use super::{Point, Range, Shapes};
 
-/// Whether the original model runs at the given shapes of its inputs; the error says why not.
-pub type Probe<'a> = dyn FnMut(&Point) -> Result<(), String> + 'a;
-
-/// What had to change.
-#[derive(Clone, Debug, Default)]
-pub struct Settled {
-    /// Sentences for the user.
-    pub warnings: Vec<String>,
-}
-
 /// The sizes tried for all dimensions at once where the typical ones do not run.
 const LOWER: &[usize] = &[8192, 4096, 2048, 1024, 512, 256, 64, 32, 16, 8, 4, 2, 1];
-
-/// What says whether a size runs.
-pub(super) struct Runs<'a> {
-    original: &'a Graph,
-    /// The runtime; without it, inference alone says.
-    probe: Option<&'a mut Probe<'a>>,
-    /// Bytes that a size may take.
-    limit: u64,
-}
-
-impl Runs<'_> {
-    pub fn at(&mut self, shapes: &Shapes, point: &Point) -> Result<(), String> {
-        let mut point = point.clone();
-        shapes.complete(&mut point);
-        if let Some(name) = emptied(self.original, shapes, &point) {
-            return Err(format!("nothing would be left of '{name}'"));
-        }
-        let Look { conflict, bytes } = paper::look(self.original, shapes, &point);
-        if bytes > self.limit {
-            let wanted = kiln_runtime::units::bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
-            let limit =
-                kiln_runtime::units::bytes(usize::try_from(self.limit).unwrap_or(usize::MAX));
-            return Err(format!(
-                "a run would take about {wanted} of memory, more than the {limit} that kiln takes for it"
-            ));
-        }
-        match &mut self.probe {
-            Some(probe) => probe(&point),
-            None => conflict.map_or(Ok(()), Err),
-        }
-    }
-}
-
-/// An input of numbers without elements because a size that follows from others is 0: where no token is left there is nothing to
-/// prove, and operators refuse it. Caches may be empty, and they are floats.
-fn emptied(graph: &Graph, shapes: &Shapes, point: &Point) -> Option<String> {
-    let none = |(name, expr): (&String, &Expr)| {
-        (expr.as_i64().is_none() && point.get(name) == Some(&0)).then(|| name.clone())
-    };
-    let sizes: Vec<String> = shapes.relations.iter().filter_map(none).collect();
-    let inputs = shapes.inputs.iter().zip(graph.inputs());
-    let mut found = inputs.filter(|(input, v)| {
-        let integers = graph.value(**v).ty().dtype().is_some_and(|d| d.is_int());
-        let has = |d: &Dim| matches!(d, Dim::Symbol(s) if sizes.iter().any(|n| **n == **s));
-        integers && input.dims.iter().any(has)
-    });
-    found.next().map(|(input, _)| input.name.clone())
-}
 
 /// Shrinks the ranges that the user did not give to sizes at which the model runs. `original` is the graph that `probe`
 /// runs, `folded` the same after passes, in whose constants sizes are looked for.
@@ -131,21 +73,6 @@ pub(crate) fn settle_near<'a>(
     }
     fit(shapes, &mut runs, &mut settled)?;
     Ok(settled)
-}
-
-const BAKED: &str = "the exporter baked the example's sizes into the model";
-
-/// Whether a warning is [`baked`].
-pub(crate) fn says_baked(warning: &str) -> bool {
-    warning.starts_with(BAKED)
-}
-
-pub(super) fn baked(sizes: &[String]) -> String {
-    format!(
-        "{BAKED}: it runs only at {}, so the profile holds that size; export \
-         it again with this dimension dynamic to serve others",
-        sizes.join(", ")
-    )
 }
 
 fn free(shapes: &Shapes) -> Vec<String> {

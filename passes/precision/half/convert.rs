@@ -11,7 +11,8 @@ use super::format::HalfFormat;
 use super::masks;
 use super::products;
 use super::ranges::{Ranges, fill};
-use super::rules::{self, is_f32, touches};
+use super::rules;
+use super::touch::{is_f32, touches};
 use crate::core::pass::{Clamped, Context, PassFailure, Remark};
 use crate::precision::calibrated::stats::Stats;
 
@@ -137,7 +138,15 @@ impl Conversion {
         cx: &Context<'_>,
     ) -> Vec<Option<String>> {
         let masked = ranges.masked(g, order);
-        let mut kept = rules::kept(g, order, self.format, flow, &masked, cx.options);
+        let mut kept = rules::kept(
+            g,
+            order,
+            self.format,
+            flow,
+            &masked,
+            cx.options,
+            cx.target.facts.half_norms,
+        );
         let unfit = |v| edge.captured(g, v).is_some_and(|c| !c.fits);
         ranges.keep(g, order, &unfit, &mut kept);
         for &(from, to) in &edge.carried {

@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 
 use super::flow::Flow;
 use super::format::HalfFormat;
-use super::rules::{self, is_f32};
+use super::rules;
+use super::touch::{is_f32, touches};
 use crate::core::pass::Options;
 use crate::precision::calibrated::stats::Stats;
 
@@ -135,7 +136,7 @@ impl<'a> Ranges<'a> {
                 let reason = self.weight(g, id).or_else(|| self.activation(g, id));
                 let format = self.format.name();
                 let captured = || {
-                    let unfit = rules::touches(g, id, unfit);
+                    let unfit = touches(g, id, unfit);
                     unfit.then(|| format!("{format} cannot hold a value of the graph around it"))
                 };
                 why[id.index()] = reason.or_else(captured);
@@ -419,7 +420,7 @@ pub fn wanted(model: &Model, format: HalfFormat) -> Vec<ValueId> {
         return Vec::new();
     };
     let flow = Flow::of(g, format);
-    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default());
+    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default(), false);
     let mut all = Vec::new();
     for id in order {
         let node = g.node(id);

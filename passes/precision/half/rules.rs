@@ -1,11 +1,12 @@
 //! Which nodes keep FP32 when a model becomes half precision, and why, by what they are. `ranges` has the rules by
 //! their numbers.
 
-use kiln_graph::{DType, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId, ops};
+use kiln_graph::{DType, Graph, INTERNAL_DOMAIN, NodeId, Op, ops};
 
 use super::decisions;
 use super::flow::Flow;
 use super::format::HalfFormat;
+use super::touch::{is_f32, touches};
 use crate::core::pass::{OUT_OF_TOLERANCE, Options};
 
 /// Normalizations sum squares of activations: FP16 overflows beyond 256, and BF16 adds no more to a sum than 256 of its
@@ -20,6 +21,16 @@ const NORMS: &[&str] = &[
     "SimplifiedLayerNormalization",
 ];
 
+fn is_norm(g: &Graph, id: NodeId) -> bool {
+    is_layer_norm(g, id) || g.node(id).op().is_any(NORMS)
+}
+
+fn is_layer_norm(g: &Graph, id: NodeId) -> bool {
+    let op = g.node(id).op();
+    let standard = op.is_any(&["LayerNormalization", "SimplifiedLayerNormalization"]);
+    standard || ops::internal::RmsNormalization::of(g, id).is_some()
+}
+
 fn norm_why(format: HalfFormat) -> String {
     match format {
         HalfFormat::Fp16 => "normalization sums squares, which overflow FP16".into(),
@@ -33,7 +44,7 @@ pub(in crate::precision) fn input_stays(op: Op, k: usize) -> bool {
 }
 
 /// For each node: `None` if it may become half precision, else why it keeps its type. `masked` says which values hold a mask's
-/// number for infinity.
+/// number for infinity, `half_norms` whether norms sum in FP32 whatever their operands are.
 pub(in crate::precision) fn kept(
     g: &Graph,
     order: &[NodeId],
@@ -41,6 +52,7 @@ pub(in crate::precision) fn kept(
     flow: &Flow,
     masked: &[bool],
     options: &Options<'_>,
+    half_norms: bool,
 ) -> Vec<Option<String>> {
     let mut why: Vec<Option<String>> = vec![None; g.node_bound()];
     let name = format.name();
@@ -50,7 +62,7 @@ pub(in crate::precision) fn kept(
             Some(why)
         } else if !options.wide.is_empty() && options.wide.contains(&g.label(id)) {
             Some(OUT_OF_TOLERANCE.into())
-        } else if ops::internal::RmsNormalization::of(g, id).is_some() || op.is_any(NORMS) {
+        } else if is_norm(g, id) && !(half_norms && is_layer_norm(g, id)) {
             Some(norm_why(format))
         } else if op.domain() == INTERNAL_DOMAIN {
             None
@@ -111,16 +123,4 @@ fn scale_needs_f32(g: &Graph, id: NodeId, format: HalfFormat) -> Option<String> 
         false => least >= format.normal(),
     };
     (!fits || most > format.max()).then(|| format!("{name} cannot hold its scale"))
-}
-
-pub(in crate::precision) fn is_f32(g: &Graph, v: ValueId) -> bool {
-    g.value(v).ty().dtype() == Some(DType::F32)
-}
-
-pub(in crate::precision) fn touches(g: &Graph, id: NodeId, test: impl Fn(ValueId) -> bool) -> bool {
-    let node = g.node(id);
-    let all = node.inputs().iter().chain(node.outputs()).flatten();
-    all.copied()
-        .chain(node.captures().iter().copied())
-        .any(test)
 }
