@@ -86,3 +86,51 @@ pub static FACTS: Facts = Facts {
     needs_sizes_of_eye_like: false,
     spreads_offsets: false,
 };
+
+#[cfg(test)]
+mod tests {
+    use kiln_graph::Op;
+
+    use super::FACTS;
+    use crate::core::target::{AttentionForm, MICROSOFT, Native};
+    use crate::targets::cuda_kernels;
+    use kiln_graph::DType;
+
+    fn held(domain: &str, name: &str, types: &[DType]) {
+        // No type of its own: every one that its schema has a kernel for.
+        let types = if types.is_empty() {
+            super::THREE_FLOATS
+        } else {
+            types
+        };
+        for &dtype in types {
+            let op = Op::new(domain, name);
+            assert!(cuda_kernels::takes(op, dtype), "{op} of {}", dtype.name());
+        }
+    }
+
+    #[test]
+    fn every_operator_that_is_written_has_a_kernel_in_its_types() {
+        let native = |n: &Native| held(n.domain, n.name, n.dtypes);
+        let norms = [&FACTS.swish, &FACTS.rms_norm, &FACTS.nbits_product];
+        norms.into_iter().flatten().for_each(native);
+        FACTS.rotary.iter().for_each(|(n, _)| native(n));
+        for (dtype, form) in FACTS.attention {
+            assert_eq!(*form, AttentionForm::MultiHead { projects: false });
+            held(MICROSOFT, "MultiHeadAttention", &[*dtype]);
+        }
+        held("", "Attention", FACTS.standard_attention);
+        for name in ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"] {
+            held(MICROSOFT, name, FACTS.skip_norms);
+        }
+        for name in ["BiasGelu", "FastGelu"] {
+            held(MICROSOFT, name, FACTS.biased_gelu);
+        }
+        // Norms that stay in half precision.
+        held("", "LayerNormalization", super::THREE_FLOATS);
+        assert!(!cuda_kernels::takes(
+            Op::new(MICROSOFT, "GroupQueryAttention"),
+            DType::F32
+        ));
+    }
+}

@@ -21,6 +21,7 @@ mod ci;
 mod cli;
 mod conformance;
 mod controls;
+mod cuda;
 mod differential;
 mod docs;
 mod environment;
