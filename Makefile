@@ -157,6 +157,7 @@ gpu-check: $(KILN)
 	scripts/gpu-check.sh
 
 # The same for another machine: a folder and a tarball with the binary, the libraries and MiniLM. No toolchain is needed there.
+# With GPU=sm_90: packets of 44 MB with the CUDA provider's code of that GPU, and unpack.sh.
 gpu-bundle: $(KILN)
 	scripts/gpu-bundle.sh $(KILN) $(VENV) target/kiln-gpu "$(DEMO_MODEL)"
 

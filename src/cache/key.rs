@@ -50,7 +50,7 @@ impl Surroundings {
             libraries.insert("onnxruntime".into(), hash(&found.path)?);
         }
         if let (true, Ok(found)) = (
-            options.engine && options.targets != Some(Targets::Cpu),
+            options.engine && options.targets.as_ref().is_none_or(Targets::is_engine),
             engine::locate(options.trt_lib.as_deref()),
         ) {
             libraries.insert("tensorrt".into(), hash(&found.core)?);

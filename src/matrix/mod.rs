@@ -253,7 +253,7 @@ impl Plan {
                 id.clone(),
             ],
             needs: Needs {
-                tensorrt: target != "cpu" && recipe.engine != Some(false),
+                tensorrt: target != "cpu" && target != "cuda" && recipe.engine != Some(false),
                 gpus: match on_gpu {
                     true => target.split(',').map(str::to_string).collect(),
                     false => Vec::new(),

@@ -21,6 +21,7 @@ mod ci;
 mod cli;
 mod conformance;
 mod controls;
+mod cuda;
 mod diff;
 mod differential;
 mod docs;
