@@ -50,4 +50,5 @@ mod terminal;
 mod verify;
 mod wheel;
 mod without_tensorrt;
+mod written_caches;
 mod zoo;
