@@ -224,7 +224,7 @@ precision-kiln: $(KILN) precision-peers
 
 # Models of other people's packages, on real inputs, beside autocast: docs/real-models.md. Needs espeak-ng, DejaVu's fonts, 300 MB of
 # packages and 1.1 GB for environments, half an hour the first time; what was measured with the same binary is kept.
-# REAL_MODELS=magika,smart-turn takes two.
+# REAL_MODELS=magika,smart-turn takes two, and KILN_REAL_LIMIT=1200 gives each process 1200 s of CPU instead of 300.
 REAL_MODELS = all
 
 real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready

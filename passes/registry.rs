@@ -39,6 +39,7 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_swish::FUSE_SWISH,
     &fuse::move_value_bias::MOVE_VALUE_BIAS,
     &fuse::sink_query_bias::SINK_QUERY_BIAS,
+    &fuse::weigh_biases::WEIGH_BIASES,
     &precision::eight::quantize_int8::QuantizeInt8,
     &precision::eight::quantize_fp8::QuantizeFp8,
     &precision::four::quantize_int4::QuantizeInt4,
@@ -172,6 +173,8 @@ pub static INT4: &[Step] = &[
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
     // Projections that are quantized by now keep their biases: TensorRT multiplies them in 8 bits with these only.
+    Step::Run(&fuse::weigh_biases::WEIGH_BIASES),
+    // Where no norm is projected.
     Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
     Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
     // What could not be moved away.
@@ -185,6 +188,7 @@ pub static FP16: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--bf16`.
 pub static BF16: &[Step] = &[
+    Step::Run(&fuse::weigh_biases::WEIGH_BIASES),
     Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
     Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
     Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),

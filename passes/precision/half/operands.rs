@@ -40,10 +40,24 @@ pub(super) const STATISTICS: &[&str] = &[
     "Cast",
     "Where",
     "Abs",
+    "ReduceMax",
+    "ReduceMin",
 ];
 
 /// Operators that a small number keeps from giving zero.
-pub(super) const GUARDED: &[&str] = &["Add", "Clip", "Max", "Mean", "Sub", "Sum", "Where"];
+pub(super) const GUARDED: &[&str] = &[
+    "Add",
+    "Clip",
+    "Concat",
+    "Max",
+    "Mean",
+    "Min",
+    "ScatterElements",
+    "ScatterND",
+    "Sub",
+    "Sum",
+    "Where",
+];
 
 /// Comparisons; with a number that the format has not, they are comparisons with zero.
 pub(super) const COMPARISONS: &[&str] =

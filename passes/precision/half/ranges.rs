@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 
 use super::flow::Flow;
 use super::format::HalfFormat;
-use super::rules::{self, is_f32};
+use super::rules;
+use super::touch::{is_f32, touches};
 use crate::core::pass::Options;
 use crate::precision::calibrated::stats::Stats;
 
@@ -21,7 +22,7 @@ const WEIGHT_ERROR: f64 = 1e-2;
 
 /// The rounding of a softmax's operands at which they are not half: it multiplies the probabilities by up to e to the
 /// power of this, 13 %. FP16 reaches it at scores of 256, BF16 at scores of 32.
-const SOFTMAX_ERROR: f64 = 0.125;
+pub(in crate::precision) const SOFTMAX_ERROR: f64 = 0.125;
 
 /// Numbers from here on stand for infinity, whatever their sign: masks are spelled with 1e9, 1e12, 1e30 and the largest
 /// FP32.
@@ -135,7 +136,7 @@ impl<'a> Ranges<'a> {
                 let reason = self.weight(g, id).or_else(|| self.activation(g, id));
                 let format = self.format.name();
                 let captured = || {
-                    let unfit = rules::touches(g, id, unfit);
+                    let unfit = touches(g, id, unfit);
                     unfit.then(|| format!("{format} cannot hold a value of the graph around it"))
                 };
                 why[id.index()] = reason.or_else(captured);
@@ -353,10 +354,10 @@ impl<'a> Ranges<'a> {
     }
 }
 
-const SOFTMAX: &[&str] = &["Softmax", "LogSoftmax"];
+pub(in crate::precision) const SOFTMAX: &[&str] = &["Softmax", "LogSoftmax"];
 
 /// What is between the product of queries and keys and the softmax.
-const SCORES: &[&str] = &["Add", "Div", "Mul", "Neg", "Sub", "Where"];
+pub(in crate::precision) const SCORES: &[&str] = &["Add", "Div", "Mul", "Neg", "Sub", "Where"];
 
 /// The end of a format in a few digits.
 fn end(format: HalfFormat) -> String {
