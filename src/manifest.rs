@@ -209,6 +209,9 @@ pub struct EngineKernels {
     /// In the order in which they run.
     #[serde(default)]
     pub kernels: Kernels,
+    /// Those of a decoder's steps of one token, for which the engine has a profile of its own.
+    #[serde(default)]
+    pub steps: Kernels,
     /// Quantized layers that they multiply in another type.
     #[serde(default)]
     pub otherwise: Vec<Otherwise>,

@@ -44,6 +44,10 @@ pub struct Options {
     pub fixed: Vec<InputValue>,
     /// These are no inputs of the result any more.
     pub drop_inputs: bool,
+    /// Tokens that the caches of an engine hold.
+    pub max_length: Option<usize>,
+    /// Caches of an engine grow, as the model's do.
+    pub growing: bool,
     pub engine: bool,
     pub check: bool,
     /// Time the original and the result, as part of the check.
@@ -127,6 +131,8 @@ impl Options {
             inputs: None,
             fixed: Vec::new(),
             drop_inputs: false,
+            max_length: None,
+            growing: false,
             engine: true,
             check: true,
             latency: true,

@@ -106,6 +106,12 @@ pub struct Facts {
     /// A product that reads the heads of attention where they lie has its INT4 weight written in floats by a kernel of its own.
     pub dequantizes_apart: bool,
 
+    // Caches.
+    /// A cache that is written into is an input, and an output in the same memory: nothing is cast between them.
+    pub binds_caches: bool,
+    /// Attention over such a cache is the standard operator, which reads it where it is; two products read a copy of it.
+    pub attends_to_caches: bool,
+
     // Shapes.
     /// Results of an If whose branches differ in a size are vectors.
     pub flattens_branches: bool,

@@ -52,6 +52,7 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         one = match facts.attention_over(lower.dtype) {
             // No operator of a target gives these.
             _ if lower.attention.probabilities().is_some() => None,
+            _ if facts.attends_to_caches && lower.is_cached(k, v) => lower.cached(q, k, v),
             AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
             AttentionForm::Products => None,
         };
@@ -120,6 +121,26 @@ impl Lower<'_, '_> {
 
     pub(super) fn size(&self, v: ValueId, axis: usize) -> Option<i64> {
         self.cx.facts.dims(v)?.get(axis)?.as_i64()
+    }
+
+    /// Whether keys and values are caches that new ones were written into.
+    fn is_cached(&self, k: ValueId, v: ValueId) -> bool {
+        let written = |v| self.g.producer_if(v, "TensorScatter").is_some();
+        self.g.opset() >= 24 && written(k) && written(v)
+    }
+
+    /// The standard Attention, which reads caches where they are, whatever number of queries shares a head.
+    fn cached(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Option<Ref> {
+        if self.attention.softcap() != 0.0 || self.attention.is_causal() {
+            return None;
+        }
+        let mut inputs = vec![Ref::Old(q), Ref::Old(k), Ref::Old(v)];
+        if let Some(bias) = self.attention.bias() {
+            inputs.push(self.full_bias(bias.into(), q, k)?);
+        }
+        let attrs = Attrs::new().with("scale", self.attention.scale());
+        let made = self.node("Attention", &inputs, attrs);
+        Some(self.guard(made))
     }
 
     pub(super) fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {

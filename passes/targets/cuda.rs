@@ -82,6 +82,9 @@ pub static FACTS: Facts = Facts {
     confuses_shared_weights: false,
     dequantizes_apart: false,
 
+    binds_caches: false,
+    attends_to_caches: false,
+
     flattens_branches: false,
     needs_sizes_of_eye_like: false,
     spreads_offsets: false,

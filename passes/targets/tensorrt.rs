@@ -80,6 +80,9 @@ pub static FACTS: Facts = Facts {
     confuses_shared_weights: true,
     dequantizes_apart: true,
 
+    binds_caches: true,
+    attends_to_caches: true,
+
     // Its builder stops at other ones beside another dynamic size.
     flattens_branches: true,
     // Its parser refuses others.

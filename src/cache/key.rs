@@ -100,6 +100,8 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
         inputs,
         fixed,
         drop_inputs,
+        max_length,
+        growing,
         engine,
         check,
         latency,
@@ -168,6 +170,7 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
     fact("calibration samples", samples.to_string());
     fact("dialect", format!("standard {standard}"));
     fact("sizes", format!("{dims:?} {shapes:?}"));
+    fact("caches", format!("{max_length:?} growing {growing}"));
     fact("fixed inputs", format!("{fixed:?} dropped {drop_inputs}"));
     fact(
         "stages",

@@ -52,4 +52,5 @@ mod terminal;
 mod verify;
 mod wheel;
 mod without_tensorrt;
+mod written_caches;
 mod zoo;
