@@ -13,6 +13,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::eliminate_dead::EliminateDead,
     &clean::eliminate_noop::EliminateNoop,
     &clean::expand_einsum::ExpandEinsum,
+    &clean::join_slices::JoinSlices,
     &clean::merge_chains::MergeChains,
     &clean::sink_scales::SinkScales,
     &clean::take_rows::TakeRows,
@@ -102,6 +103,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::unflatten_gemm::UnflattenGemm),
     // The linear layers' Reshapes meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
+    // What was a Gemm is a product now.
+    Step::Run(&clean::join_slices::JoinSlices),
     // Folding and merging leave Reshapes to the same shape and Casts to the same type.
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     // Masks read sizes that are written out by now; equal masks of several layers are shared afterwards.
