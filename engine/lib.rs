@@ -58,7 +58,6 @@ pub mod run;
 mod sizes;
 #[cfg(feature = "tensorrt")]
 mod tensorrt;
-mod work;
 
 pub use attention::{Attended, AttentionKernel, attended};
 pub use backend::{RtxBuilder, serve};
@@ -69,6 +68,7 @@ pub use dialect::{Refusal, fp32_products, multiplies, refusals};
 pub use error::{BuildFailure, EngineError, INSTALL, LIBRARY, ParseFailure, Version};
 pub use kernels::{Kernel, Kernels, Multiplied, Operand};
 pub use kiln_runtime::talk::{NoProgress, Progress};
+pub use kiln_runtime::work::{Work, work};
 pub use locate::{ENV_DIR, Libraries, locate};
 pub use log::{LogLine, Severity};
 pub use multiplied::{Otherwise, otherwise};
@@ -77,7 +77,6 @@ pub use paper::Paper;
 pub use profile::{Profile, ProfileError, ProfileInput};
 pub use request::{BuildRequest, Built, DataType, EngineBuilder, Form, Hardware, Plan, TensorInfo};
 pub use sizes::Sizes;
-pub use work::{Work, work};
 
 #[cfg(feature = "tensorrt")]
 use tensorrt as backend;

@@ -24,6 +24,7 @@ pub mod testing;
 mod threads;
 pub mod units;
 mod values;
+pub mod work;
 
 use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};

@@ -31,13 +31,17 @@ pub(super) struct Runs<'a> {
     probe: Option<&'a mut Probe<'a>>,
     /// Bytes that a size may take.
     limit: u64,
+    /// Operations that a run may take; what is more runs in parts.
+    enough: Option<u64>,
 }
 
 impl Runs<'_> {
     pub fn at(&mut self, shapes: &Shapes, point: &Point) -> Result<(), String> {
         let mut point = point.clone();
         shapes.complete(&mut point);
-        let Look { conflict, bytes } = paper::look(self.original, shapes, &point);
+        let Look {
+            conflict, bytes, ..
+        } = paper::look(self.original, shapes, &point);
         if bytes > self.limit {
             let wanted = kiln_runtime::units::bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
             let limit =
@@ -47,7 +51,10 @@ impl Runs<'_> {
             ));
         }
         match &mut self.probe {
-            Some(probe) => probe(&point),
+            Some(probe) => match shapes.parts(self.original, &point, self.enough) {
+                Some(parts) => [parts.long, parts.wide].iter().try_for_each(probe),
+                None => probe(&point),
+            },
             None => conflict.map_or(Ok(()), Err),
         }
     }
@@ -64,15 +71,17 @@ pub fn settle<'a>(
     shapes: &mut Shapes,
     probe: &'a mut Probe<'a>,
 ) -> Result<Settled, String> {
-    settle_near(original, folded, shapes, None, probe)
+    settle_near(original, folded, shapes, None, None, probe)
 }
 
-/// As [`settle`]; where the model does not run at the typical sizes, `near` are tried first.
+/// As [`settle`]; where the model does not run at the typical sizes, `near` are tried first. Sizes of more than `enough` operations
+/// run in parts.
 pub(crate) fn settle_near<'a>(
     original: &'a Graph,
     folded: &Graph,
     shapes: &mut Shapes,
     near: Option<&Point>,
+    enough: Option<u64>,
     probe: &'a mut Probe<'a>,
 ) -> Result<Settled, String> {
     let mut settled = Settled {
@@ -82,6 +91,7 @@ pub(crate) fn settle_near<'a>(
         original,
         probe: None,
         limit: u64::MAX,
+        enough: None,
     };
     if on_paper.at(shapes, &shapes.point(|r| r.opt)).is_ok() {
         fit(shapes, &mut on_paper, &mut settled)?;
@@ -91,6 +101,7 @@ pub(crate) fn settle_near<'a>(
         probe: Some(probe),
         // What the user asks for may take what there is.
         limit: plan::budget().max(paper::free().unwrap_or(u64::MAX)),
+        enough,
     };
     let free = free(shapes);
     let typical = shapes.point(|r| r.opt);

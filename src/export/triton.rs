@@ -287,7 +287,7 @@ fn curve(options: &Options, facts: &Facts, batch: &str) -> Result<Curve, ExportE
             min_runs: 10,
             max_runs: 200,
             min_duration: Duration::from_millis(500),
-            batch: 1,
+            ..BenchOptions::default()
         },
         threads: None,
         device: options.device,
