@@ -8,21 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ComputeCapability, ENV_DIR, LogLine, ProfileError, Refusal};
-use super::{explain, hints};
+use super::{ComputeCapability, ENV_DIR, INSTALL, LIBRARY, LogLine, ProfileError, Refusal};
+use super::{hints, log};
 use kiln_runtime::fault::Fault;
-
-/// The library that kiln was compiled for.
-pub const LIBRARY: &str = match cfg!(feature = "tensorrt-enterprise") {
-    true => "TensorRT",
-    false => "TensorRT for RTX",
-};
-
-/// The pinned command that installs the libraries this module was written against.
-pub const INSTALL: &str = match cfg!(feature = "tensorrt-enterprise") {
-    true => "pip install --extra-index-url https://pypi.nvidia.com tensorrt-cu13-libs==11.4.0.106",
-    false => "pip install tensorrt-rtx-cu13-libs==1.7.1.116",
-};
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
@@ -318,9 +306,8 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 fn because(log: &[LogLine]) -> String {
-    log.last().map_or_else(String::new, |line| {
-        format!(": {}", explain::clean(&line.text))
-    })
+    log.last()
+        .map_or_else(String::new, |line| format!(": {}", log::clean(&line.text)))
 }
 
 fn some<T: fmt::Display>(failures: &[T]) -> String {

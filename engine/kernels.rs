@@ -11,7 +11,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataType, sizes};
+use super::DataType;
 
 /// Whether a message of the builder's lists an engine's kernels.
 pub(super) fn is_list(message: &[u8]) -> bool {
@@ -146,13 +146,19 @@ impl Operand {
 
     /// The product of its other dimensions.
     pub(super) fn known(&self) -> u64 {
-        sizes::known(&self.shape)
+        known(&self.shape)
     }
 
     /// More than a number or a vector.
     fn is_matrix(&self) -> bool {
         self.shape.iter().filter(|&&d| d != 1).count() > 1
     }
+}
+
+/// The product of the dimensions that are not open.
+pub(super) fn known(listed: &[i64]) -> u64 {
+    let known = listed.iter().filter_map(|&d| u64::try_from(d).ok());
+    known.fold(1, u64::saturating_mul)
 }
 
 /// The types of a product's two factors, as the kernel reads them.

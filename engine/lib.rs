@@ -39,6 +39,7 @@ mod capability;
 pub mod card;
 mod child;
 mod cuda;
+mod datatype;
 mod dialect;
 mod error;
 mod explain;
@@ -52,30 +53,34 @@ mod network;
 mod operands;
 pub mod paper;
 pub mod price;
+mod product;
 mod profile;
 mod request;
 pub mod run;
 mod sizes;
 #[cfg(feature = "tensorrt")]
 mod tensorrt;
+mod view;
 
 pub use attention::{Attended, AttentionKernel, attended};
 pub use backend::{RtxBuilder, serve};
 pub use capability::{ComputeCapability, UnknownCapability};
 pub use child::{ChildBuilder, SUBCOMMAND};
 pub use cuda::{CudaError, Device, device_count};
+pub use datatype::DataType;
 pub use dialect::{Refusal, fp32_products, multiplies, refusals};
-pub use error::{BuildFailure, EngineError, INSTALL, LIBRARY, ParseFailure, Version};
+pub use error::{BuildFailure, EngineError, ParseFailure, Version};
 pub use kernels::{Kernel, Kernels, Multiplied, Operand};
 pub use kiln_runtime::talk::{NoProgress, Progress};
 pub use kiln_runtime::work::{Work, work};
-pub use locate::{ENV_DIR, Libraries, locate};
+pub use locate::{Libraries, locate};
 pub use log::{LogLine, Severity};
 pub use multiplied::{Otherwise, otherwise};
 pub use network::{Network, precisions};
 pub use paper::Paper;
+pub use product::{ENV_DIR, INSTALL, LIBRARY};
 pub use profile::{Profile, ProfileError, ProfileInput};
-pub use request::{BuildRequest, Built, DataType, EngineBuilder, Form, Hardware, Plan, TensorInfo};
+pub use request::{BuildRequest, Built, EngineBuilder, Form, Hardware, Plan, TensorInfo};
 pub use sizes::Sizes;
 
 #[cfg(feature = "tensorrt")]

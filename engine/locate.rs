@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use super::product::{CORE, ENV_DIR, PACKAGE, PARSER};
 use super::{AVAILABLE, EngineError};
 use kiln_runtime::loader;
 use kiln_runtime::pysite;
@@ -15,33 +16,6 @@ pub struct Libraries {
     /// `libtensorrt_onnxparser_rtx.so.1`, or `libnvonnxparser.so.11`
     pub parser: PathBuf,
 }
-
-/// TensorRT for RTX.
-#[cfg(not(feature = "tensorrt-enterprise"))]
-mod names {
-    pub const ENV_DIR: &str = "KILN_TENSORRT_RTX_DIR";
-    pub const CORE: &[&str] = &["libtensorrt_rtx.so.1", "libtensorrt_rtx.so"];
-    pub const PARSER: &[&str] = &[
-        "libtensorrt_onnxparser_rtx.so.1",
-        "libtensorrt_onnxparser_rtx.so",
-    ];
-    /// The folder that the wheels `tensorrt-rtx-cu*-libs` install into.
-    pub const PACKAGE: &str = "tensorrt_rtx";
-}
-
-/// TensorRT proper.
-#[cfg(feature = "tensorrt-enterprise")]
-mod names {
-    pub const ENV_DIR: &str = "KILN_TENSORRT_DIR";
-    pub const CORE: &[&str] = &["libnvinfer.so.11", "libnvinfer.so"];
-    pub const PARSER: &[&str] = &["libnvonnxparser.so.11", "libnvonnxparser.so"];
-    /// The folder that the wheels `tensorrt-cu*-libs` install into.
-    pub const PACKAGE: &str = "tensorrt_libs";
-}
-
-/// The environment variable that names the folder of the libraries, or the core library itself.
-pub use names::ENV_DIR;
-use names::{CORE, PACKAGE, PARSER};
 
 /// Finds the libraries: at `explicit` (a folder, or the core library), else where `KILN_TENSORRT_RTX_DIR` says, else in
 /// the Python environments at hand (see [`pysite::site_packages`]), in those of `python3`, and in the folders of the

@@ -11,7 +11,7 @@ use kiln_graph::infer::{self, Facts};
 use kiln_graph::{DType, Dim, Graph, Node, Op, ValueId};
 
 use super::multiplied::parsed_name;
-use super::sizes::{View, product};
+use super::view::{View, product};
 use super::{DataType, Kernel, Kernels};
 use kiln_runtime::work;
 

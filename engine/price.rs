@@ -7,7 +7,7 @@ use std::iter;
 
 use serde::Serialize;
 
-use super::sizes::product;
+use super::view::product;
 use super::{ComputeCapability, DataType, Kernel, Kernels, Multiplied, Operand, Sizes};
 use crate::card::{self, Card, Format};
 

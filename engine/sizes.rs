@@ -2,7 +2,8 @@
 
 use kiln_graph::Graph;
 
-use super::{DataType, Kernel, Kernels, Operand, operands};
+use super::view::{View, product};
+use super::{Kernel, Kernels, Operand, operands};
 
 /// Elements of operands whose listed shape leaves dimensions open, and what follows from the model for kernels with such operands.
 ///
@@ -11,51 +12,6 @@ use super::{DataType, Kernel, Kernels, Operand, operands};
 pub struct Sizes {
     elements: operands::Elements,
     multiplications: operands::Multiplications,
-}
-
-/// A part or another view of a tensor: kernels read several under its name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct View {
-    pub(super) name: String,
-    /// -1 stands for an open dimension.
-    pub(super) listed: Vec<i64>,
-    pub(super) dtype: DataType,
-    strides: Vec<i64>,
-}
-
-impl View {
-    pub(super) fn of(operand: &Operand) -> View {
-        View {
-            name: operand.name.clone(),
-            listed: operand.shape.clone(),
-            strides: operand.strides.clone(),
-            dtype: operand.dtype,
-        }
-    }
-
-    /// The product of the dimensions that are listed.
-    pub(super) fn known(&self) -> u64 {
-        known(&self.listed)
-    }
-
-    /// Whether nothing lies between its elements, as far as is listed.
-    pub(super) fn is_whole(&self) -> bool {
-        let mut next = Some(1);
-        let mut dims = self.listed.iter().zip(&self.strides).rev();
-        dims.all(|(&dim, &stride)| {
-            let fits = dim == 1 || next.is_none_or(|n| n == stride);
-            next = next
-                .filter(|_| dim >= 0)
-                .map(|n: i64| n.saturating_mul(dim));
-            fits
-        })
-    }
-}
-
-/// The product of the dimensions that are not open.
-pub(super) fn known(listed: &[i64]) -> u64 {
-    let known = listed.iter().filter_map(|&d| u64::try_from(d).ok());
-    known.fold(1, u64::saturating_mul)
 }
 
 impl Sizes {
@@ -136,11 +92,6 @@ impl Sizes {
 fn fixed(operand: &Operand) -> Option<Vec<u64>> {
     let dims = operand.shape.iter();
     dims.map(|&d| u64::try_from(d).ok()).collect()
-}
-
-/// Elements of a shape.
-pub(super) fn product(shape: &[u64]) -> Option<u64> {
-    shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
 }
 
 fn bytes(elements: u64, operand: &Operand) -> Option<u64> {

@@ -16,9 +16,10 @@ pub mod targets;
 
 pub use self::analysis::census;
 pub use self::core::driver::{PassError, PassReport, Step, run};
+pub use self::core::options::{INT4_BLOCK, Options, kept_by};
 pub use self::core::pass::{
-    Activation, Application, Clamped, Context, Evaluator, EvaluatorError, Exactness, INT4_BLOCK,
-    Kept, Miss, MissReport, Options, Pass, PassFailure, Remark, Rounded, kept_by,
+    Application, Context, Evaluator, EvaluatorError, Exactness, Pass, PassFailure,
 };
+pub use self::core::remark::{Activation, Clamped, Kept, Miss, MissReport, Remark, Rounded};
 pub use self::core::target::{Facts, Target};
 pub use self::core::{expand, fusion, patch, pattern, rule};

@@ -10,7 +10,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,20 +17,12 @@ pub use key::{Key, Surroundings, key};
 
 use crate::bundle::{self, Partial};
 use crate::compile::{self, CompileError, Outcome};
+use crate::manifest::Note;
 use crate::options::Options;
 use crate::pipeline;
 use crate::recipe::Recipe;
 use crate::scratch;
 use crate::talk::Talk;
-
-/// What a manifest says of the cache that was asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Note {
-    /// The SHA-256 of all that the bundle depends on.
-    pub key: String,
-    /// The bundle was made before, and its files were verified by their hashes.
-    pub hit: bool,
-}
 
 /// What came of a compilation with a cache.
 #[derive(Debug)]

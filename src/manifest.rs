@@ -9,7 +9,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::{self, baseline::Verdict};
-use crate::cache::Note;
 use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::EngineParity;
 use crate::environment::Environment;
@@ -307,4 +306,13 @@ impl std::fmt::Display for Judged {
             Verdict::NotRun => write!(f, "not run: {}", self.why),
         }
     }
+}
+
+/// What a manifest says of the cache that was asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Note {
+    /// The SHA-256 of all that the bundle depends on.
+    pub key: String,
+    /// The bundle was made before, and its files were verified by their hashes.
+    pub hit: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kiln_graph::DType;
+use kiln_graph::{DType, Model};
 use kiln_passes::precision::HalfFormat;
 use kiln_passes::{Step, registry};
 use schemars::JsonSchema;
@@ -194,6 +194,30 @@ static INT4: Facts = Facts {
 };
 
 impl Format {
+    /// The coarsest format in a model.
+    pub(crate) fn coarsest(model: &Model) -> Format {
+        let mut coarsest = Format::Fp32;
+        let mut found = |format: Format| coarsest = coarsest.max(format);
+        model.graph.for_each_graph(&mut |g| {
+            for (_, node) in g.nodes() {
+                let op = node.op();
+                if op.name() == "MatMulNBits" {
+                    found(Format::Int4);
+                } else if op.is("MatMulInteger") || op.is("QuantizeLinear") {
+                    found(Format::Int8);
+                }
+            }
+            for tensor in g.values().filter_map(|(_, v)| v.constant()) {
+                match Format::of(tensor.dtype()) {
+                    // Bytes may be anything.
+                    Format::Int8 => {}
+                    format => found(format),
+                }
+            }
+        });
+        coarsest
+    }
+
     pub const ALL: [Format; 6] = [
         Format::Fp32,
         Format::Fp16,

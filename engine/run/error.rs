@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Misfit, Validity};
-use crate::explain;
+use crate::log;
 use crate::{CudaError, EngineError, LIBRARY, LogLine, ParseFailure, Severity};
 use kiln_runtime::fault::Fault;
 
@@ -107,7 +107,7 @@ fn beside(validity: &Validity, log: &[LogLine]) -> String {
 fn because(log: &[LogLine]) -> String {
     let error = log.iter().find(|l| l.severity >= Severity::Error);
     match error.or(log.last()) {
-        Some(line) => format!(": {}", explain::clean(&line.text)),
+        Some(line) => format!(": {}", log::clean(&line.text)),
         None => ", and does not say why".into(),
     }
 }

@@ -1,17 +1,16 @@
 //! What a pass is, and what it is given.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 
-use kiln_graph::infer::{Expr, Facts};
-use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, NodeId, Op, Tensor, ValueId, limits};
-use rustc_hash::FxBuildHasher;
+use kiln_graph::infer::Facts;
+use kiln_graph::{Graph, Model, NodeId, Tensor};
 
 use super::fusion::Fusion;
 use super::target::Target;
-use crate::precision::calibrated::plan::Plans;
-use crate::precision::calibrated::stats::Stats;
+
+pub(crate) use super::options::OUT_OF_TOLERANCE;
+pub use super::options::{INT4_BLOCK, Options, kept_by};
+pub use super::remark::{Activation, Clamped, Kept, Miss, MissReport, Remark, Rounded};
 
 /// How much a pass may change results; it names the tolerance that a proof uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,265 +89,12 @@ pub trait Evaluator {
     fn evaluate(&self, model: &Model) -> Result<Vec<Tensor>, EvaluatorError>;
 }
 
-/// Choices of the user that passes ask for.
-pub struct Options<'a> {
-    /// Whether a node, by its name, keeps its precision.
-    pub keep: &'a dyn Fn(&str) -> bool,
-    /// Operators whose nodes keep their precision.
-    pub keep_ops: &'a [Op],
-    /// Layers, by their labels, that quantization leaves to whatever precision comes after it.
-    pub spared: &'a [String],
-    /// Nodes, by their labels, that conversion to half precision leaves in FP32.
-    pub wide: &'a [String],
-    /// Graph inputs and outputs change their precision too.
-    pub convert_io: bool,
-    /// Bytes that folding a node may add to the model.
-    pub fold_budget: usize,
-    /// Bytes that folding all nodes may add.
-    pub fold_total: usize,
-    /// Elements of a weight in INT4 that share a scale: a power of two of at least 16.
-    pub int4_block: usize,
-    /// Activations of INT8 layers are quantized by the range of each run.
-    pub dynamic: bool,
-    /// What values of the outermost graph were on calibration data; empty without calibration.
-    pub stats: &'a Stats,
-    /// How weights become INT4, of what was calibrated for it.
-    pub plans: &'a Plans,
-    /// Symbols of the graph's inputs that have one size in all runs.
-    pub sizes: &'a BTreeMap<String, usize>,
-}
-
-impl fmt::Debug for Options<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("convert_io", &self.convert_io)
-            .field("fold_budget", &self.fold_budget)
-            .field("int4_block", &self.int4_block)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Options<'_> {
-    /// A size that is the same in all runs.
-    pub fn held(&self, dim: &Expr) -> Option<i64> {
-        let size = |name: &str| i64::try_from(*self.sizes.get(name)?).ok();
-        dim.eval(&size)
-    }
-
-    /// Why the user wants the node to keep its precision, if so. A fused operator is kept by the name of the standard
-    /// operator that it computes, and attention by that of its softmax too.
-    pub fn keeps(&self, g: &Graph, id: NodeId) -> Option<String> {
-        let node = g.node(id);
-        if (self.keep)(node.name()) {
-            return Some("it matches --keep".into());
-        }
-        let op = node.op();
-        let internal = op.domain() == INTERNAL_DOMAIN;
-        let softmax = internal && op.name() == "Attention";
-        let named = |kept: &&Op| {
-            **kept == op || internal && kept.is(op.name()) || softmax && kept.is("Softmax")
-        };
-        self.keep_ops.iter().find(named).map(|op| kept_by(*op))
-    }
-}
-
-/// Why a node keeps its precision whose operator the user named.
-pub fn kept_by(op: Op) -> String {
-    match op.domain() {
-        "" => format!("--keep-op {}", op.name()),
-        domain => format!("--keep-op {domain}:{}", op.name()),
-    }
-}
-
-/// Why a node keeps its precision that a search chose.
-pub(crate) const OUT_OF_TOLERANCE: &str = "the result is out of tolerance without it";
-
-/// 4.5 bits for a weight with FP16 scales, where blocks of 128 take 4.1; the error of a product with normal weights is
-/// 0.085 against 0.099 (`tests/all/int4.rs`).
-pub const INT4_BLOCK: usize = 32;
-
-static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);
-static NO_SIZES: BTreeMap<String, usize> = BTreeMap::new();
-static NO_PLANS: Plans = Plans::with_hasher(FxBuildHasher);
-
-impl Default for Options<'_> {
-    fn default() -> Self {
-        Options {
-            keep: &|_| false,
-            keep_ops: &[],
-            spared: &[],
-            wide: &[],
-            convert_io: false,
-            fold_budget: limits::FOLDED_NODE,
-            fold_total: limits::FOLDED_TOTAL,
-            int4_block: INT4_BLOCK,
-            dynamic: false,
-            stats: &NO_STATS,
-            plans: &NO_PLANS,
-            sizes: &NO_SIZES,
-        }
-    }
-}
-
-/// Why a rule did not apply: how far it matched, where it stopped, and what stopped it.
-#[derive(Clone, Debug)]
-pub struct Miss {
-    pub at: Option<ValueId>,
-    /// Nodes matched before it stopped; 0 if the pass was not interested.
-    pub depth: usize,
-    pub why: String,
-}
-
-impl Miss {
-    /// The root is not of the rule's kind.
-    pub fn none() -> Miss {
-        Miss {
-            at: None,
-            depth: 0,
-            why: String::new(),
-        }
-    }
-
-    pub fn at(at: ValueId, depth: usize, why: impl Into<String>) -> Miss {
-        Miss {
-            at: Some(at),
-            depth,
-            why: why.into(),
-        }
-    }
-
-    /// A miss right at the root.
-    pub fn because(why: impl Into<String>) -> Miss {
-        Miss {
-            at: None,
-            depth: 1,
-            why: why.into(),
-        }
-    }
-}
-
-/// A miss in words, for `--explain`.
-#[derive(Clone, Debug)]
-pub struct MissReport {
-    pub pass: &'static str,
-    pub root: String,
-    pub depth: usize,
-    pub at: String,
-    pub why: String,
-}
-
 /// One change that was admitted: which pass made it, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Application {
     pub pass: &'static str,
     /// The root node's label, or in words what a change of the whole graph is.
     pub root: String,
-}
-
-/// Something a user should know of what a pass did or left.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Remark {
-    Clamped(Clamped),
-    /// A linear layer, or its weight, was quantized.
-    Quantized {
-        layer: String,
-    },
-    /// A quantization that the model came with was written as the target takes it; `how` says what became of it.
-    /// `exact`: the same numbers, but for rounding of floats.
-    Requantized {
-        node: String,
-        how: &'static str,
-        exact: bool,
-    },
-    /// An activation got a range; there is one remark for each layer that reads it.
-    Ranged(Activation),
-    /// There is also [`Remark::Quantized`].
-    Rounded(Rounded),
-    /// The node computes in half precision.
-    Narrowed {
-        node: String,
-    },
-    Kept(Kept),
-    /// A node was left unfolded because its result is too large.
-    OverBudget {
-        node: String,
-        bytes: usize,
-    },
-    /// A pass that needs a runtime could not do its work.
-    Skipped {
-        why: String,
-    },
-}
-
-/// A table, such as a mask, with values beyond the range of FP16 or BF16 that stand for infinity, and were replaced.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
-)]
-pub struct Clamped {
-    pub tensor: String,
-    pub values: usize,
-    pub abs_max: f32,
-}
-
-/// A weight that was rounded to INT4 on calibration data.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
-)]
-pub struct Rounded {
-    pub layer: String,
-    /// `nearest`, or `compensated` where errors make up for each other.
-    pub method: Cow<'static, str>,
-    /// Its input is divided by factors that the weight takes.
-    pub factors: bool,
-    /// Of the products on the calibration data, in relative L2.
-    #[cfg_attr(feature = "serde", serde(deserialize_with = "or_infinite"))]
-    #[cfg_attr(feature = "serde", schemars(with = "Option<f64>"))]
-    pub error: f64,
-}
-
-/// A node that keeps its precision.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
-)]
-pub struct Kept {
-    pub node: String,
-    pub why: String,
-}
-
-/// How an activation is quantized.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)
-)]
-pub struct Activation {
-    pub value: String,
-    pub lo: f32,
-    pub hi: f32,
-    /// What chose the range: `min-max`, `percentile`, `entropy` or `mse`; `each run` where calibration found it, and each run
-    /// has its own.
-    pub method: Cow<'static, str>,
-    /// Channels that are multiplied apart, in floats.
-    pub outliers: usize,
-    /// What divides it by the factors of SmoothQuant: `norm` or `mul`.
-    pub smoothing: Option<Cow<'static, str>>,
-    /// The expected power of the error in the products, over the power of what channels other than outliers add to them.
-    #[cfg_attr(feature = "serde", serde(deserialize_with = "or_infinite"))]
-    #[cfg_attr(feature = "serde", schemars(with = "Option<f64>"))]
-    pub noise: f64,
-}
-
-/// JSON has no infinity, and `null` stands for it.
-#[cfg(feature = "serde")]
-fn or_infinite<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-    use serde::Deserialize;
-    Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
 }
 
 /// What a pass is given besides the model.

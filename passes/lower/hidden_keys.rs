@@ -4,7 +4,7 @@ use kiln_graph::ops::Keyless;
 use kiln_graph::{Attrs, Graph, Tensor, ValueId};
 
 use super::lower_attention::Lower;
-use crate::analysis::attention::keyless::HIDES;
+use crate::analysis::attention::scores::HIDES;
 use crate::core::patch::Ref;
 
 /// A bias that is 0 where a key is seen and one number elsewhere, beside what else it adds.

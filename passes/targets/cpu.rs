@@ -2,7 +2,7 @@
 
 use kiln_graph::DType;
 
-use super::{ANY, HALF_AND_SINGLE};
+use super::types::{ANY, HALF_AND_SINGLE};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 

@@ -3,7 +3,7 @@
 
 use kiln_graph::DType;
 
-use super::{FLOATS, THREE_FLOATS};
+use super::types::{FLOATS, THREE_FLOATS};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 

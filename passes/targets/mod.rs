@@ -4,16 +4,9 @@ pub mod cpu;
 pub mod cuda;
 pub mod standard;
 pub mod tensorrt;
-
-use kiln_graph::DType;
+mod types;
 
 use crate::core::target::{Facts, Target};
-
-/// Every type that an operator may have.
-const ANY: &[DType] = &[];
-const HALF_AND_SINGLE: &[DType] = &[DType::F32, DType::F16];
-const THREE_FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
-const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16, DType::F64];
 
 impl Target {
     /// ONNX Runtime's CPU provider.

@@ -1,7 +1,7 @@
 //! TensorRT for RTX: what its parser imports (standard ONNX only, strongly typed), and what its builder makes of that. Measured
 //! with 1.7.1 by its lists of kernels; docs/decisions.md and docs/engines.md have the numbers.
 
-use super::ANY;
+use super::types::ANY;
 use crate::core::target::{Facts, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kiln_graph::infer;
 use kiln_graph::{Dim, Graph};
 
-use super::settle::Runs;
+use super::runs::Runs;
 use super::{Point, Shapes};
 
 /// Candidate sizes tried for one dimension before giving up.

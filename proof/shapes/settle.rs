@@ -5,60 +5,15 @@
 
 use kiln_graph::Graph;
 
-use super::paper::{self, Look};
+use super::paper;
 use super::plan;
+use super::runs::{Probe, Runs, Settled};
 use super::search::{constants, search};
 use super::surround::surround;
 use super::{Point, Range, Shapes};
 
-/// Whether the original model runs at the given shapes of its inputs; the error says why not.
-pub type Probe<'a> = dyn FnMut(&Point) -> Result<(), String> + 'a;
-
-/// What had to change.
-#[derive(Clone, Debug, Default)]
-pub struct Settled {
-    /// Sentences for the user.
-    pub warnings: Vec<String>,
-}
-
 /// The sizes tried for all dimensions at once where the typical ones do not run.
 const LOWER: &[usize] = &[8192, 4096, 2048, 1024, 512, 256, 64, 32, 16, 8, 4, 2, 1];
-
-/// What says whether a size runs.
-pub(super) struct Runs<'a> {
-    original: &'a Graph,
-    /// The runtime; without it, inference alone says.
-    probe: Option<&'a mut Probe<'a>>,
-    /// Bytes that a size may take.
-    limit: u64,
-    /// Operations that a run may take; what is more runs in parts.
-    enough: Option<u64>,
-}
-
-impl Runs<'_> {
-    pub fn at(&mut self, shapes: &Shapes, point: &Point) -> Result<(), String> {
-        let mut point = point.clone();
-        shapes.complete(&mut point);
-        let Look {
-            conflict, bytes, ..
-        } = paper::look(self.original, shapes, &point);
-        if bytes > self.limit {
-            let wanted = kiln_runtime::units::bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
-            let limit =
-                kiln_runtime::units::bytes(usize::try_from(self.limit).unwrap_or(usize::MAX));
-            return Err(format!(
-                "a run would take about {wanted} of memory, more than the {limit} that kiln takes for it"
-            ));
-        }
-        match &mut self.probe {
-            Some(probe) => match shapes.parts(self.original, &point, self.enough) {
-                Some(parts) => [parts.long, parts.wide].iter().try_for_each(probe),
-                None => probe(&point),
-            },
-            None => conflict.map_or(Ok(()), Err),
-        }
-    }
-}
 
 /// Shrinks the ranges that the user did not give to sizes at which the model runs. `original` is the graph that `probe`
 /// runs, `folded` the same after passes, in whose constants sizes are looked for.
@@ -122,21 +77,6 @@ pub(crate) fn settle_near<'a>(
     }
     fit(shapes, &mut runs, &mut settled)?;
     Ok(settled)
-}
-
-const BAKED: &str = "the exporter baked the example's sizes into the model";
-
-/// Whether a warning is [`baked`].
-pub(crate) fn says_baked(warning: &str) -> bool {
-    warning.starts_with(BAKED)
-}
-
-pub(super) fn baked(sizes: &[String]) -> String {
-    format!(
-        "{BAKED}: it runs only at {}, so the profile holds that size; export \
-         it again with this dimension dynamic to serve others",
-        sizes.join(", ")
-    )
 }
 
 fn free(shapes: &Shapes) -> Vec<String> {

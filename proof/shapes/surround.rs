@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kiln_graph::infer::Expr;
 
-use super::settle::{Runs, Settled};
+use super::runs::{Runs, Settled};
 use super::{Point, Range, Shapes};
 
 /// Ranges around `found`, at which the model runs. A dimension for which no other size runs is tried together with those
@@ -64,7 +64,7 @@ fn hold(
         }
     }
     if !baked.is_empty() {
-        settled.warnings.push(super::settle::baked(&baked));
+        settled.warnings.push(super::sizes::baked(&baked));
     }
     if !others.is_empty() {
         settled.warnings.push(format!(

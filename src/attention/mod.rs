@@ -4,30 +4,29 @@
 //! lowered to plain ONNX and run in ONNX Runtime without its optimizations. So the maps are those of the model that was
 //! given, whether an exporter or kiln wrote it.
 
+mod error;
 mod find;
 pub mod flags;
 mod page;
+mod summary;
 mod tokens;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_graph::onnx::{self, ReadError, WriteError};
+use kiln_graph::onnx;
 use kiln_graph::{Model, Tensor};
-use kiln_passes::PassError;
-use serde::Serialize;
 
-use crate::bundle::{self, BundleError};
+use crate::bundle;
 use crate::calibrate::{Batch, DataError, Source, SourceOptions};
-use crate::fault::Fault;
-use crate::parity::{self, NpzError};
-use crate::runtime::{
-    self, Chosen, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions,
-};
+use crate::parity;
+use crate::runtime::{self, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions};
 use crate::talk::Talk;
 use crate::twin;
-use flags::Head;
 use tokens::Tokens;
+
+pub use error::AttentionError;
+pub use summary::{Kind, Layer, Summary};
 
 /// What the model runs on.
 #[derive(Clone, Debug)]
@@ -56,136 +55,6 @@ pub struct Options {
     pub page: PathBuf,
     pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
-}
-
-/// The maps cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum AttentionError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    #[error(transparent)]
-    Data(#[from] DataError),
-    #[error("{} is not a usable tokenizer: {reason}", path.display())]
-    Tokenizer { path: PathBuf, reason: String },
-    #[error("{} cannot be the inputs: give one .npz or .npy file", .0.display())]
-    NotArrays(PathBuf),
-    #[error("{} cannot be the page: give a name that ends in .html, as the arrays go beside it as .npz", .0.display())]
-    NotPage(PathBuf),
-    #[error("{} holds the inputs and would be overwritten by the arrays; give the page another name with -o", .0.display())]
-    Overwrites(PathBuf),
-    #[error("{}: {source}", model.display())]
-    Pass { model: PathBuf, source: PassError },
-    #[error("kiln finds no attention in {}{}", model.display(), reasons(.left))]
-    NoAttention { model: PathBuf, left: Vec<String> },
-    #[error("{} has no {what} {number}: {}", model.display(), numbers(*.count))]
-    NoSuch {
-        model: PathBuf,
-        what: &'static str,
-        number: usize,
-        count: usize,
-    },
-    #[error("the model with its probabilities as outputs cannot be written: {0}")]
-    Write(#[from] WriteError),
-    #[error(transparent)]
-    Runtime(#[from] runtime::Error),
-    #[error("{} does not run on {data}{hint}: {source}", model.display())]
-    Run {
-        model: PathBuf,
-        data: String,
-        source: runtime::Error,
-        hint: &'static str,
-    },
-    #[error("{}: the probabilities of {layer} are {found}, not [batch, heads, queries, keys]", model.display())]
-    Shape {
-        model: PathBuf,
-        layer: String,
-        found: String,
-    },
-    #[error(transparent)]
-    Npz(#[from] NpzError),
-    #[error("{}: {why}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        why: &'static str,
-        source: std::io::Error,
-    },
-}
-
-fn reasons(left: &[String]) -> String {
-    match left {
-        [] => String::new(),
-        some => format!("; left are: {}", some.join("; ")),
-    }
-}
-
-fn numbers(count: usize) -> String {
-    match count {
-        1 => "the only one is 0".into(),
-        n => format!("they are numbered 0 to {}", n.saturating_sub(1)),
-    }
-}
-
-impl AttentionError {
-    /// What is at fault.
-    pub fn fault(&self) -> Fault {
-        match self {
-            AttentionError::Runtime(e) => e.fault(),
-            AttentionError::Read(_)
-            | AttentionError::Bundle(_)
-            | AttentionError::Pass { .. }
-            | AttentionError::NoAttention { .. }
-            | AttentionError::Run { .. }
-            | AttentionError::Shape { .. } => Fault::Model,
-            _ => Fault::Request,
-        }
-    }
-}
-
-/// What queries and keys are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The same values.
-    SelfAttention,
-    /// Different ones, as where a decoder reads an encoder.
-    CrossAttention,
-}
-
-/// One attention.
-#[derive(Clone, Debug, Serialize)]
-pub struct Layer {
-    /// In the order of computation, from 0.
-    pub layer: usize,
-    pub name: String,
-    pub kind: Kind,
-    /// What is hidden, as in `causal+padding`.
-    pub mask: String,
-    pub samples: usize,
-    pub queries: usize,
-    pub keys: usize,
-    /// The inputs whose tokens stand along the axes; without one, positions do.
-    pub query_tokens: Option<String>,
-    pub key_tokens: Option<String>,
-    pub heads: Vec<Head>,
-    /// FP32 [samples, heads shown, queries, keys].
-    #[serde(skip)]
-    pub weights: Tensor,
-}
-
-/// What was found and written.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    pub model: String,
-    pub data: String,
-    pub page: PathBuf,
-    pub arrays: PathBuf,
-    pub layers: Vec<Layer>,
-    /// Where the model ran.
-    pub device: Chosen,
-    /// What is not shown, and why.
-    pub warnings: Vec<String>,
 }
 
 /// Runs the model and writes the page, and beside it the arrays `layer0`, `layer1`, …, each FP32 [samples, heads, queries,

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::flags::{self, Flag};
+use super::summary::{Kind, Layer, Summary};
 use super::tokens::Tokens;
-use super::{Kind, Layer, Summary};
 
 /// Weights that one page holds: two bytes each as base64, 43 MB of text, which browsers still open in seconds.
 const WEIGHTS: usize = 16 << 20;

@@ -5,7 +5,7 @@ use std::path::Path;
 use kiln_graph::{Graph, Tensor};
 use tokenizers::Tokenizer;
 
-use super::AttentionError;
+use super::error::AttentionError;
 use crate::shapes;
 
 /// The tokens of one input of ids, by sample.

@@ -3,13 +3,14 @@
 mod error;
 mod golden;
 mod layers;
+mod options;
 mod pieces;
 mod precision;
 mod saved;
 mod suspects;
 
 use std::cmp::Reverse;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kiln_graph::{DType, Graph, Model, infer, onnx};
 use schemars::JsonSchema;
@@ -20,91 +21,22 @@ use crate::bundle;
 use crate::engine_parity::{EngineParity, NotRun, Runner};
 use crate::engine_runner;
 use crate::environment::{Environment, environment};
-use crate::fixed::{Fixed, InputValue};
-use crate::judge::{Asked, Judgement};
-use crate::parity::{self, Case, Placed, Preset, Report, Tolerance};
+use crate::fixed::Fixed;
+use crate::judge::Judgement;
+use crate::parity::{self, Case, Placed, Report, Tolerance};
 use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
 use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
-use crate::shapes::{self, DimSpec, Shapes};
+use crate::shapes::{self, Shapes};
 use crate::talk::Talk;
 
 pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
+pub use options::{Against, Options, Suspects};
 pub use pieces::Piece;
 pub use precision::{Multiplication, PrecisionReport};
 pub use saved::{SavedError, judge_again};
-pub use suspects::Suspects;
-
-/// What to compare, and how closely.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// An ONNX file or a bundle.
-    pub candidate: PathBuf,
-    pub against: Against,
-    /// An `.npz` file that takes the inputs and the outputs of the reference, to be compared with later.
-    pub record: Option<PathBuf>,
-    pub inputs: Option<PathBuf>,
-    /// Inputs of the reference that always have one value; those that a bundle was compiled with if none are given.
-    pub fixed: Vec<InputValue>,
-    /// A tolerance's name; by the candidate's types if it is not given.
-    pub tolerance: Option<String>,
-    /// `OUTPUT:METRIC=LIMIT`.
-    pub limits: Vec<String>,
-    /// A precision that the candidate must have.
-    pub require: Option<Format>,
-    /// Look for the first tensor that diverges.
-    pub layers: bool,
-    /// Run models that are too large to be run whole piece by piece. Takes a reference.
-    pub pieces: bool,
-    /// If outputs differ, look for the application of a pass that did it. Takes a bundle and a reference.
-    pub bisect: Option<Suspects>,
-    /// A command of the user's that judges the outputs. Takes a reference.
-    pub judge: Option<Asked>,
-    pub dims: Vec<DimSpec>,
-    pub seed: u64,
-    /// Fail unless the bundle's engine ran on a GPU and is right.
-    pub require_engine_parity: bool,
-    pub device: DeviceRequest,
-    pub ort_lib: Option<PathBuf>,
-    pub trt_lib: Option<PathBuf>,
-}
-
-/// What is right.
-#[derive(Clone, Debug)]
-pub enum Against {
-    /// A model or bundle, which is run.
-    Reference(PathBuf),
-    /// Inputs and outputs that were recorded.
-    Golden(PathBuf),
-}
-
-impl Options {
-    /// A comparison by the tolerance that fits the candidate's types, and nothing else.
-    pub fn new(candidate: impl Into<PathBuf>, against: Against) -> Options {
-        Options {
-            candidate: candidate.into(),
-            against,
-            record: None,
-            inputs: None,
-            fixed: Vec::new(),
-            tolerance: None,
-            limits: Vec::new(),
-            require: None,
-            layers: false,
-            pieces: false,
-            bisect: None,
-            judge: None,
-            dims: Vec::new(),
-            seed: 1,
-            require_engine_parity: false,
-            device: DeviceRequest::default(),
-            ort_lib: None,
-            trt_lib: None,
-        }
-    }
-}
 
 /// The outcome of a check.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -269,7 +201,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
 fn tolerance(options: &Options, candidate: &Model) -> Result<Tolerance, Error> {
     let mut tolerance = match &options.tolerance {
         Some(name) => Tolerance::named(name)?,
-        None => Tolerance::from(preset(candidate)),
+        None => Tolerance::from(Format::coarsest(candidate).tolerance()),
     };
     for limit in &options.limits {
         tolerance = tolerance.with_override(limit)?;
@@ -410,28 +342,4 @@ fn multiplies_bytes(g: &Graph) -> bool {
         let dtypes = outputs.map(|&v| g.value(v).ty().dtype());
         quantizes && dtypes.into_iter().any(|d| d == Some(DType::U8))
     })
-}
-
-/// The tolerance that fits the coarsest format in a model.
-pub(crate) fn preset(model: &Model) -> Preset {
-    let mut coarsest = Format::Fp32;
-    let mut found = |format: Format| coarsest = coarsest.max(format);
-    model.graph.for_each_graph(&mut |g| {
-        for (_, node) in g.nodes() {
-            let op = node.op();
-            if op.name() == "MatMulNBits" {
-                found(Format::Int4);
-            } else if op.is("MatMulInteger") || op.is("QuantizeLinear") {
-                found(Format::Int8);
-            }
-        }
-        for tensor in g.values().filter_map(|(_, v)| v.constant()) {
-            match Format::of(tensor.dtype()) {
-                // Bytes may be anything.
-                Format::Int8 => {}
-                format => found(format),
-            }
-        }
-    });
-    coarsest.tolerance()
 }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use kiln_passes::{Step, registry};
+use kiln_passes::registry;
 
 use super::Error;
-use super::Options;
+use super::options::{Options, Suspects};
 use crate::bisect::{self, Bisection};
 use crate::bundle;
 use crate::compile;
@@ -13,15 +13,6 @@ use crate::parity::Tolerance;
 use crate::pipeline;
 use crate::recipe;
 use crate::talk::Talk;
-
-/// The pipeline that may have broken a candidate.
-#[derive(Clone, Debug)]
-pub enum Suspects {
-    /// That of the recipe in the bundle's manifest.
-    Recipe,
-    /// These passes, with the rest of what the manifest says.
-    Steps(Vec<Step>),
-}
 
 /// Makes the candidate again from the reference, as its manifest says, and searches for the application at which parity
 /// breaks.

@@ -1,6 +1,6 @@
 //! Exit codes, which the help of `kiln` lists.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::attention::AttentionError;
 use crate::bench::BenchError;
 use crate::compile::CompileError;

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::prelude::*;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// From now on, everything that is told goes into this file, behind what is in it.
 ///

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::device::DeviceArgs;
 use super::progress::Terminal;
-use super::{Failure, Globals, print, print_json};
+use super::{Failure, Globals, exit, print, print_json};
 use crate::matrix::collect::collect;
 use crate::matrix::{self, Engine, MatrixError, Plan, Run};
 use crate::options::Options;
@@ -101,7 +101,7 @@ fn one(
         ..Options::new("")
     };
     let terminal = Terminal::new(globals.quiet);
-    let done = matrix::run(&plan, cell, &how, &terminal);
+    let done = matrix::run(&plan, cell, &how, exit::code, &terminal);
     terminal.clear();
     let (ended, when) = match done? {
         Run::Before(ended) => (ended, "was done before"),

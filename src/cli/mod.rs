@@ -1,5 +1,6 @@
 //! The command line: parse, call the library, print, exit.
 
+mod arguments;
 mod attention;
 mod bench;
 mod bisect;
@@ -13,8 +14,10 @@ mod doctor;
 mod engine;
 pub mod exit;
 mod export;
+mod failure;
 mod generate;
 mod generation;
+mod globals;
 mod gpu_check;
 mod help;
 mod inspect;
@@ -26,21 +29,20 @@ mod progress;
 mod signals;
 mod tables;
 mod version;
+mod width;
 
 use std::env;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
-use kiln_passes::registry::{self, UnknownPass};
 
+use self::arguments::{known_pass, report_file, this_program};
+use self::failure::{Failure, NOT_PROVED, describe, is_broken_pipe};
+use self::globals::{Globals, print, print_json, told};
 use crate::report::table;
-
-/// Nothing differs, and not every output could have shown that it does.
-const NOT_PROVED: u8 = 6;
 
 /// Compile Transformer models: ONNX in, a proven FP16 model and a TensorRT engine out.
 #[derive(Parser, Debug)]
@@ -146,42 +148,6 @@ impl Schema {
     }
 }
 
-/// What every verb is given.
-#[derive(Debug)]
-struct Globals {
-    ort_lib: Option<PathBuf>,
-    trt_lib: Option<PathBuf>,
-    log: Option<PathBuf>,
-    quiet: bool,
-    verbose: bool,
-}
-
-impl Globals {
-    /// Talks to the user, on stderr.
-    fn say(&self, line: impl std::fmt::Display) {
-        tracing::info!(target: "kiln", "{line}");
-        if !self.quiet {
-            told(&line.to_string());
-        }
-    }
-
-    /// Says why the exit code will not be 0, quiet or not.
-    fn fail(&self, line: impl std::fmt::Display) {
-        tracing::error!(target: "kiln", "{line}");
-        told(&format!("kiln: {line}"));
-    }
-
-    /// Prints what a command found, for people.
-    fn show(&self, text: &str) -> Result<(), Failure> {
-        let text = tables::wrapped(text, terminal());
-        match (self.quiet, colour::wanted()) {
-            (true, _) => Ok(()),
-            (_, true) => print(&colour::paint(&text)),
-            (_, false) => print(&text),
-        }
-    }
-}
-
 /// What the process that builds an engine is told by its arguments.
 #[derive(clap::Args, Debug)]
 struct ChildArgs {
@@ -197,53 +163,6 @@ impl From<ChildArgs> for crate::engine::Libraries {
             core: args.core,
             parser: args.parser,
         }
-    }
-}
-
-/// Columns of the terminal that stdout is, if it is one.
-fn terminal() -> Option<usize> {
-    tables::width(io::stdout())
-}
-
-/// Lines on stderr, as wide as its terminal.
-fn told(text: &str) {
-    let text = tables::wrapped(text, tables::width(io::stderr()));
-    // A closed stderr is no reason to fail.
-    let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// A failure with its exit code.
-#[derive(Debug)]
-struct Failure {
-    code: u8,
-    error: anyhow::Error,
-}
-
-impl Failure {
-    fn usage(error: impl Into<anyhow::Error>) -> Failure {
-        Failure {
-            code: 2,
-            error: error.into(),
-        }
-    }
-
-    fn model(error: impl Into<anyhow::Error>) -> Failure {
-        Failure {
-            code: 3,
-            error: error.into(),
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(e: io::Error) -> Failure {
-        Failure::usage(e)
-    }
-}
-
-impl From<crate::report::WriteError> for Failure {
-    fn from(e: crate::report::WriteError) -> Failure {
-        Failure::usage(e)
     }
 }
 
@@ -346,60 +265,6 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Ok(0)
         }
     }
-}
-
-/// The file of a report, by any name that the system allows.
-fn report_file() -> impl TypedValueParser<Value = crate::report::Target> {
-    OsStringValueParser::new().try_map(|text| crate::report::Target::at(text.into()))
-}
-
-/// The chain of causes on one line, without repeating what a message already quotes of its cause.
-fn describe(error: &anyhow::Error) -> String {
-    let mut out = error.to_string();
-    for cause in error.chain().skip(1) {
-        let text = cause.to_string();
-        if !out.contains(&text) {
-            out.push_str(": ");
-            out.push_str(&text);
-        }
-    }
-    crate::bundle::public(&out).into_owned()
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().filter_map(|e| e.downcast_ref::<io::Error>());
-    io.into_iter()
-        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// This binary, even if another has taken its place since it was started.
-fn this_program() -> PathBuf {
-    let running = PathBuf::from("/proc/self/exe");
-    match running.exists() {
-        true => running,
-        false => env::current_exe().unwrap_or("kiln".into()),
-    }
-}
-
-/// The name of a pass, or `all`.
-fn known_pass(name: &str) -> Result<String, UnknownPass> {
-    match name {
-        "all" => Ok(name.to_string()),
-        name => registry::find(name).map(|pass| pass.name().to_string()),
-    }
-}
-
-/// Data goes to stdout, so that it can be piped.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
-}
-
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(Failure::usage)?;
-    print(&(text + "\n"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::tables;
+use super::width;
 use crate::engine;
 use crate::talk::Talk;
 
@@ -73,7 +73,7 @@ impl Terminal {
     }
 
     fn print(&self, text: &str) {
-        let text = tables::wrapped(text, tables::width(io::stderr()));
+        let text = width::wrapped(text, width::width(io::stderr()));
         self.bar.suspend(|| drop(writeln!(io::stderr(), "{text}")));
     }
 }

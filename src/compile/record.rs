@@ -10,9 +10,9 @@ use super::job::Job;
 use super::proof::Proved;
 use super::typed::Typed;
 use super::{build, gates};
-use crate::cache::Note;
 use crate::engine_parity::NotRun;
 use crate::environment::environment;
+use crate::manifest::Note;
 use crate::manifest::{
     Applied, Chosen, EngineFacts, Explained, FORMAT, Files, Manifest, Missed, Requantized,
     SourceFacts, Stage,

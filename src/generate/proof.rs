@@ -1,21 +1,27 @@
 //! The proof of a generation: that a result generates what its original does, step by step.
 
 mod claims;
+mod distance;
+mod found;
+mod prompt;
 
 use std::path::Path;
 
 use kiln_graph::onnx;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+
+pub use found::{Claim, Outcome, Proof, Step};
 
 use claims::{at_once, edge, greedy, held, rows, scores, unwritten};
+use distance::{distance, divergence};
+use prompt::made_prompt;
 
 use super::decoder::{Decoder, State, largest};
 use super::error::GenerateError;
-use super::ports::{Feed, Ports};
+use super::ports::Ports;
 use super::{Options, Rules, generate};
 use crate::bundle;
-use crate::parity::{self, Preset, Tolerance};
+use crate::parity::Tolerance;
+use crate::precision::Format;
 use crate::prove::{self, Candidate};
 use crate::runtime::{DeviceChoice, DeviceRequest};
 
@@ -30,62 +36,6 @@ pub struct Request<'a> {
     pub tolerance: Tolerance,
     pub seed: u64,
     pub options: Options,
-}
-
-/// One step, both models given the original's tokens.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Step {
-    pub position: usize,
-    pub relative_l2: f64,
-    pub cosine: f64,
-    /// Kullback-Leibler divergence of the result's distribution of tokens from the original's, in nats.
-    pub kl: f64,
-    /// The tokens of the largest scores.
-    pub original: i64,
-    pub result: i64,
-    /// How far the original's largest score is above its second, over the root of the mean square of all.
-    pub margin: f64,
-    /// That root.
-    pub rms: f64,
-}
-
-/// A statement about the result.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Claim {
-    pub name: String,
-    #[serde(flatten)]
-    pub outcome: Outcome,
-    /// The number that decided it, in words.
-    pub details: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", tag = "outcome", content = "why")]
-pub enum Outcome {
-    Holds,
-    Fails(String),
-    NotRun(String),
-}
-
-/// What the proof found.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Proof {
-    pub original: String,
-    pub result: String,
-    pub tolerance: String,
-    pub prompt: Vec<i64>,
-    /// What the original generates.
-    pub tokens: Vec<i64>,
-    pub result_tokens: Vec<i64>,
-    pub steps: Vec<Step>,
-    pub claims: Vec<Claim>,
-}
-
-impl Proof {
-    pub fn failed(&self) -> bool {
-        let failed = |c: &Claim| matches!(c.outcome, Outcome::Fails(_));
-        self.claims.iter().any(failed)
-    }
 }
 
 /// Tokens of a prompt that is made.
@@ -156,8 +106,7 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
 /// The limits for what a model's numbers are, where none are named.
 pub fn tolerance_of(path: &Path) -> Result<Tolerance, GenerateError> {
     let model = onnx::read(bundle::find_model(path)?)?;
-    let preset: Preset = crate::check::preset(&model);
-    Ok(Tolerance::from(preset))
+    Ok(Tolerance::from(Format::coarsest(&model).tolerance()))
 }
 
 /// A decoder that rounds where the model does: ONNX Runtime would take roundings to FP16 out.
@@ -191,25 +140,6 @@ fn rounding(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
     })?;
     let name = path.display().to_string();
     Decoder::new(opened.session.called(&name), ports, options.max_length)
-}
-
-fn made_prompt(decoder: &Decoder, seed: u64, length: usize) -> Vec<i64> {
-    let vocabulary = decoder.ports.feeds.iter().find_map(|(_, f)| match f {
-        Feed::Tokens { vocabulary } => Some(*vocabulary),
-        _ => None,
-    });
-    let spec = parity::InputSpec {
-        name: "prompt".into(),
-        dtype: kiln_graph::DType::I64,
-        shape: vec![1, length],
-        kind: parity::InputKind::TokenIds {
-            upper: vocabulary.unwrap_or(1),
-        },
-    };
-    let made = parity::make(&[spec], seed).unwrap_or_default();
-    made.first()
-        .and_then(|(_, t)| t.to_i64s())
-        .unwrap_or_else(|| vec![0; length])
 }
 
 /// Both models on the original's tokens, one after the other; the states behind the last.
@@ -251,50 +181,11 @@ fn step(position: usize, a: &[f32], b: &[f32]) -> Step {
     }
 }
 
-/// Relative L2 and cosine; NaN where a side is not finite.
-fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
-    let (mut aa, mut bb, mut ab, mut dd) = (0.0, 0.0, 0.0, 0.0);
-    for (x, y) in a.iter().zip(b) {
-        let (x, y) = (f64::from(*x), f64::from(*y));
-        aa += x * x;
-        bb += y * y;
-        ab += x * y;
-        dd += (x - y) * (x - y);
-    }
-    if a.len() != b.len() {
-        return (f64::NAN, f64::NAN);
-    }
-    match aa == 0.0 && bb == 0.0 {
-        true => (0.0, 1.0),
-        false => ((dd / aa).sqrt(), ab / (aa * bb).sqrt()),
-    }
-}
-
-/// `Σ p (ln p − ln q)` of the distributions that scores stand for.
-fn divergence(a: &[f32], b: &[f32]) -> f64 {
-    let log_sum = |s: &[f32]| {
-        let top = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = s.iter().map(|x| f64::from(x - top).exp()).sum();
-        f64::from(top) + sum.ln()
-    };
-    let (za, zb) = (log_sum(a), log_sum(b));
-    let terms = a.iter().zip(b).map(|(x, y)| {
-        let (p, q) = (f64::from(*x) - za, f64::from(*y) - zb);
-        // What has no chance adds nothing.
-        if p == f64::NEG_INFINITY {
-            0.0
-        } else {
-            p.exp() * (p - q)
-        }
-    });
-    // What cannot happen for the result is written as the largest number: JSON has no infinity.
-    terms.sum::<f64>().min(f64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::claims::is_tie;
     use super::*;
+    use crate::parity::Preset;
 
     #[test]
     fn a_tie_is_told_from_a_wrong_token() {
@@ -306,17 +197,5 @@ mod tests {
         assert_eq!(held.outcome, Outcome::Holds);
         let wrong = greedy(&[0], &[1], &[far], &limits);
         assert!(matches!(wrong.outcome, Outcome::Fails(_)), "{wrong:?}");
-    }
-
-    #[test]
-    fn divergence_is_zero_for_the_same_and_grows() {
-        let a = [1.0, 2.0, 3.0];
-        assert!(divergence(&a, &a).abs() < 1e-12);
-        // A shift of all scores is the same distribution.
-        assert!(divergence(&a, &[11.0, 12.0, 13.0]).abs() < 1e-6);
-        let p = [0.0f32, 2f32.ln()];
-        // p = (1/3, 2/3), q = (1/2, 1/2): 1/3 ln 2/3 + 2/3 ln 4/3.
-        let right = (2f64 / 3.0).ln() / 3.0 + 2.0 * (4f64 / 3.0).ln() / 3.0;
-        assert!((divergence(&p, &[0.0, 0.0]) - right).abs() < 1e-7);
     }
 }

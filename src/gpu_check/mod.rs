@@ -20,6 +20,7 @@ use crate::parity::{self, InputSpec};
 use crate::talk::Talk;
 
 pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
+use record::{BATCH, SEQ};
 pub use record::{Outcome, Record, Row};
 pub use step::{Failed, Kiln, Ran, Steps};
 
@@ -64,9 +65,6 @@ struct Subject {
     sizes: Option<Sizes>,
 }
 
-/// Items and tokens of the measurement.
-const BATCH: usize = 1;
-const SEQ: usize = 128;
 /// Batches of made inputs to calibrate INT8 on.
 const CALIBRATION: usize = 16;
 

@@ -8,6 +8,11 @@ use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
 use crate::parity::Report;
 
+/// Items and tokens of the measurement.
+pub(super) const BATCH: usize = 1;
+
+pub(super) const SEQ: usize = 128;
+
 /// Everything that was checked on one GPU.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
@@ -58,8 +63,8 @@ impl Record {
             gpu: gpu.map(|g| g.name.clone()),
             capability: gpu.map(Gpu::target),
             dry_run,
-            batch: super::BATCH,
-            seq: super::SEQ,
+            batch: BATCH,
+            seq: SEQ,
             environment: environment(),
             rows: Vec::new(),
         }
@@ -166,7 +171,7 @@ impl Row {
         let ms = |key: &str| Some(stats.get(key)?.as_f64()? / 1e6);
         (self.p50_ms, self.p99_ms) = (ms("p50"), ms("p99"));
         let mean = ms("mean").filter(|m| *m > 0.0);
-        self.throughput = mean.map(|m| super::BATCH as f64 * 1e3 / m);
+        self.throughput = mean.map(|m| BATCH as f64 * 1e3 / m);
         self
     }
 
@@ -202,7 +207,7 @@ impl Row {
         Row {
             p50_ms: number("p50_ms"),
             p99_ms: number("p99_ms"),
-            throughput: number("p50_ms").map(|ms| super::BATCH as f64 * 1e3 / ms),
+            throughput: number("p50_ms").map(|ms| BATCH as f64 * 1e3 / ms),
             not_run: peer
                 .get("not_run")
                 .and_then(Value::as_str)

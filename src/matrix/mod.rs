@@ -15,8 +15,8 @@ pub use template::Engine;
 
 use crate::bundle;
 use crate::cache::{self, Cached};
-use crate::cli::exit;
 use crate::compile::{self, CompileError};
+use crate::fault::Fault;
 use crate::options::Options;
 use crate::precision::{Floats, Linear};
 use crate::recipe::{self, Precision, Recipe, RecipeError, Targets};
@@ -366,11 +366,17 @@ pub enum Run {
     Now(Ended),
 }
 
-/// Runs a cell, unless it was done. One that failed or was killed is run again.
+/// Runs a cell, unless it was done. One that failed or was killed is run again. `code` is the exit code of a failure.
 ///
 /// # Errors
 /// When its result cannot be written. A compilation that fails is a result.
-pub fn run(plan: &Plan, cell: &Cell, how: &Options, talk: &dyn Talk) -> Result<Run, MatrixError> {
+pub fn run(
+    plan: &Plan,
+    cell: &Cell,
+    how: &Options,
+    code: fn(Fault) -> u8,
+    talk: &dyn Talk,
+) -> Result<Run, MatrixError> {
     let [bundle, status] = &cell.outputs;
     let recipe = serde_json::to_value(&cell.recipe).unwrap_or_default();
     if let Some(before) = ended(status) {
@@ -394,7 +400,7 @@ pub fn run(plan: &Plan, cell: &Cell, how: &Options, talk: &dyn Talk) -> Result<R
         exit_code: match &done {
             Ok(true) => 0,
             Ok(false) => 6,
-            Err(e) => exit::code(e.fault()),
+            Err(e) => code(e.fault()),
         },
         error: done
             .err()

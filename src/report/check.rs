@@ -182,7 +182,7 @@ fn file_name(path: &str) -> String {
 
 fn head(c: &Checked) -> Head {
     let tone = |good: bool| if good { Tone::Good } else { Tone::Bad };
-    let mut verdicts = vec![super::parity_verdict("parity", &c.parity)];
+    let mut verdicts = vec![super::verdict::parity_verdict("parity", &c.parity)];
     if let Some(p) = &c.precision {
         verdicts.push(Verdict {
             what: "precision",
@@ -192,7 +192,7 @@ fn head(c: &Checked) -> Head {
         });
     }
     verdicts.extend(c.engine_parity.as_ref().map(|parity| {
-        let verdict = super::bundle::engine_verdict(parity);
+        let verdict = super::verdict::engine_verdict(parity);
         match c.unproved_engine() {
             Some(why) => Verdict {
                 tone: Tone::Bad,

@@ -15,9 +15,9 @@ mod parity;
 mod section;
 pub(crate) mod table;
 mod target;
+mod verdict;
 
 use crate::bench::BenchReport;
-use crate::parity::{Outcome, Report, measured};
 
 pub use bundle::{Page as BundlePage, html, markdown};
 pub use kernels::kernel_lines;
@@ -40,26 +40,6 @@ pub(crate) fn markdown_table(
         out += &format!("| {} |\n", cells.join(" | "));
     }
     out
-}
-
-/// The verdict on a comparison, above a report.
-pub(crate) fn parity_verdict(what: &'static str, report: &Report) -> page::Verdict {
-    let name = &report.tolerance.name;
-    let unproved = report.unproved().into_iter();
-    let unproved: Vec<String> = unproved
-        .map(|(output, why)| format!("{output}: {why}"))
-        .collect();
-    let (word, tone, why) = match report.outcome() {
-        Outcome::Passes => ("passes", page::Tone::Good, measured(report)),
-        Outcome::Fails => ("fails", page::Tone::Bad, measured(report)),
-        Outcome::NotProved => ("not proved", page::Tone::Open, unproved.join("; ")),
-    };
-    page::Verdict {
-        what,
-        word: word.into(),
-        why: format!("tolerance {name}: {why}"),
-        tone,
-    }
 }
 
 /// Rows of model and percentiles in milliseconds: `(header, rows)`, for a table of any kind.

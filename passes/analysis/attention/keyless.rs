@@ -7,10 +7,7 @@ use kiln_graph::ops::{self, Keyless};
 use kiln_graph::{DType, Graph, Node, ValueId};
 use rustc_hash::FxHashSet;
 
-use super::scores::{Addend, Bias};
-
-/// Numbers up to this one hide a key: BERT's first release added -10000.
-pub const HIDES: f64 = -1e4;
+use super::scores::{Addend, Bias, HIDES};
 
 /// Values that are looked at to find what a mask is made of.
 const MAX_SEEN: usize = 256;

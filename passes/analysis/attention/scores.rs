@@ -3,8 +3,10 @@
 use kiln_graph::infer::Facts;
 use kiln_graph::{Graph, Node, NodeId, ValueId, ops};
 
-use super::keyless::HIDES;
 use crate::core::pass::Miss;
+
+/// Numbers up to this one hide a key: BERT's first release added -10000.
+pub const HIDES: f64 = -1e4;
 
 /// `softcap(scale · q kᵀ) + Σ biases`.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::control::Control;
 use super::convert::State;
 use super::decisions;
 use super::flow::Flow;
-use super::rules::{is_f32, touches};
+use super::touch::{is_f32, touches};
 use crate::core::pass::{Context, Options, PassFailure, Remark};
 use crate::precision::calibrated::stats::Stats;
 

@@ -11,7 +11,8 @@ use super::format::HalfFormat;
 use super::masks;
 use super::products;
 use super::ranges::{Ranges, fill};
-use super::rules::{self, is_f32, touches};
+use super::rules;
+use super::touch::{is_f32, touches};
 use crate::core::pass::{Clamped, Context, PassFailure, Remark};
 use crate::precision::calibrated::stats::Stats;
 

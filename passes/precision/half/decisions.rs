@@ -5,7 +5,7 @@ use kiln_graph::{DType, Graph, NodeId, ValueId};
 use super::control::{Control, bodies};
 use super::flow::Flow;
 use super::format::HalfFormat;
-use super::rules::is_f32;
+use super::touch::is_f32;
 
 /// A constant from here on, times one less an integer, makes a mask of it.
 const MASK: f64 = 1000.0;

@@ -8,7 +8,7 @@ use super::control::{Control, bodies};
 use super::format::HalfFormat;
 use super::operands::{COMPARISONS, GUARDED, REDUCTIONS, STATISTICS, arithmetic_operands};
 use super::range::{self, Count};
-use super::rules::{is_f32, touches};
+use super::touch::{is_f32, touches};
 
 /// Constants of more elements are weights, not guards.
 const TABLE: usize = 1 << 14;

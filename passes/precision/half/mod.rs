@@ -14,3 +14,4 @@ mod products;
 mod range;
 pub mod ranges;
 mod rules;
+mod touch;

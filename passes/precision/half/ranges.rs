@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 
 use super::flow::Flow;
 use super::format::HalfFormat;
-use super::rules::{self, is_f32};
+use super::rules;
+use super::touch::{is_f32, touches};
 use crate::core::pass::Options;
 use crate::precision::calibrated::stats::Stats;
 
@@ -135,7 +136,7 @@ impl<'a> Ranges<'a> {
                 let reason = self.weight(g, id).or_else(|| self.activation(g, id));
                 let format = self.format.name();
                 let captured = || {
-                    let unfit = rules::touches(g, id, unfit);
+                    let unfit = touches(g, id, unfit);
                     unfit.then(|| format!("{format} cannot hold a value of the graph around it"))
                 };
                 why[id.index()] = reason.or_else(captured);

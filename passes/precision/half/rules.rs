@@ -1,11 +1,12 @@
 //! Which nodes keep FP32 when a model becomes half precision, and why, by what they are. `ranges` has the rules by
 //! their numbers.
 
-use kiln_graph::{DType, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId, ops};
+use kiln_graph::{DType, Graph, INTERNAL_DOMAIN, NodeId, Op, ops};
 
 use super::decisions;
 use super::flow::Flow;
 use super::format::HalfFormat;
+use super::touch::{is_f32, touches};
 use crate::core::pass::{OUT_OF_TOLERANCE, Options};
 
 /// Normalizations sum squares of activations: FP16 overflows beyond 256, and BF16 adds no more to a sum than 256 of its
@@ -111,16 +112,4 @@ fn scale_needs_f32(g: &Graph, id: NodeId, format: HalfFormat) -> Option<String> 
         false => least >= format.normal(),
     };
     (!fits || most > format.max()).then(|| format!("{name} cannot hold its scale"))
-}
-
-pub(in crate::precision) fn is_f32(g: &Graph, v: ValueId) -> bool {
-    g.value(v).ty().dtype() == Some(DType::F32)
-}
-
-pub(in crate::precision) fn touches(g: &Graph, id: NodeId, test: impl Fn(ValueId) -> bool) -> bool {
-    let node = g.node(id);
-    let all = node.inputs().iter().chain(node.outputs()).flatten();
-    all.copied()
-        .chain(node.captures().iter().copied())
-        .any(test)
 }

@@ -6,7 +6,9 @@ use kiln_graph::caches::Update;
 use super::super::decoder::{Decoder, Scores, State};
 use super::super::error::GenerateError;
 use super::super::ports::Feed;
-use super::{Claim, Outcome, Step, distance, made_prompt};
+use super::distance::distance;
+use super::found::{Claim, Outcome, Step};
+use super::prompt::made_prompt;
 use crate::parity::{self, Limits};
 
 /// How many times the limit on relative L2 caches may be off: errors of a layer are of that layer alone, which the sum over

@@ -1,11 +1,10 @@
 //! The verdicts and facts above a bundle's report.
 
 use crate::bench::baseline::Verdict as Gate;
-use crate::engine_parity::EngineParity;
 use crate::manifest::{EngineFacts, Manifest};
 use crate::report::kernels::sentence;
 use crate::report::page::{Head, Tone, Verdict};
-use crate::report::parity_verdict;
+use crate::report::verdict::{engine_verdict, parity_verdict};
 use crate::summary::{bytes, count};
 use crate::targets::Targets;
 
@@ -39,7 +38,7 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
     let for_cpu = m.target == Targets::Cpu.to_string();
     if !for_cpu {
         all.extend(m.engine.as_ref().map(built));
-        all.push(engine(&m.engine_parity));
+        all.push(engine_verdict(&m.engine_parity));
     }
     let speed = m.latency.as_ref().filter(|_| for_cpu || !on_cpu);
     if let Some(ratio) = speed.and_then(|l| l.ratios.first()) {
@@ -108,24 +107,6 @@ fn built(e: &EngineFacts) -> Verdict {
             true => Tone::Good,
             false => Tone::Open,
         },
-    }
-}
-
-/// The verdict on an engine.
-pub(in crate::report) fn engine(parity: &EngineParity) -> Verdict {
-    let (word, tone) = match (parity.proved(), parity.failed()) {
-        (true, _) => ("passes", Tone::Good),
-        (_, true) => ("fails", Tone::Bad),
-        _ if parity.not_run().is_none() => ("not proved", Tone::Open),
-        _ => ("not run", Tone::Open),
-    };
-    Verdict {
-        what: "parity of the engine",
-        word: word.into(),
-        why: parity
-            .not_run()
-            .map_or_else(|| parity.to_string(), str::to_string),
-        tone,
     }
 }
 

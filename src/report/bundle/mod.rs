@@ -3,8 +3,6 @@
 mod changes;
 mod head;
 
-pub(super) use head::engine as engine_verdict;
-
 use std::collections::BTreeMap;
 
 use super::check::parity_cases;
