@@ -113,7 +113,7 @@ pub fn open(
     any.retain(|spec| request.fixed.get(&spec.name).is_none());
     let selecting = gathered.selecting(request.fixed);
     let evidence = Evidence::new(&request.original.graph, any, request.seed);
-    Ok(Reference {
+    let mut reference = Reference {
         original: reference,
         cases: gathered.cases,
         made: gathered.made,
@@ -135,5 +135,8 @@ pub fn open(
         chosen: gathered.chosen,
         warnings: gathered.warnings,
         parted: gathered.parted,
-    })
+    };
+    // While it is open: what follows may take as much memory.
+    reference.ready(None)?;
+    Ok(reference)
 }

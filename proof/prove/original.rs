@@ -16,7 +16,7 @@ use super::sessions::session;
 use crate::fixed::Fixed;
 use crate::made::fed;
 use crate::parity::Case;
-use kiln_runtime::{self as runtime, Runtime, Session, SessionOptions, TensorInfo};
+use kiln_runtime::{self as runtime, Runtime, Session, SessionOptions, TensorInfo, memory};
 
 type Named = Vec<(String, Tensor)>;
 
@@ -151,8 +151,8 @@ impl Original {
     /// Gives the memory back until it runs again. A session stays that tells where nodes ran, or whose numbers a candidate must not
     /// draw, too.
     pub fn close(&mut self) {
-        if !self.options.watched && !self.draws {
-            self.session = None;
+        if !self.options.watched && !self.draws && self.session.take().is_some() {
+            memory::give_back();
         }
         release(&self.model);
     }

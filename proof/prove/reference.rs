@@ -12,7 +12,7 @@ use super::{Judged, Reference, TYPICAL};
 use crate::engine_parity::{EngineParity, Runner};
 use crate::made;
 use crate::parity::{self, Case, ParityError, Placed, Side, Tolerance};
-use kiln_runtime::{self as runtime, Chosen, Optimization, Session, SessionOptions};
+use kiln_runtime::{self as runtime, Chosen, Optimization, Session, SessionOptions, memory};
 
 impl Reference {
     /// Compares at these cases, which are real inputs, instead of those that were made.
@@ -95,6 +95,8 @@ impl Reference {
     /// [`Error::Read`], [`Error::Runtime`] and [`Error::Refused`] when the candidate does not load or run,
     /// [`Error::Parity`] when the reference does not run.
     pub fn compare(&mut self, path: &Path, tolerance: &Tolerance) -> Result<parity::Report, Error> {
+        // What wrote the candidate has read the original's weights.
+        self.original.close();
         let written = onnx::read(path)?;
         let sha256 = sessions::sha256(path, &written)?;
         let same = |j: &&Judged| j.sha256 == sha256 && j.report.tolerance == *tolerance;
@@ -105,6 +107,8 @@ impl Reference {
         self.ready(None)?;
         let mut candidate = self.open(path, written)?;
         let report = self.judge(&mut candidate, None, tolerance)?;
+        drop(candidate);
+        memory::give_back();
         self.judged.push(Judged {
             sha256,
             report: report.clone(),
