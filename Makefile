@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check templates-check clean
+.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -176,6 +176,13 @@ bench-peers: $(KILN) .venv-peers/.ready .venv-modelopt/.ready
 	.venv-peers/bin/python tools/peers/bench.py --models $(PEERS)
 	.venv-peers/bin/python tools/peers/table.py
 	@python3 tools/readme.py
+
+# What a proof costs, by stages: docs/proof.md. PROOF="--before KILN" measures another kiln beside this one, in turns; PROOF="--models
+# minilm-l3" takes one model.
+PROOF =
+
+bench-proof: $(KILN) .venv-modelopt/.ready
+	python3 tools/proof/bench.py $(PROOF)
 
 # A model of 7 billion parameters, many nodes and many weights: docs/performance.md. SCALE=layers=8 makes the first smaller.
 SCALE = layers=32

@@ -24,6 +24,8 @@ pub(super) struct Runs<'a> {
     pub(super) probe: Option<&'a mut Probe<'a>>,
     /// Bytes that a size may take.
     pub(super) limit: u64,
+    /// Operations that a run may take; what is more runs in parts.
+    pub(super) enough: Option<u64>,
 }
 
 impl Runs<'_> {
@@ -33,7 +35,9 @@ impl Runs<'_> {
         if let Some(name) = emptied(self.original, shapes, &point) {
             return Err(format!("nothing would be left of '{name}'"));
         }
-        let Look { conflict, bytes } = paper::look(self.original, shapes, &point);
+        let Look {
+            conflict, bytes, ..
+        } = paper::look(self.original, shapes, &point);
         if bytes > self.limit {
             let wanted = units::bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
             let limit = units::bytes(usize::try_from(self.limit).unwrap_or(usize::MAX));
@@ -42,7 +46,10 @@ impl Runs<'_> {
             ));
         }
         match &mut self.probe {
-            Some(probe) => probe(&point),
+            Some(probe) => match shapes.parts(self.original, &point, self.enough) {
+                Some(parts) => [parts.long, parts.wide].iter().try_for_each(probe),
+                None => probe(&point),
+            },
             None => conflict.map_or(Ok(()), Err),
         }
     }

@@ -119,7 +119,7 @@ def compile(
     seed: int | None = None,
     engine: bool = True,
     check: bool = True,
-    latency: bool = True,
+    latency: bool | None = None,
     search: bool = True,
     max_latency_ratio: float | None = None,
     max_size_ratio: float | None = None,
@@ -138,8 +138,8 @@ def compile(
 ) -> Result:
     """Optimizes a model, converts it, builds its engine, proves that it computes the same, and times it.
 
-    Each keyword is the option of ``kiln compile`` of that name; ``engine``, ``check``, ``latency`` and ``search`` are its
-    ``--no-…`` options, turned round. ``kiln compile --help`` has all of them.
+    Each keyword is the option of ``kiln compile`` of that name; ``engine``, ``check`` and ``search`` are its
+    ``--no-…`` options, turned round, and ``latency`` is ``--latency`` or ``--no-latency``. ``kiln compile --help`` has all of them.
 
     Args:
         model: an ONNX file, or a bundle, which is compiled again. May be left out if ``recipe`` names it.
@@ -166,7 +166,7 @@ def compile(
         recipe=recipe, target=_joined(target), fp16=fp16, bf16=bf16, fp8=fp8, half_io=half_io, calibrate=calibrate,
         tokenizer=tokenizer, calibration_samples=calibration_samples, calibration_cache=calibration_cache, inputs=inputs,
         drop_inputs=drop_inputs, dialect=dialect, passes=passes, keep=keep, keep_op=list(keep_op), tolerance=tolerance, seed=seed,
-        no_engine=not engine, no_check=not check, no_latency=not latency, no_search=not search,
+        no_engine=not engine, no_check=not check, latency=latency is True, no_latency=latency is False, no_search=not search,
         max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio, require=_several(require), judge=judge,
         judge_data=judge_data, judge_tokenizer=judge_tokenizer, device=device, cache=cache, report=_several(report), force=force, no_clobber=no_clobber,
     )  # fmt: skip

@@ -104,6 +104,7 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
         growing,
         engine,
         check,
+        proof,
         latency,
         form,
         tf32,
@@ -174,7 +175,7 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
     fact("fixed inputs", format!("{fixed:?} dropped {drop_inputs}"));
     fact(
         "stages",
-        format!("engine {engine}, check {check}, latency {latency}, search {search}"),
+        format!("engine {engine}, check {check} {proof:?}, latency {latency:?}, search {search}"),
     );
     fact("build", format!("{form:?} tf32 {tf32:?}"));
     fact("passes", format!("{passes:?}"));

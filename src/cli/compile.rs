@@ -21,6 +21,7 @@ use crate::compile::{self, CompileError, Options, Plan};
 use crate::fault::Fault;
 use crate::generate::Roles;
 use crate::manifest::{Explained, Manifest, Missed};
+use crate::options::Extent;
 use crate::parity;
 use crate::precision::Format;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
@@ -34,9 +35,20 @@ pub(super) struct Args {
     /// Prove and time nothing.
     #[arg(long, help_heading = help::PROOF)]
     no_check: bool,
+    /// How much of the sizes the proof runs [default: quick].
+    ///
+    /// quick: where a run at the largest sizes is more than 100 billion operations, a batch of two rows at these and the largest batch at a
+    /// short length stand for it; that rows are independent is checked. full: the largest sizes whole.
+    #[arg(long, value_enum, value_name = "quick|full", hide_possible_values = true, conflicts_with = "no_check", help_heading = help::PROOF)]
+    proof: Option<Extent>,
     /// Prove, but time nothing.
-    #[arg(long, help_heading = help::PROOF)]
+    #[arg(long, conflicts_with = "latency", help_heading = help::PROOF)]
     no_latency: bool,
+    /// Time original and result in ONNX Runtime, wherever the result serves.
+    ///
+    /// By default they are timed where the result serves: for a GPU target on a machine without a GPU they are not.
+    #[arg(long, help_heading = help::PROOF)]
+    latency: bool,
     /// Fail where the result is out of tolerance, without a search.
     ///
     /// Otherwise kiln searches for nodes that must keep their precision for the result to be within tolerance.
@@ -153,7 +165,11 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         },
         engine: args.no_engine.then_some(false),
         check: args.no_check.then_some(false),
-        latency: args.no_latency.then_some(false),
+        proof: args.proof,
+        latency: match (args.latency, args.no_latency) {
+            (true, _) => Some(true),
+            (_, no) => no.then_some(false),
+        },
         build: args.build.recipe(),
         gates: Gates {
             latency: Latency {

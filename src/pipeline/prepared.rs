@@ -140,6 +140,7 @@ impl Input {
             seed: options.seed,
             optimized: proved_as_optimized(options, &targets),
             thorough: false,
+            enough: options.proof.enough(),
             half_io: options.half_io || portable.is_some(),
             one_profile: how.one_profile,
             result: Some(how.result.clone()),
@@ -155,6 +156,8 @@ impl Input {
             shapes.told().iter().for_each(|why| talk.warn(why));
             let sizes = shapes.describe().into_iter();
             sizes.for_each(|sizes| talk.note(&format!("sizes: {sizes}")));
+            let parted = reference.as_ref().and_then(|r| r.parted.as_ref());
+            parted.iter().for_each(|parted| talk.note(parted));
         }
         let (chosen, selecting) = reference.as_ref().map_or_else(Default::default, |r| {
             (r.chosen.clone(), r.selecting.clone())

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Hardware;
 use crate::fixed::InputValue;
+use crate::options::Extent;
 use crate::precision::{Floats, Format, Linear};
 
 pub(crate) use read::known_keys;
@@ -80,7 +81,10 @@ pub struct Recipe {
     /// Prove that the result computes the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<bool>,
-    /// Time the original and the result.
+    /// How much of the sizes the proof runs: quick or full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Extent>,
+    /// Time the original and the result; by default only where the result serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<bool>,
     #[serde(skip_serializing_if = "is_default")]

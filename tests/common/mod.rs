@@ -106,7 +106,7 @@ pub fn options(folder: &Path, text: &str, target: &str) -> Options {
         output: Some(folder.join("bundle")),
         targets: Some(target.parse().unwrap()),
         engine: false,
-        latency: false,
+        latency: Some(false),
         ..Options::new(model)
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn curve(options: &Options, facts: &Facts, batch: &str) -> Result<Cur
             min_runs: 10,
             max_runs: 200,
             min_duration: Duration::from_millis(500),
-            batch: 1,
+            ..BenchOptions::default()
         },
         threads: None,
         device: options.device,
