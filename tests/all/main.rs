@@ -14,6 +14,7 @@ mod cases_attn;
 mod cases_half;
 mod cases_inputs;
 mod cases_proof;
+mod cases_reported;
 mod cases_sizes;
 mod cases_steps;
 mod cases_trt;
