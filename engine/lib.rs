@@ -61,7 +61,6 @@ mod sizes;
 #[cfg(feature = "tensorrt")]
 mod tensorrt;
 mod view;
-mod work;
 
 pub use attention::{Attended, AttentionKernel, attended};
 pub use backend::{RtxBuilder, serve};
@@ -73,6 +72,7 @@ pub use dialect::{Refusal, fp32_products, multiplies, refusals};
 pub use error::{BuildFailure, EngineError, ParseFailure, Version};
 pub use kernels::{Kernel, Kernels, Multiplied, Operand};
 pub use kiln_runtime::talk::{NoProgress, Progress};
+pub use kiln_runtime::work::{Work, work};
 pub use locate::{Libraries, locate};
 pub use log::{LogLine, Severity};
 pub use multiplied::{Otherwise, otherwise};
@@ -82,7 +82,6 @@ pub use product::{ENV_DIR, INSTALL, LIBRARY};
 pub use profile::{Profile, ProfileError, ProfileInput};
 pub use request::{BuildRequest, Built, EngineBuilder, Form, Hardware, Plan, TensorInfo};
 pub use sizes::Sizes;
-pub use work::{Work, work};
 
 #[cfg(feature = "tensorrt")]
 use tensorrt as backend;

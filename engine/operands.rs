@@ -13,7 +13,7 @@ use kiln_graph::{DType, Dim, Graph, Node, Op, ValueId};
 use super::multiplied::parsed_name;
 use super::view::{View, product};
 use super::{DataType, Kernel, Kernels};
-use crate::work;
+use kiln_runtime::work;
 
 /// Elements of operands whose listed shapes leave dimensions open.
 pub(super) type Elements = BTreeMap<View, u64>;

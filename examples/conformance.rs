@@ -16,7 +16,7 @@ fn options(mode: &str, model: &str) -> Result<Options, String> {
     let mut options = Options {
         engine: false,
         check: false,
-        latency: false,
+        latency: Some(false),
         targets: Some(Targets::Cpu),
         ..Options::new(model)
     };

@@ -92,7 +92,7 @@ fn run(model: &Path, output: &Path, targets: Targets, fp16: bool) -> Result<Row,
         },
         dims: dims(model),
         inputs: example.filter(|p| p.exists()),
-        latency: false,
+        latency: Some(false),
         ..Options::new(model)
     };
     let first = match compile(&options, &Silent) {

@@ -1,5 +1,6 @@
 //! The cases of a proof: real inputs and made ones, at the sizes at which the original runs on them.
 
+mod rows;
 mod ways;
 
 use std::path::Path;
@@ -8,11 +9,12 @@ use kiln_graph::Tensor;
 
 use crate::fixed::Fixed;
 use crate::parity::{self, Case, InputSpec};
-use crate::prove::{Error, Request};
+use crate::prove::{Error, Original, Request};
 use crate::shapes::{self, Kinds, Point, Settled, Shapes, Wanted};
 use kiln_runtime::talk::Talk;
-use kiln_runtime::{self as runtime, Session, TensorInfo};
+use kiln_runtime::{self as runtime, TensorInfo};
 
+use rows::proved;
 pub(crate) use ways::Apart;
 use ways::{Way, written};
 
@@ -35,6 +37,8 @@ pub(crate) struct Gathered {
     unsettled: bool,
     /// Controls of which the result has the value of the real inputs alone.
     pub chosen: Fixed,
+    /// What the largest sizes are proved by, if not by a run at them.
+    pub parted: Option<String>,
 }
 
 pub(crate) const TYPICAL: &str = "typical";
@@ -67,9 +71,9 @@ impl Maker<'_> {
     }
 
     /// Whether the model runs on what is made at a point; the error says why not.
-    fn runs(&self, session: &mut Session, shapes: &Shapes, point: &Point) -> Result<(), String> {
+    fn runs(&self, session: &mut Original, shapes: &Shapes, point: &Point) -> Result<(), String> {
         let inputs = self.at(shapes, point).map_err(|e| e.to_string())?;
-        run(session, self.fixed, &inputs)
+        run(session, &inputs)
     }
 
     /// What controls may select instead: one of them changes in each.
@@ -146,18 +150,17 @@ struct Choice {
     kinds: Kinds,
 }
 
-/// What a session takes of a case's inputs: all but those that were dropped from it.
-pub(crate) fn fed(session: &Session, fixed: &Fixed, inputs: &[(String, Tensor)]) -> Named {
-    let has = |name: &str| session.inputs().iter().any(|i| i.name == name);
+/// What a session of these inputs takes of a case's: all but those that were dropped from it.
+pub(crate) fn fed(infos: &[TensorInfo], fixed: &Fixed, inputs: &[(String, Tensor)]) -> Named {
+    let has = |name: &str| infos.iter().any(|i| i.name == name);
     let taken = inputs
         .iter()
         .filter(|(n, _)| has(n) || !fixed.is_dropped(n));
     taken.cloned().collect()
 }
 
-fn run(session: &mut Session, fixed: &Fixed, inputs: &[(String, Tensor)]) -> Result<(), String> {
-    let inputs = fed(session, fixed, inputs);
-    session.run(&inputs).map(drop).map_err(|e| match e {
+fn run(session: &mut Original, inputs: &[(String, Tensor)]) -> Result<(), String> {
+    session.run(inputs).map(drop).map_err(|e| match e {
         runtime::Error::Run { reason, .. } => reason,
         other => other.to_string(),
     })
@@ -185,7 +188,7 @@ fn real(path: &Path, infos: &[TensorInfo], fixed: &Fixed) -> Result<Case, Error>
 /// When real inputs do not fit, when neither they nor made ones run, and when one profile is wanted and the model has none.
 pub(crate) fn gather(
     request: &Request<'_>,
-    session: &mut Session,
+    session: &mut Original,
     shapes: &mut Shapes,
     talk: &dyn Talk,
 ) -> Result<Gathered, Error> {
@@ -210,6 +213,7 @@ pub(crate) fn gather(
         kinds: maker.kinds.clone(),
         unsettled: false,
         chosen: Fixed::default(),
+        parted: None,
     };
     match (found, real) {
         (Ok(settled), real) => {
@@ -226,11 +230,12 @@ pub(crate) fn gather(
         }
         (Err(why), Some(real)) => {
             // Only what runs on the real inputs may do without made ones.
-            parity::outputs(
-                session,
-                &without(session, maker.fixed, &real),
-                parity::Side::Reference,
-            )?;
+            let ran = session.run(&real.inputs);
+            ran.map_err(|source| parity::ParityError::Run {
+                case: real.name.clone(),
+                side: parity::Side::Reference,
+                source,
+            })?;
             shapes.hold(&real.inputs);
             let why = why.to_string();
             out.warnings.push(format!(
@@ -248,18 +253,11 @@ pub(crate) fn gather(
     Ok(out)
 }
 
-fn without(session: &Session, fixed: &Fixed, case: &Case) -> Case {
-    Case {
-        name: case.name.clone(),
-        inputs: fed(session, fixed, &case.inputs),
-    }
-}
-
 /// Finds what the model runs on: the first choice of what controls select, else others, each at the sizes of what it
 /// leaves of the model.
 fn settle(
     request: &Request<'_>,
-    session: &mut Session,
+    session: &mut Original,
     maker: &mut Maker<'_>,
     real: Option<&Case>,
     shapes: &mut Shapes,
@@ -317,7 +315,7 @@ fn typical(shapes: &Shapes) -> Point {
 /// Looks for the sizes of one way, those of real inputs before others; its shapes are of no use where there are none.
 fn attempt(
     request: &Request<'_>,
-    session: &mut Session,
+    session: &mut Original,
     maker: &Maker<'_>,
     real: Option<&Case>,
     way: &mut Way,
@@ -334,6 +332,7 @@ fn attempt(
         &way.folded,
         &mut way.shapes,
         near.as_ref(),
+        request.enough,
         &mut probe,
     );
     settled.map_err(|why| Error::Sizes {
@@ -345,13 +344,14 @@ fn attempt(
 /// Adds the made cases; gives the choices with which the model runs at other sizes. `whole` are the sizes before any choice.
 fn made(
     request: &Request<'_>,
-    session: &mut Session,
+    session: &mut Original,
     maker: &Maker<'_>,
     whole: &Shapes,
     shapes: &Shapes,
     out: &mut Gathered,
 ) -> Result<Vec<Apart>, Error> {
-    let points = shapes.points();
+    let graph = &request.original.graph;
+    let (points, enough) = proved(session, maker, graph, shapes, request.enough, out);
     let typical = typical(shapes);
     out.batch = shapes.batch(&typical);
     for (name, point) in &points {
@@ -364,8 +364,8 @@ fn made(
             ..*maker
         };
         let inputs = other.at(shapes, &typical)?;
-        let runs = out.try_push(session, maker.fixed, &choice.name, inputs);
-        let at = |session: &mut Session, point| other.runs(session, shapes, point).is_ok();
+        let runs = out.try_push(session, &choice.name, inputs);
+        let at = |session: &mut Original, point| other.runs(session, shapes, point).is_ok();
         if runs && points.iter().all(|(_, point)| at(session, point)) {
             continue;
         }
@@ -380,7 +380,7 @@ fn made(
             }
             continue;
         }
-        for (name, point) in way.shapes.points() {
+        for (name, point) in way.shapes.proved(&way.graph, enough).0 {
             let name = match name {
                 TYPICAL => choice.name.clone(),
                 _ => format!("{}, {name}", choice.name),
@@ -399,12 +399,7 @@ fn made(
         return Ok(apart);
     }
     if let Some(point) = shapes.several() {
-        out.try_push(
-            session,
-            maker.fixed,
-            "several samples",
-            maker.at(shapes, &point)?,
-        );
+        out.try_push(session, "several samples", maker.at(shapes, &point)?);
     }
     let mut padded = maker.specs(shapes, &typical);
     let mut any = false;
@@ -416,7 +411,7 @@ fn made(
         }
     }
     if any {
-        out.try_push(session, maker.fixed, "padded", maker.make(padded)?);
+        out.try_push(session, "padded", maker.make(padded)?);
     }
     Ok(apart)
 }
@@ -440,14 +435,8 @@ impl Gathered {
     }
 
     /// Adds a case if the model runs on it: it need not, as nobody asked for it.
-    fn try_push(
-        &mut self,
-        session: &mut Session,
-        fixed: &Fixed,
-        name: &str,
-        inputs: Named,
-    ) -> bool {
-        let runs = run(session, fixed, &inputs).is_ok();
+    fn try_push(&mut self, session: &mut Original, name: &str, inputs: Named) -> bool {
+        let runs = run(session, &inputs).is_ok();
         if runs {
             self.push(name, inputs);
         }

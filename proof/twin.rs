@@ -28,7 +28,7 @@ pub fn rounding(model: &Model) -> Option<Model> {
 }
 
 /// Constants of so many bytes are widened when they are read.
-const LARGE: usize = 16 << 20;
+const LARGE: usize = 1 << 18;
 
 /// Which of FP16 and BF16 the results of the model's nodes have. Its types must be inferred. ONNX Runtime's CPU provider
 /// cannot run what has BF16.

@@ -25,6 +25,7 @@ pub mod testing;
 mod threads;
 pub mod units;
 mod values;
+pub mod work;
 
 use kiln_graph::Tensor;
 
@@ -36,7 +37,7 @@ pub use evaluator::OrtEvaluator;
 pub use info::{Dim, TensorInfo};
 pub use library::{Runtime, providers};
 pub use locate::{Found, NotFound, Origin, locate};
-pub use machine::{environment, loader, mapped, nvidia, pysite, scratch};
+pub use machine::{environment, loader, mapped, memory, nvidia, pysite, scratch};
 pub use options::{Optimization, SessionOptions};
 pub use placement::{Fallback, Placement, PlacementError};
 pub use session::{Bound, Session};

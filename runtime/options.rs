@@ -14,6 +14,9 @@ pub struct SessionOptions {
     /// Leaves out the optimizer of the blocked NCHW layout, which serves convolutions only. ONNX Runtime 1.31 crashes in
     /// it on some FP16 encoders that have none.
     pub without_nchwc: bool,
+    /// Leaves weights as they are, where kernels would copy them into a layout of their own.
+    #[serde(skip)]
+    pub without_prepacking: bool,
     /// Threads within one operator; `None` leaves the number to ONNX Runtime, which takes one per physical core.
     pub intra_threads: Option<NonZeroUsize>,
     /// Each of those threads but the calling one stays on a core of its own.

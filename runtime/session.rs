@@ -484,6 +484,10 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBu
         )?,
         false => builder,
     };
+    let builder = match options.without_prepacking {
+        true => builder.with_prepacking(false)?,
+        false => builder,
+    };
     let mut builder = match options.intra_threads.or(threads::limit()) {
         Some(threads) => builder.with_intra_threads(threads.get())?,
         None => builder,

@@ -13,8 +13,10 @@ use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::EngineParity;
 use crate::environment::Environment;
 use crate::judge::Judgement;
+use crate::options::Extent;
 use crate::parity::{self, Placed};
 use crate::precision::Precision;
+use crate::prove;
 use crate::recipe::Recipe;
 use crate::runtime::{self, Optimization};
 use crate::shapes::Range;
@@ -99,6 +101,10 @@ pub struct Manifest {
     pub optimization: Option<Optimization>,
     /// Where the nodes ran, if that was to be a GPU.
     pub placements: Vec<Placed>,
+    /// What the largest sizes were proved by; `null` if they ran whole, or nothing was proved.
+    pub parted: Option<String>,
+    /// How often which model ran for the proof, by stages.
+    pub ran: Vec<prove::Ran>,
     pub environment: Environment,
     pub stages: Vec<Stage>,
 }
@@ -122,6 +128,8 @@ pub struct Chosen {
     pub half_io: bool,
     pub engine: bool,
     pub check: bool,
+    /// `null` in a bundle of an older kiln, whose proofs were full.
+    pub proof: Option<Extent>,
     pub passes: Option<String>,
     pub keep: Option<String>,
     pub keep_ops: Vec<String>,
@@ -139,6 +147,9 @@ pub struct Applied {
     pub milliseconds: f64,
     pub nodes_before: usize,
     pub nodes_after: usize,
+    /// Results of the original's nodes that no node of the same operator computes any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
 }
 
 /// Where a pass applied, and where it came close.
@@ -206,6 +217,9 @@ pub struct EngineKernels {
     /// In the order in which they run.
     #[serde(default)]
     pub kernels: Kernels,
+    /// Those of a decoder's steps of one token, for which the engine has a profile of its own.
+    #[serde(default)]
+    pub steps: Kernels,
     /// Quantized layers that they multiply in another type.
     #[serde(default)]
     pub otherwise: Vec<Otherwise>,

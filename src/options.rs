@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use kiln_graph::Op;
 use regex::Regex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::bundle::Over;
 use crate::engine::Form;
@@ -13,7 +15,7 @@ use crate::parity::Tolerance;
 use crate::precision::{Format, Precision};
 use crate::recipe::Recipe;
 use crate::runtime::DeviceRequest;
-use crate::shapes::{DimSpec, ShapeSpec};
+use crate::shapes::{self, DimSpec, ShapeSpec};
 use crate::targets::Targets;
 
 /// What to compile, and how.
@@ -44,10 +46,16 @@ pub struct Options {
     pub fixed: Vec<InputValue>,
     /// These are no inputs of the result any more.
     pub drop_inputs: bool,
+    /// Tokens that the caches of an engine hold.
+    pub max_length: Option<usize>,
+    /// Caches of an engine grow, as the model's do.
+    pub growing: bool,
     pub engine: bool,
     pub check: bool,
-    /// Time the original and the result, as part of the check.
-    pub latency: bool,
+    /// How much of the sizes the proof runs.
+    pub proof: Extent,
+    /// Time the original and the result, as part of the check; where the result serves if it is not given.
+    pub latency: Option<bool>,
     /// What the engine can do beside running where it was built.
     pub form: Form,
     /// Let FP32 products round to TF32; only where the precision changes if it is not given.
@@ -90,6 +98,29 @@ pub struct Options {
     pub recipe: Recipe,
 }
 
+/// How much of the sizes a proof runs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// Where the largest sizes are much work, a batch of two at them and the largest batch at a short length.
+    #[default]
+    Quick,
+    /// The largest sizes whole, too.
+    Full,
+}
+
+impl Extent {
+    /// Operations of a run from which on sizes stand in parts.
+    pub fn enough(self) -> Option<u64> {
+        match self {
+            Extent::Quick => Some(shapes::ENOUGH),
+            Extent::Full => None,
+        }
+    }
+}
+
 /// Rows of a block of INT4 weights unless told otherwise.
 pub const INT4_BLOCK: usize = 32;
 
@@ -127,9 +158,12 @@ impl Options {
             inputs: None,
             fixed: Vec::new(),
             drop_inputs: false,
+            max_length: None,
+            growing: false,
             engine: true,
             check: true,
-            latency: true,
+            proof: Extent::default(),
+            latency: None,
             form: Form::default(),
             tf32: None,
             passes: None,

@@ -316,7 +316,7 @@ impl Bench {
             },
             dims: dims(path, tokens)?,
             check: false,
-            latency: false,
+            latency: Some(false),
             builder: Some(self.program.clone()),
             ..Options::new(path)
         };
@@ -412,7 +412,7 @@ fn dims(path: &Path, tokens: usize) -> Result<Vec<DimSpec>, Box<dyn Error>> {
     // The exporter wrote the sizes of its example into the graph: a proof finds them.
     let options = Options {
         engine: false,
-        latency: false,
+        latency: Some(false),
         ..Options::new(path)
     };
     let scratch = tempfile::tempdir()?;

@@ -6,10 +6,11 @@ use std::path::Path;
 use kiln_graph::Tensor;
 use serde::Serialize;
 
-use super::{Error, Proof, Reference, outputs, ports};
+use super::{Error, Proof, Reference, ports};
 use crate::calibrate::{Source, SourceOptions};
 use crate::judge::{self, Asked, Judgement};
-use crate::parity::{Case, Side, npz};
+use crate::made;
+use crate::parity::{Case, ParityError, Side, npz};
 use kiln_runtime::Session;
 use kiln_runtime::scratch::Temporary;
 use kiln_runtime::talk::Talk;
@@ -29,7 +30,7 @@ impl Proof {
     /// # Errors
     /// When data cannot be read, a model does not run, or files cannot be written. What the judge says is no error.
     pub fn ask(&mut self, asked: &Asked, talk: &dyn Talk) -> Result<Judgement, Error> {
-        self.reference.ask_of(&mut self.candidate, asked, talk)
+        self.reference.ask(&self.path, asked, talk)
     }
 }
 
@@ -69,7 +70,7 @@ impl Reference {
                     fixed: self.fixed.values.clone(),
                     ..SourceOptions::default()
                 };
-                let graph = &self.original.graph;
+                let graph = &self.original.model.graph;
                 let source = Source::open(graph, data, &reading)?;
                 for batch in source.batches() {
                     let batch = batch?;
@@ -105,8 +106,15 @@ impl Reference {
             inputs,
         };
         let (ours, theirs) = (with(given.reference), with(given.candidate));
-        let expected = outputs(&mut self.session, &self.fixed, &ours, Side::Reference)?;
-        let mut found = outputs(candidate, &self.fixed, &theirs, Side::Candidate)?;
+        let failed_on = |side| {
+            let case = case.name.clone();
+            move |source| ParityError::Run { case, side, source }
+        };
+        let expected = self.original.run(&ours.inputs);
+        let expected = expected.map_err(failed_on(Side::Reference))?;
+        let theirs = made::fed(candidate.inputs(), &self.fixed, &theirs.inputs);
+        self.original.tally.result();
+        let mut found = (candidate.run(&theirs)).map_err(failed_on(Side::Candidate))?;
         if self.half_io {
             ports::alike(&mut found, &expected);
         }

@@ -3,24 +3,50 @@
 use kiln_graph::{Model, Tensor};
 
 use super::Error;
+use super::Reference;
 use super::evidence::{ATTEMPTS, At, FEW};
 use super::margin;
 use super::noise::{self, Noise, PERTURBED, PERTURBED_STEPS};
 use super::ports;
-use super::sessions::seated;
-use super::{Reference, outputs};
+use super::sessions::{seated, stand_in};
 use crate::made::{self, TYPICAL};
-use crate::parity::{self, Case, CaseReport, Comparison, Side, Tolerance, Traits, Unproved};
-use kiln_runtime::{self as runtime, Session};
-
-/// Bytes of the reference's outputs that are kept.
-const HELD: usize = 256 << 20;
+use crate::parity::{
+    self, Case, CaseReport, Comparison, ParityError, Side, Tolerance, Traits, Unproved,
+};
+use kiln_runtime::Session;
 
 pub(super) type Candidates<'a> = dyn FnMut(&Case) -> Result<Vec<(String, Tensor)>, Error> + 'a;
 
 type Named = Vec<(String, Tensor)>;
 
 impl Reference {
+    /// Runs the reference at the cases, and looks for further ones, while no candidate takes memory. With `half_io`, inputs wait for
+    /// the types of the candidate.
+    ///
+    /// # Errors
+    /// When the reference does not run.
+    pub(super) fn ready(&mut self, only: Option<&str>) -> Result<(), Error> {
+        if self.half_io {
+            return Ok(());
+        }
+        for place in 0..self.cases.len() {
+            let case = &self.cases[place];
+            let wanted = only.is_none_or(|name| name == case.name);
+            if wanted && !self.original.forgets(&case.inputs) {
+                let case = case.clone();
+                self.expected_at(place, &case)?;
+            }
+        }
+        if only.is_none() && (0..self.cases.len()).all(|k| self.learned.contains(&k)) {
+            for place in self.look_further() {
+                let case = self.cases[place].clone();
+                self.expected_at(place, &case)?;
+            }
+        }
+        self.original.close();
+        Ok(())
+    }
+
     /// # Errors
     /// When the reference or the candidate does not run.
     pub(super) fn judge_by(
@@ -64,6 +90,7 @@ impl Reference {
         let (ours, theirs) = (with(given.reference), with(given.candidate));
         let expected = self.expected_at(place, &ours)?;
         let mut found = candidate(&theirs)?;
+        self.original.tally.result();
         let changed = match self.half_io {
             true => ports::alike(&mut found, &expected),
             false => Vec::new(),
@@ -89,22 +116,16 @@ impl Reference {
 
     /// The reference's outputs at a case.
     fn expected_at(&mut self, place: usize, case: &Case) -> Result<Named, Error> {
-        if let Some(known) = self.expected.get(&place) {
-            return Ok(known.clone());
-        }
-        let outputs = outputs(&mut self.session, &self.fixed, case, Side::Reference)?;
-        self.evidence.learn(place, case, &outputs);
-        let bytes: usize = outputs.iter().map(|(_, t)| t.byte_len()).sum();
-        if self.held + bytes <= HELD {
-            self.held += bytes;
-            self.expected.insert(place, outputs.clone());
+        let run = self.original.run(&case.inputs);
+        let outputs = run.map_err(|source| ParityError::Run {
+            case: case.name.clone(),
+            side: Side::Reference,
+            source,
+        })?;
+        if self.learned.insert(place) {
+            self.evidence.learn(place, case, &outputs);
         }
         Ok(outputs)
-    }
-
-    fn rerun(&mut self, inputs: &[(String, Tensor)]) -> Result<Named, runtime::Error> {
-        let inputs = made::fed(&self.session, &self.fixed, inputs);
-        self.session.run(&inputs)
     }
 
     /// Runs the reference on other inputs, where the cases have not shown that its outputs depend on them. Gives the places
@@ -133,7 +154,7 @@ impl Reference {
                 continue;
             };
             // What it does not run on shows nothing.
-            let Ok(outputs) = self.rerun(&inputs) else {
+            let Ok(outputs) = self.original.run(&inputs) else {
                 continue;
             };
             if self.evidence.learn_other(&inputs, &outputs) {
@@ -157,7 +178,7 @@ impl Reference {
             let Some(inputs) = self.evidence.other(&base, attempt) else {
                 continue;
             };
-            let Ok(outputs) = self.rerun(&inputs) else {
+            let Ok(outputs) = self.original.run(&inputs) else {
                 continue;
             };
             let mut found = outputs.iter().filter(|(n, _)| nothing.contains(n));
@@ -202,9 +223,9 @@ impl Reference {
                 continue;
             };
             let margin = || {
-                let decision = margin::decision(&self.original.graph, &output.name)?;
+                let decision = margin::decision(&self.original.model.graph, &output.name)?;
                 let run = |model: &Model| self.run(model, case).ok();
-                let operands = decision.operands(&self.original, &case.inputs, run)?;
+                let operands = decision.operands(&self.original.model, &case.inputs, run)?;
                 decision.margin(&operands, &a, &b, limit)
             };
             if let Some(margin) = margin() {
@@ -255,7 +276,7 @@ impl Reference {
     fn measure_noise(&mut self, case: &Case, expected: &Named, tolerance: &Tolerance) -> Noise {
         let mut noise = Noise::default();
         // What does not run says nothing.
-        if let Ok(again) = self.rerun(&case.inputs) {
+        if let Ok(again) = self.original.again(&case.inputs) {
             noise.again(expected, &again, tolerance);
         }
         if noise.outputs.iter().all(|o| o.random.is_some()) {
@@ -270,19 +291,20 @@ impl Reference {
                 name: case.name.clone(),
                 inputs: noise::perturbed_inputs(&case.inputs, seed),
             };
-            let model = noise::perturbed(&self.original, seed);
+            let model = noise::perturbed(&self.original.model, seed);
             if let Ok(found) = self.run(&model, &moved) {
                 noise.add(expected, &found);
             }
         }
-        let rounds = super::sessions::stand_in(&self.original, self.device.device).is_some();
+        let rounds = stand_in(&self.original.model, self.device.device).is_some();
         if !rounds && !self.quantized {
             let mut options = seated(self.device.device);
             options.watched = false;
-            let optimized = Session::from_path(self.runtime, &self.path, &options);
-            if let Ok(found) =
-                optimized.and_then(|mut s| s.run(&made::fed(&s, &self.fixed, &case.inputs)))
-            {
+            let (runtime, path) = (self.original.runtime, &self.original.path);
+            let optimized = Session::from_path(runtime, path, &options);
+            let fed = |s: &Session| made::fed(s.inputs(), &self.fixed, &case.inputs);
+            self.original.tally.original();
+            if let Ok(found) = optimized.and_then(|mut s| s.run(&fed(&s))) {
                 noise.add(expected, &found);
             }
         }

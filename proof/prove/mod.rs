@@ -6,24 +6,27 @@ mod handover;
 mod judge;
 mod margin;
 mod noise;
+mod original;
 mod ports;
 mod reference;
 mod request;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
-use std::path::PathBuf;
-
-use kiln_graph::{DType, Model, Tensor};
-use rustc_hash::FxHashMap;
+use kiln_graph::DType;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::fixed::Fixed;
 use crate::made::{self, TYPICAL};
-use crate::parity::{self, Case, ParityError, Placed, Side};
+use crate::parity::{self, Case, Placed};
 use crate::shapes::Shapes;
 use kiln_runtime::talk::Talk;
-use kiln_runtime::{Chosen, Runtime, Session};
+use kiln_runtime::{Chosen, Runtime};
 
 pub use error::Error;
+pub(crate) use original::Original;
+pub use original::{Ran, owned};
 pub use reference::{Proof, Timed};
 pub use request::Request;
 pub use sessions::Alone;
@@ -31,15 +34,13 @@ pub use sessions::Candidate;
 
 use evidence::Evidence;
 use noise::Noise;
-use sessions::{plain, session};
+pub(crate) use noise::quantizes;
+use sessions::plain;
 
 /// The reference in ONNX Runtime, with the inputs to compare candidates on.
 #[derive(Debug)]
 pub struct Reference {
-    runtime: &'static Runtime,
-    session: Session,
-    original: Model,
-    path: PathBuf,
+    original: Original,
     cases: Vec<Case>,
     /// The names of those that were made.
     made: Vec<String>,
@@ -47,10 +48,10 @@ pub struct Reference {
     fixed: Fixed,
     /// What the latency is measured on, where it is no case.
     typical: Option<Case>,
-    /// The reference's outputs by case, so that it runs once for all candidates.
-    expected: FxHashMap<usize, Vec<(String, Tensor)>>,
-    /// Bytes of them.
-    held: usize,
+    /// What candidates were found to be.
+    judged: Vec<Judged>,
+    /// Cases whose outputs were looked at for evidence.
+    learned: FxHashSet<usize>,
     /// How far the reference is from itself, by case.
     noise: FxHashMap<usize, Noise>,
     /// Whether it rounds activations to integers.
@@ -73,6 +74,16 @@ pub struct Reference {
     pub selecting: Vec<String>,
     /// What had to change in the sizes.
     pub warnings: Vec<String>,
+    /// What the largest sizes were proved by, if not by a run at them.
+    pub parted: Option<String>,
+}
+
+/// A candidate's file, and what it was found to be at all cases. The same bytes are the same function.
+#[derive(Debug)]
+struct Judged {
+    sha256: Vec<u8>,
+    report: parity::Report,
+    placements: Vec<Placed>,
 }
 
 /// Opens the reference and settles the sizes: `shapes` shrinks to what it runs at.
@@ -88,24 +99,28 @@ pub fn open(
     let device = runtime.device(request.device)?;
     // What the original rounds, and ONNX Runtime does not, belongs to its function.
     let how = plain(device.device);
-    let mut reference = session(runtime, request.reference, request.original, &how)?;
+    let mut reference = Original::open(
+        runtime,
+        request.reference.to_path_buf(),
+        request.original.clone(),
+        request.fixed.clone(),
+        how,
+    )?;
     let gathered = made::gather(request, &mut reference, shapes, talk)?;
+    reference.keep_only(&gathered.cases);
     let any = shapes.points().pop().map(|(_, point)| point);
     let mut any = gathered.kinds.specs(shapes, &any.unwrap_or_default());
     any.retain(|spec| request.fixed.get(&spec.name).is_none());
     let selecting = gathered.selecting(request.fixed);
     let evidence = Evidence::new(&request.original.graph, any, request.seed);
-    Ok(Reference {
-        runtime,
-        session: reference,
-        original: request.original.clone(),
-        path: request.reference.to_path_buf(),
+    let mut reference = Reference {
+        original: reference,
         cases: gathered.cases,
         made: gathered.made,
         fixed: request.fixed.clone(),
         typical: None,
-        expected: FxHashMap::default(),
-        held: 0,
+        judged: Vec::new(),
+        learned: FxHashSet::default(),
         noise: FxHashMap::default(),
         quantized: noise::quantizes(&request.original.graph),
         evidence,
@@ -119,19 +134,9 @@ pub fn open(
         selecting,
         chosen: gathered.chosen,
         warnings: gathered.warnings,
-    })
-}
-
-/// The outputs at a case, of whose inputs a session that is without fixed ones takes the others.
-fn outputs(
-    session: &mut Session,
-    fixed: &Fixed,
-    case: &Case,
-    side: Side,
-) -> Result<Vec<(String, Tensor)>, ParityError> {
-    let case = Case {
-        name: case.name.clone(),
-        inputs: made::fed(session, fixed, &case.inputs),
+        parted: gathered.parted,
     };
-    parity::outputs(session, &case, side)
+    // While it is open: what follows may take as much memory.
+    reference.ready(None)?;
+    Ok(reference)
 }

@@ -82,7 +82,7 @@ fn each(
 
 /// Whether a model rounds activations to integers: ONNX Runtime's optimizer then puts other kernels in their place, whose
 /// sums saturate on some processors, which is no rounding; and a last bit moves a number by a step, or by nothing.
-pub(super) fn quantizes(graph: &Graph) -> bool {
+pub(crate) fn quantizes(graph: &Graph) -> bool {
     let mut found = false;
     graph.for_each_graph(&mut |g| {
         found |= g.nodes().any(|(_, n)| {

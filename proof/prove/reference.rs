@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{Model, Tensor, infer, onnx};
 
 use super::Error;
+use super::original::Ran;
 use super::ports;
-use super::sessions::{plain, seated, session, stand_in, twin_session, version};
-use super::{Reference, TYPICAL, outputs};
+use super::sessions::{self, mapped_session, plain, seated, session, stand_in, version};
+use super::{Judged, Reference, TYPICAL};
 use crate::engine_parity::{EngineParity, Runner};
 use crate::made;
-use crate::parity::{self, Case, Placed, Side, Tolerance};
-use kiln_runtime::{self as runtime, Chosen, Optimization, Session, SessionOptions};
+use crate::parity::{self, Case, ParityError, Placed, Side, Tolerance};
+use kiln_runtime::{self as runtime, Chosen, Optimization, Session, SessionOptions, memory};
 
 impl Reference {
     /// Compares at these cases, which are real inputs, instead of those that were made.
@@ -25,10 +26,21 @@ impl Reference {
         self.typical = self.typical().cloned();
         self.cases.retain(|c| !self.made.contains(&c.name));
         self.cases.extend(cases);
-        self.expected.clear();
+        self.original.keep_only(&self.cases);
+        self.judged.clear();
+        self.learned.clear();
         self.noise.clear();
         self.evidence.forget();
-        self.held = 0;
+    }
+
+    /// Counts what runs from here on under this stage.
+    pub fn begin(&self, stage: &str) {
+        self.original.tally.begin(stage);
+    }
+
+    /// How often which model ran.
+    pub fn ran(&self) -> Vec<Ran> {
+        self.original.tally.all()
     }
 
     /// What ONNX Runtime does to the graphs of results before it runs them.
@@ -41,14 +53,17 @@ impl Reference {
 
     /// The model as it was written: of one in memory, the weights may still have to be computed, and would all be held.
     pub(super) fn candidate(&mut self, path: &Path) -> Result<Session, Error> {
-        let mut written = onnx::read(path)?;
+        self.open(path, onnx::read(path)?)
+    }
+
+    fn open(&mut self, path: &Path, mut written: Model) -> Result<Session, Error> {
         infer::annotate(&mut written.graph);
         let device = self.device.device;
         let options = match self.optimized {
             true => seated(device),
             false => plain(device),
         };
-        let opened = session(self.runtime, path, &written, &options);
+        let opened = session(self.original.runtime, path, &written, &options);
         let opened = match &self.result {
             None => opened?,
             Some(name) => {
@@ -68,7 +83,7 @@ impl Reference {
         match source.is_missing_runtime() || self.result.is_none() {
             true => Error::Runtime(source),
             false => Error::Refused {
-                model: self.path.clone(),
+                model: self.original.path.clone(),
                 source,
             },
         }
@@ -80,8 +95,26 @@ impl Reference {
     /// [`Error::Read`], [`Error::Runtime`] and [`Error::Refused`] when the candidate does not load or run,
     /// [`Error::Parity`] when the reference does not run.
     pub fn compare(&mut self, path: &Path, tolerance: &Tolerance) -> Result<parity::Report, Error> {
-        let mut candidate = self.candidate(path)?;
-        self.judge(&mut candidate, None, tolerance)
+        // What wrote the candidate has read the original's weights.
+        self.original.close();
+        let written = onnx::read(path)?;
+        let sha256 = sessions::sha256(path, &written)?;
+        let same = |j: &&Judged| j.sha256 == sha256 && j.report.tolerance == *tolerance;
+        if let Some(known) = self.judged.iter().find(same) {
+            self.placements = known.placements.clone();
+            return Ok(known.report.clone());
+        }
+        self.ready(None)?;
+        let mut candidate = self.open(path, written)?;
+        let report = self.judge(&mut candidate, None, tolerance)?;
+        drop(candidate);
+        memory::give_back();
+        self.judged.push(Judged {
+            sha256,
+            report: report.clone(),
+            placements: self.placements.clone(),
+        });
+        Ok(report)
     }
 
     /// Compares one candidate at one case.
@@ -94,6 +127,7 @@ impl Reference {
         case: &str,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, Error> {
+        self.ready(Some(case))?;
         let mut candidate = self.candidate(path)?;
         self.judge(&mut candidate, Some(case), tolerance)
     }
@@ -104,22 +138,29 @@ impl Reference {
         only: Option<&str>,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, Error> {
-        let made = self.result.as_ref().map(|_| self.path.clone());
+        let made = self.result.as_ref().map(|_| self.original.path.clone());
         let fixed = self.fixed.clone();
         let mut run = |case: &Case| {
-            let outputs = outputs(candidate, &fixed, case, Side::Candidate);
-            outputs.map_err(|e| match (&made, e) {
-                (Some(model), parity::ParityError::Run { source, .. }) => Error::Refused {
+            let inputs = made::fed(candidate.inputs(), &fixed, &case.inputs);
+            candidate.run(&inputs).map_err(|source| match &made {
+                Some(model) => Error::Refused {
                     model: model.clone(),
                     source,
                 },
-                (_, other) => other.into(),
+                None => Error::Parity(ParityError::Run {
+                    case: case.name.clone(),
+                    side: Side::Candidate,
+                    source,
+                }),
             })
         };
         let report = self.judge_by(&mut run, only, tolerance)?;
         self.placements.clear();
+        if self.device.device.is_cpu() {
+            return Ok(report);
+        }
         for (side, session) in [
-            (Side::Reference, &mut self.session),
+            (Side::Reference, self.original.session()?),
             (Side::Candidate, candidate),
         ] {
             let placement = session.placement()?;
@@ -147,6 +188,7 @@ impl Reference {
                 source,
             })
         };
+        self.ready(None)?;
         let report = self.judge_by(&mut run, None, tolerance)?;
         Ok(EngineParity::Run {
             runner: engine.describe(),
@@ -155,17 +197,13 @@ impl Reference {
     }
 
     /// The proof of one candidate.
-    ///
-    /// # Errors
-    /// When the candidate does not load.
-    pub fn against(mut self, path: &Path, model: &Model) -> Result<Proof, Error> {
+    pub fn against(self, path: &Path, model: &Model) -> Proof {
         let mut nodes = model.graph.nodes();
-        Ok(Proof {
-            candidate: self.candidate(path)?,
+        Proof {
             path: path.to_path_buf(),
             convolves: nodes.any(|(_, n)| n.op().name().contains("Conv")),
             reference: self,
-        })
+        }
     }
 
     /// The case of this name, else the typical one.
@@ -186,9 +224,10 @@ impl Reference {
             watched: false,
             ..plain(device)
         };
-        let name = self.path.display().to_string();
-        let mut session = twin_session(self.runtime, &name, model, &unwatched)?;
-        let inputs = made::fed(&session, &self.fixed, &case.inputs);
+        let name = self.original.path.display().to_string();
+        let mut session = mapped_session(self.original.runtime, &name, model, &unwatched)?;
+        let inputs = made::fed(session.inputs(), &self.fixed, &case.inputs);
+        self.original.tally.original();
         Ok(session.run(&inputs)?)
     }
 
@@ -198,8 +237,7 @@ impl Reference {
     /// When the reference does not run or the file cannot be written.
     pub fn save(&mut self, path: &Path) -> Result<(), Error> {
         if let Some(case) = self.typical().cloned() {
-            let inputs = made::fed(&self.session, &self.fixed, &case.inputs);
-            let outputs = self.session.run(&inputs)?;
+            let outputs = self.original.run(&case.inputs)?;
             parity::save(path, &case.inputs, &outputs)?;
         }
         Ok(())
@@ -207,7 +245,7 @@ impl Reference {
 
     /// The runtime's name and version.
     pub fn runtime_version(&self) -> String {
-        version(self.runtime)
+        version(self.original.runtime)
     }
 
     /// Where both sides run.
@@ -233,8 +271,7 @@ impl Reference {
 #[derive(Debug)]
 pub struct Proof {
     pub reference: Reference,
-    pub(super) candidate: Session,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Whether the models hold convolutions.
     convolves: bool,
 }
@@ -250,7 +287,7 @@ impl Proof {
     /// # Errors
     /// When a model does not run.
     pub fn compare(&mut self, tolerance: &Tolerance) -> Result<parity::Report, Error> {
-        self.reference.judge(&mut self.candidate, None, tolerance)
+        self.reference.compare(&self.path, tolerance)
     }
 
     /// Saves the typical inputs and the reference's outputs.
@@ -271,13 +308,14 @@ impl Proof {
             device: self.reference.device.device,
             ..SessionOptions::default()
         };
-        let (runtime, reference) = (self.reference.runtime, &self.reference.path);
+        let original = &self.reference.original;
+        let (runtime, reference) = (original.runtime, &original.path);
         let original = Session::from_path(runtime, reference, &optimized)?;
         let result = Session::from_path(runtime, &self.path, &optimized)?;
         let inputs = self.reference.typical().map(|c| c.inputs.clone());
         let inputs = inputs.unwrap_or_default();
         let theirs = ports::given(&inputs, &self.reference.asked).candidate;
-        let theirs = made::fed(&result, &self.reference.fixed, &theirs);
+        let theirs = made::fed(result.inputs(), &self.reference.fixed, &theirs);
         Ok(Timed {
             original: (original, inputs),
             result: (result, theirs),

@@ -25,6 +25,8 @@ pub struct Request<'a> {
     pub optimized: bool,
     /// Cases beside the smallest, typical and largest sizes: several samples at once, and padding in every sample.
     pub thorough: bool,
+    /// Sizes that are more operations than this stand in parts, as [`ENOUGH`](crate::shapes::ENOUGH) has it; `None` runs all of them whole.
+    pub enough: Option<u64>,
     /// Candidates have inputs and outputs of half precision where the reference has FP32, as was asked for.
     pub half_io: bool,
     /// What is built serves one profile of sizes, whatever inputs select.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use kiln_graph::onnx::{self, WriteOptions};
+use kiln_graph::onnx::{self, ReadError, ReadErrorKind, WriteOptions};
 use kiln_graph::{DType, Model};
+use sha2::{Digest, Sha256};
 
 use super::Error;
 use crate::parity::{Placed, Side};
@@ -11,13 +12,30 @@ use crate::shapes;
 use crate::twin;
 use kiln_runtime::{
     self as runtime, Chosen, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions,
+    mapped,
 };
+
+/// The SHA-256 of a model's files: it is what was proved, whatever wrote it.
+pub(super) fn sha256(path: &Path, model: &Model) -> Result<Vec<u8>, ReadError> {
+    let mut hash = Sha256::new();
+    hash.update(model.bytes.as_deref().unwrap_or_default());
+    for source in model.sources.iter().filter(|s| s.path != path) {
+        let map = mapped::own(&source.path).map_err(|e| ReadError {
+            path: Some(source.path.clone()),
+            kind: ReadErrorKind::Io(e),
+        })?;
+        hash.update(&map);
+    }
+    Ok(hash.finalize().to_vec())
+}
 
 /// The optimizer would hide what FP16 does: it takes roundings out. On a GPU products stay in FP32 where the model has them
 /// so, and nobody falls back unseen.
 pub(super) fn plain(device: Device) -> SessionOptions {
     SessionOptions {
         optimization: Optimization::Disabled,
+        // Few runs do not pay for another copy of the weights.
+        without_prepacking: true,
         ..seated(device)
     }
 }
@@ -49,10 +67,10 @@ pub(super) fn session(
                 optimization: Optimization::Disabled,
                 ..*options
             };
-            twin_session(runtime, &path.display().to_string(), &twin, &plain)?
+            mapped_session(runtime, &path.display().to_string(), &twin, &plain)?
         }
         None if is_large(model, options) => {
-            twin_session(runtime, &path.display().to_string(), model, options)?
+            mapped_session(runtime, &path.display().to_string(), model, options)?
         }
         None => Session::from_path(runtime, path, options)?,
     };
@@ -69,8 +87,8 @@ fn is_large(model: &Model, options: &SessionOptions) -> bool {
     plain && model.constant_bytes() as u64 > WriteOptions::default().inline_limit
 }
 
-/// A twin in ONNX Runtime, with its weights apart if it is too large for one message.
-pub(super) fn twin_session(
+/// A model in ONNX Runtime as it optimizes it, with its weights apart if it is too large for one message.
+fn whole_session(
     runtime: &'static Runtime,
     name: &str,
     twin: &Model,
@@ -83,7 +101,7 @@ pub(super) fn twin_session(
 }
 
 /// A model in ONNX Runtime, with its weights where they are.
-fn mapped_session(
+pub(super) fn mapped_session(
     runtime: &'static Runtime,
     name: &str,
     model: &Model,
@@ -138,7 +156,7 @@ impl Alone {
         };
         let model = twin.as_ref().unwrap_or(model);
         Ok(match optimized {
-            true => twin_session(self.runtime, name, model, &options)?,
+            true => whole_session(self.runtime, name, model, &options)?,
             false => mapped_session(self.runtime, name, model, &options)?,
         })
     }

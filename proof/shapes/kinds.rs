@@ -78,7 +78,7 @@ impl Kinds {
             }
             if let Some(end) = wanted.and_then(|w| w.end(point)) {
                 match &mut kind {
-                    InputKind::Places { upper } => *upper = end,
+                    InputKind::Places { upper } | InputKind::Index { upper } => *upper = end,
                     InputKind::Ids(ids) => ids.upper = end.min(ids.upper),
                     _ => {}
                 }
@@ -168,6 +168,7 @@ fn wanted(graph: &Graph, input: ValueId) -> Wanted {
         _ => None,
     };
     let ends = match kind {
+        InputKind::Index { .. } => subject.writes().into_iter().collect(),
         InputKind::Places { .. } | InputKind::Ids(_) => subject.ends(),
         _ => Vec::new(),
     };
@@ -223,6 +224,24 @@ impl Subject<'_> {
         sizes.into_iter().try_fold(1usize, |n, d| n.checked_mul(d?))
     }
 
+    /// Where new tokens are written into a cache, so that all of them fit: below the places that are left, and one.
+    fn writes(&self) -> Option<(Expr, f64, f64)> {
+        let graph = self.graph;
+        let readers = graph.value(self.input).uses().iter();
+        let mut scatters = readers.filter(|u| {
+            let slot = u.slot == kiln_graph::graph::Slot::Input(2);
+            slot && graph.node(u.node).op().is("TensorScatter")
+        });
+        let node = graph.node(scatters.next()?.node);
+        let facts = infer::infer(graph);
+        let cache = facts.dims(node.input(0)?)?;
+        let new = facts.dims(node.input(1)?)?;
+        let axis = node.attrs().int("axis").unwrap_or(-2);
+        let axis = usize::try_from(axis.rem_euclid(cache.len().max(1) as i64)).ok()?;
+        let left = cache.get(axis)?.sub(new.get(axis)?)?;
+        Some((left.add(&Expr::from(1))?, 1.0, 0.0))
+    }
+
     fn named(&self, word: &str) -> bool {
         let name = self.graph.value(self.input).name();
         name.to_ascii_lowercase().contains(word)
@@ -251,6 +270,9 @@ impl Subject<'_> {
 
     fn integers(&self) -> Vec<InputKind> {
         let uses = &self.uses;
+        if self.writes().is_some() {
+            return vec![InputKind::Index { upper: 1 }];
+        }
         if let Some(upper) = uses.table {
             let far = self.named(POSITION) && !uses.open;
             return vec![match far {

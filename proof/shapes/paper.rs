@@ -2,6 +2,7 @@
 
 use kiln_graph::infer::{self, Facts};
 use kiln_graph::{DType, Dim, Graph, NodeId, ValueId};
+use kiln_runtime::work;
 use rustc_hash::FxHashMap;
 
 use super::{Point, Shapes};
@@ -13,7 +14,12 @@ pub(super) struct Look {
     pub conflict: Option<String>,
     /// Bytes that values and working space take at once, at most; constants are not in it.
     pub bytes: u64,
+    /// Operations of a run, of the outermost graph.
+    pub work: u64,
 }
+
+/// Operations that cost as much as a byte of a result: elementwise operators wait for memory.
+const OPERATIONS_OF_A_BYTE: u64 = 8;
 
 /// Copies of the outputs beside the one that a run makes: those of the other model, and both as numbers that are compared.
 const COPIES: u64 = 3;
@@ -36,7 +42,21 @@ pub(super) fn look(graph: &Graph, shapes: &Shapes, point: &Point) -> Look {
     Look {
         conflict: conflict(graph, &facts),
         bytes: peak.saturating_add(outputs.saturating_mul(COPIES)),
+        work: operations(graph, &facts),
     }
+}
+
+/// What products multiply and add, and what all results weigh.
+fn operations(graph: &Graph, facts: &Facts) -> u64 {
+    let of = |node: &kiln_graph::Node| {
+        let products = work::products(graph, node, facts).flatten().unwrap_or(0);
+        let results = node.outputs().iter().flatten();
+        let bytes: u64 = results.filter_map(|&v| bytes_of(graph, facts, v)).sum();
+        let moved = bytes.saturating_mul(OPERATIONS_OF_A_BYTE);
+        products.saturating_mul(2).saturating_add(moved)
+    };
+    let all = graph.nodes().map(|(_, node)| of(node));
+    all.fold(0, u64::saturating_add)
 }
 
 /// The first contradiction, in nested graphs too.

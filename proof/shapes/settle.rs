@@ -26,15 +26,17 @@ pub fn settle<'a>(
     shapes: &mut Shapes,
     probe: &'a mut Probe<'a>,
 ) -> Result<Settled, String> {
-    settle_near(original, folded, shapes, None, probe)
+    settle_near(original, folded, shapes, None, None, probe)
 }
 
-/// As [`settle`]; where the model does not run at the typical sizes, `near` are tried first.
+/// As [`settle`]; where the model does not run at the typical sizes, `near` are tried first. Sizes of more than `enough` operations
+/// run in parts.
 pub(crate) fn settle_near<'a>(
     original: &'a Graph,
     folded: &Graph,
     shapes: &mut Shapes,
     near: Option<&Point>,
+    enough: Option<u64>,
     probe: &'a mut Probe<'a>,
 ) -> Result<Settled, String> {
     let mut settled = Settled {
@@ -44,6 +46,7 @@ pub(crate) fn settle_near<'a>(
         original,
         probe: None,
         limit: u64::MAX,
+        enough: None,
     };
     if on_paper.at(shapes, &shapes.point(|r| r.opt)).is_ok() {
         fit(shapes, &mut on_paper, &mut settled)?;
@@ -53,6 +56,7 @@ pub(crate) fn settle_near<'a>(
         probe: Some(probe),
         // What the user asks for may take what there is.
         limit: plan::budget().max(paper::free().unwrap_or(u64::MAX)),
+        enough,
     };
     let free = free(shapes);
     let typical = shapes.point(|r| r.opt);

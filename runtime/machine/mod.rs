@@ -3,6 +3,7 @@
 pub mod environment;
 pub mod loader;
 pub mod mapped;
+pub mod memory;
 pub mod nvidia;
 pub mod pysite;
 pub mod scratch;

@@ -32,7 +32,7 @@ pub use stats::{Interval, Ratio, Stats};
 pub use warning::Warning;
 
 /// How long to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
 pub struct BenchOptions {
     /// Runs of each subject before the measurement; they are not kept.
     pub warmup: usize,
@@ -42,6 +42,12 @@ pub struct BenchOptions {
     pub max_runs: usize,
     /// The measured runs of every subject add up to this at least, unless `max_runs` are reached before.
     pub min_duration: Duration,
+    /// The wall time of all of it, whatever the runs; warm-up takes a fifth of it at most. `None`: no end.
+    #[serde(default)]
+    pub max_duration: Option<Duration>,
+    /// Runs go on until each ratio is known to this part of itself. `None`: the runs and the duration alone say how long.
+    #[serde(default)]
+    pub within: Option<f64>,
     /// Items that one run computes, for the throughput.
     pub batch: usize,
 }
@@ -53,7 +59,22 @@ impl Default for BenchOptions {
             min_runs: 30,
             max_runs: 10_000,
             min_duration: Duration::from_secs(3),
+            max_duration: None,
+            within: None,
             batch: 1,
+        }
+    }
+}
+
+impl BenchOptions {
+    /// As many runs as a verdict needs, and 5 seconds at most: ratios are known to 4 %, below what other work on a machine moves
+    /// them by.
+    pub fn verdict() -> BenchOptions {
+        BenchOptions {
+            min_duration: Duration::ZERO,
+            max_duration: Some(Duration::from_secs(5)),
+            within: Some(0.04),
+            ..BenchOptions::default()
         }
     }
 }
@@ -188,10 +209,18 @@ fn measure_by(
     if max_runs == 0 || min_runs > max_runs {
         return Err(BenchError::Runs { min_runs, max_runs });
     }
+    let began = clock();
+    let spent = |part: u32| {
+        let end = options.max_duration.map(|d| nanoseconds(d / part));
+        end.is_some_and(|end| clock() - began >= end)
+    };
     for _ in 0..options.warmup {
         subjects.iter_mut().try_for_each(Subject::run)?;
+        if spent(WARMUP_PART) {
+            break;
+        }
     }
-    let samples = rounds(clock, subjects, options)?;
+    let samples = rounds(clock, subjects, options, &|| spent(1))?;
     let reports: Vec<SubjectReport> = subjects
         .iter()
         .zip(samples)
@@ -220,20 +249,48 @@ fn measure_by(
     })
 }
 
+/// The part of the whole duration that warm-up may take: one over this.
+const WARMUP_PART: u32 = 5;
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Whether the ratio of each other subject to the first is known well enough.
+fn is_known(samples: &[Vec<u64>], within: f64) -> bool {
+    let Some((base, others)) = samples.split_first() else {
+        return true;
+    };
+    others.iter().all(|other| {
+        let ratio = Ratio::of(("", base), ("", other));
+        let width = ratio.interval.map(|i| i.high - i.low);
+        width.is_some_and(|width| width <= within * ratio.speedup)
+    })
+}
+
 /// The latencies of every subject.
 fn rounds(
     clock: &dyn Fn() -> u64,
     subjects: &mut [Subject<'_>],
     options: &BenchOptions,
+    is_spent: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<u64>>, BenchError> {
-    let min_duration = u64::try_from(options.min_duration.as_nanos()).unwrap_or(u64::MAX);
+    let min_duration = nanoseconds(options.min_duration);
     // Room for the usual number of runs, so that the vectors do not grow between two runs.
     let room = options.max_runs.min(1 << 16);
     let mut samples = vec![Vec::with_capacity(room); subjects.len()];
     let mut totals = vec![0u64; subjects.len()];
+    // Each look at the ratios sorts all samples, and looks that are rare choose no lucky moment.
+    let mut next_look = options.min_runs.max(1);
     for round in 0..options.max_runs {
         let long_enough = totals.iter().all(|&total| total >= min_duration);
-        if round >= options.min_runs && round > 0 && long_enough {
+        if round >= next_look && long_enough {
+            next_look = round + round / 4 + 1;
+            if options.within.is_none_or(|w| is_known(&samples, w)) {
+                break;
+            }
+        }
+        if round > 0 && is_spent() {
             break;
         }
         for place in 0..subjects.len() {
@@ -273,6 +330,7 @@ mod tests {
             max_runs,
             min_duration: Duration::from_nanos(min_nanos),
             batch: 4,
+            ..BenchOptions::default()
         }
     }
 
@@ -326,6 +384,26 @@ mod tests {
         assert_eq!(runs(options(20, 100, 1000)), 20);
         assert_eq!(runs(options(1, 5, 1000)), 5);
         assert_eq!(runs(options(0, 5, 0)), 1);
+    }
+
+    #[test]
+    fn runs_end_with_the_verdict_or_the_time() {
+        // Steady latencies: seven runs know the ratio, and no more than asked for are made.
+        let known = BenchOptions {
+            within: Some(0.04),
+            ..options(10, 1000, 0)
+        };
+        assert_eq!(simulate(&[100, 50], &known).0.subjects[0].stats.runs, 10);
+        // Nothing is known of a few runs, so they go on until the time is over: 1000 of 150 each, warm-up included.
+        let timed = BenchOptions {
+            max_duration: Some(Duration::from_nanos(1000)),
+            within: Some(0.0),
+            ..options(10, 1000, 0)
+        };
+        let (report, order) = simulate(&[100, 50], &timed);
+        assert_eq!(order.len(), 2 * 7, "{order}");
+        assert_eq!(report.subjects[0].stats.runs, 5);
+        assert!(report.ratios[0].interval.is_none());
     }
 
     #[test]

@@ -309,6 +309,7 @@ fn open(
         seed: options.seed,
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
+        enough: None,
         half_io: half_io(options)?,
         one_profile: false,
         result: None,

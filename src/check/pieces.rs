@@ -7,7 +7,6 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
@@ -81,7 +80,7 @@ pub(super) fn compare(
                 model: original.path.clone().unwrap_or_default(),
                 why: e.to_string(),
             })?;
-            expected.push((case, owned(outputs)));
+            expected.push((case, prove::owned(outputs)));
         }
         drop(reference);
         let mut result = open(candidate, piece, &sides.candidate, Side::Candidate)?;
@@ -113,21 +112,6 @@ pub(super) fn compare(
 type Named = Vec<(String, Tensor)>;
 
 type Values = FxHashMap<String, ValueId>;
-
-/// Copies: what ONNX Runtime gives keeps all memory of its session.
-fn owned(outputs: Named) -> Named {
-    let copy = |t: Tensor| match t.strings() {
-        Some(_) => t,
-        None => {
-            let bytes = Bytes::copy_from_slice(&t.bytes());
-            Tensor::from_raw(t.dtype(), t.dims(), bytes).unwrap_or(t)
-        }
-    };
-    outputs
-        .into_iter()
-        .map(|(name, t)| (name, copy(t)))
-        .collect()
-}
 
 /// What is known of a session's inputs, in their types.
 fn fed(session: &Session, known: &Named) -> Named {

@@ -175,7 +175,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         min_runs: args.runs,
         max_runs: BenchOptions::default().max_runs.max(args.runs),
         min_duration: duration,
-        batch: 1,
+        ..BenchOptions::default()
     };
     let device = args.device.request().choice.gpu();
     if args.models.is_empty() {

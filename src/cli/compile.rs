@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::build;
 use super::check::{Required, required};
@@ -15,11 +16,12 @@ use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
 use crate::bundle::about::about;
-use crate::cache::{self, Cached};
+use crate::cache::{self, Cached, Store};
 use crate::compile::{self, CompileError, Options, Plan};
 use crate::fault::Fault;
 use crate::generate::Roles;
 use crate::manifest::{Explained, Manifest, Missed};
+use crate::options::Extent;
 use crate::parity;
 use crate::precision::Format;
 use crate::recipe::{self, Gates, Latency, Precision, Recipe, Size};
@@ -33,9 +35,20 @@ pub(super) struct Args {
     /// Prove and time nothing.
     #[arg(long, help_heading = help::PROOF)]
     no_check: bool,
+    /// How much of the sizes the proof runs [default: quick].
+    ///
+    /// quick: where a run at the largest sizes is more than 100 billion operations, a batch of two rows at these and the largest batch at a
+    /// short length stand for it; that rows are independent is checked. full: the largest sizes whole.
+    #[arg(long, value_enum, value_name = "quick|full", hide_possible_values = true, conflicts_with = "no_check", help_heading = help::PROOF)]
+    proof: Option<Extent>,
     /// Prove, but time nothing.
-    #[arg(long, help_heading = help::PROOF)]
+    #[arg(long, conflicts_with = "latency", help_heading = help::PROOF)]
     no_latency: bool,
+    /// Time original and result in ONNX Runtime, wherever the result serves.
+    ///
+    /// By default they are timed where the result serves: for a GPU target on a machine without a GPU they are not.
+    #[arg(long, help_heading = help::PROOF)]
+    latency: bool,
     /// Fail where the result is out of tolerance, without a search.
     ///
     /// Otherwise kiln searches for nodes that must keep their precision for the result to be within tolerance.
@@ -73,11 +86,12 @@ pub(super) struct Args {
     /// It is also written where a gate fails. Can be given several times.
     #[arg(long, value_name = "FILE", value_parser = super::report_file(), help_heading = help::OUTPUT)]
     report: Vec<report::Target>,
-    /// Take the bundle from this folder if the same was compiled before, else keep it there.
+    /// Take the bundle from this folder or server if the same was compiled before, else keep it there.
     ///
-    /// The key is the hash of all that the bundle depends on, and what is taken is verified.
-    #[arg(long, value_name = "DIR", help_heading = help::OUTPUT)]
-    cache: Option<PathBuf>,
+    /// The key is the hash of all that the bundle depends on, and what is taken is verified. A server speaks the HTTP protocol of
+    /// Bazel's remote caches (bazel-remote); KILN_CACHE_AUTHORIZATION says who asks.
+    #[arg(long, value_name = "DIR|URL", value_parser = store(), help_heading = help::OUTPUT)]
+    cache: Option<Store>,
     /// Print the manifest as JSON.
     #[arg(long, help_heading = help::OUTPUT)]
     json: bool,
@@ -130,6 +144,10 @@ fn ratio(text: &str) -> Result<Ratio, String> {
     }
 }
 
+fn store() -> impl TypedValueParser<Value = Store> {
+    OsStringValueParser::new().try_map(Store::at)
+}
+
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let dump_after = match args.dump_after.as_slice() {
         [pass, folder] => {
@@ -147,7 +165,11 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         },
         engine: args.no_engine.then_some(false),
         check: args.no_check.then_some(false),
-        latency: args.no_latency.then_some(false),
+        proof: args.proof,
+        latency: match (args.latency, args.no_latency) {
+            (true, _) => Some(true),
+            (_, no) => no.then_some(false),
+        },
         build: args.build.recipe(),
         gates: Gates {
             latency: Latency {

@@ -28,11 +28,11 @@ fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
 /// [`CompileError::Gates`] with the first that cannot.
 pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), CompileError> {
     let gates = &options.gates;
-    let engine = options.engine && *targets != Targets::Cpu;
+    let engine = options.engine && targets.is_engine();
     let unmeasured = match (options.check, options.latency) {
         (false, _) => Some("--no-check"),
-        (true, false) => Some("--no-latency"),
-        (true, true) => None,
+        (true, Some(false)) => Some("--no-latency"),
+        (true, _) => None,
     };
     let failed = match (gates.latency_ratio, unmeasured, gates.precision) {
         (Some(_), Some(option), _) => Some(format!(
@@ -73,6 +73,11 @@ fn lacks(asked: Format, m: &Manifest) -> Option<String> {
     Some(format!("{asked}: {why}"))
 }
 
+/// Why a latency on this machine is no answer.
+pub(super) fn elsewhere(targets: &Targets) -> String {
+    format!("the result serves on {targets}, and ONNX Runtime ran on this machine's CPU")
+}
+
 /// The latency belongs to where the result serves: milliseconds of a CPU say nothing about an engine.
 fn latency(limit: f64, targets: &Targets, m: &Manifest) -> Judged {
     let on_cpu = m.device.as_ref().is_none_or(|d| d.device.is_cpu());
@@ -80,7 +85,7 @@ fn latency(limit: f64, targets: &Targets, m: &Manifest) -> Judged {
         return Judged {
             gate: "latency".into(),
             verdict: Verdict::NotRun,
-            why: format!("the result serves on {targets}, and this machine timed it on its CPU"),
+            why: elsewhere(targets),
         };
     }
     match m.latency.as_ref().and_then(|l| l.ratios.first()) {

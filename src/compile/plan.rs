@@ -70,7 +70,7 @@ fn resolved(options: &Options, targets: &Targets, tolerance: &str) -> Recipe {
 }
 
 fn planned(options: &Options, targets: &Targets, lossy: bool) -> Vec<&'static str> {
-    let engine = options.engine && *targets != Targets::Cpu;
+    let engine = options.engine && targets.is_engine();
     let ranges = options.precision.linear.scheme() == Some(Scheme::Static);
     let measured = options.calibration.data.is_some() || ranges;
     let all = [
@@ -87,7 +87,11 @@ fn planned(options: &Options, targets: &Targets, lossy: bool) -> Vec<&'static st
         ("engine", engine),
         ("parity", options.check),
         ("engine parity, if a GPU is here", engine && options.check),
-        ("latency", options.check && options.latency),
+        (
+            "latency, where the result serves",
+            options.check && options.latency.is_none(),
+        ),
+        ("latency", options.check && options.latency == Some(true)),
     ];
     let all = all.into_iter().filter(|(_, run)| *run);
     all.map(|(stage, _)| stage).collect()

@@ -3,8 +3,8 @@
 use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{DType, Model};
 
-use super::CompileError;
 use super::job::Job;
+use super::{CompileError, gates};
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::bundle::{self, Partial};
 use crate::engine_parity::{EngineParity, NotRun};
@@ -17,6 +17,7 @@ use crate::pipeline::clock::Clock;
 use crate::pipeline::{Rewritten, tolerance};
 use crate::prove::{self, Proof};
 use crate::talk::Talk;
+use crate::targets::Targets;
 use crate::twin;
 
 pub(crate) fn write(model: &Model, partial: &Partial) -> Result<Written, CompileError> {
@@ -56,6 +57,7 @@ fn prove(
     proof: &mut Proof,
     partial: &Partial,
 ) -> Result<parity::Report, CompileError> {
+    proof.reference.begin("parity");
     let report = proof.compare(&tolerance(options, Some(rewritten))?)?;
     if report.failed() {
         return Err(not_the_same(options, report, None));
@@ -98,6 +100,7 @@ fn prove_engine(
         Err(not_run) => return Ok(not_run.into()),
     };
     let tolerance = tolerance(options, Some(rewritten))?;
+    proof.reference.begin("engine parity");
     let parity = proof
         .reference
         .compare_engine(runner.as_mut(), &tolerance)?;
@@ -123,7 +126,7 @@ fn latency(proof: &Proof) -> Result<BenchReport, CompileError> {
     ];
     let options = BenchOptions {
         batch: timed.batch,
-        ..BenchOptions::default()
+        ..BenchOptions::verdict()
     };
     Ok(bench::measure(&mut subjects, &options)?)
 }
@@ -142,6 +145,8 @@ pub(super) struct Proved {
 
 const NO_BF16: &str =
     "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
+
+const NO_CUDA: &str = "the result serves on ONNX Runtime's CUDA provider, which cannot run here";
 
 /// Compares, judges and times, as far as that is asked for.
 ///
@@ -182,9 +187,21 @@ pub(super) fn all(
         })?;
     }
     if let Some(asked) = &options.judge {
+        proof.reference.begin("judge");
         proved.judge = Some(clock.time("judge", || proof.ask(asked, talk))?);
     }
-    if !options.latency {
+    if options.latency == Some(false) {
+        return Ok(proved);
+    }
+    let targets = &job.prepared.targets;
+    let serves_here = *targets == Targets::Cpu || !proof.reference.device().device.is_cpu();
+    if options.latency.is_none() && !serves_here {
+        let why = gates::elsewhere(targets);
+        proved.latency_not_run = Some(format!("{why}; --latency times it there"));
+        return Ok(proved);
+    }
+    if job.prepared.targets == Targets::Cuda && proof.reference.device().device.is_cpu() {
+        proved.latency_not_run = Some(NO_CUDA.to_string());
         return Ok(proved);
     }
     if twin::formats(&rewritten.model).contains(&DType::BF16) {

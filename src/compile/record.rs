@@ -9,7 +9,7 @@ use kiln_passes::{MissReport, PassReport, Remark};
 use super::job::Job;
 use super::proof::Proved;
 use super::typed::Typed;
-use super::{build, gates};
+use super::{build, cuda, gates};
 use crate::engine_parity::NotRun;
 use crate::environment::environment;
 use crate::manifest::Note;
@@ -60,6 +60,8 @@ pub(super) fn manifest(job: &Job<'_>, found: Done<'_>, talk: &dyn Talk) -> Manif
         device: reference.map(|r| r.device().clone()),
         optimization: reference.map(|r| r.optimization()),
         placements: reference.map_or(Vec::new(), |r| r.placements().to_vec()),
+        parted: reference.and_then(|r| r.parted.clone()),
+        ran: reference.map_or(Vec::new(), |r| r.ran()),
         engine_parity: proved.engine_parity,
         engine: found.engine,
         judge: proved.judge,
@@ -76,6 +78,12 @@ pub(super) fn manifest(job: &Job<'_>, found: Done<'_>, talk: &dyn Talk) -> Manif
     let warnings = &mut manifest.warnings;
     warnings.extend(reference.iter().flat_map(|r| r.warnings.iter().cloned()));
     warnings.extend(proved.fallback);
+    if prepared.targets == Targets::Cuda {
+        let told = cuda::warnings(&typed.rewritten.model, manifest.device.as_ref());
+        told.iter().for_each(|why| talk.warn(why));
+        manifest.warnings.extend(told);
+    }
+    let warnings = &mut manifest.warnings;
     warnings.extend(fixed);
     if let Some(search) = &manifest.search {
         let kept = search.kept.iter().cloned();
@@ -135,6 +143,7 @@ fn record(
             half_io: options.half_io,
             engine: options.engine,
             check: options.check,
+            proof: Some(options.proof),
             passes: options.passes.clone(),
             search: options.search,
             keep: options.keep.as_ref().map(|r| r.to_string()),
@@ -179,6 +188,7 @@ fn record(
             milliseconds: report.elapsed.as_secs_f64() * 1e3,
             nodes_before: report.nodes_before,
             nodes_after: report.nodes_after,
+            removed: report.removed.clone(),
         });
     }
     for remark in &rewritten.remarks {

@@ -2,8 +2,8 @@
 //!
 //! Every layer, or group of neighbours where there are many, is converted alone and compared with the original at
 //! the case that was furthest off, or at all of them where it changes nothing there: its error is its sensitivity. A layer
-//! that the target can run converted only is never kept. Then a bisection over the number of groups that are kept, the most
-//! sensitive first, finds where all cases pass. Then halves of the groups that are kept are converted again, those of the least sensitive
+//! that the target can run converted only is never kept, nor is a group that takes such a one with it. Then a bisection over the number
+//! of groups that are kept, the most sensitive first, finds where all cases pass. Then halves of the groups that are kept are converted again, those of the least sensitive
 //! first, as long as all cases pass. Errors of layers add up but may also cancel, so the set is the smallest
 //! that was found so, not proved to be the smallest of all.
 //!
@@ -11,6 +11,7 @@
 //! converted alone, tell that.
 
 use kiln_graph::Model;
+use kiln_graph::onnx::Written;
 
 use super::{CompileError, proof};
 use crate::bundle::{self, Partial};
@@ -37,6 +38,8 @@ pub struct Candidates<'a> {
     pub sparing: &'a dyn Fn(&[String]) -> Result<Rewritten, CompileError>,
     /// Layers that the target cannot run unless they are converted.
     pub bound: Vec<String>,
+    /// Whether the target has kernels for all of a model.
+    pub fits: &'a dyn Fn(&Rewritten) -> bool,
     /// Whether an engine can be built of a model; what cannot needs no search.
     pub builds: &'a dyn Fn(&Model) -> Result<(), CompileError>,
 }
@@ -50,6 +53,16 @@ impl std::fmt::Debug for Candidates<'_> {
 }
 
 impl Candidates<'_> {
+    /// Whether the target runs the model with these layers spared: one that is kept takes its neighbours with it.
+    fn keeps(&self, layers: &[String]) -> Result<bool, CompileError> {
+        // Targets that bind no layer run all of them.
+        if self.bound.is_empty() {
+            return Ok(true);
+        }
+        let candidate = self.sparing(layers)?;
+        Ok(candidate.is_some_and(|candidate| (self.fits)(&candidate)))
+    }
+
     /// The model with these layers spared; `None` if nothing is left to convert then.
     fn sparing(&self, spared: &[String]) -> Result<Option<Rewritten>, CompileError> {
         match (self.sparing)(spared) {
@@ -73,8 +86,19 @@ pub fn hold(
     let tolerance = pipeline::tolerance(options, Some(rewritten))?;
     proof::write(&rewritten.model, partial)?;
     let path = partial.file(bundle::MODEL);
+    reference.begin("blocks");
     let report = reference.compare(&path, &tolerance)?;
     Ok(!report.failed())
+}
+
+/// What a search ends with.
+#[derive(Debug)]
+pub struct Found {
+    pub rewritten: Rewritten,
+    /// `None` if the converted model holds the tolerance as it is.
+    pub search: Option<Search>,
+    /// What was written, if the bundle's model is this one.
+    pub written: Option<Written>,
 }
 
 /// The converted model if it holds the tolerance, else one that keeps as few layers as the search finds, with the search.
@@ -89,24 +113,31 @@ pub fn run(
     candidates: &Candidates<'_>,
     partial: &Partial,
     talk: &dyn Talk,
-) -> Result<(Rewritten, Option<Search>), CompileError> {
+) -> Result<Found, CompileError> {
+    reference.begin("search");
     let tolerance = pipeline::tolerance(options, Some(&rewritten))?;
     let path = partial.file(bundle::MODEL);
     let mut compared = 0;
     let mut compare = |candidate: &Rewritten, case: Option<&str>| {
         compared += 1;
         talk.stage(&format!("search: model {compared}"));
-        proof::write(&candidate.model, partial)?;
+        let written = proof::write(&candidate.model, partial)?;
         let compared = match case {
             None => reference.compare(&path, &tolerance)?,
             Some(case) => reference.compare_case(&path, case, &tolerance)?,
         };
-        Ok::<Report, CompileError>(compared)
+        Ok::<(Report, Written), CompileError>((compared, written))
     };
-    let first = compare(&rewritten, None)?;
+    let (first, written) = compare(&rewritten, None)?;
     if !first.failed() {
-        return Ok((rewritten, None));
+        return Ok(Found {
+            rewritten,
+            search: None,
+            written: Some(written),
+        });
     }
+    let mut compare =
+        |candidate: &Rewritten, case| Ok::<_, CompileError>(compare(candidate, case)?.0);
     (candidates.builds)(&rewritten.model)?;
     let worst = first.worst().map(|w| w.case.name.clone());
     let mut layers = rewritten.converted();
@@ -120,6 +151,9 @@ pub fn run(
             .chunks(layers.len().div_ceil(GROUPS).max(1))
             .collect(),
     ) {
+        if !candidates.keeps(group)? {
+            continue;
+        }
         let others = without(&layers, group);
         // What converts to nothing by itself, a body around which all keeps FP32, changes nothing by itself.
         let error = match candidates.sparing(&others)? {
@@ -160,7 +194,8 @@ pub fn run(
     while high - low > 1 {
         let middle = low.midpoint(high);
         let kept = keeping(middle);
-        let Some(candidate) = candidates.sparing(&kept)? else {
+        let candidate = candidates.sparing(&kept)?;
+        let Some(candidate) = candidate.filter(|c| (candidates.fits)(c)) else {
             high = middle;
             continue;
         };
@@ -179,7 +214,8 @@ pub fn run(
     };
     for half in halves(&groups[..high]).take(HALVES) {
         let fewer = without(&kept, half);
-        let Some(found) = candidates.sparing(&fewer)? else {
+        let found = candidates.sparing(&fewer)?;
+        let Some(found) = found.filter(|c| (candidates.fits)(c)) else {
             continue;
         };
         let report = compare(&found, None)?;
@@ -195,7 +231,11 @@ pub fn run(
         curve,
         kept,
     };
-    Ok((candidate, Some(search)))
+    Ok(Found {
+        rewritten: candidate,
+        search: Some(search),
+        written: None,
+    })
 }
 
 /// Whether all that failed does so of a model that a last bit moves beyond the tolerance.

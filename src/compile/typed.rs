@@ -1,5 +1,6 @@
 //! The stages that change number formats, and search for what must keep its own.
 
+use kiln_graph::onnx::Written;
 use kiln_passes::precision::Plans;
 use kiln_passes::{Step, registry};
 
@@ -16,6 +17,8 @@ use crate::talk::{Silent, Talk};
 pub(super) struct Typed {
     pub rewritten: Rewritten,
     pub search: Option<Search>,
+    /// What was written, if the bundle's model is this one already.
+    pub written: Option<Written>,
     /// The options with blocks of INT4 half as long, if the result took those.
     pub halved: Option<Options>,
 }
@@ -57,7 +60,7 @@ pub(super) fn typed(
         rewritten = clock.time("precision", || rewrite(job, &passes, talk))?;
     }
     job.has_kernels(&rewritten)?;
-    let mut search = None;
+    let (mut search, mut written) = (None, None);
     if let (Some(reference), true) = (reference, !lossy.is_empty() && job.options.search) {
         let candidates = search::Candidates {
             sparing: &|spared: &[String]| {
@@ -65,17 +68,20 @@ pub(super) fn typed(
                 rewrite(job, &passes, &Silent)
             },
             bound: job.bound(),
+            fits: &|rewritten| job.has_kernels(rewritten).is_ok(),
             builds: &|model| job.engine(model, talk).map(|_| ()),
         };
-        (rewritten, search) = clock.time("search", || {
+        let found = clock.time("search", || {
             let (options, partial) = (job.options, job.partial);
             let found = search::run(options, reference, rewritten, &candidates, partial, talk);
             found.map_err(|e| e.in_search(options))
         })?;
+        (rewritten, search, written) = (found.rewritten, found.search, found.written);
     }
     Ok(Typed {
         rewritten,
         search,
+        written,
         halved,
     })
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Hardware;
 use crate::fixed::InputValue;
+use crate::options::Extent;
 use crate::precision::{Floats, Format, Linear};
 
 pub(crate) use read::known_keys;
@@ -62,6 +63,12 @@ pub struct Recipe {
     /// The inputs of input-values are no inputs of the result any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_inputs: Option<bool>,
+    /// Tokens that the caches of an engine's decoder hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// The caches of an engine's decoder grow, as the model's do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growing_caches: Option<bool>,
     /// Seed of the inputs that are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -74,7 +81,10 @@ pub struct Recipe {
     /// Prove that the result computes the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<bool>,
-    /// Time the original and the result.
+    /// How much of the sizes the proof runs: quick or full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Extent>,
+    /// Time the original and the result; by default only where the result serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<bool>,
     #[serde(skip_serializing_if = "is_default")]

@@ -327,7 +327,7 @@ fn broken_bundle(folder: &std::path::Path) -> std::path::PathBuf {
         let options = Options {
             targets: Some(Targets::Cpu),
             output: Some(folder.join(name)),
-            latency: false,
+            latency: Some(false),
             ..Options::new(model.clone())
         };
         let options = Options {

@@ -253,7 +253,7 @@ fn compiled_for(
     let options = Options {
         targets: Some(targets),
         output: Some(folder.path().join("out.kiln")),
-        latency: false,
+        latency: Some(false),
         dims: dims.iter().map(|d| d.parse().unwrap()).collect(),
         ..Options::new(path)
     };

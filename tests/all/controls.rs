@@ -53,7 +53,7 @@ fn compiled(
     let mut options = Options {
         targets: Some(Targets::Cpu),
         output: Some(folder.path().join("out.kiln")),
-        latency: false,
+        latency: Some(false),
         ..Options::new(path)
     };
     change(&mut options, folder.path());

@@ -57,7 +57,7 @@ fn compiled(change: impl FnOnce(&mut Options)) -> Option<(TempDir, Result<Outcom
         output: Some(folder.path().join("bundle")),
         targets: Some("cpu".parse().unwrap()),
         engine: false,
-        latency: false,
+        latency: Some(false),
         calibration: Calibration {
             data: Some(data(folder.path())),
             samples: 32,
@@ -185,7 +185,7 @@ fn a_cache_is_read_the_second_time() {
     let options = Options {
         output: Some(folder.path().join("again")),
         targets: Some("cpu".parse().unwrap()),
-        latency: false,
+        latency: Some(false),
         precision: Linear::Int8.into(),
         calibration: Calibration {
             data: Some(folder.path().join("data")),

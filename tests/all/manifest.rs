@@ -43,6 +43,7 @@ fn a_manifest_is_read_as_it_was_written() {
         let mut args = vec!["compile", model, "-o", &bundle, "--quiet", "--no-latency"];
         if kind == "fp16" {
             args.retain(|a| *a != "--no-latency");
+            args.push("--latency");
         }
         args.extend(options);
         kiln(&args).expect(0);

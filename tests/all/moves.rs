@@ -54,7 +54,7 @@ fn compiled(model: &str, folder: &Path, more: impl FnOnce(&mut Options)) -> Outc
     let mut options = Options {
         output: Some(folder.join("bundle")),
         targets: Some("sm_89".parse().unwrap()),
-        latency: false,
+        latency: Some(false),
         engine: false,
         precision: Floats::Fp16.into(),
         ..Options::new(common::fixture(model))

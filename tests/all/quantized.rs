@@ -28,7 +28,7 @@ fn compiled(case: &harness::Case, target: &str, built: bool) -> Result<Outcome, 
         output: Some(folder.path().join("bundle")),
         targets: Some(target.parse().unwrap()),
         engine: built,
-        latency: false,
+        latency: Some(false),
         ..Options::new(&model)
     };
     compile(&options, &Silent)

@@ -24,7 +24,7 @@ fn options(folder: &Path, targets: Targets) -> Options {
     Options {
         output: Some(folder.join("m.kiln")),
         targets: Some(targets),
-        latency: false,
+        latency: Some(false),
         ..Options::new(path)
     }
 }

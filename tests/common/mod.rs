@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod blobs;
 pub mod browser;
 pub mod command;
 pub mod schema;
@@ -105,7 +106,7 @@ pub fn options(folder: &Path, text: &str, target: &str) -> Options {
         output: Some(folder.join("bundle")),
         targets: Some(target.parse().unwrap()),
         engine: false,
-        latency: false,
+        latency: Some(false),
         ..Options::new(model)
     }
 }

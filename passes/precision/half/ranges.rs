@@ -402,7 +402,7 @@ pub fn wanted(model: &Model, format: HalfFormat) -> Vec<ValueId> {
         return Vec::new();
     };
     let flow = Flow::of(g, format);
-    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default());
+    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default(), false);
     let mut all = Vec::new();
     for id in order {
         let node = g.node(id);

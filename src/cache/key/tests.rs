@@ -81,6 +81,7 @@ fn changes(setup: &Setup) -> Vec<(&'static str, Value, bool)> {
         ("/passes", json!("default,-fuse-gelu"), true),
         ("/engine", json!(false), true),
         ("/check", json!(false), true),
+        ("/proof", json!("full"), true),
         ("/latency", json!(false), true),
         ("/build/refittable", json!(true), true),
         ("/build/weight-stripped", json!(true), true),

@@ -460,6 +460,7 @@ fn not_run(m: &Manifest) -> Vec<Part> {
                 .map(|(output, why)| format!("parity of output `{output}` is not proved: {why}")),
         ),
     }
+    lines.extend(m.parted.iter().map(|why| format!("parity: {why}")));
     let not_run = m.gates.iter().filter(|g| g.verdict == Verdict::NotRun);
     lines.extend(not_run.map(|g| format!("gate on {}: {}", g.gate, g.why)));
     if m.latency.is_none() {
@@ -483,6 +484,14 @@ fn environment(m: &Manifest) -> Vec<Part> {
         .iter()
         .map(|s| format!("{} {:.2} s", s.name, s.seconds));
     let stages = stages.collect::<Vec<_>>().join(", ");
+    let runs = m.ran.iter().map(|r| {
+        let (original, result) = (r.original, r.result);
+        format!(
+            "{} {original} of the original and {result} of results",
+            r.stage
+        )
+    });
+    let runs = runs.collect::<Vec<_>>().join(", ");
     let e = &m.environment;
     let runtime = match (&m.runtime, &m.device) {
         (Some(runtime), Some(device)) => format!("{runtime} on {device}"),
@@ -505,6 +514,7 @@ fn environment(m: &Manifest) -> Vec<Part> {
                     format!("{}, {} threads, {}", e.cpu, e.threads, e.os),
                 ),
                 pair("time", stages),
+                pair("runs of the proof", runs),
             ],
         ),
         Part::Bars(vec![("Time of the compilation".into(), bars.collect())]),
