@@ -139,6 +139,9 @@ pub struct Applied {
     pub milliseconds: f64,
     pub nodes_before: usize,
     pub nodes_after: usize,
+    /// Results of the original's nodes that no node of the same operator computes any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
 }
 
 /// Where a pass applied, and where it came close.

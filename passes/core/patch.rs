@@ -24,7 +24,7 @@ enum Step {
     Node {
         op: Op,
         inputs: Vec<Option<Ref>>,
-        outputs: Vec<Ref0>,
+        outputs: Vec<Option<Ref0>>,
         attrs: Attrs,
         stands_for: StandsFor,
     },
@@ -101,6 +101,25 @@ impl Patch {
         self.push(op, inputs, outputs, attrs, StandsFor::Part)
     }
 
+    /// A node with optional inputs that gives only the outputs at these places.
+    pub fn node_giving(
+        &mut self,
+        op: Op,
+        inputs: impl IntoIterator<Item = Option<Ref>>,
+        places: &[usize],
+        attrs: Attrs,
+    ) -> Vec<Ref> {
+        let count = places.iter().max().map_or(0, |last| last + 1);
+        let inputs = inputs.into_iter().collect();
+        let all = self.push(op, inputs, count, attrs, StandsFor::Part);
+        if let Some(Step::Node { outputs, .. }) = self.steps.last_mut() {
+            let left = outputs.iter_mut().enumerate();
+            left.filter(|(k, _)| !places.contains(k))
+                .for_each(|(_, output)| *output = None);
+        }
+        places.iter().map(|&k| all[k]).collect()
+    }
+
     /// The root again on other inputs, with its name, operator and number of outputs.
     pub fn again(&mut self, root: &Node, inputs: Vec<Option<Ref>>, attrs: Attrs) -> Vec<Ref> {
         let outputs = root.outputs().len();
@@ -123,8 +142,9 @@ impl Patch {
         attrs: Attrs,
         stands_for: StandsFor,
     ) -> Vec<Ref> {
-        let outputs: Vec<usize> = (0..outputs).map(|_| self.make()).collect();
-        let refs = outputs.iter().map(|&k| Ref::New(k)).collect();
+        let made: Vec<usize> = (0..outputs).map(|_| self.make()).collect();
+        let refs = made.iter().map(|&k| Ref::New(k)).collect();
+        let outputs = made.into_iter().map(Some).collect();
         self.steps.push(Step::Node {
             op,
             inputs,
@@ -205,7 +225,8 @@ impl Patch {
                         (name, StandsFor::Part) if many => format!("{name}/{}", op.name()),
                         (name, _) => name.to_string(),
                     };
-                    let id = g.add_node(op, &label, inputs, outputs.len(), attrs);
+                    let names: Vec<Option<&str>> = outputs.iter().map(|o| o.map(|_| "")).collect();
+                    let id = g.add_node_named(op, &label, inputs, &names, attrs);
                     let metadata = match stands_for {
                         StandsFor::Other(old) => g.node(old).notes().metadata().to_vec(),
                         _ => metadata.clone(),
@@ -215,7 +236,9 @@ impl Patch {
                     }
                     g.notes_mut(id).set("kiln.pass", pass.to_string());
                     for (k, at) in outputs.into_iter().enumerate() {
-                        made[at] = g.node(id).output(k);
+                        if let Some(at) = at {
+                            made[at] = g.node(id).output(k);
+                        }
                     }
                 }
             }

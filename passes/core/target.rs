@@ -41,6 +41,9 @@ pub struct Facts {
     pub nbits_product: Option<Native>,
     /// Forms of attention by the type of its operands; what is not here goes fastest as [`AttentionForm::Products`].
     pub attention: &'static [(DType, AttentionForm)],
+    /// Types in which ONNX's own Attention goes fastest where heads of queries share keys, or where it joins keys and values with
+    /// those of earlier steps. The model is raised to its operator set for that.
+    pub standard_attention: &'static [DType],
 
     // Attention.
     /// The two products of attention become one kernel with all that is computed on the scores between them, so that
@@ -61,6 +64,13 @@ pub struct Facts {
     pub narrow_statistics: bool,
     /// It joins a residual sum and a norm by itself into a kernel that is slower than the two.
     pub skip_norm_is_slow: bool,
+    /// Layer and RMS normalization take operands of 16 bits and compute their statistics in FP32, so that they may be narrowed.
+    pub half_norms: bool,
+    /// Types of com.microsoft's SkipLayerNormalization and SkipSimplifiedLayerNormalization, which take in the residual sum in front
+    /// of a norm and the bias of what is added.
+    pub skip_norms: &'static [DType],
+    /// Types of com.microsoft's BiasGelu and FastGelu, which take in the bias in front of the activation.
+    pub biased_gelu: &'static [DType],
 
     // Products.
     /// One product with packed weights and a Split beats the products it replaces.

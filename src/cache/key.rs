@@ -50,7 +50,7 @@ impl Surroundings {
             libraries.insert("onnxruntime".into(), hash(&found.path)?);
         }
         if let (true, Ok(found)) = (
-            options.engine && options.targets != Some(Targets::Cpu),
+            options.engine && options.targets.as_ref().is_none_or(Targets::is_engine),
             engine::locate(options.trt_lib.as_deref()),
         ) {
             libraries.insert("tensorrt".into(), hash(&found.core)?);
@@ -209,6 +209,10 @@ fn hash_facts(facts: &BTreeMap<String, String>) -> String {
 
 fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(super) fn hash_bytes(data: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(data))
 }
 
 pub(super) fn hash_file(path: &Path) -> io::Result<String> {

@@ -40,9 +40,9 @@ pub(super) struct Conversion {
     /// The optimized model and the engine do not have them any more.
     #[arg(long, help_heading = help::INPUT)]
     drop_inputs: bool,
-    /// GPUs to build for: sm_75, sm_80, sm_86, sm_89, sm_120, sm_121, local, or cpu.
+    /// GPUs to build for: sm_75, sm_80, sm_86, sm_89, sm_120, sm_121, local; cuda or cpu for ONNX Runtime.
     ///
-    /// Several capabilities, such as sm_86,sm_89, share one engine. local is this machine's GPU; cpu builds no engine
+    /// Several capabilities, such as sm_86,sm_89, share one engine. local is this machine's GPU; cuda and cpu build no engine
     /// [default: this machine's GPU, else sm_86,sm_89,sm_120].
     #[arg(long, value_name = "T[,T…]", env = "KILN_TARGET", help_heading = help::TARGET)]
     target: Option<Targets>,

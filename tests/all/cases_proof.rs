@@ -193,6 +193,31 @@ fn inputs_that_show_something_are_found() {
     }
 }
 
+/// ONNX Runtime reads no ONNX text.
+#[test]
+fn a_model_in_text_is_proved_too() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch, 2] x) => (float[batch, 2] y) <float[2, 2] w = {1, 0.5, -0.25, 1}> { h = MatMul(x, w) y = Relu(h) }"#;
+    fs::write(path("m.onnxtxt"), text).unwrap();
+    let (model, bundle) = (path("m.onnxtxt"), path("m.kiln"));
+    let ran = kiln(&[
+        "compile", &model, "--fp16", "--target", "cpu", "-o", &bundle,
+    ]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    for args in [
+        ["check", &bundle, "--reference", &model],
+        ["bisect", &model, "--fp16", "-q"],
+    ] {
+        let ran = kiln(&args);
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    }
+}
+
 #[test]
 fn other_inputs_are_tried_where_a_case_has_no_number() {
     let Some(bench) = Bench::new("mask") else {

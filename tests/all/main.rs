@@ -21,6 +21,8 @@ mod ci;
 mod cli;
 mod conformance;
 mod controls;
+mod cuda;
+mod diff;
 mod differential;
 mod docs;
 mod environment;

@@ -141,7 +141,15 @@ impl Conversion {
         cx: &Context<'_>,
     ) -> Vec<Option<String>> {
         let masked = ranges.masked(g, order);
-        let mut kept = rules::kept(g, order, self.format, flow, &masked, cx.options);
+        let mut kept = rules::kept(
+            g,
+            order,
+            self.format,
+            flow,
+            &masked,
+            cx.options,
+            cx.target.facts.half_norms,
+        );
         let unfit = |v| edge.captured(g, v).is_some_and(|c| !c.fits);
         ranges.keep(g, order, &unfit, &mut kept);
         for &(from, to) in &edge.carried {

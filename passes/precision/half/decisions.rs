@@ -6,7 +6,7 @@ use rustc_hash::FxHashSet;
 use super::control::{Control, bodies};
 use super::flow::Flow;
 use super::format::HalfFormat;
-use super::ranges::{MOVES, SCORES, SOFTMAX, SOFTMAX_ERROR};
+use super::operands::{MOVES, SCORES, SOFTMAX, SOFTMAX_ERROR};
 use super::touch::is_f32;
 
 /// A constant from here on, times one less an integer, makes a mask of it.

@@ -63,6 +63,25 @@ pub(super) const GUARDED: &[&str] = &[
 pub(super) const COMPARISONS: &[&str] =
     &["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"];
 
+/// The rounding of a softmax's operands at which they are not half: it multiplies the probabilities by up to e to the
+/// power of this, 13 %. FP16 reaches it at scores of 256, BF16 at scores of 32.
+pub(super) const SOFTMAX_ERROR: f64 = 0.125;
+
+/// Operators that write the numbers of their first operand elsewhere: all of them, and no others.
+pub(super) const MOVES: &[&str] = &[
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+];
+
+pub(super) const SOFTMAX: &[&str] = &["Softmax", "LogSoftmax"];
+
+/// What is between the product of queries and keys and the softmax.
+pub(super) const SCORES: &[&str] = &["Add", "Div", "Mul", "Neg", "Sub", "Where"];
+
 /// The operands that arithmetic works on; `None` where the result is made in another way.
 pub(super) fn arithmetic_operands(op: Op, count: usize) -> Option<Vec<usize>> {
     const FIRST: &[&str] = &[
