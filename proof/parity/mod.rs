@@ -31,7 +31,7 @@ pub use limits::{Failure, Limits, MARGIN_FACTOR, Margin, Preset, Verdict};
 pub use make::{Ids, InputKind, InputSpec, Masking, make};
 pub use metrics::{FloatMetrics, Metrics, Nonfinite, decades, metrics};
 pub use npz::{Npz, NpzError};
-pub(crate) use number::rounded;
+pub use number::rounded;
 pub use placed::{Placed, fallen};
 pub use proof::{Outcome, Traits, Unproved};
 pub use report::{CaseReport, Comparison, OutputReport, Port, Report, Worst, compare_outputs};

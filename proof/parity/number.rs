@@ -282,7 +282,7 @@ pub(super) fn convert(tensor: &Tensor, to: DType) -> Result<Tensor, String> {
 }
 
 /// A tensor of floats in another dtype of floats, rounded to nearest; `None` for other dtypes.
-pub(crate) fn rounded(tensor: &Tensor, to: DType) -> Option<Tensor> {
+pub fn rounded(tensor: &Tensor, to: DType) -> Option<Tensor> {
     if !tensor.dtype().is_float() || !to.is_float() {
         return None;
     }

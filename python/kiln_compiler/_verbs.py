@@ -111,6 +111,8 @@ def compile(
     inputs: PathLike | None = None,
     input: Mapping[str, Value] | None = None,
     drop_inputs: bool = False,
+    max_length: int | None = None,
+    growing_caches: bool = False,
     dialect: str | None = None,
     passes: str | None = None,
     keep: str | None = None,
@@ -165,7 +167,8 @@ def compile(
     given: dict[str, Any] = dict(
         recipe=recipe, target=_joined(target), fp16=fp16, bf16=bf16, fp8=fp8, half_io=half_io, calibrate=calibrate,
         tokenizer=tokenizer, calibration_samples=calibration_samples, calibration_cache=calibration_cache, inputs=inputs,
-        drop_inputs=drop_inputs, dialect=dialect, passes=passes, keep=keep, keep_op=list(keep_op), tolerance=tolerance, seed=seed,
+        drop_inputs=drop_inputs, max_length=max_length, growing_caches=growing_caches, dialect=dialect, passes=passes, keep=keep,
+        keep_op=list(keep_op), tolerance=tolerance, seed=seed,
         no_engine=not engine, no_check=not check, latency=latency is True, no_latency=latency is False, no_search=not search,
         max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio, require=_several(require), judge=judge,
         judge_data=judge_data, judge_tokenizer=judge_tokenizer, device=device, cache=cache, report=_several(report), force=force, no_clobber=no_clobber,

@@ -112,8 +112,44 @@ pub(super) fn by_roles(
         made.tokenizer = Some(name);
     }
     made.write(&output)?;
+    if options.check && options.fixed.is_empty() && !options.half_io {
+        code = together(globals, options, &output)?.max(code);
+    }
     globals.say(format!("bundle   {}", output.display()));
     Ok(code)
+}
+
+/// Tokens that a compilation generates for the proof.
+const STEPS: usize = 8;
+
+/// The proof that the models generate together what the originals do.
+fn together(
+    globals: &Globals,
+    options: &compile::Options,
+    output: &std::path::Path,
+) -> Result<u8, Failure> {
+    let found = proof::prove(&Request {
+        original: &options.model,
+        result: output,
+        steps: STEPS,
+        prompt: None,
+        tolerance: proof::tolerance_of(output)?,
+        seed: options.seed,
+        options: Options {
+            ort_lib: options.ort_lib.clone(),
+            plain: true,
+            ..Options::default()
+        },
+    })?;
+    let (header, rows) = generation::claims(&found);
+    globals.show(&table(&header, &rows))?;
+    match found.failed() {
+        true => {
+            globals.fail(generation::failures(&found));
+            Ok(1)
+        }
+        false => Ok(0),
+    }
 }
 
 /// What of `kiln bench` bears on a generation.

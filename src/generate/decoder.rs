@@ -33,6 +33,23 @@ pub struct State {
     past: usize,
 }
 
+impl State {
+    /// Before a first step that makes the caches.
+    pub(super) fn unmade(rows: usize) -> State {
+        State {
+            caches: Vec::new(),
+            given: Vec::new(),
+            lengths: vec![0; rows],
+            pads: vec![0; rows],
+            past: 0,
+        }
+    }
+
+    pub(super) fn is_unmade(&self) -> bool {
+        self.caches.is_empty()
+    }
+}
+
 /// The scores that a step gave.
 #[derive(Clone, Debug)]
 pub struct Scores {

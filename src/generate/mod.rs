@@ -150,7 +150,7 @@ impl Generator {
         self.decoder.holds(start.len(), 0)?;
         let begun_at = begin(first, &self.decoder, Some(&states), start)?;
         let state = self.decoder.resume(1, begun_at.tokens, &begun_at.given)?;
-        let scores = vec![begun_at.scores];
+        let scores = vec![begun_at.scores.last(0)];
         go_on(&mut self.decoder, state, scores, begun, rules, heard)
     }
 
@@ -170,7 +170,7 @@ impl Generator {
         go_on(
             &mut self.decoder,
             state,
-            vec![made.scores],
+            vec![made.scores.last(0)],
             begun,
             rules,
             heard,

@@ -6,8 +6,8 @@ use kiln_graph::{DType, Graph, Tensor, ValueId};
 
 use super::decoder::{Decoder, Scores};
 use super::error::GenerateError;
-use super::ports::{Port, port};
-use crate::parity::InputKind;
+use super::ports::{CachePort, Port, port};
+use crate::parity::{self, InputKind};
 use crate::runtime::Session;
 use crate::shapes::input_kind;
 
@@ -141,7 +141,15 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
     if let Some(port) = &encoder.mask {
         inputs.push((port.name.clone(), row(port.dtype, &vec![1; length])));
     }
-    let outputs = encoder.session.run(&inputs)?;
+    read(encoder, &inputs)
+}
+
+/// Runs an encoder on its inputs by their names.
+///
+/// # Errors
+/// When it does not run, or gives no states.
+pub fn read(encoder: &mut Once, inputs: &[(String, Tensor)]) -> Result<States, GenerateError> {
+    let outputs = encoder.session.run(inputs)?;
     let states: Vec<_> = (outputs.into_iter())
         .filter(|(_, t)| t.dtype().is_float() && t.rank() == 3)
         .collect();
@@ -207,7 +215,7 @@ impl States {
 #[derive(Debug)]
 pub struct Begun {
     pub given: Vec<(String, Tensor)>,
-    pub scores: Vec<f32>,
+    pub scores: Scores,
     pub tokens: usize,
 }
 
@@ -260,7 +268,7 @@ pub fn begin(
     for (c, (holds, output)) in order.iter().zip(&first.made) {
         let found = outputs.iter().find(|(n, _)| n == output);
         if let (Some((_, tensor)), true) = (found, *holds == c.cache.holds) {
-            given.push((c.port.name.clone(), tensor.clone()));
+            given.push((c.port.name.clone(), laid(tensor, c)));
         }
     }
     let scores = outputs.into_iter().find(|(name, t)| {
@@ -271,7 +279,32 @@ pub fn begin(
         scores.ok_or_else(|| first.refuse("it scores no tokens of the decoder's".into()))?;
     Ok(Begun {
         given,
-        scores: Scores::of_row(scores).last(0),
+        scores: Scores::of_row(scores),
         tokens: tokens.len(),
     })
+}
+
+/// A cache as the decoder takes it: in its type, at the beginning of its buffer.
+fn laid(made: &Tensor, c: &CachePort) -> Tensor {
+    let dtype = c.cache.dtype;
+    let typed = match made.dtype() == dtype {
+        true => made.clone(),
+        false => parity::rounded(made, dtype).unwrap_or_else(|| made.clone()),
+    };
+    let mut dims = typed.dims().to_vec();
+    let (axis, bytes) = (c.cache.axis, dtype.bits() as usize / 8);
+    let (Some(capacity), Some(&tokens)) = (c.capacity(), dims.get(axis)) else {
+        return typed;
+    };
+    if tokens >= capacity {
+        return typed;
+    }
+    let inner = dims[axis + 1..].iter().product::<usize>() * bytes;
+    let mut buffer = Vec::new();
+    for row in typed.bytes().chunks_exact((tokens * inner).max(1)) {
+        buffer.extend_from_slice(row);
+        buffer.resize(buffer.len() + (capacity - tokens) * inner, 0);
+    }
+    dims[axis] = capacity;
+    Tensor::from_raw(dtype, dims, buffer.into()).unwrap_or(typed)
 }

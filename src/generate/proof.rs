@@ -4,6 +4,7 @@ mod claims;
 mod distance;
 mod found;
 mod prompt;
+mod side;
 
 use std::path::Path;
 
@@ -14,16 +15,15 @@ pub use found::{Claim, Outcome, Proof, Step};
 use claims::{at_once, edge, greedy, held, rows, scores, unwritten};
 use distance::{distance, divergence};
 use prompt::made_prompt;
+use side::Side;
 
-use super::decoder::{Decoder, State, largest};
+use super::Options;
+use super::decoder::{State, largest};
 use super::error::GenerateError;
-use super::ports::Ports;
-use super::{Options, Rules, generate};
+use super::roles::Roles;
 use crate::bundle;
 use crate::parity::Tolerance;
 use crate::precision::Format;
-use crate::prove::{self, Candidate};
-use crate::runtime::{DeviceChoice, DeviceRequest};
 
 /// What was asked of a pair of models.
 #[derive(Clone, Debug)]
@@ -46,10 +46,15 @@ const PROMPT: usize = 9;
 /// # Errors
 /// When one is no decoder that runs alone, or a run fails. What differs is in the proof.
 pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
-    let mut original = rounding(request.original, &request.options)?;
-    let mut result = rounding(request.result, &request.options)?;
+    let roles = (Roles::find(request.original)?, Roles::find(request.result)?);
+    let source = side::source(&roles.0, request.seed)?;
+    let mut original = Side::open(&roles.0, source.as_deref(), &request.options)?;
+    let mut result = Side::open(&roles.1, source.as_deref(), &request.options)?;
     let prompt = match &request.prompt {
         Some(prompt) => prompt.clone(),
+        // What a decoder behind an encoder starts with.
+        None if !roles.0.start.is_empty() => roles.0.start.clone(),
+        None if original.has_encoder() => made_prompt(&original, request.seed, 1),
         None => made_prompt(&original, request.seed, PROMPT),
     };
     let room = original
@@ -60,19 +65,12 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
     let steps = room.map_or(request.steps, |n| {
         request.steps.min(n.saturating_sub(prompt.len()))
     });
-    let rules = Rules {
-        limit: steps,
-        ..Rules::default()
-    };
     let limits = request
         .tolerance
         .limits_of(&original.ports.logits.clone())
         .to_owned();
-    let prompts = [prompt.clone()];
-    let tokens = generate(&mut original, &prompts, &[], &rules, &mut |_, _| {})?;
-    let tokens = tokens.tokens.into_iter().next().unwrap_or_default();
-    let alone = generate(&mut result, &prompts, &[], &rules, &mut |_, _| {})?;
-    let result_tokens = alone.tokens.into_iter().next().unwrap_or_default();
+    let tokens = original.greedy(&prompt, steps)?;
+    let result_tokens = result.greedy(&prompt, steps)?;
 
     let (steps, states) = forced(&mut original, &mut result, &prompt, &tokens)?;
     let claims = vec![
@@ -105,51 +103,22 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
 
 /// The limits for what a model's numbers are, where none are named.
 pub fn tolerance_of(path: &Path) -> Result<Tolerance, GenerateError> {
-    let model = onnx::read(bundle::find_model(path)?)?;
-    Ok(Tolerance::from(Format::coarsest(&model).tolerance()))
-}
-
-/// A decoder that rounds where the model does: ONNX Runtime would take roundings to FP16 out.
-fn rounding(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
-    let file = bundle::find_model(path)?;
-    let model = onnx::read(&file)?;
-    let ports = Ports::of(&model.graph).map_err(|why| GenerateError::NoDecoder {
-        model: path.to_path_buf(),
-        why,
-    })?;
-    if let Some(given) = ports.given().next() {
-        return Err(GenerateError::NoDecoder {
-            model: path.to_path_buf(),
-            why: format!(
-                "\"{}\" is what an encoder or a first step computes: the proof of a generation takes decoders that run alone",
-                given.name
-            ),
-        });
+    let mut coarsest = Format::Fp32;
+    for (_, path) in Roles::find(path)?.models() {
+        let model = onnx::read(bundle::find_model(path)?)?;
+        coarsest = coarsest.max(Format::coarsest(&model));
     }
-    let device = DeviceRequest {
-        choice: DeviceChoice::Cpu,
-        ..DeviceRequest::default()
-    };
-    let opened = Candidate::open(&file, &model, device, options.ort_lib.as_deref());
-    let opened = opened.map_err(|e| match e {
-        prove::Error::Runtime(e) => GenerateError::Runtime(e),
-        other => GenerateError::NoDecoder {
-            model: path.to_path_buf(),
-            why: other.to_string(),
-        },
-    })?;
-    let name = path.display().to_string();
-    Decoder::new(opened.session.called(&name), ports, options.max_length)
+    Ok(Tolerance::from(coarsest.tolerance()))
 }
 
 /// Both models on the original's tokens, one after the other; the states behind the last.
 fn forced(
-    original: &mut Decoder,
-    result: &mut Decoder,
+    original: &mut Side,
+    result: &mut Side,
     prompt: &[i64],
     tokens: &[i64],
 ) -> Result<(Vec<Step>, (State, State)), GenerateError> {
-    let mut states = (original.start(1, &[])?, result.start(1, &[])?);
+    let mut states = (original.start(1)?, result.start(1)?);
     let mut steps = Vec::new();
     let mut next = prompt.to_vec();
     for (k, &token) in tokens.iter().enumerate() {

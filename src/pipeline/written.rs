@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, infer, onnx};
 use kiln_passes::adopt::written_caches::{self, Stays, Written};
-use kiln_passes::{Step, Target, adopt, lower, registry};
+use kiln_passes::{Step, Target, adopt, clean, lower, registry};
 
 use super::Error;
 use super::rewrite::{Passes, rewrite};
@@ -119,7 +119,10 @@ fn lowered(options: &Options, model: &mut Model) -> Result<(), Error> {
     let target = Target::standard();
     let choices = kiln_passes::Options::default();
     let mut cx = kiln_passes::Context::new(&target, &choices);
-    let steps = [Step::Run(&lower::lower_attention::LOWER_ATTENTION)];
+    let steps = [
+        Step::Run(&lower::lower_attention::LOWER_ATTENTION),
+        Step::Run(&clean::eliminate_dead::EliminateDead),
+    ];
     let lowered = kiln_passes::run(model, &steps, &mut cx, &mut |_, _| {});
     lowered.map(drop).map_err(|source| Error::Pass {
         model: options.model.clone(),

@@ -350,3 +350,64 @@ fn bad_input_is_named_with_its_exit_code() {
         kiln(&all).expect(*code).says(&[said]);
     }
 }
+
+#[test]
+fn a_pair_is_proved_by_what_it_generates() {
+    if runtime().is_none() {
+        return;
+    }
+    for (name, start) in [("t5", 0), ("whisper", 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let roles = Roles {
+            encoder: Some(model(&format!("{name}.encoder.ts.sdpa.onnx"))),
+            first: Some(model(&format!("{name}.first.ts.sdpa.onnx"))),
+            decoder: model(&format!("{name}.decoder.ts.sdpa.onnx")),
+            start: vec![start],
+            ..Roles::default()
+        };
+        roles.write(folder.path()).unwrap();
+        let file = folder.path().join("generation.json");
+        let proof = prove(&file, &file, Preset::Fp32Rewrite);
+        assert!(!proof.failed(), "{name}: {:?}", proof.claims);
+        assert_eq!(proof.tokens.len(), 16);
+        for claim in ["scores", "tokens", "one run", "caches hold"] {
+            assert_eq!(*outcome(&proof, claim), Outcome::Holds, "{name}: {claim}");
+        }
+        let rows = outcome(&proof, "rows");
+        assert!(matches!(rows, Outcome::NotRun(why) if why.contains("one source")));
+        let decoder = scaled_head(&roles.decoder, folder.path());
+        let wrong = Roles { decoder, ..roles };
+        let other = tempfile::tempdir().unwrap();
+        wrong.write(other.path()).unwrap();
+        let proof = prove(
+            &file,
+            &other.path().join("generation.json"),
+            Preset::Fp32Rewrite,
+        );
+        assert!(
+            matches!(outcome(&proof, "scores"), Outcome::Fails(_)),
+            "{name}"
+        );
+    }
+}
+
+/// The model with a weight of its last product made 2 % larger.
+fn scaled_head(path: &Path, folder: &Path) -> PathBuf {
+    let mut read = onnx::read(path).unwrap();
+    let g = &mut read.graph;
+    let products = g.nodes().filter(|(_, n)| n.op().is("MatMul"));
+    let weights = products.filter_map(|(_, n)| n.input(1).filter(|v| g.constant(*v).is_some()));
+    let weight = weights.last().unwrap();
+    let old = g.constant(weight).unwrap();
+    let dims = old.dims().to_vec();
+    let numbers: Vec<f32> = old
+        .to_f64s()
+        .unwrap()
+        .iter()
+        .map(|x| *x as f32 * 1.02)
+        .collect();
+    g.set_constant(weight, Tensor::from_values(dims, &numbers).unwrap());
+    let out = folder.join("wrong.onnx");
+    std::fs::write(&out, onnx::to_bytes(&read).unwrap()).unwrap();
+    out
+}

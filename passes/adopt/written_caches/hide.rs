@@ -85,9 +85,8 @@ fn is_conditional(rows: &Rows<'_>, scores: ValueId) -> bool {
             continue;
         }
         for &input in node.inputs().iter().flatten() {
-            let truth = rows.facts.ty(input).dtype() == Some(DType::Bool)
-                || rows.g.value(input).ty().dtype() == Some(DType::Bool);
-            if truth && is_long(rows, input) {
+            let was = rows.origin(input);
+            if rows.facts.ty(was).dtype() == Some(DType::Bool) && is_long(rows, was) {
                 return true;
             }
             open.push(input);

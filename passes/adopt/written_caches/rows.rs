@@ -16,6 +16,8 @@ pub(super) struct Rows<'a> {
     pub indices: ValueId,
     /// Old values and what they are for each row: one axis more, in front.
     lifted: FxHashMap<ValueId, ValueId>,
+    /// What new values stand for.
+    stands: FxHashMap<ValueId, ValueId>,
     /// Old values whose first axis was 1 and now counts rows.
     settled: FxHashSet<ValueId>,
     /// 0, 1, … along the new tokens, and their number.
@@ -30,6 +32,7 @@ impl<'a> Rows<'a> {
             sizes,
             indices,
             lifted: FxHashMap::default(),
+            stands: FxHashMap::default(),
             settled: FxHashSet::default(),
             counted: None,
         }
@@ -119,7 +122,9 @@ impl<'a> Rows<'a> {
     }
 
     fn rank(&self, v: ValueId) -> Option<usize> {
-        Some(self.facts.dims(v)?.len())
+        let known = self.facts.dims(v).map(<[Expr]>::len);
+        // What was made since is known by its type.
+        known.or_else(|| self.g.value(v).ty().rank())
     }
 
     /// The value for each row: what was lifted, or a number with one axis in front.
@@ -159,11 +164,18 @@ impl<'a> Rows<'a> {
             self.settle(old, settled);
         } else {
             self.lifted.insert(old, lifted);
+            self.stands.insert(lifted, old);
         }
+    }
+
+    /// The value of the graph as it was that a new one stands for; others are themselves.
+    pub fn origin(&self, v: ValueId) -> ValueId {
+        self.stands.get(&v).copied().unwrap_or(v)
     }
 
     pub fn settle(&mut self, old: ValueId, new: ValueId) {
         self.g.replace_uses(old, new);
+        self.stands.insert(new, old);
         self.settled.insert(old);
         self.settled.insert(new);
     }

@@ -9,6 +9,7 @@ use super::super::ports::Feed;
 use super::distance::distance;
 use super::found::{Claim, Outcome, Step};
 use super::prompt::made_prompt;
+use super::side::Side;
 use crate::parity::{self, Limits};
 
 /// How many times the limit on relative L2 caches may be off: errors of a layer are of that layer alone, which the sum over
@@ -116,19 +117,19 @@ pub(super) fn greedy(tokens: &[i64], result: &[i64], steps: &[Step], limits: &Li
 
 /// The result's scores of all tokens in one run against those of single steps.
 pub(super) fn at_once(
-    result: &mut Decoder,
+    result: &mut Side,
     prompt: &[i64],
     tokens: &[i64],
     limits: &Limits,
 ) -> Result<Claim, GenerateError> {
     let name = "one run is as many steps";
-    let mut state = result.start(1, &[])?;
+    let mut state = result.start(1)?;
     let whole: Vec<i64> = prompt.iter().chain(tokens).copied().collect();
     let all = result.step(&mut state, std::slice::from_ref(&whole))?;
     if all.len(0) != whole.len() {
         return Ok(not_run(name, "the model scores the last token alone"));
     }
-    let mut state = result.start(1, &[])?;
+    let mut state = result.start(1)?;
     let mut worst = (0.0, 1.0);
     let mut bad = None;
     let mut next = prompt.to_vec();
@@ -152,8 +153,8 @@ pub(super) fn at_once(
 
 /// What the caches hold behind the last step.
 pub(super) fn held(
-    original: &Decoder,
-    result: &Decoder,
+    original: &Side,
+    result: &Side,
     states: &(State, State),
     limits: &Limits,
 ) -> Claim {
@@ -214,14 +215,17 @@ fn tokens_of(t: &Tensor, axis: usize, tokens: usize) -> Option<Vec<f32>> {
 
 /// A batch of rows of unequal lengths against each row alone. Where the original's rows see each other, a result's may.
 pub(super) fn rows(
-    original: &mut Decoder,
-    result: &mut Decoder,
+    original: &mut Side,
+    result: &mut Side,
     prompt: &[i64],
     tokens: &[i64],
     limits: &Limits,
     seed: u64,
 ) -> Result<Claim, GenerateError> {
     let name = "rows do not see each other";
+    if result.has_encoder() {
+        return Ok(not_run(name, "an encoder reads one source"));
+    }
     if !result.ports.hides_padding() {
         return Ok(not_run(name, "the model has no input that hides padding"));
     }
@@ -255,12 +259,12 @@ const ROW_STEPS: usize = 4;
 
 /// How far rows of a batch are from each of them alone, and what is wrong with that.
 fn apart(
-    model: &mut Decoder,
+    model: &mut Side,
     prompts: &[Vec<i64>],
     tokens: &[i64],
     limits: &Limits,
 ) -> Result<(f64, Option<String>), GenerateError> {
-    let mut together = model.start(prompts.len(), &[])?;
+    let mut together = model.start(prompts.len())?;
     let mut both = vec![model.step(&mut together, prompts)?];
     for token in tokens {
         both.push(model.step(&mut together, &vec![vec![*token]; prompts.len()])?);
@@ -268,7 +272,7 @@ fn apart(
     let mut worst = 0.0f64;
     let mut wrong = None;
     for (row, prompt) in prompts.iter().enumerate() {
-        let mut alone = model.start(1, &[])?;
+        let mut alone = model.start(1)?;
         let mut next = prompt.clone();
         for (k, scores) in both.iter().enumerate() {
             let one: Scores = model.step(&mut alone, &[std::mem::take(&mut next)])?;
@@ -289,7 +293,7 @@ fn apart(
 /// Whether what stands in the unwritten part of a buffer reaches the scores. A mask adds to scores, and what multiplies NaN
 /// by zero is NaN: a model may rely on its runtime to give it zeros. Then that is what is said, and it is no failure.
 pub(super) fn unwritten(
-    result: &mut Decoder,
+    result: &mut Side,
     prompt: &[i64],
     tokens: &[i64],
 ) -> Result<Claim, GenerateError> {
@@ -301,7 +305,7 @@ pub(super) fn unwritten(
     if !buffers {
         return Ok(not_run(name, "no cache is a buffer: all of them grow"));
     }
-    let mut state = result.start_with(1, &[], 0xff)?;
+    let mut state = result.start_with(1, 0xff)?;
     let prompts = [prompt.to_vec()];
     let mut finite = result
         .step(&mut state, &prompts)?
@@ -323,7 +327,7 @@ pub(super) fn unwritten(
 }
 
 /// Whether the end of the capacity is an error, and not a wrong token.
-pub(super) fn edge(result: &mut Decoder, prompt: &[i64]) -> Result<Claim, GenerateError> {
+pub(super) fn edge(result: &mut Side, prompt: &[i64]) -> Result<Claim, GenerateError> {
     let name = "the edge of the capacity";
     let Some(capacity) = result.capacity() else {
         return Ok(not_run(
@@ -332,7 +336,7 @@ pub(super) fn edge(result: &mut Decoder, prompt: &[i64]) -> Result<Claim, Genera
         ));
     };
     let token = prompt.first().copied().unwrap_or(0);
-    let mut state = result.start(1, &[])?;
+    let mut state = result.start(1)?;
     let full = result.step(&mut state, &[vec![token; capacity]]);
     let scores = match full {
         Ok(scores) => scores.last(0),

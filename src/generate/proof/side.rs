@@ -1,0 +1,156 @@
+//! One side of a proof: a decoder, alone or behind an encoder that has read its source.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use kiln_graph::{Model, Tensor, onnx};
+
+use super::super::Options;
+use super::super::decoder::{Decoder, Scores, State, largest};
+use super::super::error::GenerateError;
+use super::super::pair::{self, Once, States};
+use super::super::ports::Ports;
+use super::super::roles::Roles;
+use crate::bundle;
+use crate::parity;
+use crate::prove::{self, Candidate};
+use crate::runtime::{DeviceChoice, DeviceRequest, Session};
+use crate::shapes::{Kinds, Shapes};
+
+/// A decoder with what is given to it once.
+pub(super) struct Side {
+    decoder: Decoder,
+    first: Option<Once>,
+    states: Option<States>,
+}
+
+impl Deref for Side {
+    type Target = Decoder;
+
+    fn deref(&self) -> &Decoder {
+        &self.decoder
+    }
+}
+
+/// What an encoder reads, made from its graph; `None` where there is none.
+pub(super) fn source(
+    roles: &Roles,
+    seed: u64,
+) -> Result<Option<Vec<(String, Tensor)>>, GenerateError> {
+    let Some(path) = &roles.encoder else {
+        return Ok(None);
+    };
+    let graph = onnx::read(bundle::find_model(path)?)?.graph;
+    let failed = |why: String| GenerateError::Pair {
+        why: format!("{}: no inputs can be made: {why}", path.display()),
+    };
+    let shapes = Shapes::new(&graph, &[], &[]).map_err(|e| failed(e.to_string()))?;
+    let specs = Kinds::of(&graph).specs(&shapes, &shapes.typical());
+    let made = parity::make(&specs, seed).map_err(|e| failed(e.to_string()))?;
+    Ok(Some(made))
+}
+
+impl Side {
+    /// Opens the models, which round where they say, and reads the source.
+    pub fn open(
+        roles: &Roles,
+        source: Option<&[(String, Tensor)]>,
+        options: &Options,
+    ) -> Result<Side, GenerateError> {
+        let (session, model) = rounding(&roles.decoder, options)?;
+        let ports = Ports::of(&model.graph).map_err(|why| GenerateError::NoDecoder {
+            model: roles.decoder.clone(),
+            why,
+        })?;
+        let once = |path: &Path| {
+            let (session, model) = rounding(path, options)?;
+            Once::new(session, &model.graph)
+        };
+        let encoder = roles.encoder.as_deref().map(once).transpose()?;
+        let states = match (encoder, source) {
+            (Some(mut encoder), Some(source)) => Some(pair::read(&mut encoder, source)?),
+            _ => None,
+        };
+        let side = Side {
+            decoder: Decoder::new(session, ports, options.max_length)?,
+            first: roles.first.as_deref().map(once).transpose()?,
+            states,
+        };
+        if let (None, Some(given)) = (&side.states, side.decoder.ports.given().next()) {
+            return Err(GenerateError::NoDecoder {
+                model: roles.decoder.clone(),
+                why: format!(
+                    "\"{}\" is what an encoder or a first step computes: the proof of a generation takes decoders that run alone, \
+                     or a generation.json that names what comes before",
+                    given.name
+                ),
+            });
+        }
+        Ok(side)
+    }
+
+    pub fn has_encoder(&self) -> bool {
+        self.states.is_some()
+    }
+
+    pub fn start(&self, rows: usize) -> Result<State, GenerateError> {
+        self.start_with(rows, 0)
+    }
+
+    pub fn start_with(&self, rows: usize, fill: u8) -> Result<State, GenerateError> {
+        match (&self.first, &self.states) {
+            // The first step makes the caches.
+            (Some(_), _) => Ok(State::unmade(rows)),
+            (None, Some(states)) => {
+                let given = states.given(&self.decoder);
+                self.decoder.start_with(rows, &given, fill)
+            }
+            (None, None) => self.decoder.start_with(rows, &[], fill),
+        }
+    }
+
+    pub fn step(&mut self, state: &mut State, new: &[Vec<i64>]) -> Result<Scores, GenerateError> {
+        let Some(first) = self.first.as_mut().filter(|_| state.is_unmade()) else {
+            return self.decoder.step(state, new);
+        };
+        let tokens = new.first().map_or(&[][..], Vec::as_slice);
+        self.decoder.holds(tokens.len(), 0)?;
+        let begun = pair::begin(first, &self.decoder, self.states.as_ref(), tokens)?;
+        *state = self.decoder.resume(1, begun.tokens, &begun.given)?;
+        Ok(begun.scores)
+    }
+
+    /// The tokens of the largest scores, behind a prompt.
+    pub fn greedy(&mut self, prompt: &[i64], steps: usize) -> Result<Vec<i64>, GenerateError> {
+        let mut state = self.start(1)?;
+        let mut tokens = Vec::with_capacity(steps);
+        let mut next = prompt.to_vec();
+        while tokens.len() < steps {
+            let scores = self.step(&mut state, &[std::mem::take(&mut next)])?;
+            let token = largest(&scores.last(0)) as i64;
+            tokens.push(token);
+            next.push(token);
+        }
+        Ok(tokens)
+    }
+}
+
+/// A model that rounds where it says so: ONNX Runtime would take roundings to FP16 out.
+fn rounding(path: &Path, options: &Options) -> Result<(Session, Model), GenerateError> {
+    let file = bundle::find_model(path)?;
+    let model = onnx::read(&file)?;
+    let device = DeviceRequest {
+        choice: DeviceChoice::Cpu,
+        ..DeviceRequest::default()
+    };
+    let opened = Candidate::open(&file, &model, device, options.ort_lib.as_deref());
+    let opened = opened.map_err(|e| match e {
+        prove::Error::Runtime(e) => GenerateError::Runtime(e),
+        other => GenerateError::NoDecoder {
+            model: path.to_path_buf(),
+            why: other.to_string(),
+        },
+    })?;
+    let name = path.display().to_string();
+    Ok((opened.session.called(&name), model))
+}
