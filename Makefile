@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check clean
+.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -103,6 +103,7 @@ sbom:
 wheel: setup .venv-wheel/.ready
 	rm -f dist/kiln_compiler-*.whl
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" LIBCLANG_PATH=$$(echo $(CURDIR)/.venv-wheel/lib/python3*/site-packages/clang/native) \
+	    BINDGEN_EXTRA_CLANG_ARGS="$$(.venv-wheel/bin/python tools/wheel/clang_args.py)" \
 	    maturin build --release --zig --out dist
 
 .venv-wheel/.ready: tools/wheel/requirements.txt
@@ -127,6 +128,16 @@ serve-check: $(KILN) .venv-serve/.ready
 	.venv-serve/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
+# The templates of `kiln matrix`, and the workflows here, against the schemas of Kubernetes and of GitHub.
+templates-check: .venv-templates/.ready
+	cargo build
+	tools/matrix/check.sh target/debug/kiln .venv-templates/bin
+
+.venv-templates/.ready: tools/matrix/requirements.txt
+	[ -x .venv-templates/bin/python ] || python3 -m venv .venv-templates
+	.venv-templates/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
 # What a release holds, in dist/: the wheel, a tarball with its binary, the SBOM and checksums.
 dist: wheel
 	scripts/dist.sh dist
@@ -146,6 +157,7 @@ gpu-check: $(KILN)
 	scripts/gpu-check.sh
 
 # The same for another machine: a folder and a tarball with the binary, the libraries and MiniLM. No toolchain is needed there.
+# With GPU=sm_90: packets of 44 MB with the CUDA provider's code of that GPU, and unpack.sh.
 gpu-bundle: $(KILN)
 	scripts/gpu-bundle.sh $(KILN) $(VENV) target/kiln-gpu "$(DEMO_MODEL)"
 
@@ -231,7 +243,7 @@ precision-kiln: $(KILN) precision-peers
 
 # Models of other people's packages, on real inputs, beside autocast: docs/real-models.md. Needs espeak-ng, DejaVu's fonts, 300 MB of
 # packages and 1.1 GB for environments, half an hour the first time; what was measured with the same binary is kept.
-# REAL_MODELS=magika,smart-turn takes two.
+# REAL_MODELS=magika,smart-turn takes two, and KILN_REAL_LIMIT=1200 gives each process 1200 s of CPU instead of 300.
 REAL_MODELS = all
 
 real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready
@@ -257,4 +269,4 @@ real-models: $(KILN) .venv-real/.ready .venv-autocast/.ready
 
 clean:
 	cargo clean
-	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel .venv-serve dist
+	rm -rf $(VENV) .venv-precision .venv-modelopt .venv-peers .venv-real .venv-autocast .venv-wheel .venv-serve .venv-templates dist

@@ -43,7 +43,7 @@ fn numbered(name: &str) -> Vec<Numbered<'_>> {
 }
 
 /// Lists of modules whose items are alike: blocks hold the same nodes, other lists (the modules of a pipeline) do not.
-fn by_name(nodes: &[(&str, &str)]) -> Vec<Option<String>> {
+pub fn by_name(nodes: &[(&str, &str)]) -> Vec<Option<String>> {
     // For each list, the items that hold a node of this name.
     let mut lists: BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
     for (name, _) in nodes {
@@ -83,7 +83,7 @@ fn by_name(nodes: &[(&str, &str)]) -> Vec<Option<String>> {
 const SHORTEST: usize = 4;
 
 /// The longest stretch in which the same operators come again and again; where several have its length, the shortest period.
-fn by_repetition(nodes: &[(&str, &str)]) -> Vec<Option<String>> {
+pub fn by_repetition(nodes: &[(&str, &str)]) -> Vec<Option<String>> {
     let mut codes = FxHashMap::default();
     let ops: Vec<usize> = (nodes.iter())
         .map(|(_, op)| {

@@ -5,7 +5,7 @@
 //! the same, but takes a GPU. There is one list for all capabilities of an engine: kernels are made for the GPU when it is opened.
 //! The verbosity changes neither the size of the plan nor the names in it (TensorRT for RTX 1.7.1): ONNX names are in both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -60,6 +60,16 @@ const CONVOLUTION: &str = "correlation";
 /// Part of the name of a convolution with what is fused to it.
 const FUSED_CONVOLUTION: &str = "_Corr";
 
+/// Part of the name of a kernel of a profile behind the first.
+const FURTHER: &str = "[profile ";
+
+/// The number of the graph that a kernel is of: 1 in `__myl_FcAdd_myl1_8`.
+fn graph(name: &str) -> Option<String> {
+    let (_, behind) = name.rsplit_once("_myl")?;
+    let (number, _) = behind.split_once('_')?;
+    Some(number.to_string())
+}
+
 impl Kernels {
     /// Reads the lists in what the builder logged. Lines that are not understood are left out.
     pub(super) fn read(lists: &[String]) -> Kernels {
@@ -69,6 +79,16 @@ impl Kernels {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Those of the first profile of sizes, and those of further ones: TensorRT builds a graph for each, and names the profile
+    /// in some kernels of it.
+    pub fn by_profile(self) -> (Kernels, Kernels) {
+        let further = self.0.iter().filter(|k| k.name.contains(FURTHER));
+        let graphs: BTreeSet<String> = further.filter_map(|k| graph(&k.name)).collect();
+        let is_further = |k: &Kernel| graph(&k.name).is_some_and(|g| graphs.contains(&g));
+        let (further, first) = self.0.into_iter().partition(is_further);
+        (Kernels(first), Kernels(further))
     }
 
     /// Those that run on the GPU.
@@ -334,6 +354,30 @@ mod tests {
             product(&[("-1,-1,4", "Float"), ("-1,4,-1", "Float")], &[]),
             "fp32"
         );
+    }
+
+    #[test]
+    fn kernels_of_a_further_profile_are_apart() {
+        let kernel = |name: &str| Kernel {
+            name: name.into(),
+            kind: "gemm".into(),
+            inputs: Vec::new(),
+            constants: Vec::new(),
+            outputs: Vec::new(),
+            tactic: String::new(),
+            nodes: Vec::new(),
+        };
+        let names = [
+            "a_myl0_0",
+            "__myl_Fc_myl1_0",
+            "b [profile 1]_myl1_1",
+            "c_myl0_1",
+        ];
+        let (first, further) = Kernels(names.map(kernel).to_vec()).by_profile();
+        let names = |all: &Kernels| all.0.iter().map(|k| k.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&first), ["a_myl0_0", "c_myl0_1"]);
+        assert_eq!(names(&further), ["__myl_Fc_myl1_0", "b [profile 1]_myl1_1"]);
+        assert_eq!(first.by_profile().1, Kernels::default());
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Model {
         })
     }
 
+    /// Whether both have the same local functions.
+    pub fn same_functions(&self, other: &Model) -> bool {
+        self.header.functions == other.header.functions
+    }
+
     /// The file's `metadata_props`.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let props = self.header.metadata_props.iter();

@@ -23,3 +23,4 @@ pub use self::core::pass::{
 pub use self::core::remark::{Activation, Clamped, Kept, Miss, MissReport, Remark, Rounded};
 pub use self::core::target::{Facts, Target};
 pub use self::core::{expand, fusion, patch, pattern, rule};
+pub use self::targets::cuda_kernels;

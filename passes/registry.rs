@@ -13,6 +13,7 @@ pub static ALL: &[&dyn Pass] = &[
     &clean::eliminate_dead::EliminateDead,
     &clean::eliminate_noop::EliminateNoop,
     &clean::expand_einsum::ExpandEinsum,
+    &clean::join_slices::JoinSlices,
     &clean::merge_chains::MergeChains,
     &clean::sink_scales::SinkScales,
     &clean::take_rows::TakeRows,
@@ -39,6 +40,7 @@ pub static ALL: &[&dyn Pass] = &[
     &fuse::fuse_swish::FUSE_SWISH,
     &fuse::move_value_bias::MOVE_VALUE_BIAS,
     &fuse::sink_query_bias::SINK_QUERY_BIAS,
+    &fuse::weigh_biases::WEIGH_BIASES,
     &precision::eight::quantize_int8::QuantizeInt8,
     &precision::eight::quantize_fp8::QuantizeFp8,
     &precision::four::quantize_int4::QuantizeInt4,
@@ -52,6 +54,8 @@ pub static ALL: &[&dyn Pass] = &[
     &adopt::expand_rotary::EXPAND_ROTARY,
     &lower::flatten_branches::FlattenBranches,
     &lower::fold_positions::FoldPositions,
+    &lower::join_biases::JOIN_BIASED_GELU,
+    &lower::join_biases::JOIN_SKIP_NORM,
     &lower::lower_activations::LowerActivations,
     &lower::lower_attention::LOWER_ATTENTION,
     &lower::lower_axes::LowerAxes,
@@ -61,6 +65,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_norms::LowerNorms,
     &lower::lower_rotary::LowerRotary,
     &lower::pad_columns::PadColumns,
+    &lower::raise_for_attention::RaiseForAttention,
     &lower::separate_gates::SeparateGates,
     &lower::separate_weights::SeparateWeights,
     &lower::split_heads::SplitHeads,
@@ -98,6 +103,8 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::unflatten_gemm::UnflattenGemm),
     // The linear layers' Reshapes meet those around them.
     Step::Run(&clean::merge_views::MergeViews),
+    // What was a Gemm is a product now.
+    Step::Run(&clean::join_slices::JoinSlices),
     // Folding and merging leave Reshapes to the same shape and Casts to the same type.
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     // Masks read sizes that are written out by now; equal masks of several layers are shared afterwards.
@@ -172,6 +179,8 @@ pub static INT4: &[Step] = &[
 /// Runs after [`DEFAULT`] for `--fp16`.
 pub static FP16: &[Step] = &[
     // Projections that are quantized by now keep their biases: TensorRT multiplies them in 8 bits with these only.
+    Step::Run(&fuse::weigh_biases::WEIGH_BIASES),
+    // Where no norm is projected.
     Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
     Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
     // What could not be moved away.
@@ -185,6 +194,7 @@ pub static FP16: &[Step] = &[
 
 /// Runs after [`DEFAULT`] for `--bf16`.
 pub static BF16: &[Step] = &[
+    Step::Run(&fuse::weigh_biases::WEIGH_BIASES),
     Step::Run(&fuse::drop_key_bias::DROP_KEY_BIAS),
     Step::Run(&fuse::move_value_bias::MOVE_VALUE_BIAS),
     Step::Run(&fuse::sink_query_bias::SINK_QUERY_BIAS),
@@ -200,12 +210,16 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::lower_activations::LowerActivations),
     Step::Run(&lower::lower_norms::LowerNorms),
     Step::Run(&lower::lower_rotary::LowerRotary),
+    Step::Run(&lower::raise_for_attention::RaiseForAttention),
     Step::Run(&lower::lower_attention::LOWER_ATTENTION),
     // Masks and what is added to scores are apart by now.
     Step::Run(&lower::fold_positions::FoldPositions),
     // After attention, which takes the biases of projections for itself.
     Step::Run(&lower::lower_int4::LowerInt4),
     Step::Run(&lower::split_skip_norm::SplitSkipNorm),
+    // Behind all that gives norms their last form.
+    Step::Run(&lower::join_biases::JOIN_SKIP_NORM),
+    Step::Run(&lower::join_biases::JOIN_BIASED_GELU),
     Step::Run(&lower::lower_axes::LowerAxes),
     Step::Run(&lower::lower_eye_like::LowerEyeLike),
     Step::Run(&lower::spread_offsets::SpreadOffsets),

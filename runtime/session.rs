@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use kiln_graph::Tensor;
+use kiln_graph::onnx;
 use ort::memory::MemoryInfo;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
@@ -98,7 +99,7 @@ impl Session {
         })
     }
 
-    /// Loads an ONNX file, with the external data beside it.
+    /// Loads an ONNX file, with the external data beside it, or ONNX text, which ONNX Runtime does not read itself.
     ///
     /// # Errors
     /// When ONNX Runtime refuses the model, and when an input or output is not a tensor.
@@ -108,6 +109,15 @@ impl Session {
         options: &SessionOptions,
     ) -> Result<Session, Error> {
         let model = path.display().to_string();
+        if onnx::is_text(path) {
+            let refused = |reason| Error::Model {
+                model: model.clone(),
+                reason,
+            };
+            let read = onnx::read(path).map_err(|e| refused(e.to_string()))?;
+            let bytes = onnx::to_bytes(&read).map_err(|e| refused(e.to_string()))?;
+            return Session::from_bytes(runtime, model, &bytes, options);
+        }
         Session::load(runtime, model, options, |b| b.commit_from_file(path))
     }
 

@@ -1,9 +1,12 @@
 //! Bundles by what they were made of: the key is the SHA-256 of everything that a compilation depends on.
 //!
-//! An entry is a folder `KEY[..2]/KEY` with the bundle's files and `entry.json`, which has the facts behind the key and the hash
-//! of each file. A hit is verified against those before it is taken; what does not fit is thrown away and made again.
+//! An entry has the bundle's files and `entry.json`, which has the facts behind the key and the hash of each file. In a folder it is at
+//! `KEY[..2]/KEY`; `remote.rs` says how it lies on a server. A hit is verified against those before it is taken; what does not fit is
+//! thrown away and made again.
 
 mod key;
+mod remote;
+mod store;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use key::{Key, Surroundings, key};
+pub use remote::{AUTHORIZATION, Remote};
+pub use store::Store;
+use store::StoreError;
 
 use crate::bundle::{self, Partial};
 use crate::compile::{self, CompileError, Outcome};
@@ -21,7 +27,6 @@ use crate::manifest::Note;
 use crate::options::Options;
 use crate::pipeline;
 use crate::recipe::Recipe;
-use crate::scratch;
 use crate::talk::Talk;
 
 /// What came of a compilation with a cache.
@@ -43,33 +48,50 @@ struct Entry {
     files: BTreeMap<String, String>,
 }
 
+impl Entry {
+    /// What is kept of these files of a folder.
+    fn of(folder: &Path, names: &[String], key: &Key) -> io::Result<Entry> {
+        let mut files = BTreeMap::new();
+        for name in names {
+            files.insert(name.clone(), key::hash_file(&folder.join(name))?);
+        }
+        Ok(Entry {
+            facts: key.facts.clone(),
+            files,
+        })
+    }
+}
+
 /// Takes a bundle out of the cache, or compiles and keeps it there.
 ///
 /// # Errors
 /// As [`compile::compile`]; a cache that cannot be used is a warning.
-pub fn compile(options: &Options, cache: &Path, talk: &dyn Talk) -> Result<Cached, CompileError> {
+pub fn compile(options: &Options, cache: &Store, talk: &dyn Talk) -> Result<Cached, CompileError> {
     if let Some(why) = unknowable(options) {
         talk.warn(&format!("the cache is not asked: {why}"));
         return compile::compile(options, talk).map(|o| Cached::Made(Box::new(o)));
     }
     talk.stage("cache");
     let key = key(options, &Surroundings::here(options)?, talk)?;
-    let place = place(cache, &key);
-    if place.is_dir() {
-        match take(options, &place, &key) {
-            Ok((bundle, manifest)) => {
-                talk.note(&format!("from the cache: {}", key.sha256));
-                return Ok(Cached::Hit { bundle, manifest });
-            }
-            Err(Unusable::Bundle(e)) => return Err(*e),
-            Err(Unusable::Entry(why)) => {
-                talk.warn(&format!(
-                    "the cache's entry {} is thrown away: {why}",
-                    key.sha256
-                ));
-                // Another process may be doing the same.
-                let _ = fs::remove_dir_all(&place);
-            }
+    let mut anew = false;
+    match look(options, cache, &key) {
+        Ok(Some((bundle, manifest))) => {
+            talk.note(&format!("from the cache: {}", key.sha256));
+            return Ok(Cached::Hit { bundle, manifest });
+        }
+        Ok(None) => {}
+        Err(Unusable::Bundle(e)) => return Err(*e),
+        Err(Unusable::Cache(why)) => {
+            talk.warn(&format!("the cache {cache} is not used: {why}"));
+            return compile::compile(options, talk).map(|o| Cached::Made(Box::new(o)));
+        }
+        Err(Unusable::Entry(why)) => {
+            talk.warn(&format!(
+                "the cache's entry {} is thrown away: {why}",
+                key.sha256
+            ));
+            cache.discard(&key);
+            anew = true;
         }
     }
     let options = Options {
@@ -77,11 +99,9 @@ pub fn compile(options: &Options, cache: &Path, talk: &dyn Talk) -> Result<Cache
         ..options.clone()
     };
     let outcome = compile::compile(&options, talk)?;
-    if let Err(e) = keep(&outcome, &place, &key) {
-        talk.warn(&format!(
-            "the bundle is not kept in the cache {}: {e}",
-            cache.display()
-        ));
+    let names = own(&outcome.bundle);
+    if let Err(e) = cache.keep(&outcome.bundle, &names, &key, anew) {
+        talk.warn(&format!("the bundle is not kept in the cache {cache}: {e}"));
     }
     Ok(Cached::Made(Box::new(outcome)))
 }
@@ -100,10 +120,6 @@ fn unknowable(options: &Options) -> Option<&'static str> {
     None
 }
 
-fn place(cache: &Path, key: &Key) -> PathBuf {
-    cache.join(&key.sha256[..2]).join(&key.sha256)
-}
-
 /// A bundle's own files that are there; others in its folder are the user's.
 fn own(folder: &Path) -> Vec<String> {
     let data = format!("{}.data", bundle::MODEL);
@@ -120,37 +136,11 @@ fn own(folder: &Path) -> Vec<String> {
     there.map(str::to_string).collect()
 }
 
-/// Copies a bundle into the cache. Of several that are kept at once, one stays.
-fn keep(outcome: &Outcome, place: &Path, key: &Key) -> io::Result<()> {
-    let part = place.with_extension(format!("{}.part", std::process::id()));
-    let _held = scratch::hold(&part);
-    fs::create_dir_all(&part)?;
-    let kept = fill(&outcome.bundle, &part, key).and_then(|()| fs::rename(&part, place));
-    if let Err(e) = kept {
-        let _ = fs::remove_dir_all(&part);
-        // Another process was faster.
-        return if place.is_dir() { Ok(()) } else { Err(e) };
-    }
-    Ok(())
-}
-
-fn fill(bundle: &Path, part: &Path, key: &Key) -> io::Result<()> {
-    let mut files = BTreeMap::new();
-    for name in own(bundle) {
-        let to = part.join(&name);
-        fs::copy(bundle.join(&name), &to)?;
-        files.insert(name, key::hash_file(&to)?);
-    }
-    let entry = Entry {
-        facts: key.facts.clone(),
-        files,
-    };
-    fs::write(part.join(ENTRY), serde_json::to_vec_pretty(&entry)?)
-}
-
 /// Why an entry was not taken.
 enum Unusable {
     Entry(String),
+    /// No entry of it can be asked for.
+    Cache(String),
     /// The place of the bundle.
     Bundle(Box<CompileError>),
 }
@@ -161,11 +151,19 @@ impl<E: Into<CompileError>> From<E> for Unusable {
     }
 }
 
-/// Verifies an entry and writes its bundle where the options want it.
-fn take(options: &Options, place: &Path, key: &Key) -> Result<(PathBuf, Value), Unusable> {
+fn unusable(e: StoreError) -> Unusable {
+    match e.is_everywhere() {
+        true => Unusable::Cache(e.to_string()),
+        false => Unusable::Entry(e.to_string()),
+    }
+}
+
+/// Verifies an entry and writes its bundle where the options want it. `None`: there is none.
+fn look(options: &Options, cache: &Store, key: &Key) -> Result<Option<(PathBuf, Value)>, Unusable> {
     let bad = |what: &str, e: &dyn std::fmt::Display| Unusable::Entry(format!("{what}: {e}"));
-    let text = fs::read(place.join(ENTRY)).map_err(|e| bad(ENTRY, &e))?;
-    let entry: Entry = serde_json::from_slice(&text).map_err(|e| bad(ENTRY, &e))?;
+    let Some(entry) = cache.find(key).map_err(unusable)? else {
+        return Ok(None);
+    };
     if entry.facts != key.facts {
         return Err(Unusable::Entry("its facts are not those of its key".into()));
     }
@@ -180,7 +178,7 @@ fn take(options: &Options, place: &Path, key: &Key) -> Result<(PathBuf, Value), 
             return Err(Unusable::Entry(format!("it names a file \"{name}\"")));
         }
         let copy = partial.file(name);
-        fs::copy(place.join(name), &copy).map_err(|e| bad(name, &e))?;
+        cache.fetch(key, name, hash, &copy).map_err(unusable)?;
         // The copy is what is used, so the copy is verified.
         let found = key::hash_file(&copy).map_err(|e| bad(name, &e))?;
         if found != *hash {
@@ -195,7 +193,7 @@ fn take(options: &Options, place: &Path, key: &Key) -> Result<(PathBuf, Value), 
     let text = serde_json::to_vec_pretty(&manifest).map_err(CompileError::Manifest)?;
     partial.write(bundle::MANIFEST, &text)?;
     let (bundle, _) = partial.finish()?;
-    Ok((bundle, manifest))
+    Ok(Some((bundle, manifest)))
 }
 
 /// The manifest of this compilation: of the other one's it has other paths, and that it was a hit.

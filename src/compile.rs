@@ -1,6 +1,7 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
 mod build;
+mod cuda;
 mod error;
 mod gates;
 mod generation;

@@ -31,6 +31,7 @@ pub mod check;
 #[doc(hidden)]
 pub mod cli;
 pub mod compile;
+pub mod diff;
 #[doc(hidden)]
 pub mod doctor;
 mod engine_runner;

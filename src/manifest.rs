@@ -147,6 +147,9 @@ pub struct Applied {
     pub milliseconds: f64,
     pub nodes_before: usize,
     pub nodes_after: usize,
+    /// Results of the original's nodes that no node of the same operator computes any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
 }
 
 /// Where a pass applied, and where it came close.
@@ -214,6 +217,9 @@ pub struct EngineKernels {
     /// In the order in which they run.
     #[serde(default)]
     pub kernels: Kernels,
+    /// Those of a decoder's steps of one token, for which the engine has a profile of its own.
+    #[serde(default)]
+    pub steps: Kernels,
     /// Quantized layers that they multiply in another type.
     #[serde(default)]
     pub otherwise: Vec<Otherwise>,

@@ -46,6 +46,10 @@ pub struct Options {
     pub fixed: Vec<InputValue>,
     /// These are no inputs of the result any more.
     pub drop_inputs: bool,
+    /// Tokens that the caches of an engine hold.
+    pub max_length: Option<usize>,
+    /// Caches of an engine grow, as the model's do.
+    pub growing: bool,
     pub engine: bool,
     pub check: bool,
     /// How much of the sizes the proof runs.
@@ -154,6 +158,8 @@ impl Options {
             inputs: None,
             fixed: Vec::new(),
             drop_inputs: false,
+            max_length: None,
+            growing: false,
             engine: true,
             check: true,
             proof: Extent::default(),

@@ -43,6 +43,9 @@ pub struct Found {
     pub kind: Cow<'static, str>,
     pub found: usize,
     pub fused: usize,
+    /// The operators that stand for them in the file that was written; `products` where they are spelled out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub written: BTreeMap<String, usize>,
     /// Why some are left, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -52,9 +55,19 @@ impl Found {
     /// `attention 2 of 3 (1 has …)`
     pub fn describe(&self) -> String {
         let counted = format!("{} {} of {}", self.kind, self.fused, self.found);
-        match &self.why {
-            Some(why) => format!("{counted} ({why})"),
-            None => counted,
+        let spelled = self
+            .written
+            .get(PRODUCTS)
+            .map(|n| format!("{n} as products"));
+        let told: Vec<&str> = self
+            .why
+            .iter()
+            .chain(&spelled)
+            .map(String::as_str)
+            .collect();
+        match told.is_empty() {
+            false => format!("{counted} ({})", told.join("; ")),
+            true => counted,
         }
     }
 }
@@ -65,6 +78,7 @@ pub fn found(before: &Census, after: &Census) -> Vec<Found> {
         kind: kind.into(),
         found: count(before).found().max(count(after).found()),
         fused: count(after).fused,
+        written: BTreeMap::new(),
         why: None,
     };
     let attention = row("attention", |c| c.attention);
@@ -85,6 +99,30 @@ pub fn found(before: &Census, after: &Census) -> Vec<Found> {
 }
 
 const PACKED: &str = "packed projections";
+
+/// What stands for an attention that no operator does.
+const PRODUCTS: &str = "products";
+
+/// Counts the attentions of the lowered model by the operators that they became.
+pub fn write_out(blocks: &mut [Found], lowered: &Model) {
+    let attention = blocks
+        .iter_mut()
+        .filter(|b| b.kind == "attention" && b.fused > 0);
+    for row in attention {
+        lowered.graph.for_each_graph(&mut |g| {
+            let ops = g.nodes().map(|(_, node)| node.op());
+            let attends = ["Attention", "MultiHeadAttention", "GroupQueryAttention"];
+            for op in ops.filter(|op| attends.contains(&op.name())) {
+                *row.written.entry(op.to_string()).or_default() += 1;
+            }
+        });
+        let operators: usize = row.written.values().sum();
+        let products = row.fused.saturating_sub(operators);
+        if products > 0 {
+            row.written.insert(PRODUCTS.into(), products);
+        }
+    }
+}
 
 /// Counts what lowering packed: attentions that project their one input themselves.
 pub fn pack(blocks: &mut [Found], attentions: usize) {

@@ -7,10 +7,12 @@ use kiln_passes::Target;
 use crate::engine::ComputeCapability;
 use crate::nvidia::driver;
 
-/// What to compile for: ONNX Runtime's CPU provider, or engines for GPUs.
+/// What to compile for: ONNX Runtime's CPU or CUDA provider, or engines for GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
     Cpu,
+    /// ONNX Runtime's CUDA provider.
+    Cuda,
     /// One engine for the GPU of this machine; [`Targets::resolved`] says which that is.
     Local,
     /// One engine that holds kernels for all of these.
@@ -21,7 +23,7 @@ pub enum Targets {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error(
-        "unknown target '{0}'; known targets: cpu, local, sm_75, sm_80, sm_86, sm_89, sm_120, sm_121{more}",
+        "unknown target '{0}'; known targets: cpu, cuda, local, sm_75, sm_80, sm_86, sm_89, sm_120, sm_121{more}",
         more = more(.0)
     )]
     Unknown(String),
@@ -50,7 +52,9 @@ const DATA_CENTRE: [&str; 3] = ["sm_90", "sm_100", "sm_103"];
 
 fn more(name: &str) -> String {
     match DATA_CENTRE.contains(&name) {
-        true => format!(" ({PROPER}, with --target local)"),
+        true => {
+            format!(" (--target cuda serves it by ONNX Runtime; {PROPER}, with --target local)")
+        }
         false => String::new(),
     }
 }
@@ -74,7 +78,11 @@ impl FromStr for Targets {
 
     fn from_str(text: &str) -> Result<Targets, TargetError> {
         let names: Vec<&str> = text.split(',').map(str::trim).collect();
-        for (alone, targets) in [("cpu", Targets::Cpu), ("local", Targets::Local)] {
+        for (alone, targets) in [
+            ("cpu", Targets::Cpu),
+            ("cuda", Targets::Cuda),
+            ("local", Targets::Local),
+        ] {
             if names.contains(&alone) {
                 return match names.len() {
                     1 => Ok(targets),
@@ -103,6 +111,7 @@ impl std::fmt::Display for Targets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Targets::Cpu => f.write_str("cpu"),
+            Targets::Cuda => f.write_str("cuda"),
             Targets::Local => f.write_str("local"),
             Targets::Engines(all) => {
                 let names: Vec<&str> = all.iter().map(|c| c.name()).collect();
@@ -113,6 +122,11 @@ impl std::fmt::Display for Targets {
 }
 
 impl Targets {
+    /// Whether engines are built for it; ONNX Runtime's providers take the model.
+    pub fn is_engine(&self) -> bool {
+        matches!(self, Targets::Local | Targets::Engines(_))
+    }
+
     /// What was asked for, or else what fits this machine: never [`Targets::Local`]. With a sentence where it was not said
     /// which.
     ///
@@ -171,10 +185,9 @@ impl Targets {
                 format!("target: this machine's GPU ({})", capability.name()),
             ),
             Some(Err(found)) => (
-                Targets::Engines(PORTABLE.to_vec()),
+                Targets::Cuda,
                 format!(
-                    "target: TensorRT for RTX has no kernels for this machine's GPU ({found}); building a portable \
-                     engine for sm_86, sm_89 and sm_120"
+                    "target: cuda, ONNX Runtime's provider, as TensorRT for RTX has no kernels for this machine's GPU ({found})"
                 ),
             ),
             None => (
@@ -188,6 +201,7 @@ impl Targets {
     pub fn for_passes(&self) -> Target {
         match self {
             Targets::Cpu => Target::cpu(),
+            Targets::Cuda => Target::cuda(),
             Targets::Engines(all) => Target {
                 fp32_products: !all.iter().any(|c| c.has_fp32_products() == Some(false)),
                 ..Target::tensorrt(&self.to_string())
@@ -236,6 +250,9 @@ mod tests {
         let both: Targets = "sm_120, sm_89,sm_89".parse().unwrap();
         assert_eq!(both.to_string(), "sm_89,sm_120");
         assert_eq!("cpu".parse(), Ok(Targets::Cpu));
+        assert_eq!("cuda".parse(), Ok(Targets::Cuda));
+        assert!("cuda,cpu".parse::<Targets>().is_err());
+        assert!(!Targets::Cuda.is_engine() && both.is_engine());
         assert_eq!(
             "cpu,sm_89".parse::<Targets>(),
             Err(TargetError::Mixed("cpu"))

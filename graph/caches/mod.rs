@@ -104,6 +104,18 @@ pub fn caches(graph: &Graph) -> Vec<Cache> {
     found.into_iter().map(cache).collect()
 }
 
+/// The named size that counts the new tokens of a run, where they are written into caches.
+pub fn new_tokens(graph: &Graph) -> Option<String> {
+    let written = caches(graph).into_iter();
+    let cache = written.into_iter().find(|c| c.update == Update::Written)?;
+    let readers = graph.value(cache.input).uses().iter().map(|u| u.node);
+    let mut scatters = readers.filter(|n| graph.node(*n).op().is("TensorScatter"));
+    let new = graph.node(scatters.next()?).input(1)?;
+    let facts = infer::infer(graph);
+    let size = facts.dims(new)?.get(cache.axis)?;
+    size.lone_symbol().map(str::to_string)
+}
+
 /// Heads and their size: what is left of the axes besides the rows in front and the tokens.
 fn sizes(facts: &Facts, input: ValueId, axis: usize) -> (Option<usize>, Option<usize>) {
     let Some(shape) = facts.ty(input).shape() else {

@@ -4,7 +4,7 @@ use rustc_hash::FxHashSet;
 
 use super::{Holds, Update};
 use crate::graph::Slot;
-use crate::{Attrs, Def, Graph, Node, NodeId, ValueId};
+use crate::{Attrs, Def, Graph, INTERNAL_DOMAIN, Node, NodeId, ValueId};
 
 /// The node that is the attention, by its depth below the model's graph, the nodes around it, and its own place.
 pub(super) type Attention = (usize, usize, usize);
@@ -96,7 +96,11 @@ impl Room<'_> {
                         let behind = if holds == Holds::Keys { 1 } else { 2 };
                         return Some((attention, holds, *axes.get(axes.len() - behind)?));
                     }
-                    ("" | "com.microsoft", "Attention" | "MultiHeadAttention", 1 | 2)
+                    (
+                        "" | "com.microsoft" | INTERNAL_DOMAIN,
+                        "Attention" | "MultiHeadAttention",
+                        1 | 2,
+                    )
                     | ("com.microsoft", "GroupQueryAttention", 1 | 2) => {
                         let holds = if k == 1 { Holds::Keys } else { Holds::Values };
                         return Some((self.key(used.node), holds, axes[if flat { 1 } else { 2 }]));
@@ -356,7 +360,11 @@ impl Room<'_> {
                             return Some(found);
                         }
                     }
-                    ("" | "com.microsoft", "Attention" | "MultiHeadAttention", 1 | 2)
+                    (
+                        "" | "com.microsoft" | INTERNAL_DOMAIN,
+                        "Attention" | "MultiHeadAttention",
+                        1 | 2,
+                    )
                     | ("com.microsoft", "GroupQueryAttention", 1 | 2) => {
                         let holds = if k == 1 { Holds::Keys } else { Holds::Values };
                         return Some((self.key(used.node), holds));

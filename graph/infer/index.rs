@@ -89,11 +89,21 @@ pub(super) fn demand(call: &Call<'_>) {
     match (call.node.op().domain(), call.node.op().name()) {
         ("", "Gather") => drop(table(call)),
         ("", "Attention") => drop(attention(call)),
+        ("", "TensorScatter") => drop(written(call)),
         ("com.microsoft", "MultiHeadAttention") => drop(multi_head(call)),
         ("com.microsoft", "GroupQueryAttention") => drop(grouped(call)),
         ("", "LSTM" | "GRU" | "RNN") => drop(recurrent(call)),
         _ => {}
     }
+}
+
+/// New tokens fit into a cache.
+fn written(call: &Call<'_>) -> Option<()> {
+    let (cache, new) = (call.dims(0)?, call.dims(1)?);
+    let axis = call.int("axis").unwrap_or(-2);
+    let axis = usize::try_from(axis.rem_euclid(cache.len().max(1) as i64)).ok()?;
+    call.demands.at_most(new.get(axis)?, cache.get(axis)?);
+    Some(())
 }
 
 fn table(call: &Call<'_>) -> Option<()> {

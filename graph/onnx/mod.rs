@@ -17,6 +17,6 @@ mod write;
 
 pub use error::{ReadError, ReadErrorKind};
 pub use import::{attribute_defaults, function};
-pub use read::{read, read_bytes, read_text};
+pub use read::{is_text, read, read_bytes, read_text};
 pub use source::SourceFile;
 pub use write::{Parts, WriteError, WriteOptions, Written, to_bytes, to_parts, to_proto, write};

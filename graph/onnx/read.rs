@@ -24,7 +24,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Model, ReadError> {
             _ => PathBuf::from("."),
         };
         let (data, source) = map(path)?;
-        if path.extension().is_some_and(|e| e == "onnxtxt") {
+        if is_text(path) {
             let text = std::str::from_utf8(&data)
                 .map_err(|e| ReadErrorKind::NotOnnx(format!("ONNX text must be UTF-8: {e}")))?;
             let mut model = from_text(text, Some(folder))?;
@@ -46,6 +46,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<Model, ReadError> {
             kind,
         }),
     }
+}
+
+/// Whether a file of this name is ONNX text, which kiln alone reads.
+pub fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "onnxtxt")
 }
 
 /// Reads an encoded model from memory; external data is looked for in `folder`.

@@ -12,3 +12,4 @@ mod moved;
 pub mod raise_opset;
 pub mod split_transposed_conv;
 pub mod symmetrize_qdq;
+pub mod written_caches;

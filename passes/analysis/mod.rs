@@ -4,4 +4,6 @@ pub mod attention;
 pub(crate) mod broadcast;
 pub mod census;
 pub mod mask;
+pub(crate) mod norm_readers;
+pub(crate) mod plane;
 pub mod view;

@@ -272,6 +272,28 @@ impl View {
     /// Writes the view with as few nodes as it takes. Gives the value and the number of nodes; `None` where a shape is
     /// not known well enough to be written as a constant.
     pub fn emit(&self, g: &Graph, patch: &mut Patch) -> Option<(Ref, usize)> {
+        let kept = self.with_ones();
+        let count = |view: &View| Some(view.write(g, &mut Patch::new())?.1);
+        let fewer = count(&kept).is_some_and(|k| count(self).is_none_or(|n| k < n));
+        if fewer { &kept } else { self }.write(g, patch)
+    }
+
+    /// Dimensions of size 1 as atoms, as far as both sides have them. A batch of one is then moved like any other, and need
+    /// not be taken away and put back.
+    fn with_ones(&self) -> View {
+        let mut view = self.clone();
+        let empty = |dims: &[Vec<Atom>]| -> Vec<usize> {
+            (0..dims.len()).filter(|&k| dims[k].is_empty()).collect()
+        };
+        for (from, to) in empty(&self.from).into_iter().zip(empty(&self.dims)) {
+            let one = view.atom(Expr::from(1));
+            view.from[from].push(one);
+            view.dims[to].push(one);
+        }
+        view
+    }
+
+    fn write(&self, g: &Graph, patch: &mut Patch) -> Option<(Ref, usize)> {
         let mut view = self.clone();
         let mut count = 0;
         let mut at = Ref::Old(view.source);

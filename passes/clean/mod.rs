@@ -4,6 +4,7 @@ pub mod deduplicate;
 pub mod eliminate_dead;
 pub mod eliminate_noop;
 pub mod expand_einsum;
+pub mod join_slices;
 pub mod merge_chains;
 pub mod merge_views;
 pub mod normalize_axes;

@@ -1,6 +1,7 @@
 //! Products of flattened activations become products of the activations themselves.
 
-use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ops};
+use kiln_graph::infer::{Expr, Facts};
+use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::analysis::view::View;
 use crate::core::pass::{Context, Exactness, Miss};
@@ -21,7 +22,7 @@ impl Rule for UnflattenGemm {
 
     fn details(&self) -> String {
         "`Reshape(x, {-1, 768})`, Gemm, Reshape back to [batch, seq, n] becomes `Add(MatMul(x, w), bias)`, the spelling \
-         of a linear layer that the other passes know. A transposed constant weight is transposed once, here."
+         of a linear layer that the other passes know. A batch of one is found by what the result is reshaped to. A transposed constant weight is transposed once, here."
             .into()
     }
 
@@ -55,15 +56,21 @@ impl Rule for UnflattenGemm {
         let [rows, columns] = view.dims.as_slice() else {
             return Err(Miss::at(a, 1, "it is no matrix"));
         };
-        if rows.len() < 2 {
-            return Err(Miss::at(a, 1, "its rows are no flattened dimensions"));
+        if rows.len() >= 2 {
+            let (rows, columns) = (rows.clone(), columns.clone());
+            let rows = rows.iter().map(|&atom| vec![atom]);
+            view.dims = rows.chain([columns]).collect();
+        } else {
+            let wanted = unflattened(g, &cx.facts, output).filter(|_| !view.nodes.is_empty());
+            let columns = view.product(columns);
+            let wanted = wanted.zip(columns).map(|(mut rows, columns)| {
+                rows.push(columns);
+                rows
+            });
+            wanted
+                .and_then(|dims| view.regroup(&dims))
+                .ok_or_else(|| Miss::at(a, 1, "its rows are no flattened dimensions"))?;
         }
-        let (rows, columns) = (rows.clone(), columns.clone());
-        view.dims = rows
-            .iter()
-            .map(|&atom| vec![atom])
-            .chain([columns])
-            .collect();
         let mut patch = Patch::new();
         let (x, _) = (view.emit(g, &mut patch)).ok_or_else(|| {
             Miss::at(
@@ -96,4 +103,18 @@ impl Rule for UnflattenGemm {
         patch.replace(output, flat);
         Ok(patch)
     }
+}
+
+/// The sizes of all dimensions but the last, of what is made of a matrix again.
+fn unflattened(g: &Graph, facts: &Facts, matrix: ValueId) -> Option<Vec<Expr>> {
+    let [usage] = g.value(matrix).uses() else {
+        return None;
+    };
+    let reshape = g.node(usage.node);
+    let made = reshape
+        .sole_output()
+        .filter(|_| reshape.op().is("Reshape"))?;
+    let (last, rows) = facts.dims(made)?.split_last()?;
+    let same = facts.dims(matrix)?.last() == Some(last) && rows.len() >= 2;
+    (same && !g.value(matrix).is_output()).then(|| rows.to_vec())
 }

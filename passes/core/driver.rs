@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use kiln_graph::verify::{Finding, Phase, verify_model};
 use kiln_graph::{Model, infer};
 
+use super::gone::Results;
 use super::pass::{Context, Exactness, Pass, PassFailure};
 
 /// A step of a pipeline.
@@ -33,6 +34,8 @@ pub struct PassReport {
     pub elapsed: Duration,
     pub nodes_before: usize,
     pub nodes_after: usize,
+    /// Nodes of the model as it was given that are gone, by their results: another node of the operator may have taken a name over.
+    pub removed: Vec<String>,
 }
 
 /// The pipeline stopped.
@@ -92,6 +95,7 @@ pub fn run(
     if !found.is_empty() {
         return Err(PassError::Malformed { findings: found });
     }
+    let mut given = Results::of(&model.graph);
     let mut reports = Vec::new();
     for step in steps {
         let pass = match step {
@@ -135,6 +139,10 @@ pub fn run(
             elapsed: start.elapsed(),
             nodes_before,
             nodes_after: count_nodes(model),
+            removed: match changed {
+                true => given.gone(&model.graph),
+                false => Vec::new(),
+            },
         };
         after(&report, model);
         reports.push(report);

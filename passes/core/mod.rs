@@ -3,6 +3,7 @@
 pub mod driver;
 pub mod expand;
 pub mod fusion;
+mod gone;
 pub mod kernels;
 pub mod local;
 pub mod options;

@@ -24,15 +24,23 @@ enum Step {
     Node {
         op: Op,
         inputs: Vec<Option<Ref>>,
-        outputs: Vec<Ref0>,
+        outputs: Vec<Option<Ref0>>,
         attrs: Attrs,
-        /// It stands for the root, under its name.
-        again: bool,
+        stands_for: StandsFor,
     },
 }
 
 /// Index of a value that the patch makes.
 type Ref0 = usize;
+
+/// Which node's name a new one gets.
+#[derive(Clone, Copy, Debug)]
+enum StandsFor {
+    /// The root's, with the operator behind it where the patch makes several nodes.
+    Part,
+    Root,
+    Other(NodeId),
+}
 
 /// New nodes and replacements; applying it is the driver's business.
 #[derive(Debug, Default)]
@@ -89,12 +97,41 @@ impl Patch {
         outputs: usize,
         attrs: Attrs,
     ) -> Vec<Ref> {
-        self.push(op, inputs.into_iter().collect(), outputs, attrs, false)
+        let inputs = inputs.into_iter().collect();
+        self.push(op, inputs, outputs, attrs, StandsFor::Part)
+    }
+
+    /// A node with optional inputs that gives only the outputs at these places.
+    pub fn node_giving(
+        &mut self,
+        op: Op,
+        inputs: impl IntoIterator<Item = Option<Ref>>,
+        places: &[usize],
+        attrs: Attrs,
+    ) -> Vec<Ref> {
+        let count = places.iter().max().map_or(0, |last| last + 1);
+        let inputs = inputs.into_iter().collect();
+        let all = self.push(op, inputs, count, attrs, StandsFor::Part);
+        if let Some(Step::Node { outputs, .. }) = self.steps.last_mut() {
+            let left = outputs.iter_mut().enumerate();
+            left.filter(|(k, _)| !places.contains(k))
+                .for_each(|(_, output)| *output = None);
+        }
+        places.iter().map(|&k| all[k]).collect()
     }
 
     /// The root again on other inputs, with its name, operator and number of outputs.
     pub fn again(&mut self, root: &Node, inputs: Vec<Option<Ref>>, attrs: Attrs) -> Vec<Ref> {
-        self.push(root.op(), inputs, root.outputs().len(), attrs, true)
+        let outputs = root.outputs().len();
+        self.push(root.op(), inputs, outputs, attrs, StandsFor::Root)
+    }
+
+    /// Another node than the root again on other inputs, with its name, operator, attributes and one output.
+    pub fn remade(&mut self, g: &Graph, id: NodeId, inputs: impl IntoIterator<Item = Ref>) -> Ref {
+        let node = g.node(id);
+        let inputs = inputs.into_iter().map(Some).collect();
+        let stands_for = StandsFor::Other(id);
+        self.push(node.op(), inputs, 1, node.attrs().clone(), stands_for)[0]
     }
 
     fn push(
@@ -103,16 +140,17 @@ impl Patch {
         inputs: Vec<Option<Ref>>,
         outputs: usize,
         attrs: Attrs,
-        again: bool,
+        stands_for: StandsFor,
     ) -> Vec<Ref> {
-        let outputs: Vec<usize> = (0..outputs).map(|_| self.make()).collect();
-        let refs = outputs.iter().map(|&k| Ref::New(k)).collect();
+        let made: Vec<usize> = (0..outputs).map(|_| self.make()).collect();
+        let refs = made.iter().map(|&k| Ref::New(k)).collect();
+        let outputs = made.into_iter().map(Some).collect();
         self.steps.push(Step::Node {
             op,
             inputs,
             outputs,
             attrs,
-            again,
+            stands_for,
         });
         refs
     }
@@ -176,23 +214,31 @@ impl Patch {
                     inputs,
                     outputs,
                     attrs,
-                    again,
+                    stands_for,
                 } => {
                     let inputs: Inputs = (inputs.into_iter())
                         .map(|r| r.and_then(|r| resolve(&made, r)))
                         .collect();
-                    let label = match (name.as_str(), many && !again) {
+                    let label = match (name.as_str(), stands_for) {
+                        (_, StandsFor::Other(id)) => g.node(id).name().to_string(),
                         ("", _) => String::new(),
-                        (name, true) => format!("{name}/{}", op.name()),
-                        (name, false) => name.to_string(),
+                        (name, StandsFor::Part) if many => format!("{name}/{}", op.name()),
+                        (name, _) => name.to_string(),
                     };
-                    let id = g.add_node(op, &label, inputs, outputs.len(), attrs);
-                    for (key, value) in &metadata {
-                        g.notes_mut(id).set(key, value.clone());
+                    let names: Vec<Option<&str>> = outputs.iter().map(|o| o.map(|_| "")).collect();
+                    let id = g.add_node_named(op, &label, inputs, &names, attrs);
+                    let metadata = match stands_for {
+                        StandsFor::Other(old) => g.node(old).notes().metadata().to_vec(),
+                        _ => metadata.clone(),
+                    };
+                    for (key, value) in metadata {
+                        g.notes_mut(id).set(&key, value);
                     }
                     g.notes_mut(id).set("kiln.pass", pass.to_string());
                     for (k, at) in outputs.into_iter().enumerate() {
-                        made[at] = g.node(id).output(k);
+                        if let Some(at) = at {
+                            made[at] = g.node(id).output(k);
+                        }
                     }
                 }
             }

@@ -237,7 +237,7 @@ impl Matcher<'_> {
             let (want, have) = (wanted.number, reading.number);
             if (want - have).abs() > reading.off * want.abs() {
                 self.miss(&m, v, || {
-                    format!("its factor is {}, not {}", have as f32, want as f32)
+                    format!("it multiplies by {}, not by {}", number(have), number(want))
                 });
                 continue;
             }
@@ -393,5 +393,20 @@ fn show(t: &Tensor) -> String {
         (Some(v), _) => v.to_string(),
         (_, Some(v)) => v.to_string(),
         _ => format!("{}{:?}", t.dtype(), t.dims()),
+    }
+}
+
+/// A factor as a reader would look for it in the graph: as the divisor, where that is the shorter number, and as both where
+/// neither is short.
+fn number(factor: f64) -> String {
+    const SHORT: usize = 9;
+    let (plain, inverse) = (
+        (factor as f32).to_string(),
+        ((1.0 / factor) as f32).to_string(),
+    );
+    match (plain.len() < SHORT, inverse.len() < SHORT) {
+        (true, _) => plain,
+        (false, true) => format!("1/{inverse}"),
+        (false, false) => format!("{plain} (1/{inverse})"),
     }
 }

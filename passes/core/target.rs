@@ -41,6 +41,9 @@ pub struct Facts {
     pub nbits_product: Option<Native>,
     /// Forms of attention by the type of its operands; what is not here goes fastest as [`AttentionForm::Products`].
     pub attention: &'static [(DType, AttentionForm)],
+    /// Types in which ONNX's own Attention goes fastest where heads of queries share keys, or where it joins keys and values with
+    /// those of earlier steps. The model is raised to its operator set for that.
+    pub standard_attention: &'static [DType],
 
     // Attention.
     /// The two products of attention become one kernel with all that is computed on the scores between them, so that
@@ -61,6 +64,13 @@ pub struct Facts {
     pub narrow_statistics: bool,
     /// It joins a residual sum and a norm by itself into a kernel that is slower than the two.
     pub skip_norm_is_slow: bool,
+    /// Layer and RMS normalization take operands of 16 bits and compute their statistics in FP32, so that they may be narrowed.
+    pub half_norms: bool,
+    /// Types of com.microsoft's SkipLayerNormalization and SkipSimplifiedLayerNormalization, which take in the residual sum in front
+    /// of a norm and the bias of what is added.
+    pub skip_norms: &'static [DType],
+    /// Types of com.microsoft's BiasGelu and FastGelu, which take in the bias in front of the activation.
+    pub biased_gelu: &'static [DType],
 
     // Products.
     /// One product with packed weights and a Split beats the products it replaces.
@@ -95,6 +105,12 @@ pub struct Facts {
     pub confuses_shared_weights: bool,
     /// A product that reads the heads of attention where they lie has its INT4 weight written in floats by a kernel of its own.
     pub dequantizes_apart: bool,
+
+    // Caches.
+    /// A cache that is written into is an input, and an output in the same memory: nothing is cast between them.
+    pub binds_caches: bool,
+    /// Attention over such a cache is the standard operator, which reads it where it is; two products read a copy of it.
+    pub attends_to_caches: bool,
 
     // Shapes.
     /// Results of an If whose branches differ in a size are vectors.

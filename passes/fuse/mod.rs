@@ -14,6 +14,7 @@ pub mod fuse_swish;
 mod half_table;
 pub mod move_value_bias;
 pub mod sink_query_bias;
+pub mod weigh_biases;
 
 use kiln_graph::{Dim, Graph};
 

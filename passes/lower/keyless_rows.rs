@@ -4,7 +4,7 @@
 //! scores above 16 their differences, and a fused kernel adds the mask in FP32, where they keep all of them.
 
 use kiln_graph::ops::Keyless;
-use kiln_graph::{Attrs, DType, ValueId};
+use kiln_graph::{Attrs, DType, Tensor, ValueId};
 
 use super::lower_attention::Lower;
 use crate::core::patch::Ref;
@@ -55,7 +55,10 @@ impl Lower<'_, '_> {
         if self.told(Keyless::Shifted).is_none() {
             return bias.into();
         }
-        let most = self.most(bias);
+        let mut most = self.most(bias);
+        if self.dtype == DType::BF16 {
+            most = self.cast(most, DType::BF16);
+        }
         self.node("Sub", &[bias.into(), most], Attrs::new())
     }
 
@@ -93,15 +96,29 @@ impl Lower<'_, '_> {
     }
 
     /// Whether a row has a bias above `limit`, as [batch, heads, queries, 1].
-    fn above(&mut self, bias: ValueId, limit: f64) -> Ref {
+    pub(super) fn above(&mut self, bias: ValueId, limit: f64) -> Ref {
         let most = self.most(bias);
-        let limit = self.number(limit);
+        let limit = match self.dtype {
+            DType::BF16 => self.patch.constant(Tensor::scalar(limit as f32)),
+            _ => self.number(limit),
+        };
         self.node("Greater", &[most, limit], Attrs::new())
     }
 
+    /// What is added to the key of each row that is hidden least; of BF16 in FP32, as ONNX Runtime's providers have no kernels that
+    /// compare or look for the largest in BF16.
     fn most(&mut self, bias: ValueId) -> Ref {
-        let axes = self.patch.constant(kiln_graph::Tensor::vector(&[-1i64]));
+        let at = match self.dtype {
+            DType::BF16 => self.cast(bias.into(), DType::F32),
+            _ => bias.into(),
+        };
+        let axes = self.patch.constant(Tensor::vector(&[-1i64]));
         let keep = Attrs::new().with("keepdims", 1i64);
-        self.node("ReduceMax", &[bias.into(), axes], keep)
+        self.node("ReduceMax", &[at, axes], keep)
+    }
+
+    fn cast(&mut self, at: Ref, to: DType) -> Ref {
+        let to = Attrs::new().with("to", i64::from(to.to_onnx()));
+        self.node("Cast", &[at], to)
     }
 }

@@ -4,6 +4,7 @@ use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId};
 
 use super::packed_projections::Packed;
+use super::standard_attention;
 use crate::analysis::view::{View, declared};
 use crate::core::expand::number;
 use crate::core::local::Local;
@@ -13,9 +14,10 @@ use crate::core::target::{AttentionForm, microsoft};
 
 pub static LOWER_ATTENTION: Local = Local {
     name: "lower-attention",
-    about: "write attention as the target takes it: MultiHeadAttention, or MatMul-Softmax-MatMul",
-    why: "ONNX Runtime takes MultiHeadAttention of com.microsoft, whose operands are [batch, seq, heads · size]. What it does \
-         not take (a cap on the scores, grouped queries), TensorRT and plain ONNX get the two products with the scale on the \
+    about: "write attention as the target takes it: Attention, MultiHeadAttention, or MatMul-Softmax-MatMul",
+    why: "ONNX Runtime takes MultiHeadAttention of com.microsoft, whose operands are [batch, seq, heads · size], and ONNX's own \
+         Attention where queries share heads of keys, or keys and values are joined with those of earlier steps, which it does \
+         itself. What neither takes (a cap on the scores), TensorRT and plain ONNX get the two products with the scale on the \
          query. TensorRT makes one kernel of them and of all that is computed on the scores between them, where the standard \
          Attention costs it another one for the mask and one behind the result. Rows whose keys are all hidden give zeros \
          where the original guards them, and what the original gives elsewhere: in half precision, where a mask does not \
@@ -39,16 +41,25 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         patch: Patch::new(),
         dtype: g.value(q).ty().dtype().unwrap_or(DType::F32),
     };
-    let one = match cx.target.facts.attention_over(lower.dtype) {
-        // No operator of a target gives these.
-        _ if lower.attention.probabilities().is_some() => None,
-        AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
-        AttentionForm::Products => None,
-    };
+    let facts = cx.target.facts;
+    let standard = facts.standard_attention.contains(&lower.dtype)
+        && g.opset() >= standard_attention::SINCE
+        && standard_attention::wanted(g, &lower.attention);
+    let mut one = standard.then(|| lower.standard(q, k, v)).flatten();
+    if one.is_none() {
+        // What was made for a form that did not fit is not part of the change.
+        lower.patch = Patch::new();
+        one = match facts.attention_over(lower.dtype) {
+            // No operator of a target gives these.
+            _ if lower.attention.probabilities().is_some() => None,
+            _ if facts.attends_to_caches && lower.is_cached(k, v) => lower.cached(q, k, v),
+            AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
+            AttentionForm::Products => None,
+        };
+    }
     let made = match one {
         Some(made) => made,
         None => {
-            // What was made for the form that did not fit is not part of the change.
             lower.patch = Patch::new();
             let (weights, made) = lower.products(q, k, v)?;
             if let Some(wanted) = lower.attention.probabilities() {
@@ -85,8 +96,12 @@ struct Projected {
     bias: Option<Tensor>,
 }
 
-fn zeros(width: i64) -> Option<Tensor> {
-    Some(Tensor::vector(&vec![0f32; declared(width)?]))
+fn zeros(width: i64, dtype: DType) -> Option<Tensor> {
+    let zeros = Tensor::vector(&vec![0f32; declared(width)?]);
+    match dtype {
+        DType::F32 => Some(zeros),
+        narrow => zeros.narrowed(narrow),
+    }
 }
 
 pub(super) struct Lower<'a, 'c> {
@@ -104,8 +119,28 @@ impl Lower<'_, '_> {
             .constant(t.unwrap_or_else(|| Tensor::scalar(value as f32)))
     }
 
-    fn size(&self, v: ValueId, axis: usize) -> Option<i64> {
+    pub(super) fn size(&self, v: ValueId, axis: usize) -> Option<i64> {
         self.cx.facts.dims(v)?.get(axis)?.as_i64()
+    }
+
+    /// Whether keys and values are caches that new ones were written into.
+    fn is_cached(&self, k: ValueId, v: ValueId) -> bool {
+        let written = |v| self.g.producer_if(v, "TensorScatter").is_some();
+        self.g.opset() >= 24 && written(k) && written(v)
+    }
+
+    /// The standard Attention, which reads caches where they are, whatever number of queries shares a head.
+    fn cached(&mut self, q: ValueId, k: ValueId, v: ValueId) -> Option<Ref> {
+        if self.attention.softcap() != 0.0 || self.attention.is_causal() {
+            return None;
+        }
+        let mut inputs = vec![Ref::Old(q), Ref::Old(k), Ref::Old(v)];
+        if let Some(bias) = self.attention.bias() {
+            inputs.push(self.full_bias(bias.into(), q, k)?);
+        }
+        let attrs = Attrs::new().with("scale", self.attention.scale());
+        let made = self.node("Attention", &inputs, attrs);
+        Some(self.guard(made))
     }
 
     pub(super) fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
@@ -152,7 +187,7 @@ impl Lower<'_, '_> {
                 }
             }));
             let offset = projected.and_then(|p| p.bias).filter(|_| view.is_some());
-            offsets.push(offset.or_else(|| zeros(width))?);
+            offsets.push(offset.or_else(|| zeros(width, self.dtype))?);
         }
         let mut attrs = Attrs::new()
             .with("num_heads", heads)
@@ -271,7 +306,7 @@ impl Lower<'_, '_> {
     }
 
     /// The bias as [batch or 1, heads or 1, queries, keys]: MultiHeadAttention broadcasts the first two only.
-    fn full_bias(&mut self, bias: Ref, q: ValueId, k: ValueId) -> Option<Ref> {
+    pub(super) fn full_bias(&mut self, bias: Ref, q: ValueId, k: ValueId) -> Option<Ref> {
         let facts = &self.cx.facts;
         let dims = facts.dims(self.attention.bias()?)?;
         let (queries, keys) = (

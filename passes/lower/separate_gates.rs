@@ -23,8 +23,8 @@ impl Rule for SeparateGates {
 
     fn details(&self) -> String {
         "`Mul(f(MatMul(x, wg)), MatMul(x, wu))` (SwiGLU, GeGLU, GLU) becomes `Mul(f(MatMul(x, wg)), \
-         Squeeze(MatMul(Unsqueeze(x), wu)))` with a row of its own for each token; one product with packed weights and a Split, or two Slices, becomes the two first. TensorRT packs \
-         products of one input, writes both halves, and reads them again in a kernel for the gate. Of products over different \
+         Squeeze(MatMul(Unsqueeze(x), wu)))` with a row of its own for each token; one product with packed weights and a Split becomes \
+         the two first. TensorRT packs products of one input, writes both halves, and reads them again in a kernel for the gate. Of products over different \
          shapes it makes the gate part of the second: as many kernels, and for a width of 4 hidden sizes a quarter fewer bytes \
          moved (measured by the builder's list of kernels, TensorRT for RTX 1.7.1)."
             .into()
@@ -195,23 +195,6 @@ impl Half {
         let all = g.value(of).ty().shape()?.last()?.known()?;
         let uses = g.value(of).uses();
         (!g.value(of).is_output()).then_some(())?;
-        if let Some((start, width)) = slice(g, id) {
-            let [a, b] = uses else { return None };
-            let other = if a.node == id { b.node } else { a.node };
-            let (at, rest) = slice(g, other)?;
-            let (first, second) = if start <= at {
-                ((start, width), at)
-            } else {
-                ((at, rest), start)
-            };
-            let whole = first.0 == 0 && first.1 == second && width + rest == all;
-            return whole.then_some(Half {
-                of,
-                start,
-                width,
-                all,
-            });
-        }
         let split = ops::Split::of(g, id)?;
         let rank = g.value(of).ty().rank()?;
         (ops::resolve_axis(split.axis(), rank) == Some(rank - 1) && uses.len() == 1)
@@ -229,25 +212,6 @@ impl Half {
             all,
         })
     }
-}
-
-/// Start and width of a Slice of the last axis alone.
-fn slice(g: &Graph, id: NodeId) -> Option<(usize, usize)> {
-    let slice = ops::Slice::of(g, id)?;
-    let shape = g.value(slice.input(0)?).ty().shape()?;
-    let all = shape.last()?.known()?;
-    let ranges = slice.ranges()?;
-    let [range] = ranges.as_slice() else {
-        return None;
-    };
-    let last = ops::resolve_axis(range.axis, shape.len()) == Some(shape.len() - 1);
-    let place = |at: i64| match usize::try_from(at) {
-        Ok(at) => Some(at.min(all)),
-        Err(_) => all.checked_sub(usize::try_from(at.unsigned_abs()).ok()?),
-    };
-    let (start, end) = (place(range.start)?, place(range.end)?);
-    let width = end.checked_sub(start).filter(|&n| n > 0)?;
-    (last && range.step == 1).then_some((start, width))
 }
 
 fn is_sole(g: &Graph, v: ValueId) -> bool {

@@ -1,5 +1,5 @@
-//! ONNX Runtime's CUDA provider, with its `com.microsoft` operators. Types are those of the kernels that ONNX Runtime 1.24 registers
-//! (its `docs/OperatorKernels.md`), not checked against the release that kiln is tested with. Nothing here has been timed on a GPU.
+//! ONNX Runtime's CUDA provider, with its `com.microsoft` operators. Types are held against the kernels that it registers
+//! ([`super::cuda_kernels`]). Nothing here has been timed on a GPU.
 
 use kiln_graph::DType;
 
@@ -48,6 +48,8 @@ pub static FACTS: Facts = Facts {
         (DType::F16, AttentionForm::MultiHead { projects: false }),
         (DType::BF16, AttentionForm::MultiHead { projects: false }),
     ],
+    // GroupQueryAttention has no kernel of FP32 and refuses several rows of several tokens behind a cache.
+    standard_attention: THREE_FLOATS,
 
     joins_attention: false,
     computes_positions_apart: false,
@@ -58,6 +60,9 @@ pub static FACTS: Facts = Facts {
     narrow_statistics: false,
     // SkipLayerNormalization has a kernel of its own.
     skip_norm_is_slow: false,
+    half_norms: true,
+    skip_norms: THREE_FLOATS,
+    biased_gelu: FLOATS,
 
     packs_projections: true,
     packs_products: false,
@@ -77,7 +82,58 @@ pub static FACTS: Facts = Facts {
     confuses_shared_weights: false,
     dequantizes_apart: false,
 
+    binds_caches: false,
+    attends_to_caches: false,
+
     flattens_branches: false,
     needs_sizes_of_eye_like: false,
     spreads_offsets: false,
 };
+
+#[cfg(test)]
+mod tests {
+    use kiln_graph::Op;
+
+    use super::FACTS;
+    use crate::core::target::{AttentionForm, MICROSOFT, Native};
+    use crate::targets::cuda_kernels;
+    use kiln_graph::DType;
+
+    fn held(domain: &str, name: &str, types: &[DType]) {
+        // No type of its own: every one that its schema has a kernel for.
+        let types = if types.is_empty() {
+            super::THREE_FLOATS
+        } else {
+            types
+        };
+        for &dtype in types {
+            let op = Op::new(domain, name);
+            assert!(cuda_kernels::takes(op, dtype), "{op} of {}", dtype.name());
+        }
+    }
+
+    #[test]
+    fn every_operator_that_is_written_has_a_kernel_in_its_types() {
+        let native = |n: &Native| held(n.domain, n.name, n.dtypes);
+        let norms = [&FACTS.swish, &FACTS.rms_norm, &FACTS.nbits_product];
+        norms.into_iter().flatten().for_each(native);
+        FACTS.rotary.iter().for_each(|(n, _)| native(n));
+        for (dtype, form) in FACTS.attention {
+            assert_eq!(*form, AttentionForm::MultiHead { projects: false });
+            held(MICROSOFT, "MultiHeadAttention", &[*dtype]);
+        }
+        held("", "Attention", FACTS.standard_attention);
+        for name in ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"] {
+            held(MICROSOFT, name, FACTS.skip_norms);
+        }
+        for name in ["BiasGelu", "FastGelu"] {
+            held(MICROSOFT, name, FACTS.biased_gelu);
+        }
+        // Norms that stay in half precision.
+        held("", "LayerNormalization", super::THREE_FLOATS);
+        assert!(!cuda_kernels::takes(
+            Op::new(MICROSOFT, "GroupQueryAttention"),
+            DType::F32
+        ));
+    }
+}

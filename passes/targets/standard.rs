@@ -15,6 +15,7 @@ pub static FACTS: Facts = Facts {
     group_norm: None,
     nbits_product: None,
     attention: &[],
+    standard_attention: &[],
 
     joins_attention: false,
     computes_positions_apart: false,
@@ -24,6 +25,9 @@ pub static FACTS: Facts = Facts {
 
     narrow_statistics: false,
     skip_norm_is_slow: false,
+    half_norms: false,
+    skip_norms: &[],
+    biased_gelu: &[],
 
     packs_projections: true,
     packs_products: false,
@@ -41,6 +45,9 @@ pub static FACTS: Facts = Facts {
     wants_whole_blocks: false,
     confuses_shared_weights: false,
     dequantizes_apart: false,
+
+    binds_caches: false,
+    attends_to_caches: false,
 
     flattens_branches: false,
     needs_sizes_of_eye_like: false,

@@ -37,6 +37,7 @@ pub static FACTS: Facts = Facts {
     nbits_product: None,
     // It finds them by itself.
     attention: &[],
+    standard_attention: &[],
 
     joins_attention: true,
     // T5's encoder has 16 kernels instead of 17.
@@ -52,6 +53,9 @@ pub static FACTS: Facts = Facts {
     // Whatever `stash_type` says.
     narrow_statistics: true,
     skip_norm_is_slow: false,
+    half_norms: false,
+    skip_norms: &[],
+    biased_gelu: &[],
 
     packs_projections: true,
     packs_products: true,
@@ -75,6 +79,9 @@ pub static FACTS: Facts = Facts {
     // Its builder crashes.
     confuses_shared_weights: true,
     dequantizes_apart: true,
+
+    binds_caches: true,
+    attends_to_caches: true,
 
     // Its builder stops at other ones beside another dynamic size.
     flattens_branches: true,

@@ -47,6 +47,8 @@ pub enum InputKind {
     },
     /// These, again and again: what a number selects.
     Values(Vec<f64>),
+    /// Uniform among these: numbers that the graph compares with, and their neighbours.
+    OneOf(Vec<f64>),
     /// These texts, again and again: what a text selects.
     Texts(Vec<Bytes>),
     /// Places on an axis of that length: each of them once, as far as there is room, and then uniform.
@@ -323,8 +325,12 @@ fn numbers(
             };
             Box::new(move |i| Number::Int(padding.tokens(i) as i128))
         }
-        InputKind::Values(values) if values.is_empty() => {
+        InputKind::Values(values) | InputKind::OneOf(values) if values.is_empty() => {
             return Err("no value can be taken".to_owned());
+        }
+        InputKind::OneOf(values) => {
+            let count = values.len() as u64;
+            Box::new(move |_| Number::Float(values[random.below(count) as usize]))
         }
         InputKind::Values(values) => Box::new(move |i| Number::Float(values[i % values.len()])),
         InputKind::Levels(low, high) => {

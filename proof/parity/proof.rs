@@ -118,39 +118,50 @@ impl Traits {
             empty: tensor.is_empty(),
             finite,
             uniform,
-            fingerprint: fingerprint(tensor),
+            fingerprint: fingerprint(tensor, uniform),
         }
     }
 }
 
-/// Of all elements: that of [`Tensor::fingerprint`] is of samples.
-fn fingerprint(tensor: &Tensor) -> u64 {
+/// Of all elements: that of [`Tensor::fingerprint`] is of samples. Zeros of both signs are the same where there is nothing else.
+fn fingerprint(tensor: &Tensor, uniform: bool) -> u64 {
     let mut hasher = FxHasher::default();
     tensor.dims().hash(&mut hasher);
-    match tensor.strings() {
-        Some(strings) => strings.hash(&mut hasher),
-        None => tensor.bytes().hash(&mut hasher),
+    match (tensor.strings(), Floats::of(tensor)) {
+        (Some(strings), _) => strings.hash(&mut hasher),
+        (None, Some(floats)) if uniform => pieces(&floats, |piece| {
+            piece
+                .iter()
+                .for_each(|v| (v + 0.0).to_bits().hash(&mut hasher));
+            true
+        }),
+        _ => tensor.bytes().hash(&mut hasher),
     }
     hasher.finish()
 }
 
-/// Whether a number is finite, and whether all that are equal the first.
-fn of_floats(floats: &Floats) -> (bool, bool) {
+/// Goes over all numbers, as long as that is asked for.
+fn pieces(floats: &Floats, mut each: impl FnMut(&[f64]) -> bool) {
     const CHUNK: usize = 8 * 1024;
     let mut piece = [0.0; CHUNK];
-    let mut first: Option<f64> = None;
     for start in (0..floats.len()).step_by(CHUNK) {
         let size = CHUNK.min(floats.len() - start);
         floats.read(start, &mut piece[..size]);
-        for v in piece[..size].iter().filter(|v| v.is_finite()) {
-            match first {
-                None => first = Some(*v),
-                Some(first) if first != *v => return (true, false),
-                Some(_) => {}
-            }
+        if !each(&piece[..size]) {
+            return;
         }
     }
-    (first.is_some(), true)
+}
+
+/// Whether a number is finite, and whether all that are equal the first.
+fn of_floats(floats: &Floats) -> (bool, bool) {
+    let (mut first, mut uniform) = (None, true);
+    pieces(floats, |piece| {
+        let mut finite = piece.iter().filter(|v| v.is_finite());
+        uniform = finite.all(|v| *first.get_or_insert(*v) == *v);
+        uniform
+    });
+    (first.is_some(), uniform)
 }
 
 #[cfg(test)]
@@ -165,6 +176,9 @@ mod tests {
         let same = traits(&[2.0, f32::NAN, 2.0]);
         assert!(same.finite && same.uniform);
         assert!(!traits(&[2.0, 2.5]).uniform && !traits(&[]).finite);
+        let zeros = |v: &[f32]| traits(v).fingerprint;
+        assert_eq!(zeros(&[0.0, -0.0]), zeros(&[-0.0, 0.0]));
+        assert_ne!(zeros(&[0.0, f32::INFINITY]), zeros(&[f32::INFINITY, 0.0]));
         let ints = |v: &[i64]| Traits::of(&Tensor::vector(v));
         assert!(ints(&[0, 0]).uniform && ints(&[0, 0]).finite && !ints(&[0, 1]).uniform);
         assert_ne!(ints(&[0, 1]).fingerprint, ints(&[1, 0]).fingerprint);

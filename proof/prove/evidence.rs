@@ -34,35 +34,61 @@ struct Seen {
 /// Other inputs for the shapes of a case.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
-    /// At the smallest case, or at the largest of few elements.
-    pub smallest: bool,
+    pub at: At,
     /// Changes inputs that select, and masks and positions, which a seed does not change.
     wild: bool,
     /// Changes floats alone: sizes and the like stay as they are where only they run.
     floats: bool,
+    /// Lets whole numbers of no known meaning be large ones.
+    far: bool,
     /// Added to the seed of the cases.
     seed: u64,
 }
 
+/// Whole numbers of no known meaning stay below this where 0 and 1 show nothing.
+const FAR: i64 = 100;
+
+/// The case whose shapes are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    Smallest,
+    Typical,
+    /// Of those of few elements: what several samples make of each other shows there alone.
+    Largest,
+}
+
+/// Elements of inputs at most, for a run at the largest case.
+pub(super) const FEW: usize = 1 << 16;
+
 /// In this order: the first is all that most models take, and costs one run at the smallest sizes.
-pub(super) const ATTEMPTS: [Attempt; 6] = [
-    Attempt::new(true, false, 1),
-    Attempt::new(true, true, 1),
-    Attempt::new(false, false, 1),
-    Attempt::new(false, true, 2),
-    Attempt::new(false, true, 3),
+pub(super) const ATTEMPTS: [Attempt; 9] = [
+    Attempt::new(At::Smallest, false, 1),
+    Attempt::new(At::Smallest, true, 1),
+    Attempt::new(At::Typical, false, 1),
+    Attempt::new(At::Typical, true, 2),
+    Attempt::new(At::Typical, true, 3),
+    Attempt {
+        far: true,
+        ..Attempt::new(At::Typical, true, 4)
+    },
     Attempt {
         floats: true,
-        ..Attempt::new(false, false, 1)
+        ..Attempt::new(At::Typical, false, 1)
+    },
+    Attempt::new(At::Largest, false, 1),
+    Attempt {
+        far: true,
+        ..Attempt::new(At::Largest, true, 5)
     },
 ];
 
 impl Attempt {
-    const fn new(smallest: bool, wild: bool, seed: u64) -> Attempt {
+    const fn new(at: At, wild: bool, seed: u64) -> Attempt {
         Attempt {
-            smallest,
+            at,
             wild,
             floats: false,
+            far: false,
             seed,
         }
     }
@@ -173,7 +199,7 @@ impl Evidence {
                 ..spec.clone()
             };
             if attempt.wild {
-                spec.kind = wild(&spec, tensor.dims());
+                spec.kind = wild(&spec, tensor.dims(), attempt.far);
             }
             let made = parity::make(&[spec], self.seed.wrapping_add(attempt.seed));
             if let Some((_, made)) = made.ok().and_then(|mut m| m.pop()) {
@@ -226,10 +252,17 @@ fn is_nothing(traits: &Traits) -> bool {
 }
 
 /// Numbers that a seed changes, for an input that has others by its meaning.
-fn wild(spec: &InputSpec, dims: &[usize]) -> InputKind {
+///
+/// `far` lets whole numbers of no known meaning go farther than 0 and 1.
+fn wild(spec: &InputSpec, dims: &[usize], far: bool) -> InputKind {
     let last = dims.last().copied().unwrap_or(1).max(1) as i64;
+    let whole = !spec.dtype.is_float() && spec.dtype != DType::Bool;
     match spec.kind {
-        InputKind::Mask | InputKind::PaddedMask => InputKind::Index { upper: 2 },
+        InputKind::Mask | InputKind::PaddedMask => InputKind::Index {
+            upper: if far && whole { FAR } else { 2 },
+        },
+        InputKind::FarPositions { upper } => InputKind::Index { upper },
+        InputKind::Lengths { most } => InputKind::Index { upper: most + 1 },
         InputKind::Positions => InputKind::Index { upper: last },
         InputKind::Zeros if spec.dtype.is_float() => InputKind::Normal { std: 1.0 },
         InputKind::Zeros if spec.dtype != DType::String => InputKind::Index { upper: 2 },

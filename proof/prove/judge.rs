@@ -4,7 +4,7 @@ use kiln_graph::{Model, Tensor};
 
 use super::Error;
 use super::Reference;
-use super::evidence::ATTEMPTS;
+use super::evidence::{ATTEMPTS, At, FEW};
 use super::margin;
 use super::noise::{self, Noise, PERTURBED, PERTURBED_STEPS};
 use super::ports;
@@ -138,16 +138,18 @@ impl Reference {
         let elements = |c: &Case| c.inputs.iter().map(|(_, t)| t.len()).sum::<usize>();
         let smallest = self.cases.iter().min_by_key(|c| elements(c)).cloned();
         let typical = self.typical().cloned();
+        let few = self.cases.iter().filter(|c| elements(c) <= FEW);
+        let largest = few.max_by_key(|c| elements(c)).cloned();
         for attempt in ATTEMPTS {
             if self.evidence.open().is_empty() {
                 break;
             }
-            let base = if attempt.smallest {
-                &smallest
-            } else {
-                &typical
+            let base = match attempt.at {
+                At::Smallest => &smallest,
+                At::Typical => &typical,
+                At::Largest => &largest,
             };
-            let Some(base) = base else { break };
+            let Some(base) = base else { continue };
             let Some(inputs) = self.evidence.other(base, attempt) else {
                 continue;
             };

@@ -78,7 +78,7 @@ impl Kinds {
             }
             if let Some(end) = wanted.and_then(|w| w.end(point)) {
                 match &mut kind {
-                    InputKind::Places { upper } => *upper = end,
+                    InputKind::Places { upper } | InputKind::Index { upper } => *upper = end,
                     InputKind::Ids(ids) => ids.upper = end.min(ids.upper),
                     _ => {}
                 }
@@ -168,6 +168,7 @@ fn wanted(graph: &Graph, input: ValueId) -> Wanted {
         _ => None,
     };
     let ends = match kind {
+        InputKind::Index { .. } => subject.writes().into_iter().collect(),
         InputKind::Places { .. } | InputKind::Ids(_) => subject.ends(),
         _ => Vec::new(),
     };
@@ -223,6 +224,24 @@ impl Subject<'_> {
         sizes.into_iter().try_fold(1usize, |n, d| n.checked_mul(d?))
     }
 
+    /// Where new tokens are written into a cache, so that all of them fit: below the places that are left, and one.
+    fn writes(&self) -> Option<(Expr, f64, f64)> {
+        let graph = self.graph;
+        let readers = graph.value(self.input).uses().iter();
+        let mut scatters = readers.filter(|u| {
+            let slot = u.slot == kiln_graph::graph::Slot::Input(2);
+            slot && graph.node(u.node).op().is("TensorScatter")
+        });
+        let node = graph.node(scatters.next()?.node);
+        let facts = infer::infer(graph);
+        let cache = facts.dims(node.input(0)?)?;
+        let new = facts.dims(node.input(1)?)?;
+        let axis = node.attrs().int("axis").unwrap_or(-2);
+        let axis = usize::try_from(axis.rem_euclid(cache.len().max(1) as i64)).ok()?;
+        let left = cache.get(axis)?.sub(new.get(axis)?)?;
+        Some((left.add(&Expr::from(1))?, 1.0, 0.0))
+    }
+
     fn named(&self, word: &str) -> bool {
         let name = self.graph.value(self.input).name();
         name.to_ascii_lowercase().contains(word)
@@ -251,6 +270,9 @@ impl Subject<'_> {
 
     fn integers(&self) -> Vec<InputKind> {
         let uses = &self.uses;
+        if self.writes().is_some() {
+            return vec![InputKind::Index { upper: 1 }];
+        }
         if let Some(upper) = uses.table {
             let far = self.named(POSITION) && !uses.open;
             return vec![match far {
@@ -283,11 +305,17 @@ impl Subject<'_> {
         if let Some(argument) = uses.argument {
             return self.argument(argument);
         }
+        if uses.counts && !self.is_single() {
+            return vec![InputKind::Mask];
+        }
         if uses.waves || self.named(POSITION) {
             return vec![match uses.waves && !uses.open {
                 true => InputKind::FarPositions { upper: FAR },
                 false => InputKind::Positions,
             }];
+        }
+        if let Some(turning) = self.turning() {
+            return vec![turning];
         }
         let data = uses.data && rank > 1;
         // Numbers that are scaled down are large ones: samples, milliseconds.
@@ -349,20 +377,28 @@ impl Subject<'_> {
         vec![match rank {
             _ if uses.levels => InputKind::Levels(0, 255),
             _ if self.named("mask") => self.erased().unwrap_or(InputKind::Mask),
+            _ if self.far().is_some() => self.far().unwrap_or(InputKind::Mask),
             0..=2 if self.is_sound() => InputKind::Normal { std: LOUDNESS },
             _ => InputKind::Normal { std: 1.0 },
         }]
     }
 
+    /// Whole numbers around those that the graph compares it with.
+    fn marks(&self) -> Vec<f64> {
+        let all = self.uses.equal.iter().chain(&self.uses.bounds);
+        let around = |x: &f64| [x.floor() - 1.0, x.floor(), x.ceil(), x.ceil() + 1.0];
+        let mut marks: Vec<f64> = all.flat_map(around).collect();
+        marks.sort_unstable_by(f64::total_cmp);
+        marks.dedup();
+        marks
+    }
+
     /// Ids below `upper`, with those on which the graph decides.
     fn ids(&self, upper: i64) -> Ids {
-        let (equal, bounds) = (&self.uses.equal, &self.uses.bounds);
-        let around = |x: &f64| [x.floor() - 1.0, x.floor(), x.ceil(), x.ceil() + 1.0];
-        let marks = equal.iter().chain(bounds).flat_map(around);
+        let equal = &self.uses.equal;
+        let marks = self.marks().into_iter();
         let marks = marks.filter(|m| (0.0..upper as f64).contains(m));
-        let mut marks: Vec<i64> = marks.map(|m| m as i64).collect();
-        marks.sort_unstable();
-        marks.dedup();
+        let marks: Vec<i64> = marks.map(|m| m as i64).collect();
         let hides = |id: f64| effect(self.graph, self.input, id).hides;
         let other = (0..upper)
             .map(|id| id as f64)
@@ -392,7 +428,16 @@ impl Subject<'_> {
         match (zero.hides, one.hides) {
             (true, false) => return Some(InputKind::Mask),
             (false, true) => return Some(masking(0.0, 1.0)),
-            _ => {}
+            (hides, _) => {
+                // Neither 0 nor 1 is the number that tells.
+                let mut marks = self.marks().into_iter();
+                if let Some(mark) = marks.find(|&mark| at(mark).hides != hides) {
+                    return Some(match hides {
+                        true => masking(mark, 0.0),
+                        false => masking(0.0, mark),
+                    });
+                }
+            }
         }
         if self.dtype != DType::Bool && !zero.hides && at(HIDDEN).hides {
             return Some(masking(0.0, HIDDEN));
@@ -438,6 +483,43 @@ impl Subject<'_> {
             }
         }
         seen.iter().map(|x| values(&[*x])).collect()
+    }
+
+    /// Whole numbers among which the graph decides, and small ones.
+    fn turning(&self) -> Option<InputKind> {
+        let (least, most) = match self.dtype {
+            DType::I8 => (i8::MIN.into(), i8::MAX.into()),
+            DType::U8 => (0.0, u8::MAX.into()),
+            DType::I16 => (i16::MIN.into(), i16::MAX.into()),
+            DType::U16 => (0.0, u16::MAX.into()),
+            DType::U32 | DType::U64 => (0.0, i32::MAX.into()),
+            _ => (f64::from(i32::MIN), f64::from(i32::MAX)),
+        };
+        let mut all = self.marks();
+        if all.is_empty() {
+            return None;
+        }
+        all.extend([0.0, 1.0, 2.0]);
+        all.retain(|x| (least..=most).contains(x));
+        all.sort_unstable_by(f64::total_cmp);
+        all.dedup();
+        Some(InputKind::OneOf(all))
+    }
+
+    /// Floats among which the graph decides, if those of a bell curve around 0 are not.
+    fn far(&self) -> Option<InputKind> {
+        if !self.uses.decides {
+            return None;
+        }
+        let all = || self.uses.bounds.iter().chain(&self.uses.equal);
+        let near = all().any(|x| x.abs() <= 3.0 || !x.is_finite());
+        let low = all().copied().reduce(f64::min).filter(|_| !near)?;
+        let high = all().copied().fold(low, f64::max);
+        let beyond = (high - low).max(low.abs()) / 4.0;
+        Some(InputKind::Within {
+            low: (low - beyond) as f32,
+            high: (high + beyond) as f32,
+        })
     }
 
     fn argument(&self, argument: Argument) -> Vec<InputKind> {

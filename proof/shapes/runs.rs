@@ -1,6 +1,7 @@
 //! Runs of the original at sizes that are tried, within what memory allows.
 
-use kiln_graph::Graph;
+use kiln_graph::infer::Expr;
+use kiln_graph::{Dim, Graph};
 use kiln_runtime::units;
 
 use super::paper::{self, Look};
@@ -31,6 +32,9 @@ impl Runs<'_> {
     pub(super) fn at(&mut self, shapes: &Shapes, point: &Point) -> Result<(), String> {
         let mut point = point.clone();
         shapes.complete(&mut point);
+        if let Some(name) = emptied(self.original, shapes, &point) {
+            return Err(format!("nothing would be left of '{name}'"));
+        }
         let Look {
             conflict, bytes, ..
         } = paper::look(self.original, shapes, &point);
@@ -49,4 +53,20 @@ impl Runs<'_> {
             None => conflict.map_or(Ok(()), Err),
         }
     }
+}
+
+/// An input of numbers without elements because a size that follows from others is 0: where no token is left there is nothing to
+/// prove, and operators refuse it. Caches may be empty, and they are floats.
+fn emptied(graph: &Graph, shapes: &Shapes, point: &Point) -> Option<String> {
+    let none = |(name, expr): (&String, &Expr)| {
+        (expr.as_i64().is_none() && point.get(name) == Some(&0)).then(|| name.clone())
+    };
+    let sizes: Vec<String> = shapes.relations.iter().filter_map(none).collect();
+    let inputs = shapes.inputs.iter().zip(graph.inputs());
+    let mut found = inputs.filter(|(input, v)| {
+        let integers = graph.value(**v).ty().dtype().is_some_and(|d| d.is_int());
+        let has = |d: &Dim| matches!(d, Dim::Symbol(s) if sizes.iter().any(|n| **n == **s));
+        integers && input.dims.iter().any(has)
+    });
+    found.next().map(|(input, _)| input.name.clone())
 }

@@ -21,12 +21,13 @@ from ._errors import (
     TimingFailed,
     UsageError,
 )
-from ._verbs import Benchmark, Checked, Result, bench, check, compile
+from ._verbs import Benchmark, Checked, Difference, Result, bench, check, compile, diff
 
 __all__ = [
     "Benchmark",
     "Checked",
     "Defect",
+    "Difference",
     "EngineFailed",
     "GateFailed",
     "Interrupted",
@@ -42,5 +43,6 @@ __all__ = [
     "binary",
     "check",
     "compile",
+    "diff",
     "version",
 ]

@@ -77,6 +77,20 @@ class Benchmark:
     stderr: str = field(default="", repr=False)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """What is different between two models.
+
+    Attributes:
+        same: whether they compute the same.
+        report: what ``kiln diff --json`` prints; ``kiln schema diff`` has its schema.
+    """
+
+    same: bool
+    report: dict[str, Any] = field(repr=False)
+    stderr: str = field(default="", repr=False)
+
+
 def compile(
     model: PathLike | None = None,
     output: PathLike | None = None,
@@ -114,6 +128,7 @@ def compile(
     judge_data: PathLike | None = None,
     judge_tokenizer: PathLike | None = None,
     device: str | None = None,
+    cache: PathLike | None = None,
     recipe: PathLike | None = None,
     report: PathLike | Iterable[PathLike] = (),
     force: bool = False,
@@ -134,6 +149,7 @@ def compile(
         int4: ``True``, or the rows of a block.
         dim: sizes of symbolic dimensions: ``{"batch": (1, 8, 32), "seq": 128}``.
         input: inputs that are fixed: ``{"sr": 16000}``.
+        cache: a folder or a URL; the bundle is taken from it if the same was compiled before.
         judge: a command of one's own whose exit code is a gate; docs/gates.md says what it is given.
         progress: show what kiln says on stderr while it works.
         extra: further options of the command, as they are: ``["--tf32"]``.
@@ -152,7 +168,7 @@ def compile(
         drop_inputs=drop_inputs, dialect=dialect, passes=passes, keep=keep, keep_op=list(keep_op), tolerance=tolerance, seed=seed,
         no_engine=not engine, no_check=not check, latency=latency is True, no_latency=latency is False, no_search=not search,
         max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio, require=_several(require), judge=judge,
-        judge_data=judge_data, judge_tokenizer=judge_tokenizer, device=device, report=_several(report), force=force, no_clobber=no_clobber,
+        judge_data=judge_data, judge_tokenizer=judge_tokenizer, device=device, cache=cache, report=_several(report), force=force, no_clobber=no_clobber,
     )  # fmt: skip
     for name, value in given.items():
         options += _option(name, value)
@@ -269,6 +285,30 @@ def bench(
     raise _errors.of(code, said, _parsed(printed, said) if printed.strip() else found)
 
 
+def diff(
+    a: PathLike,
+    b: PathLike,
+    *,
+    report: PathLike | Iterable[PathLike] = (),
+    progress: bool = False,
+    extra: Sequence[str] = (),
+) -> Difference:
+    """Shows what is different between two models or bundles, by block and operator. That they differ is no exception.
+
+    Args:
+        a: an ONNX file or a bundle.
+        b: the one that it is compared with.
+
+    Raises:
+        KilnError: one of them cannot be read, by its exit code.
+    """
+    options = [os.fspath(a), os.fspath(b), *_option("report", _several(report)), *extra]
+    code, printed, said, _ = _run("diff", options, progress)
+    if code in (0, 1) and printed.strip():
+        return Difference(code == 0, _parsed(printed, said), said)
+    raise _errors.of(code, said)
+
+
 def _run(verb: str, options: Sequence[str], progress: bool) -> tuple[int, str, str, dict[str, Any] | None]:
     """Exit code, stdout, stderr, and the report where the command wrote one."""
     with tempfile.TemporaryDirectory(prefix="kiln-") as scratch:
@@ -305,7 +345,6 @@ def _option(name: str, value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     # With an equals sign, a value may begin with a dash.
     return [f"{option}={os.fspath(v) if isinstance(v, os.PathLike) else v}" for v in values]
-
 
 
 def _pairs(name: str, pairs: Mapping[str, Any] | None, between: str) -> list[str]:

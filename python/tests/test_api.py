@@ -101,6 +101,24 @@ class Real(unittest.TestCase):
             kiln.check(result.path, MODEL, tolerance="fp32-exact")
         self.assertTrue(failed.exception.report["parity"]["cases"])
 
+    def test_differences_are_no_exception(self) -> None:
+        result = self.compiled()
+        found = kiln.diff(MODEL, result.path)
+        self.assertFalse(found.same)
+        self.assertIn("convert-fp16", [p["pass"] for p in found.report["passes"]])
+        self.assertTrue(kiln.diff(MODEL, MODEL).same)
+        with self.assertRaises(kiln.ModelError):
+            kiln.diff(MODEL, self.folder / "none.onnx")
+
+    def test_a_cache_gives_the_same_again(self) -> None:
+        hits = [
+            kiln.compile(
+                MODEL, self.folder / f"{k}.kiln", target="cpu", latency=False, cache=self.folder / "cache"
+            ).report["cache"]["hit"]
+            for k in range(2)
+        ]
+        self.assertEqual(hits, [False, True])
+
     def test_a_gate_leaves_no_bundle_and_a_report(self) -> None:
         with self.assertRaises(kiln.GateFailed) as failed:
             kiln.compile(MODEL, self.folder / "b.kiln", target="cpu", latency=False, max_size_ratio=0.01)

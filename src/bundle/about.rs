@@ -41,7 +41,7 @@ pub fn about(folder: &Path) -> Result<Option<About>, ManifestError> {
     manifest::read(folder).map(|m| Some(of(m)))
 }
 
-fn of(m: Manifest) -> About {
+pub fn of(m: Manifest) -> About {
     let sizes = m.sizes.iter();
     let sizes = sizes.map(|(name, r)| format!("{name} {}:{}:{}", r.min, r.opt, r.max));
     let runtime = m.runtime.clone().unwrap_or_default();

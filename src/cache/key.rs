@@ -50,7 +50,7 @@ impl Surroundings {
             libraries.insert("onnxruntime".into(), hash(&found.path)?);
         }
         if let (true, Ok(found)) = (
-            options.engine && options.targets != Some(Targets::Cpu),
+            options.engine && options.targets.as_ref().is_none_or(Targets::is_engine),
             engine::locate(options.trt_lib.as_deref()),
         ) {
             libraries.insert("tensorrt".into(), hash(&found.core)?);
@@ -100,6 +100,8 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
         inputs,
         fixed,
         drop_inputs,
+        max_length,
+        growing,
         engine,
         check,
         proof,
@@ -169,6 +171,7 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
     fact("calibration samples", samples.to_string());
     fact("dialect", format!("standard {standard}"));
     fact("sizes", format!("{dims:?} {shapes:?}"));
+    fact("caches", format!("{max_length:?} growing {growing}"));
     fact("fixed inputs", format!("{fixed:?} dropped {drop_inputs}"));
     fact(
         "stages",
@@ -207,6 +210,10 @@ fn hash_facts(facts: &BTreeMap<String, String>) -> String {
 
 fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(super) fn hash_bytes(data: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(data))
 }
 
 pub(super) fn hash_file(path: &Path) -> io::Result<String> {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::build;
 use super::check::{Required, required};
@@ -15,7 +16,7 @@ use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, table::table};
 use crate::bundle::Over;
 use crate::bundle::about::about;
-use crate::cache::{self, Cached};
+use crate::cache::{self, Cached, Store};
 use crate::compile::{self, CompileError, Options, Plan};
 use crate::fault::Fault;
 use crate::generate::Roles;
@@ -85,11 +86,12 @@ pub(super) struct Args {
     /// It is also written where a gate fails. Can be given several times.
     #[arg(long, value_name = "FILE", value_parser = super::report_file(), help_heading = help::OUTPUT)]
     report: Vec<report::Target>,
-    /// Take the bundle from this folder if the same was compiled before, else keep it there.
+    /// Take the bundle from this folder or server if the same was compiled before, else keep it there.
     ///
-    /// The key is the hash of all that the bundle depends on, and what is taken is verified.
-    #[arg(long, value_name = "DIR", help_heading = help::OUTPUT)]
-    cache: Option<PathBuf>,
+    /// The key is the hash of all that the bundle depends on, and what is taken is verified. A server speaks the HTTP protocol of
+    /// Bazel's remote caches (bazel-remote); KILN_CACHE_AUTHORIZATION says who asks.
+    #[arg(long, value_name = "DIR|URL", value_parser = store(), help_heading = help::OUTPUT)]
+    cache: Option<Store>,
     /// Print the manifest as JSON.
     #[arg(long, help_heading = help::OUTPUT)]
     json: bool,
@@ -140,6 +142,10 @@ fn ratio(text: &str) -> Result<Ratio, String> {
         (_, Ok(limit)) if limit.is_finite() && limit > 0.0 => Ok(Ratio::Most(limit)),
         _ => Err("write a ratio such as 0.8, or off".into()),
     }
+}
+
+fn store() -> impl TypedValueParser<Value = Store> {
+    OsStringValueParser::new().try_map(Store::at)
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {

@@ -40,9 +40,9 @@ pub(super) struct Conversion {
     /// The optimized model and the engine do not have them any more.
     #[arg(long, help_heading = help::INPUT)]
     drop_inputs: bool,
-    /// GPUs to build for: sm_75, sm_80, sm_86, sm_89, sm_120, sm_121, local, or cpu.
+    /// GPUs to build for: sm_75, sm_80, sm_86, sm_89, sm_120, sm_121, local; cuda or cpu for ONNX Runtime.
     ///
-    /// Several capabilities, such as sm_86,sm_89, share one engine. local is this machine's GPU; cpu builds no engine
+    /// Several capabilities, such as sm_86,sm_89, share one engine. local is this machine's GPU; cuda and cpu build no engine
     /// [default: this machine's GPU, else sm_86,sm_89,sm_120].
     #[arg(long, value_name = "T[,T…]", env = "KILN_TARGET", help_heading = help::TARGET)]
     target: Option<Targets>,
@@ -99,6 +99,14 @@ pub(super) struct Conversion {
     /// The three shapes are the smallest, the typical and the largest. Can be given several times.
     #[arg(long, value_name = "NAME=SHAPE", value_parser = shape, help_heading = help::SIZES)]
     shape: Vec<(String, String)>,
+    /// Tokens that the caches of an engine's decoder hold [default: as many as the model has positions for, or 2048].
+    ///
+    /// Caches that grow become buffers of this length, which new keys and values are written into.
+    #[arg(long, value_name = "N", conflicts_with = "growing_caches", help_heading = help::SIZES)]
+    max_length: Option<usize>,
+    /// Leave the caches of an engine's decoder growing.
+    #[arg(long, help_heading = help::SIZES)]
+    growing_caches: bool,
     /// Real inputs, to measure the ranges of activations.
     ///
     /// An .npz or .npy file, a folder of them, or lines of text with --tokenizer. Samples behind the last that is measured prove
@@ -210,6 +218,8 @@ impl Conversion {
                 .map(|i| (i.name, Given::Text(i.value)))
                 .collect(),
             drop_inputs: self.drop_inputs.then_some(true),
+            max_length: self.max_length,
+            growing_caches: self.growing_caches.then_some(true),
             seed: self.seed,
             gates: Gates {
                 parity: Parity {

@@ -7,7 +7,7 @@ use crate::compile::CompileError;
 use crate::engine::run::EngineRunError;
 use crate::fault::Fault;
 use crate::generate::GenerateError;
-use crate::{bisect, check, pipeline};
+use crate::{bisect, check, diff, pipeline};
 
 /// The exit code for what is at fault.
 pub fn code(fault: Fault) -> u8 {
@@ -43,6 +43,7 @@ failures!(
     GenerateError,
     bisect::Error,
     check::Error,
+    diff::Error,
     pipeline::Error
 );
 

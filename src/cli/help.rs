@@ -19,7 +19,7 @@ pub(super) const LONG: &str = "\
 EXIT CODES:
   0  done
   1  a gate failed: the result is not the same function, or not the
-     precision asked for
+     precision asked for; of diff: the models are not the same
   2  usage error, or a file that cannot be written
   3  the model cannot be read, or is not supported
   4  the engine build failed
@@ -38,6 +38,8 @@ ENVIRONMENT:
   KILN_DEVICE   --device
   KILN_THREADS  --threads
   KILN_LOG      --log
+  KILN_CACHE_AUTHORIZATION
+                what a server of --cache is told: Bearer …, Basic …
   ORT_DYLIB_PATH
                 ONNX Runtime's library; --ort-lib comes before it
   KILN_TENSORRT_RTX_DIR

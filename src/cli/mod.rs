@@ -10,6 +10,7 @@ mod colour;
 mod compile;
 mod conversion;
 mod device;
+mod diff;
 mod doctor;
 mod engine;
 pub mod exit;
@@ -92,6 +93,11 @@ enum Verb {
     /// Operators, parameters, inputs, outputs and transformer blocks; of a bundle also what it was made for, how, and what was
     /// proved.
     Inspect(inspect::Args),
+    /// Show what is different between two models or bundles, by block and operator.
+    ///
+    /// With the pass that did it, where kiln made one of them. Exit code 0: they are the same; 1: they are not; others: as of all
+    /// commands.
+    Diff(diff::Args),
     /// Go on from a prompt, token after token: a decoder with a cache, alone or behind an encoder.
     Generate(generate::Args),
     /// Show where the heads of a model look on given inputs, as a page with heat maps.
@@ -132,6 +138,7 @@ enum Schema {
     Recipe,
     Check,
     Bench,
+    Diff,
     Engine,
     Manifest,
 }
@@ -142,6 +149,7 @@ impl Schema {
             Schema::Recipe => crate::recipe::Recipe::schema(),
             Schema::Check => crate::schema::schema::<crate::check::Checked>(),
             Schema::Bench => crate::schema::schema::<crate::bench::Benchmark>(),
+            Schema::Diff => crate::schema::schema::<crate::diff::Diff>(),
             Schema::Manifest => crate::manifest::Manifest::schema(),
             Schema::Engine => crate::schema::schema::<crate::manifest::EngineKernels>(),
         }
@@ -243,6 +251,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Bench(args) => bench::run(&globals, args),
         Verb::Bisect(args) => bisect::run(&globals, *args),
         Verb::Inspect(args) => inspect::run(&globals, args),
+        Verb::Diff(args) => diff::run(&globals, &args),
         Verb::Generate(args) => generate::run(&globals, args),
         Verb::Attention(args) => attention::run(&globals, args),
         Verb::Passes(args) => passes::run(args),

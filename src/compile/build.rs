@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kiln_graph::{Attr, Dim, Model, Op, infer, onnx};
+use kiln_graph::{Attr, Dim, Model, Op, caches, infer, onnx};
 use kiln_passes::Remark;
 
 use super::CompileError;
@@ -118,7 +118,7 @@ pub(super) fn build(
         onnx_path,
         data_dir: path.parent(),
         capabilities: capabilities.to_vec(),
-        profiles: profile(shapes).into_iter().collect(),
+        profiles: profiles(model, shapes),
         // A model that keeps its FP32 keeps all of its mantissa.
         tf32: options.tf32.unwrap_or(!options.precision.is_unchanged()),
         form: options.form.clone(),
@@ -152,6 +152,7 @@ pub(super) fn build(
     if !dropped.is_empty() {
         return Err(EngineError::Dropped(dropped).into());
     }
+    let (kernels, steps) = built.kernels.by_profile();
     let engine = partial.file(bundle::ENGINE);
     (built.plan.save(&engine)).map_err(|source| CompileError::Io {
         path: engine.clone(),
@@ -162,7 +163,7 @@ pub(super) fn build(
         otherwise,
         attention,
         paper,
-    } = facts(&path, model, &built.kernels, shapes, capabilities)?;
+    } = facts(&path, model, &kernels, shapes, capabilities)?;
     Ok(EngineFacts {
         runtime: format!("{} {}", engine::LIBRARY, built.version),
         capabilities: capabilities.iter().map(named).collect(),
@@ -172,7 +173,8 @@ pub(super) fn build(
         layers: built.network.len(),
         network: built.network,
         listed: EngineKernels {
-            kernels: built.kernels,
+            kernels,
+            steps,
             otherwise,
             attention,
             paper,
@@ -200,6 +202,23 @@ pub fn profile(shapes: &Shapes) -> Option<Profile> {
         }
     }
     (!inputs.is_empty()).then_some(Profile { inputs })
+}
+
+/// The profiles of an engine. A decoder whose caches are written into has two: prompts of many tokens, and steps of one.
+fn profiles(model: &Model, shapes: &Shapes) -> Vec<Profile> {
+    let whole = profile(shapes);
+    let Some(new) = caches::new_tokens(&model.graph).filter(|_| whole.is_some()) else {
+        return whole.into_iter().collect();
+    };
+    let mut step = shapes.clone();
+    let steps = match step.ranges.get_mut(&new) {
+        Some(range) if range.min == 1 && range.max > 1 => {
+            (range.opt, range.max) = (1, 1);
+            profile(&step)
+        }
+        _ => None,
+    };
+    whole.into_iter().chain(steps).collect()
 }
 
 /// Inputs that the model reads and TensorRT's network does not: its parser knows no such operand, and says nothing. An input that

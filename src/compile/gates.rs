@@ -28,7 +28,7 @@ fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
 /// [`CompileError::Gates`] with the first that cannot.
 pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), CompileError> {
     let gates = &options.gates;
-    let engine = options.engine && *targets != Targets::Cpu;
+    let engine = options.engine && targets.is_engine();
     let unmeasured = match (options.check, options.latency) {
         (false, _) => Some("--no-check"),
         (true, Some(false)) => Some("--no-latency"),

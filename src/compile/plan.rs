@@ -70,7 +70,7 @@ fn resolved(options: &Options, targets: &Targets, tolerance: &str) -> Recipe {
 }
 
 fn planned(options: &Options, targets: &Targets, lossy: bool) -> Vec<&'static str> {
-    let engine = options.engine && *targets != Targets::Cpu;
+    let engine = options.engine && targets.is_engine();
     let ranges = options.precision.linear.scheme() == Some(Scheme::Static);
     let measured = options.calibration.data.is_some() || ranges;
     let all = [

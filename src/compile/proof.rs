@@ -146,6 +146,8 @@ pub(super) struct Proved {
 const NO_BF16: &str =
     "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
 
+const NO_CUDA: &str = "the result serves on ONNX Runtime's CUDA provider, which cannot run here";
+
 /// Compares, judges and times, as far as that is asked for.
 ///
 /// # Errors
@@ -189,6 +191,10 @@ pub(super) fn all(
         proved.judge = Some(clock.time("judge", || proof.ask(asked, talk))?);
     }
     if options.latency == Some(false) {
+        return Ok(proved);
+    }
+    if job.prepared.targets == Targets::Cuda && proof.reference.device().device.is_cpu() {
+        proved.latency_not_run = Some(NO_CUDA.to_string());
         return Ok(proved);
     }
     let targets = &job.prepared.targets;

@@ -9,7 +9,7 @@ use kiln_passes::{MissReport, PassReport, Remark};
 use super::job::Job;
 use super::proof::Proved;
 use super::typed::Typed;
-use super::{build, gates};
+use super::{build, cuda, gates};
 use crate::engine_parity::NotRun;
 use crate::environment::environment;
 use crate::manifest::Note;
@@ -78,6 +78,12 @@ pub(super) fn manifest(job: &Job<'_>, found: Done<'_>, talk: &dyn Talk) -> Manif
     let warnings = &mut manifest.warnings;
     warnings.extend(reference.iter().flat_map(|r| r.warnings.iter().cloned()));
     warnings.extend(proved.fallback);
+    if prepared.targets == Targets::Cuda {
+        let told = cuda::warnings(&typed.rewritten.model, manifest.device.as_ref());
+        told.iter().for_each(|why| talk.warn(why));
+        manifest.warnings.extend(told);
+    }
+    let warnings = &mut manifest.warnings;
     warnings.extend(fixed);
     if let Some(search) = &manifest.search {
         let kept = search.kept.iter().cloned();
@@ -182,6 +188,7 @@ fn record(
             milliseconds: report.elapsed.as_secs_f64() * 1e3,
             nodes_before: report.nodes_before,
             nodes_after: report.nodes_after,
+            removed: report.removed.clone(),
         });
     }
     for remark in &rewritten.remarks {

@@ -285,7 +285,12 @@ impl Decoder {
                     (vec![rows, longest], wide(places(&at)))
                 }
                 Feed::Mask { kept, hidden } => {
-                    let total = if front { past + longest } else { most };
+                    let total = match port.dims.last() {
+                        // As long as the caches.
+                        Some(Some(all)) if !front => *all,
+                        _ if front => past + longest,
+                        _ => most,
+                    };
                     let one = |r: usize, j: usize| match front {
                         true => j >= state.pads[r],
                         false => j < behind(r),

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub use template::Engine;
 
 use crate::bundle;
-use crate::cache::{self, Cached};
+use crate::cache::{self, Cached, Store};
 use crate::compile::{self, CompileError};
 use crate::fault::Fault;
 use crate::options::Options;
@@ -125,7 +125,7 @@ pub struct Needs {
 pub struct Plan {
     pub path: PathBuf,
     pub output: PathBuf,
-    pub cache: Option<PathBuf>,
+    pub cache: Option<Store>,
     pub models: Vec<String>,
     pub targets: Vec<String>,
     pub precisions: Vec<String>,
@@ -170,12 +170,15 @@ impl Plan {
             recipe::known_keys(path, recipe, &at)?;
         }
         let file: File = serde_json::from_value(value).map_err(|e| fail(e.to_string()))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
         let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
         let output = absolute.join(&file.output);
+        let cache = file.cache.clone().map(|c| Store::at(c.into())).transpose();
+        let cache = cache.map_err(|e| fail(format!("cache: {e}")))?;
         let mut plan = Plan {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
-            cache: file.cache.as_ref().map(|c| absolute.join(c)),
+            cache: cache.map(|c| c.within(&absolute)),
             models: file.models.keys().cloned().collect(),
             targets: file.targets.clone(),
             precisions: file.precisions.clone(),
@@ -250,7 +253,7 @@ impl Plan {
                 id.clone(),
             ],
             needs: Needs {
-                tensorrt: target != "cpu" && recipe.engine != Some(false),
+                tensorrt: target != "cpu" && target != "cuda" && recipe.engine != Some(false),
                 gpus: match on_gpu {
                     true => target.split(',').map(str::to_string).collect(),
                     false => Vec::new(),

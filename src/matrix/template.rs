@@ -1,5 +1,7 @@
 //! Scripts that have other people's engines run the cells.
 
+use std::path::Path;
+
 use super::Plan;
 
 /// What runs the cells.
@@ -12,6 +14,9 @@ pub enum Engine {
     /// A workflow of GitHub Actions with a matrix.
     Github,
 }
+
+/// Where the Indexed Job sees the claim.
+const MOUNT: &str = "/fleet";
 
 const SLURM: &str = include_str!("templates/slurm.sh");
 const KUBERNETES: &str = include_str!("templates/kubernetes.yaml");
@@ -32,7 +37,27 @@ pub(super) fn fill(plan: &Plan, engine: Engine) -> String {
         .replace("@LAST@", &(count - 1).to_string())
         .replace("@MEMORY@", &memory.to_string())
         .replace("@CPUS@", &cpus.to_string())
+        .replace("@MOUNT@", MOUNT)
         .replace("@GPU@\n", if gpu { asks } else { "" })
-        .replace("@PLAN@", &plan.path.display().to_string())
-        .replace("@OUTPUT@", &plan.output.display().to_string())
+        .replace("@PLAN@", &place(&plan.path, plan, engine))
+        .replace("@OUTPUT@", &place(&plan.output, plan, engine))
+}
+
+/// Where the machine that runs a cell finds a path of the plan's.
+fn place(path: &Path, plan: &Plan, engine: Engine) -> String {
+    let root = match engine {
+        // A cluster's machines see the same folders.
+        Engine::Slurm => return path.display().to_string(),
+        // The claim holds the plan's folder.
+        Engine::Kubernetes => plan.path.parent().map(Path::to_path_buf),
+        // A template is printed at the root of the repository.
+        Engine::Github => std::env::current_dir().ok(),
+    };
+    let inside = root.and_then(|root| path.strip_prefix(root).ok().map(Path::to_path_buf));
+    let inside = inside.unwrap_or_else(|| path.to_path_buf());
+    let inside = inside.display();
+    match engine {
+        Engine::Kubernetes => format!("{MOUNT}/{inside}"),
+        _ => inside.to_string(),
+    }
 }

@@ -82,4 +82,20 @@ fn templates_have_every_cell() {
         assert!(!text.contains('@') || !text.contains("@PLAN@"), "{text}");
         assert!(text.contains("plan.yaml"), "{text}");
     }
+    // In the claim, and below the folder in which the template was printed.
+    assert!(
+        kubernetes.contains("matrix run '/fleet/plan.yaml' $JOB"),
+        "{kubernetes}"
+    );
+    let here = std::env::current_dir().unwrap();
+    let inside = Plan {
+        path: here.join("ci/plan.yaml"),
+        output: here.join("ci/fleet"),
+        ..plan
+    };
+    let github = inside.template(Engine::Github);
+    assert!(
+        github.contains("matrix run 'ci/plan.yaml' '") && github.contains("path: 'ci/fleet'"),
+        "{github}"
+    );
 }

@@ -9,6 +9,7 @@ pub(crate) mod prepared;
 mod rewrite;
 mod source;
 mod tolerance;
+pub(crate) mod written;
 
 pub use error::Error;
 pub(crate) use prepare::{fit, targets};

@@ -8,7 +8,7 @@ use super::Error;
 use crate::engine::ComputeCapability;
 use crate::fixed::{FixError, Fixed};
 use crate::options::Options;
-use crate::precision::Scheme;
+use crate::precision::{Format, Scheme};
 use crate::runtime::{DeviceChoice, DeviceRequest};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
@@ -33,6 +33,8 @@ pub(crate) fn device(options: &Options, targets: &Targets) -> DeviceRequest {
     }
 }
 
+const IN_FLOATS: &str = "give --fp16, --bf16 or --int4, or a GPU such as sm_89 as --target";
+
 /// Whether the targets have what is asked for.
 pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
     let refuse = |what, why: String| Err(Error::Unsupported { what, why });
@@ -40,6 +42,17 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
     for (format, needs) in all.filter_map(|f| Some((f, f.needs()?))) {
         let (least, instead) = (needs.least, needs.instead.option());
         match targets {
+            // It has all of BF16's kernels that the passes leave in BF16.
+            Targets::Cuda if format == Format::Bf16 => {}
+            Targets::Cuda => {
+                return refuse(
+                    format.option(),
+                    format!(
+                        "ONNX Runtime's CUDA provider does not multiply linear layers in {}: {IN_FLOATS}",
+                        format.title()
+                    ),
+                );
+            }
             Targets::Cpu | Targets::Local => {
                 let lacks = needs.cpu_lacks;
                 return refuse(
@@ -62,6 +75,12 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
                 }
             }
         }
+    }
+    if *targets == Targets::Cuda && options.precision.linear.format() == Some(Format::Int8) {
+        let why = format!(
+            "ONNX Runtime's CUDA provider widens quantized layers and multiplies them in floats: {IN_FLOATS}"
+        );
+        return refuse("--int8", why);
     }
     // Plain ONNX without an engine is for any runtime.
     let dynamic = options.precision.linear.scheme() == Some(Scheme::Dynamic);

@@ -11,6 +11,7 @@ use super::calibration::{self, Measured};
 use super::clock::Clock;
 use super::prepare::{device, fix, held, narrowed, shapes};
 use super::rewrite::{Passes, proved_as_optimized, rewrite};
+use super::written::{self, Portable};
 use super::{Error, Rewritten, named, source};
 use crate::bundle;
 use crate::fixed::Fixed;
@@ -29,6 +30,8 @@ pub(crate) struct Input {
     pub original: Model,
     pub fixed: Fixed,
     pub shapes: Shapes,
+    /// What stands for the original where an engine is to have other caches.
+    pub portable: Option<Portable>,
 }
 
 /// How to prepare.
@@ -63,6 +66,8 @@ pub(crate) struct Prepared {
     /// Controls that select branches of what is left, as `--input` takes them.
     pub selecting: Vec<String>,
     pub measured: Option<Measured>,
+    /// What stood for the original, whose file is opened again for latencies.
+    _portable: Option<Portable>,
 }
 
 impl Input {
@@ -75,9 +80,14 @@ impl Input {
         targets: Targets,
         clock: &mut Clock<'_>,
     ) -> Result<Input, Error> {
+        let clock_talk = clock.talk;
         let mut original = clock.time("read", || source::read(options))?;
         named::outputs(options, &original)?;
+        let portable = clock.time("caches", || {
+            written::portable(options, &targets, &mut original, clock_talk)
+        })?;
         Ok(Input {
+            portable,
             device: device(options, &targets),
             fixed: fix(options, &mut original)?,
             shapes: shapes(options, &original)?,
@@ -106,6 +116,7 @@ impl Input {
             original,
             fixed,
             mut shapes,
+            portable,
         } = self;
         let held = held(&targets, &shapes);
         let passes = Passes::of(how.steps, &held);
@@ -117,8 +128,11 @@ impl Input {
         let mut fused = fuse(clock, original.clone())?;
         named::kept(options, &original, &fused.model)?;
         (how.admit)(&fused.model)?;
+        let given = bundle::model_path(&options.model);
         let request = prove::Request {
-            reference: &bundle::model_path(&options.model),
+            reference: portable
+                .as_ref()
+                .map_or(given.as_path(), |p| p.path.as_path()),
             original: &original,
             folded: &fused.model.graph,
             inputs: options.inputs.as_deref(),
@@ -127,7 +141,7 @@ impl Input {
             optimized: proved_as_optimized(options, &targets),
             thorough: false,
             enough: options.proof.enough(),
-            half_io: options.half_io,
+            half_io: options.half_io || portable.is_some(),
             one_profile: how.one_profile,
             result: Some(how.result.clone()),
             device,
@@ -169,6 +183,7 @@ impl Input {
             reference,
             selecting,
             measured,
+            _portable: portable,
         })
     }
 }

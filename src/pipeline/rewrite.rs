@@ -234,6 +234,10 @@ pub(crate) fn rewrite(
         Some(before) => rewritten.following(before),
         None => rewritten,
     };
+    // TensorRT makes kernels of products by itself.
+    if !passes.finish.is_empty() && !target.facts.attention.is_empty() {
+        summary::write_out(&mut rewritten.blocks, &rewritten.model);
+    }
     summary::pack(&mut rewritten.blocks, packed_attentions(&rewritten.model));
     Ok(rewritten)
 }

@@ -63,6 +63,12 @@ pub struct Recipe {
     /// The inputs of input-values are no inputs of the result any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_inputs: Option<bool>,
+    /// Tokens that the caches of an engine's decoder hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// The caches of an engine's decoder grow, as the model's do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growing_caches: Option<bool>,
     /// Seed of the inputs that are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,

@@ -86,6 +86,8 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
         inputs: recipe.inputs.clone(),
         fixed: recipe.fixed(),
         drop_inputs: recipe.drop_inputs.unwrap_or(false),
+        max_length: recipe.max_length,
+        growing: recipe.growing_caches.unwrap_or(false),
         engine: recipe.engine.unwrap_or(true),
         check: recipe.check.unwrap_or(true),
         proof: recipe.proof.unwrap_or_default(),

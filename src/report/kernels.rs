@@ -27,10 +27,27 @@ pub fn sentence(engine: &EngineKernels) -> String {
         parts.push(format!("at least {time} on {card} on paper"));
     }
     let at = paper.map_or(String::new(), at);
-    match at.is_empty() {
+    let mut all = match at.is_empty() {
         true => parts.join(", "),
         false => format!("{} ({at})", parts.join(", ")),
+    };
+    if !engine.steps.is_empty() {
+        all += &format!("; a step of one token: {}", step(&engine.steps));
     }
+    all
+}
+
+/// `24 kernels, products 9 fp16, attention 2 dedicated`
+fn step(kernels: &Kernels) -> String {
+    let products = kernels.products();
+    let products = products.iter().map(|(types, n)| format!("{n} {types}"));
+    let products: Vec<String> = products.collect();
+    let mut parts = vec![format!("{} kernels", kernels.launched().count())];
+    if !products.is_empty() {
+        parts.push(format!("products {}", products.join(" + ")));
+    }
+    parts.extend(census(kernels, &[]));
+    parts.join(", ")
 }
 
 /// `attention 2 of 3 dedicated`

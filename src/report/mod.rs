@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bisection;
 mod bundle;
 pub mod check;
+pub mod diff;
 pub mod failed;
 pub mod generation;
 pub mod gpu;

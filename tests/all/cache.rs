@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::common;
+use crate::common::blobs::{AUTHORIZATION, Server};
 use crate::common::command::{Folder, Ran, kiln};
 
 struct Setup {
@@ -137,4 +138,151 @@ fn what_a_hit_cannot_promise_is_compiled() {
     s.compile("b.kiln", &[])
         .expect(0)
         .says(&["is not kept in the cache"]);
+}
+
+#[test]
+fn a_server_keeps_bundles_and_gives_them_back() {
+    let Some(s) = Setup::new() else { return };
+    let server = Server::start(false);
+    let compile = |out: &str, more: &[&str]| {
+        let out = s.folder.path(out);
+        let base = [
+            "compile",
+            &s.model,
+            "--target",
+            "cpu",
+            "--no-latency",
+            "--fp16",
+        ];
+        let rest = ["-o", &out, "--cache", &server.url];
+        kiln(&[&base[..], &rest, more].concat())
+    };
+    compile("a.kiln", &[]).expect(0);
+    assert_eq!(s.manifest("a.kiln")["cache"]["hit"], false);
+    let key = s.manifest("a.kiln")["cache"]["key"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    assert_eq!(server.paths("ac"), [format!("/ac/{key}")]);
+    compile("b.kiln", &[]).expect(0).says(&["from the cache"]);
+    assert_eq!(s.manifest("b.kiln")["cache"]["hit"], true);
+    for name in ["model.onnx", "parity.npz", "report.html"] {
+        let read = |out: &str| fs::read(s.folder.path(&format!("{out}/{name}"))).unwrap();
+        assert_eq!(read("a.kiln"), read("b.kiln"), "{name}");
+    }
+    // Another option has another entry; a blob that is there is not sent again.
+    let before = server.asked.lock().unwrap().len();
+    compile("c.kiln", &["--max-size-ratio", "2"]).expect(0);
+    let model = key_of(&s, "a.kiln/model.onnx");
+    let asked = server.asked.lock().unwrap()[before..].to_vec();
+    assert!(
+        asked.contains(&format!("HEAD /cas/{model}"))
+            && !asked.contains(&format!("PUT /cas/{model}")),
+        "{asked:?}"
+    );
+    assert_eq!(server.paths("ac").len(), 2);
+
+    // A blob that is another one is refused, sent again, and right afterwards.
+    let right = server.blobs.lock().unwrap()[&format!("/cas/{model}")].clone();
+    let mut wrong = right.clone();
+    wrong[100] ^= 1;
+    let list = server.blobs.lock().unwrap()[&format!("/ac/{key}")].clone();
+    for (place, blob, said) in [
+        (
+            format!("/cas/{model}"),
+            Some(wrong),
+            "model.onnx is not what was kept",
+        ),
+        (format!("/cas/{model}"), None, "the server answers 404"),
+        (
+            format!("/ac/{key}"),
+            Some(b"\xff\xff".to_vec()),
+            "the list of files cannot be read",
+        ),
+        (
+            format!("/ac/{key}"),
+            Some(Vec::new()),
+            "its list of files is of another tool",
+        ),
+    ] {
+        let mut blobs = server.blobs.lock().unwrap();
+        match blob {
+            Some(blob) => blobs.insert(place.clone(), blob),
+            None => blobs.remove(&place),
+        };
+        drop(blobs);
+        compile("d.kiln", &[])
+            .expect(0)
+            .says(&["is thrown away", said]);
+        let blobs = server.blobs.lock().unwrap();
+        assert_eq!(blobs[&format!("/cas/{model}")], right, "{said}");
+        // The manifest has times, so only the names are the same.
+        assert_eq!(blobs[&format!("/ac/{key}")].len(), list.len());
+    }
+    compile("e.kiln", &[]).expect(0).says(&["from the cache"]);
+}
+
+/// The SHA-256 of a file.
+fn key_of(s: &Setup, name: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let data = fs::read(s.folder.path(name)).unwrap();
+    Sha256::digest(data)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
+
+#[test]
+fn a_server_that_gives_nothing_is_a_warning() {
+    let Some(s) = Setup::new() else { return };
+    let run = |url: &str, authorization: &str| {
+        let out = s.folder.path("a.kiln");
+        let args = [
+            "compile",
+            &s.model,
+            "--target",
+            "cpu",
+            "--no-check",
+            "-o",
+            &out,
+            "--cache",
+            url,
+        ];
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_kiln"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("KILN_CACHE_AUTHORIZATION", authorization)
+            .args(args)
+            .output()
+            .unwrap();
+        let err = String::from_utf8(ran.stderr).unwrap();
+        (ran.status.code().unwrap(), err)
+    };
+    // Nobody listens at a port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let (code, err) = run(&format!("http://{port}"), "");
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        err.contains("is not used: ") && !err.contains("not kept"),
+        "{err}"
+    );
+    let server = Server::start(true);
+    let (code, err) = run(&server.url, "Bearer wrong");
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        err.contains("the server answers 401") && !err.contains("wrong"),
+        "{err}"
+    );
+    let (code, err) = run(&server.url, AUTHORIZATION);
+    assert_eq!((code, server.paths("ac").len()), (0, 1), "{err}");
+    for (url, said) in [
+        ("ftp://host/cache", "http:// or https://"),
+        ("http://me:secret@host/cache", "KILN_CACHE_AUTHORIZATION"),
+        ("http:///cache", "has a host"),
+    ] {
+        let (code, err) = run(url, "");
+        assert!(code == 2 && err.contains(said), "{err}");
+    }
 }

@@ -177,6 +177,20 @@ fn decisions_in_bodies_and_across_them() {
 }
 
 #[test]
+fn decisions_on_floats_that_the_model_is_given() {
+    let x = [4099f32, 0.5, 1.0, 2051.0, -1.0, 0.2, 997.0, 0.25, -0.5];
+    let uv = [0.7311f32, 0.1234, 0.9996, 0.5005, 0.3333, 0.8887];
+    let inputs = vec![
+        named("x", tensor(&[3, 3], &x)),
+        named("uv", tensor(&[3, 2], &uv)),
+        named("pos", tensor(&[3], &[4001i64, 4002, 4003])),
+    ];
+    for half in BOTH {
+        holds("half_given", half, &inputs, &["id", "cell", "best"]);
+    }
+}
+
+#[test]
 fn guards_of_divisors_hold_however_they_are_spelled() {
     let inputs = vec![
         named("c", tensor(&[], &[true])),

@@ -3,6 +3,8 @@
 use crate::common;
 use crate::common::command::{Ran, kiln};
 
+use kiln::parity;
+
 use std::fs;
 use std::path::Path;
 
@@ -138,6 +140,81 @@ fn what_is_the_same_for_all_inputs_proves_nothing() {
         // Judged again by other limits, it is worth no more.
         let again = ["check", "--saved", &json, "--tolerance", "fp16"];
         assert_eq!(kiln(&again).code, 6);
+    }
+}
+
+/// Lengths, masks that are counted, points beside each other: each shows something on other inputs, the last ones between several
+/// samples alone. Zeros of both signs are one number.
+#[test]
+fn inputs_that_show_something_are_found() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let weights = "float[2, 2] w = {1, 0.5, -0.25, 1}, float one = {1}, float zero = {0}";
+    let cases = [
+        (
+            "(int64[b] lens, float[b, s, 2] x) => (float[b, s, 2] y, bool[b, s] z)",
+            "int64 i1 = {1}, int64[1] a1 = {1}",
+            "h = MatMul(x, w) sh = Shape(x) n = Gather(sh, i1) f = Cast<to = 1>(n) r = Range(zero, f, one) \
+             l = Cast<to = 1>(lens) u = Unsqueeze(l, a1) z = Less(r, u) y = Identity(h)",
+            true,
+        ),
+        (
+            "(int64[b, s] mask, float[b, s, 2] x) => (float[b, s, 2] y, int64[b, s] z)",
+            "int64 i1 = {1}",
+            "y = MatMul(x, w) m = Cast<to = 1>(mask) c = CumSum(m, i1) p = Mul(c, m) z = Cast<to = 7>(p)",
+            true,
+        ),
+        (
+            "(int64[n, 2] at, float[n, 2] x) => (float[n, 2] y, bool[n, n] z)",
+            "int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] last = {-1}, float near = {2.5}",
+            "y = MatMul(x, w) f = Cast<to = 1>(at) a = Unsqueeze(f, a0) b = Unsqueeze(f, a1) d = Sub(a, b) \
+             q = Mul(d, d) t = ReduceSum<keepdims = 0>(q, last) l = Sqrt(t) z = Less(l, near)",
+            true,
+        ),
+        (
+            "(float[b, 2] x) => (float[b, 2] y, float[b, 2] z)",
+            "float no = {0}",
+            "y = MatMul(x, w) z = Mul(y, no)",
+            false,
+        ),
+    ];
+    for (signature, constants, nodes, proved) in cases {
+        let text = format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]>\ng {signature}\n<{weights}, {constants}>\n{{ {nodes} }}"
+        );
+        let outcome = common::compiled(&text, "cpu", |_| {}).unwrap();
+        let report = outcome.manifest.parity.unwrap();
+        let expected = match proved {
+            true => parity::Outcome::Passes,
+            false => parity::Outcome::NotProved,
+        };
+        assert_eq!(report.outcome(), expected, "{text}");
+    }
+}
+
+/// ONNX Runtime reads no ONNX text.
+#[test]
+fn a_model_in_text_is_proved_too() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch, 2] x) => (float[batch, 2] y) <float[2, 2] w = {1, 0.5, -0.25, 1}> { h = MatMul(x, w) y = Relu(h) }"#;
+    fs::write(path("m.onnxtxt"), text).unwrap();
+    let (model, bundle) = (path("m.onnxtxt"), path("m.kiln"));
+    let ran = kiln(&[
+        "compile", &model, "--fp16", "--target", "cpu", "-o", &bundle,
+    ]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    for args in [
+        ["check", &bundle, "--reference", &model],
+        ["bisect", &model, "--fp16", "-q"],
+    ] {
+        let ran = kiln(&args);
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     }
 }
 

@@ -2,8 +2,12 @@
 
 use crate::common::{self, compiled};
 
+use std::sync::Mutex;
+
+use kiln::compile::CompileError;
 use kiln::parity;
 use kiln::precision::Floats;
+use kiln::talk::{Silent, Talk};
 
 /// A residual layer whose input is quantized with a zero point far from the middle.
 const RESIDUAL: &str = r#"<ir_version: 8, opset_import: ["" : 17]>
@@ -73,6 +77,62 @@ g (float[batch, 8] x) => (float[batch, 8] y)
     let floor = outputs().filter_map(|o| Some(o.floor?.relative_l2));
     assert!(floor.fold(0.0, f64::max) > 0.15);
     assert!(report.amplified().is_some());
+}
+
+#[derive(Default)]
+struct Said {
+    stages: Mutex<Vec<String>>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Talk for Said {
+    fn stage(&self, stage: &str) {
+        self.stages.lock().unwrap().push(stage.to_string());
+    }
+
+    fn warn(&self, message: &str) {
+        self.warnings.lock().unwrap().push(message.to_string());
+    }
+
+    fn engine(&self) -> &dyn kiln::engine::Progress {
+        Silent.engine()
+    }
+}
+
+/// The last bit moves the sine by some hundredths, and FP16 anywhere before it by whole turns.
+#[test]
+fn no_layers_are_looked_for_where_each_of_them_breaks_a_noisy_original() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let layers = (0..12).map(|k| format!("t{} = MatMul(t{k}, w)\n", k + 1));
+    let text = format!(
+        r#"<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch, 4] t0) => (float[batch, 4] y)
+<float much = {{300000.0}}, float[4, 4] w = {{0.5, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, -0.5, 0.5, 0.5, -0.5, -0.5, 0.5, -0.5, -0.5, 0.5}}>
+{{
+  {}
+  l = Mul(t12, much)
+  y = Sin(l)
+}}"#,
+        layers.collect::<String>()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = common::options(folder.path(), &text, "cpu");
+    options.precision.floats = Floats::Fp16;
+    let said = Said::default();
+    let outcome = kiln::compile::compile(&options, &said);
+    assert!(matches!(outcome, Err(CompileError::NotTheSame { .. })));
+    let warnings = said.warnings.lock().unwrap();
+    assert!(
+        warnings
+            .iter()
+            .any(|w| w.contains("no layers are looked for")),
+        "{warnings:?}"
+    );
+    let stages = said.stages.lock().unwrap();
+    let searched = stages.iter().filter(|s| s.starts_with("search: model"));
+    assert_eq!(searched.count(), 4, "{stages:?}");
 }
 
 /// Attention as one operator rounds nothing between softmax and the values.

@@ -567,7 +567,7 @@ fn misses_are_explained() {
         .map(str::trim)
         .filter(|c| !c.is_empty())
         .collect();
-    let why = "its factor is 0.6666667, not 0.70710677";
+    let why = "it multiplies by 1/1.5, not by 0.70710677 (1/1.4142135)";
     assert_eq!(cells[..3], ["halve (Mul)", "5", "div (Div)"], "{row}");
     assert!(cells[3].contains(why), "{row}");
 

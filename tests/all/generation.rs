@@ -43,6 +43,7 @@ fn exports_generate_what_pytorch_generates() {
     for (file, tokens) in [
         ("gpt2.past.ts.sdpa.onnx", "gpt2.past.tokens.npz"),
         ("llama.past.dynamo.sdpa.onnx", "llama.past.tokens.npz"),
+        ("qwen3.past.ts.sdpa.onnx", "qwen3.past.tokens.npz"),
         ("mistral.past.ts.sdpa.onnx", "mistral.past.tokens.npz"),
         ("opt.past.ts.sdpa.onnx", "opt.past.tokens.npz"),
     ] {

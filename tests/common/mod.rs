@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod blobs;
 pub mod browser;
 pub mod command;
 pub mod schema;

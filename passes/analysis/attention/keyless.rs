@@ -44,6 +44,13 @@ pub fn hides_nothing(g: &Graph, bias: Bias) -> bool {
     found.lowest > HIDES && !found.outside
 }
 
+/// Whether what is added may be an infinite number of the graph's own.
+pub fn is_infinite(g: &Graph, bias: ValueId) -> bool {
+    let mut found = Numbers::default();
+    found.search(g, bias);
+    found.lowest == f64::NEG_INFINITY
+}
+
 /// What may stand for a number that scores are replaced by: added to a score of ordinary size, it is that number again.
 pub fn replaced(fill: f64, dtype: DType) -> f64 {
     match (fill, dtype) {

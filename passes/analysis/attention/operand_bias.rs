@@ -298,7 +298,7 @@ fn is_one_batch(dims: &[Expr], cx: &Context<'_>) -> bool {
 }
 
 /// What only rearranges.
-pub(super) const MOVES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"];
+pub(crate) const MOVES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"];
 
 /// Rearrangements in a row that are followed.
 const MAX_MOVES: usize = 4;

@@ -155,7 +155,7 @@ fn added<'g>(g: &'g Graph, facts: &Facts, y: ValueId) -> Option<(&'g Tensor, Val
 }
 
 /// Numbers as a vector of a float type; `None` where one is too large for it.
-fn of_type(numbers: &[f64], dtype: DType) -> Option<Tensor> {
+pub(crate) fn of_type(numbers: &[f64], dtype: DType) -> Option<Tensor> {
     let narrow: Vec<f32> = numbers.iter().map(|&v| v as f32).collect();
     let tensor = match dtype {
         DType::F64 => Tensor::vector(numbers),

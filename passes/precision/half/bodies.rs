@@ -1,5 +1,6 @@
 //! Bodies of If, Loop and Scan in half precision: what they share with the graph around them, and in which type.
 
+use kiln_graph::caches::{self, Update};
 use kiln_graph::graph::Slot;
 use kiln_graph::{DType, Def, Graph, NodeId, Type, Use, ValueId};
 use rustc_hash::FxHashMap;
@@ -88,6 +89,21 @@ impl Edge {
             inputs: vec![half; g.inputs().len()],
             outputs: vec![half; g.outputs().len()],
             ..Edge::default()
+        }
+    }
+
+    /// Caches that are written into are half outside, too.
+    pub fn bind(&mut self, g: &Graph) {
+        for cache in caches::caches(g) {
+            if cache.update != Update::Written {
+                continue;
+            }
+            if let Some(k) = g.inputs().iter().position(|v| *v == cache.input) {
+                self.inputs[k] = true;
+            }
+            if let Some(half) = cache.output.and_then(|k| self.outputs.get_mut(k)) {
+                *half = true;
+            }
         }
     }
 

@@ -48,7 +48,10 @@ pub(in crate::precision) fn run(
     bodies::localize(&mut model.graph, cx.options);
     (model.graph).for_each_graph_mut(&mut |g| products::separate_offsets(g, format));
     infer::annotate(&mut model.graph);
-    let edge = Edge::whole(&model.graph, cx.options.convert_io);
+    let mut edge = Edge::whole(&model.graph, cx.options.convert_io);
+    if cx.target.facts.binds_caches {
+        edge.bind(&model.graph);
+    }
     let conversion = Conversion { pass, format };
     let stats = cx.options.stats;
     let flow = Flow::of(&model.graph, format);
@@ -138,7 +141,15 @@ impl Conversion {
         cx: &Context<'_>,
     ) -> Vec<Option<String>> {
         let masked = ranges.masked(g, order);
-        let mut kept = rules::kept(g, order, self.format, flow, &masked, cx.options);
+        let mut kept = rules::kept(
+            g,
+            order,
+            self.format,
+            flow,
+            &masked,
+            cx.options,
+            cx.target.facts.half_norms,
+        );
         let unfit = |v| edge.captured(g, v).is_some_and(|c| !c.fits);
         ranges.keep(g, order, &unfit, &mut kept);
         for &(from, to) in &edge.carried {

@@ -1,10 +1,12 @@
 //! Nodes that keep FP32 because integers, or a divisor, would be other ones after a rounding.
 
 use kiln_graph::{DType, Graph, NodeId, ValueId};
+use rustc_hash::FxHashSet;
 
 use super::control::{Control, bodies};
 use super::flow::Flow;
 use super::format::HalfFormat;
+use super::operands::{MOVES, SCORES, SOFTMAX, SOFTMAX_ERROR};
 use super::touch::is_f32;
 
 /// A constant from here on, times one less an integer, makes a mask of it.
@@ -63,6 +65,7 @@ pub(in crate::precision) fn keep_counts(
             why[id.index()] = rule.integers(id);
         }
     }
+    rule.scores(order, &masks, why);
 }
 
 struct Counts<'a> {
@@ -84,39 +87,112 @@ impl Counts<'_> {
         made && is_f32(g, v) && g.constant(v).is_none() && !self.masked(v)
     }
 
+    /// A float whose roundings another decision would follow from: it is computed of integers, or of what the model is given.
+    fn decisive(&self, v: ValueId) -> bool {
+        let given = self.flow.origin(v).given && !self.masked(v);
+        self.counted(v) || given
+    }
+
     fn operands(&self, id: NodeId) -> impl Iterator<Item = ValueId> + '_ {
         self.g.node(id).inputs().iter().flatten().copied()
     }
 
-    /// Decisions by counted values, and all that computes these.
+    /// Decisions by integers or by what the model is given, and all that computes these.
     fn decisions(&self, order: &[NodeId], why: &mut [Option<String>]) {
         const WHY: &str = "it computes a position or its angle";
+        const GIVEN: &str = "what the model decides by its inputs would change with a rounding";
         let g = self.g;
         let mut todo: Vec<NodeId> = Vec::new();
         for &id in order {
             let node = g.node(id);
-            let places = decides(g, id).unwrap_or_default();
-            let by = |k: &usize| node.input(*k).is_some_and(|v| self.counted(v));
-            if places.iter().any(by) {
+            let remains = self.remains(id).then_some(&[0, 1][..]);
+            let places = decides(g, id).or(remains).unwrap_or_default();
+            let read = || places.iter().filter_map(|&k| node.input(k));
+            if read().any(|v| self.decisive(v)) {
                 let float = |v: ValueId| is_f32(g, v);
                 if !node.op().is("Cast") && self.operands(id).any(float) {
-                    let integers =
-                        "it decides by integers, which other ones would be after a rounding";
-                    why[id.index()].get_or_insert_with(|| integers.into());
+                    let reason = match read().any(|v| self.counted(v)) {
+                        true => {
+                            "it decides by integers, which other ones would be after a rounding"
+                        }
+                        false => GIVEN,
+                    };
+                    why[id.index()].get_or_insert_with(|| reason.into());
                 }
                 todo.push(id);
             }
         }
         while let Some(id) = todo.pop() {
-            for v in self.operands(id).filter(|&v| self.counted(v)) {
+            for v in self.operands(id).filter(|&v| self.decisive(v)) {
                 let Some(producer) = g.producer(v).filter(|&p| !g.node(p).has_subgraphs()) else {
                     continue;
                 };
                 if why[producer.index()].is_none() {
-                    why[producer.index()] = Some(WHY.into());
+                    let reason = if self.counted(v) { WHY } else { GIVEN };
+                    why[producer.index()] = Some(reason.into());
                     todo.push(producer);
                 }
             }
+        }
+    }
+
+    /// Whether it is what a rounding to whole numbers leaves: `x - floor(x)`.
+    fn remains(&self, id: NodeId) -> bool {
+        let g = self.g;
+        let whole = |v: ValueId| {
+            let producer = g.producer(v).map(|p| g.node(p).op());
+            producer.is_some_and(|op| op.is_any(&["Ceil", "Floor", "Round"]))
+        };
+        g.node(id).op().is("Sub") && self.operands(id).any(whole)
+    }
+
+    /// Keeps a softmax of scores to which integers are added that may be so large that their roundings show, and what is
+    /// between.
+    fn scores(&self, order: &[NodeId], masks: &[bool], why: &mut [Option<String>]) {
+        let g = self.g;
+        let mut moved = vec![false; g.node_bound()];
+        for &id in order {
+            let node = g.node(id);
+            let softmax = node.op().is_any(SOFTMAX);
+            let scores = node.op().is_any(SCORES) || node.op().is_any(MOVES);
+            let met = node.output(0).is_some_and(|v| !self.counted(v));
+            if !met || !(softmax || scores) {
+                continue;
+            }
+            let mut read = self
+                .operands(id)
+                .filter(|&v| is_f32(g, v) && !self.masked(v));
+            moved[id.index()] = read.any(|v| match g.producer(v) {
+                _ if self.counted(v) => scores && !masks[id.index()] && self.shows(v),
+                producer => producer.is_some_and(|p| moved[p.index()]),
+            });
+            if moved[id.index()] && softmax {
+                self.keep_back(id, &moved, why);
+            }
+        }
+    }
+
+    /// Whether the format rounds integers by so much that a softmax shows it.
+    fn shows(&self, v: ValueId) -> bool {
+        let count = self.flow.origin(v).count;
+        count.is_some_and(|c| c.wide && c.reach() * self.format.unit() > SOFTMAX_ERROR)
+    }
+
+    fn keep_back(&self, softmax: NodeId, moved: &[bool], why: &mut [Option<String>]) {
+        let mut todo = vec![softmax];
+        let mut seen = FxHashSet::default();
+        while let Some(id) = todo.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            why[id.index()].get_or_insert_with(|| {
+                format!(
+                    "the scores of a softmax have positions added that {} may not tell apart",
+                    self.format.name()
+                )
+            });
+            let producers = self.operands(id).filter_map(|v| self.g.producer(v));
+            todo.extend(producers.filter(|p| moved[p.index()]));
         }
     }
 

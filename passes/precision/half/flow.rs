@@ -27,6 +27,8 @@ pub(in crate::precision) struct Origin {
     pub vanishes: bool,
     /// It is a sum, a mean or what is made of one, or guarded by a number that vanishes.
     pub statistic: bool,
+    /// It is made of floats that the model is given, by no more than arithmetic on single elements: a column of ids, a time.
+    pub given: bool,
 }
 
 impl Origin {
@@ -40,6 +42,7 @@ impl Origin {
             count: self.count.zip(other.count).map(|(a, b)| a.union(b)),
             vanishes: self.vanishes || other.vanishes,
             statistic: self.statistic || other.statistic,
+            given: self.given && other.given,
         }
     }
 }
@@ -93,6 +96,7 @@ impl Follow<'_> {
                     Some(known) => *known,
                     None => Origin {
                         count: value.ty().dtype().and_then(Count::of_type),
+                        given: is_f32(g, v),
                         ..Origin::default()
                     },
                 },
@@ -115,7 +119,7 @@ impl Follow<'_> {
         Origin {
             count: Some(count),
             vanishes: small && vanishes(tensor, self.format),
-            statistic: false,
+            ..Origin::default()
         }
     }
 
@@ -130,9 +134,24 @@ impl Follow<'_> {
                 count,
                 vanishes: vanishes && is_f32(g, v),
                 statistic: false,
+                given: count.is_none() && is_f32(g, v) && self.is_given(flow, id),
             };
         }
         self.statistic(flow, id);
+    }
+
+    /// Whether a node computes element by element with floats that the model is given.
+    fn is_given(&self, flow: &Flow, id: NodeId) -> bool {
+        let node = self.g.node(id);
+        let op = node.op();
+        let sums = op.is_any(REDUCTIONS) || op.is_any(&["AveragePool", "Einsum"]);
+        let places = arithmetic_operands(op, node.inputs().len()).filter(|_| !sums);
+        let operands = places.into_iter().flatten().filter_map(|k| node.input(k));
+        let operands: Vec<Origin> = operands.map(|v| flow.origin(v)).collect();
+        op.domain().is_empty()
+            && !embeds(self.g, id)
+            && operands.iter().any(|o| o.given)
+            && operands.iter().all(|o| o.given || o.count.is_some())
     }
 
     /// Where a result lies, if the node makes it of integers and constants.

@@ -4,7 +4,7 @@ use kiln_graph::graph::Use;
 use kiln_graph::{Graph, NodeId, ValueId, ops};
 
 use super::format::HalfFormat;
-use super::ranges::MOVES;
+use super::operands::MOVES;
 use crate::core::pass::OUT_OF_TOLERANCE;
 use crate::precision::numbers::quantized::{Quantized, one_scale};
 

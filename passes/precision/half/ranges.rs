@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::flow::Flow;
 use super::format::HalfFormat;
+use super::operands::{MOVES, SCORES, SOFTMAX, SOFTMAX_ERROR};
 use super::rules;
 use super::touch::{is_f32, touches};
 use crate::core::pass::Options;
@@ -20,23 +21,9 @@ const MARGIN: f64 = 2.0;
 /// rounding alone is off by 3e-4 in FP16 and 2e-3 in BF16.
 const WEIGHT_ERROR: f64 = 1e-2;
 
-/// The rounding of a softmax's operands at which they are not half: it multiplies the probabilities by up to e to the
-/// power of this, 13 %. FP16 reaches it at scores of 256, BF16 at scores of 32.
-const SOFTMAX_ERROR: f64 = 0.125;
-
 /// Numbers from here on stand for infinity, whatever their sign: masks are spelled with 1e9, 1e12, 1e30 and the largest
 /// FP32.
 const INFINITE: f64 = 1e9;
-
-/// Operators that write the numbers of their first operand elsewhere: all of them, and no others.
-pub(in crate::precision) const MOVES: &[&str] = &[
-    "Flatten",
-    "Identity",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-];
 
 /// What may be between the constant of a mask and the softmax.
 const MASKS: &[&str] = &[
@@ -354,11 +341,6 @@ impl<'a> Ranges<'a> {
     }
 }
 
-const SOFTMAX: &[&str] = &["Softmax", "LogSoftmax"];
-
-/// What is between the product of queries and keys and the softmax.
-const SCORES: &[&str] = &["Add", "Div", "Mul", "Neg", "Sub", "Where"];
-
 /// The end of a format in a few digits.
 fn end(format: HalfFormat) -> String {
     match format {
@@ -420,7 +402,7 @@ pub fn wanted(model: &Model, format: HalfFormat) -> Vec<ValueId> {
         return Vec::new();
     };
     let flow = Flow::of(g, format);
-    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default());
+    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default(), false);
     let mut all = Vec::new();
     for id in order {
         let node = g.node(id);

@@ -21,6 +21,16 @@ const NORMS: &[&str] = &[
     "SimplifiedLayerNormalization",
 ];
 
+fn is_norm(g: &Graph, id: NodeId) -> bool {
+    is_layer_norm(g, id) || g.node(id).op().is_any(NORMS)
+}
+
+fn is_layer_norm(g: &Graph, id: NodeId) -> bool {
+    let op = g.node(id).op();
+    let standard = op.is_any(&["LayerNormalization", "SimplifiedLayerNormalization"]);
+    standard || ops::internal::RmsNormalization::of(g, id).is_some()
+}
+
 fn norm_why(format: HalfFormat) -> String {
     match format {
         HalfFormat::Fp16 => "normalization sums squares, which overflow FP16".into(),
@@ -34,7 +44,7 @@ pub(in crate::precision) fn input_stays(op: Op, k: usize) -> bool {
 }
 
 /// For each node: `None` if it may become half precision, else why it keeps its type. `masked` says which values hold a mask's
-/// number for infinity.
+/// number for infinity, `half_norms` whether norms sum in FP32 whatever their operands are.
 pub(in crate::precision) fn kept(
     g: &Graph,
     order: &[NodeId],
@@ -42,6 +52,7 @@ pub(in crate::precision) fn kept(
     flow: &Flow,
     masked: &[bool],
     options: &Options<'_>,
+    half_norms: bool,
 ) -> Vec<Option<String>> {
     let mut why: Vec<Option<String>> = vec![None; g.node_bound()];
     let name = format.name();
@@ -51,7 +62,7 @@ pub(in crate::precision) fn kept(
             Some(why)
         } else if !options.wide.is_empty() && options.wide.contains(&g.label(id)) {
             Some(OUT_OF_TOLERANCE.into())
-        } else if ops::internal::RmsNormalization::of(g, id).is_some() || op.is_any(NORMS) {
+        } else if is_norm(g, id) && !(half_norms && is_layer_norm(g, id)) {
             Some(norm_why(format))
         } else if op.domain() == INTERNAL_DOMAIN {
             None

@@ -9,7 +9,7 @@ fn kinds(inputs: &str, constants: &str, nodes: &str) -> Kinds {
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
 g (float[batch, heads, seq, 4] q, float[batch, heads, seq, 4] v, {inputs}) => (float[a, b, c, d] y) <
   float zero = {{0.0}}, float one = {{1.0}}, float far = {{-10000.0}}, float inf = {{-inf}},
-  int64[2] axes = {{1, 2}}, int64 i0 = {{0}}, int64 i1 = {{1}}{constants}
+  int64[2] axes = {{1, 2}}, int64 i0 = {{0}}, int64 i1 = {{1}}, int64 i2 = {{2}}{constants}
 >
 {{
   k = Transpose <perm = [0, 1, 3, 2]> (q)
@@ -122,6 +122,16 @@ fn the_graph_says_which_number_hides() {
             "float",
             "i = Sub(one, wide) b = Mul(i, far) masked = Add(scores, b)",
             KEEPS,
+        ),
+        (
+            "int64",
+            "e = Equal(wide, i2) masked = Where(e, scores, inf)",
+            (2.0, 0.0),
+        ),
+        (
+            "int32",
+            "c = Cast <to = 7> (wide) e = Equal(c, i2) masked = Where(e, inf, scores)",
+            (0.0, 2.0),
         ),
         ("float", "b = Mul(wide, far) masked = Add(scores, b)", HIDES),
         ("float", "b = Log(wide) masked = Add(scores, b)", KEEPS),
@@ -269,6 +279,31 @@ fn what_selects_is_drawn_from_what_it_is_compared_with() {
     for (ty, nodes, expected) in cases {
         assert_eq!(argument(ty, nodes), expected, "{nodes}");
     }
+}
+
+#[test]
+fn whole_numbers_that_are_compared_come_from_around_the_bounds() {
+    let of = |ty: &str, nodes: &str| {
+        let constants = ", int64 edge = {50256}, float[3] edges = {5.5, 20.5, 2050.5}";
+        kind(&format!("{ty}[batch, seq] n"), constants, nodes)
+    };
+    let marks = |all: &[f64]| InputKind::OneOf(all.to_vec());
+    assert_eq!(
+        of("int64", "d = Sub(n, edge) y = Sign(d)"),
+        marks(&[0.0, 1.0, 2.0, 50255.0, 50256.0, 50257.0])
+    );
+    let table = "f = Cast <to = 1> (n) u = Unsqueeze(f, axes) y = Greater(u, edges)";
+    let near = [0.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 19.0, 20.0, 21.0, 22.0];
+    assert_eq!(of("uint8", table), marks(&near));
+    assert_eq!(
+        of("float", "y = Greater(n, edges)"),
+        InputKind::Within {
+            low: 5.5 - 511.25,
+            high: 2050.5 + 511.25
+        }
+    );
+    let counts = "f = Cast <to = 1> (n) c = CumSum(f, i1) m = Mul(c, f) y = Sin(m)";
+    assert_eq!(of("int64", counts), InputKind::Mask);
 }
 
 #[test]

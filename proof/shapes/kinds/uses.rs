@@ -35,6 +35,8 @@ pub(super) struct Uses {
     pub waves: bool,
     /// It is read as a mask.
     pub masks: bool,
+    /// Its numbers are added up one after the other, as places are counted by a mask.
+    pub counts: bool,
     /// It is multiplied with weights, or convolved: numbers of the world.
     pub data: bool,
     /// It is divided by, or its root or logarithm is taken.
@@ -285,6 +287,14 @@ impl<'a> Walk<'a> {
             ("", "Sin" | "Cos") => self.found.waves = true,
             ("", "Sqrt" | "Log" | "Reciprocal" | "Pow") => {
                 self.found.positive = true;
+                self.on(scope, node, at.lost());
+            }
+            ("", "CumSum") => {
+                self.found.data = true;
+                self.found.counts = true;
+            }
+            ("", "Sign") => {
+                self.found.equal.extend(at.back(0.0));
                 self.on(scope, node, at.lost());
             }
             ("", "Floor" | "Ceil" | "Round" | "Abs" | "Exp") => self.on(scope, node, at.lost()),

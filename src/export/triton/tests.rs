@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::*;
+use super::batching::batching;
+use crate::export::facts::Facts;
 use crate::shapes::Range;
 
 fn facts(most: usize) -> Facts {

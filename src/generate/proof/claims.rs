@@ -170,11 +170,15 @@ pub(super) fn held(
         let Some(other) = other else {
             continue;
         };
-        let (a, b) = (&states.0.caches[k], &states.1.caches[other]);
-        let (Some(x), Some(y)) = (floats(a), floats(b)) else {
+        let part = |model: &Decoder, state: &State, k: usize| {
+            let tokens = state.lengths.first().copied()?;
+            tokens_of(&state.caches[k], model.ports.caches[k].cache.axis, tokens)
+        };
+        let (a, b) = (part(original, &states.0, k), part(result, &states.1, other));
+        let (Some(x), Some(y)) = (a, b) else {
             continue;
         };
-        if a.dims() != b.dims() {
+        if x.len() != y.len() {
             continue;
         }
         compared += 1;
@@ -197,8 +201,15 @@ pub(super) fn held(
     }
 }
 
-fn floats(t: &Tensor) -> Option<Vec<f32>> {
-    Some(t.to_f64s()?.into_iter().map(|x| x as f32).collect())
+/// What a cache holds of the first tokens; a buffer is longer than they are.
+fn tokens_of(t: &Tensor, axis: usize, tokens: usize) -> Option<Vec<f32>> {
+    let dims = t.dims();
+    let inner: usize = dims.get(axis + 1..)?.iter().product();
+    let whole = dims.get(axis)? * inner;
+    let numbers = t.to_f64s()?;
+    let rows = numbers.chunks_exact(whole.max(1));
+    let part = rows.flat_map(|row| row.iter().take(tokens * inner));
+    Some(part.map(|x| *x as f32).collect())
 }
 
 /// A batch of rows of unequal lengths against each row alone. Where the original's rows see each other, a result's may.

@@ -36,7 +36,7 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
     // A processor's milliseconds say nothing of an engine, and where none serves it has no parity.
     let on_cpu = m.device.as_ref().is_none_or(|d| d.device.is_cpu());
     let for_cpu = m.target == Targets::Cpu.to_string();
-    if !for_cpu {
+    if !for_cpu && m.target != Targets::Cuda.to_string() {
         all.extend(m.engine.as_ref().map(built));
         all.push(engine_verdict(&m.engine_parity));
     }

@@ -1,0 +1,128 @@
+//! What of a decoder with growing caches an engine is made from: the same decoder with caches of one length.
+
+use std::path::{Path, PathBuf};
+
+use kiln_graph::{Model, infer, onnx};
+use kiln_passes::adopt::written_caches::{self, Stays, Written};
+use kiln_passes::{Step, Target, adopt, lower, registry};
+
+use super::Error;
+use super::rewrite::{Passes, rewrite};
+use crate::generate::{Feed, Port, Ports};
+use crate::options::Options;
+use crate::runtime::scratch::Temporary;
+use crate::shapes::Shapes;
+use crate::talk::Talk;
+use crate::targets::Targets;
+
+/// The length of caches where neither the user nor the model says one.
+const CAPACITY: usize = 2048;
+
+/// A decoder whose caches are of one length, in a file of its own for ONNX Runtime.
+#[derive(Debug)]
+pub(crate) struct Portable {
+    pub path: PathBuf,
+    _folder: Temporary,
+}
+
+const ADOPT: &[Step] = &[
+    Step::Run(&adopt::raise_opset::RaiseOpset),
+    Step::Run(&adopt::expand_attention::EXPAND_ATTENTION),
+];
+
+/// Writes a decoder anew for engines. `None` if it has no growing cache, or keeps it, which is said.
+///
+/// # Errors
+/// When passes fail, or `--max-length` is asked for and cannot be had.
+pub(crate) fn portable(
+    options: &Options,
+    targets: &Targets,
+    original: &mut Model,
+    talk: &dyn Talk,
+) -> Result<Option<Portable>, Error> {
+    if !matches!(targets, Targets::Engines(_)) || options.standard || options.growing {
+        return Ok(None);
+    }
+    let found = kiln_graph::caches::caches(&original.graph);
+    let grows = |c: &kiln_graph::caches::Cache| c.update == kiln_graph::caches::Update::Grows;
+    if !found.iter().any(grows) {
+        return Ok(None);
+    }
+    let relations = Shapes::new(&original.graph, &options.dims, &options.shapes)?.relations;
+    let ports = match Ports::of(&original.graph) {
+        Ok(ports) => ports,
+        Err(why) => {
+            talk.warn(&format!("its caches stay growing: {why}"));
+            return Ok(None);
+        }
+    };
+    let mask =
+        |(port, feed): &(Port, Feed)| matches!(feed, Feed::Mask { .. }).then(|| port.name.clone());
+    let masks: Vec<String> = ports.feeds.iter().filter_map(mask).collect();
+    let capacity = options.max_length.or(ports.capacity).unwrap_or(CAPACITY);
+    let none = std::collections::BTreeMap::new();
+    let steps = [ADOPT, registry::CLEANUP].concat();
+    let folded = rewrite(
+        options,
+        targets,
+        &Passes::of(&steps, &none),
+        original.clone(),
+        talk,
+    )?;
+    let mut model = folded.model;
+    let written = written_caches::write(
+        &mut model,
+        capacity,
+        &|name| relations.get(name).cloned(),
+        &masks,
+    );
+    let written = match written {
+        Ok(written) => written,
+        Err(why @ Stays::Because(_)) | Err(why @ Stays::None) => {
+            talk.warn(&format!("its caches stay growing: {why}"));
+            return Ok(None);
+        }
+    };
+    let Written {
+        indices,
+        capacity,
+        caches,
+    } = written;
+    talk.note(&format!(
+        "caches: {} inputs hold {capacity} tokens each, and {indices} says how many tokens each row has",
+        caches.len()
+    ));
+    lowered(options, &mut model)?;
+    let failed = |path: &Path, source| Error::Io {
+        path: path.to_path_buf(),
+        why: "cannot be written",
+        source,
+    };
+    let folder =
+        Temporary::new().map_err(|e| failed(Path::new("a folder for temporary files"), e))?;
+    let path = folder.path().join("model.onnx");
+    onnx::write(&model, path.clone(), &onnx::WriteOptions::default())
+        .map_err(|e| failed(&path, std::io::Error::other(e)))?;
+    model.sources.clone_from(&original.sources);
+    model.bytes.clone_from(&original.bytes);
+    model.path.clone_from(&original.path);
+    infer::annotate(&mut model.graph);
+    *original = model;
+    Ok(Some(Portable {
+        path,
+        _folder: folder,
+    }))
+}
+
+/// Attention that was taken apart for its caches, in plain ONNX.
+fn lowered(options: &Options, model: &mut Model) -> Result<(), Error> {
+    let target = Target::standard();
+    let choices = kiln_passes::Options::default();
+    let mut cx = kiln_passes::Context::new(&target, &choices);
+    let steps = [Step::Run(&lower::lower_attention::LOWER_ATTENTION)];
+    let lowered = kiln_passes::run(model, &steps, &mut cx, &mut |_, _| {});
+    lowered.map(drop).map_err(|source| Error::Pass {
+        model: options.model.clone(),
+        source,
+    })
+}
