@@ -176,10 +176,7 @@ fn a_file_is_known_by_its_bytes() {
     let hash = |path: &Path| sessions::sha256(path, &onnx::read(path).unwrap()).unwrap();
     let write = |name: &str, weight, inline_limit| {
         let path = folder.path().join(name);
-        let options = WriteOptions {
-            inline_limit,
-            ..WriteOptions::default()
-        };
+        let options = WriteOptions { inline_limit };
         onnx::write(&model(MASK, RESULT, weight), &path, &options).unwrap();
         path
     };

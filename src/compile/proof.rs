@@ -193,15 +193,15 @@ pub(super) fn all(
     if options.latency == Some(false) {
         return Ok(proved);
     }
+    if job.prepared.targets == Targets::Cuda && proof.reference.device().device.is_cpu() {
+        proved.latency_not_run = Some(NO_CUDA.to_string());
+        return Ok(proved);
+    }
     let targets = &job.prepared.targets;
     let serves_here = *targets == Targets::Cpu || !proof.reference.device().device.is_cpu();
     if options.latency.is_none() && !serves_here {
         let why = gates::elsewhere(targets);
         proved.latency_not_run = Some(format!("{why}; --latency times it there"));
-        return Ok(proved);
-    }
-    if job.prepared.targets == Targets::Cuda && proof.reference.device().device.is_cpu() {
-        proved.latency_not_run = Some(NO_CUDA.to_string());
         return Ok(proved);
     }
     if twin::formats(&rewritten.model).contains(&DType::BF16) {

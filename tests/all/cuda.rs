@@ -48,10 +48,7 @@ fn a_result_is_proved_here_and_says_that_its_kernels_did_not_run() {
         .says(&["the CUDA kernels themselves did not run", "not run"]);
     let manifest = folder.manifest("b.kiln");
     assert_eq!(manifest["target"], "cuda");
-    assert_eq!(
-        manifest["parity"]["failed"].as_bool().unwrap_or(false),
-        false
-    );
+    assert!(!manifest["parity"]["failed"].as_bool().unwrap_or(false));
     let told = manifest["latency_not_run"].as_str().unwrap();
     assert!(told.contains("CUDA provider"), "{told}");
     let blocks = manifest["blocks"].as_array().unwrap();
