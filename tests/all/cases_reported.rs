@@ -47,7 +47,7 @@ fn models_that_were_reported_do_what_is_right() {
             targets: Some(Targets::Cpu),
             output: Some(folder.path().join("m.kiln")),
             precision: Floats::Fp16.into(),
-            latency: false,
+            latency: Some(false),
             dims: dims.iter().map(|d| d.parse().unwrap()).collect(),
             ..Options::new(common::fixture(&format!("cases/{name}.onnx")))
         };
