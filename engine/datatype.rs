@@ -76,13 +76,7 @@ impl fmt::Display for DataType {
             Self::Bfloat16 => "bfloat16",
             Self::Float8 => "float8",
             Self::Float4 => "float4",
-            Self::Int64 => "int64",
-            Self::Int32 => "int32",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-            Self::Uint8 => "uint8",
-            Self::Bool => "bool",
-            Self::Other => "other",
+            others => others.short(),
         })
     }
 }

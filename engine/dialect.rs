@@ -3,6 +3,7 @@
 use std::fmt;
 
 use kiln_graph::{DType, Graph, INTERNAL_DOMAIN, Model, Node, NodeId, ops};
+use kiln_runtime::setting::{DROP_INPUTS, INPUT};
 use serde::{Deserialize, Serialize};
 
 /// A node that may not be handed to TensorRT.
@@ -197,7 +198,7 @@ fn text(name: &str) -> Refusal {
     Refusal {
         node: format!("input {name}"),
         why: format!(
-            "it is text, which TensorRT does not support: fix it and leave it out with --input {name}=TEXT --drop-inputs"
+            "it is text, which TensorRT does not support: fix it and leave it out with {INPUT} {name}=TEXT {DROP_INPUTS}"
         ),
         quantization: false,
         foreign: false,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{ComputeCapability, ENV_DIR, INSTALL, LIBRARY, LogLine, ProfileError, Refusal};
 use super::{hints, log};
 use kiln_runtime::fault::Fault;
+use kiln_runtime::setting::{EXPLAIN, FP16, NO_ENGINE, TARGET};
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
@@ -146,11 +147,10 @@ impl EngineError {
     /// What the user can do, in one sentence, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Absent => Some(
-                "`cargo build --release` with the feature `tensorrt`, which is on by default, makes one that does; --target cpu \
-                 compiles for ONNX Runtime, and --no-engine makes the model without its engine"
-                    .into(),
-            ),
+            Self::Absent => Some(format!(
+                "`cargo build --release` with the feature `tensorrt`, which is on by default, makes one that does; {TARGET} cpu \
+                 compiles for ONNX Runtime, and {NO_ENGINE} makes the model without its engine"
+            )),
             Self::NotFound { .. } => Some(format!(
                 "`{INSTALL}` in the active environment or in ./.venv installs it; or set {ENV_DIR} to the folder of its libraries"
             )),
@@ -160,28 +160,28 @@ impl EngineError {
             Self::Profile(error) => error.hint(),
             Self::Parse { failures, .. } => failures.iter().find_map(ParseFailure::hint),
             Self::Build { failures, .. } => failures.iter().find_map(BuildFailure::hint),
-            Self::Dialect(refusals) if refusals.iter().any(|r| r.quantization) => Some(
-                "TensorRT takes INT8 around zero with constant scales; `--explain all` says what kept kiln from writing it so".into(),
-            ),
-            Self::Dialect(refusals) if refusals.iter().any(|r| r.foreign) => Some(
+            Self::Dialect(refusals) if refusals.iter().any(|r| r.quantization) => Some(format!(
+                "TensorRT takes INT8 around zero with constant scales; `{EXPLAIN} all` says what kept kiln from writing it so"
+            )),
+            Self::Dialect(refusals) if refusals.iter().any(|r| r.foreign) => Some(format!(
                 "operators of other domains come from optimizers: compile the model as it was exported, which kiln \
-                 optimizes for the target itself; --no-engine makes the model without an engine"
-                    .into(),
-            ),
+                 optimizes for the target itself; {NO_ENGINE} makes the model without an engine"
+            )),
             Self::Dialect(refusals) if refusals.iter().all(|r| r.input) => None,
-            Self::Dialect(_) => Some(
-                "replace it in the model by operators that TensorRT has; --no-engine makes the model without an engine, \
-                 and --target cpu one for ONNX Runtime"
-                    .into(),
-            ),
-            Self::Fp32Products { half: false, .. } => Some("give --fp16".into()),
+            Self::Dialect(_) => Some(format!(
+                "replace it in the model by operators that TensorRT has; {NO_ENGINE} makes the model without an engine, \
+                 and {TARGET} cpu one for ONNX Runtime"
+            )),
+            Self::Fp32Products { half: false, .. } => Some(format!("give {FP16}")),
             Self::Fp32Products { .. } => {
                 Some("give targets from sm_80 on, or let these nodes become FP16".into())
             }
-            Self::Died { .. } => Some(
-                "nothing of this compilation is left; the same command with --no-engine makes the model without it".into(),
-            ),
-            Self::Dropped(_) => Some("its parser does not know what reads them: --explain all says which nodes kiln left as they were".into()),
+            Self::Died { .. } => Some(format!(
+                "nothing of this compilation is left; the same command with {NO_ENGINE} makes the model without it"
+            )),
+            Self::Dropped(_) => Some(format!(
+                "its parser does not know what reads them: {EXPLAIN} all says which nodes kiln left as they were"
+            )),
             Self::Refused { .. }
             | Self::Request(_)
             | Self::Child { .. }
@@ -200,14 +200,14 @@ impl ParseFailure {
                 "TensorRT has no `{op}`: replace it by standard ONNX ops"
             ));
         }
-        hints::parse_hint(self.op.as_deref(), &self.reason).map(str::to_owned)
+        hints::parse_hint(self.op.as_deref(), &self.reason)
     }
 }
 
 impl BuildFailure {
     /// What the user can do, where that is known.
     pub fn hint(&self) -> Option<String> {
-        hints::build_hint(&self.reason).map(str::to_owned)
+        hints::build_hint(&self.reason)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The sizes that dynamic inputs may take.
 
+use kiln_runtime::setting::DIM;
 use serde::{Deserialize, Serialize};
 
 /// The sizes of all dynamic inputs that one set of kernels serves. TensorRT tunes for `opt` and takes all between `min`
@@ -67,12 +68,12 @@ impl ProfileError {
     pub(super) fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Missing { .. } | Self::MissingInput { .. } => {
-                "give the sizes of the dynamic dimensions with --dim"
+                format!("give the sizes of the dynamic dimensions with {DIM}")
             }
-            Self::ShapeValues { .. } => "make this input a constant of the model",
+            Self::ShapeValues { .. } => "make this input a constant of the model".to_owned(),
             _ => return None,
         };
-        Some(hint.to_owned())
+        Some(hint)
     }
 }
 

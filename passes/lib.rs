@@ -16,7 +16,7 @@ pub mod targets;
 
 pub use self::analysis::census;
 pub use self::core::driver::{PassError, PassReport, Step, run};
-pub use self::core::options::{INT4_BLOCK, Options, kept_by};
+pub use self::core::options::{INT4_BLOCK, Options};
 pub use self::core::pass::{
     Application, Context, Evaluator, EvaluatorError, Exactness, Pass, PassFailure,
 };

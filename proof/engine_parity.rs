@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::parity;
 use crate::parity::Report;
+use kiln_runtime::setting::NO_CHECK;
 
 /// Runs a compiled engine on tensors in the host's memory.
 pub trait Runner {
@@ -43,7 +44,7 @@ impl NotRun {
 
     /// It was not asked for.
     pub fn unchecked() -> NotRun {
-        NotRun("nothing is checked (--no-check)".into())
+        NotRun(format!("nothing is checked ({NO_CHECK})"))
     }
 }
 

@@ -6,6 +6,7 @@ use kiln_graph::{Dim, Graph, Tensor, ValueId};
 
 use crate::parity;
 use crate::shapes::{DimSpec, SpecError};
+use kiln_runtime::setting::{DIM, DROP_INPUTS, INPUT};
 
 /// An input and the value that it always has, as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,22 +38,22 @@ impl FromStr for InputValue {
 /// A value does not fit the input that it is for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FixError {
-    #[error("--input {name}: the model has no such input; it has: {known}")]
+    #[error("{INPUT} {name}: the model has no such input; it has: {known}")]
     Unknown { name: String, known: String },
     #[error(
-        "--input {name}: it is {ty}, and a value needs known sizes: give those of its dimensions with --dim"
+        "{INPUT} {name}: it is {ty}, and a value needs known sizes: give those of its dimensions with {DIM}"
     )]
     Open { name: String, ty: String },
-    #[error("--input {name}={value}: it is {ty}, and {why}")]
+    #[error("{INPUT} {name}={value}: it is {ty}, and {why}")]
     Value {
         name: String,
         value: String,
         ty: String,
         why: String,
     },
-    #[error("--input {0} is given twice")]
+    #[error("{INPUT} {0} is given twice")]
     Twice(String),
-    #[error("--drop-inputs leaves out the inputs that --input fixes, and it fixes none")]
+    #[error("{DROP_INPUTS} leaves out the inputs that {INPUT} fixes, and it fixes none")]
     NothingToDrop,
 }
 

@@ -14,6 +14,7 @@ use crate::shapes::{self, Kinds, Point, Settled, Shapes, Wanted};
 use kiln_runtime::talk::Talk;
 use kiln_runtime::{self as runtime, TensorInfo};
 
+use kiln_runtime::setting::{DIM, INPUT, INPUTS};
 use rows::proved;
 pub(crate) use ways::Apart;
 use ways::{Way, written};
@@ -114,7 +115,7 @@ impl Maker<'_> {
             Error::Sizes { model, why } => Error::Sizes {
                 model,
                 why: format!(
-                    "the input \"{0}\" selects what is computed, and with --input {0}={1} the graph tells the sizes of that: {why}",
+                    "the input \"{0}\" selects what is computed, and with {INPUT} {0}={1} the graph tells the sizes of that: {why}",
                     control.name,
                     written(control, &control.kind)
                 ),
@@ -132,8 +133,8 @@ impl Maker<'_> {
             let tried = others.filter(|v| cases.contains(&format!("{}={v}", w.name)));
             let all: Vec<String> = std::iter::once(written(w, &w.kind)).chain(tried).collect();
             format!(
-                "the input \"{0}\" is an argument, and made inputs have it {1}; fix it with --input {0}=VALUE, or give \
-                 real inputs with --inputs",
+                "the input \"{0}\" is an argument, and made inputs have it {1}; fix it with {INPUT} {0}=VALUE, or give \
+                 real inputs with {INPUTS}",
                 w.name,
                 all.join(" or ")
             )
@@ -299,7 +300,7 @@ fn adopted(request: &Request<'_>, way: Way, mut settled: Settled, shapes: &mut S
         let sizes: Vec<String> = held.iter().filter_map(size).collect();
         settled.warnings.push(format!(
             "an engine's tensors have one rank, and the model has branches of different ranks that a size decides between, so \
-             the profile holds {}; --dim gives another size",
+             the profile holds {}; {DIM} gives another size",
             sizes.join(", ")
         ));
     }

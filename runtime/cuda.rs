@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::device::{Gpu, Unusable};
 use super::options::{Optimization, SessionOptions};
+use super::setting::DEVICE;
 use super::{Runtime, providers};
 use crate::nvidia::elf::{self, ElfError};
 use crate::nvidia::{Driver, Needs, Places, driver, libraries, packages};
@@ -194,7 +195,7 @@ pub(super) fn device(runtime: &Runtime, id: u32) -> Result<String, Unusable> {
                 "CUDA's devices are numbered from 0 to {}",
                 driver.gpus.len().saturating_sub(1)
             ),
-            "--device cuda:N with one of them",
+            format!("{DEVICE} cuda:N with one of them"),
         )
     })?;
     let cuda = prepare(runtime)?;

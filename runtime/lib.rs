@@ -3,6 +3,7 @@
 //! The library is loaded at run time, so kiln itself builds and starts without it. [`Runtime::load`] finds and loads
 //! it, [`Session`] holds one model.
 
+mod builder;
 pub mod cuda;
 mod device;
 mod error;
@@ -19,6 +20,7 @@ mod placement;
 pub mod rtx;
 mod seat;
 mod session;
+pub mod setting;
 pub mod talk;
 #[doc(hidden)]
 pub mod testing;

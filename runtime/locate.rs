@@ -3,6 +3,7 @@ use std::fmt;
 use std::iter;
 use std::path::{Path, PathBuf};
 
+use super::setting::ORT_LIB;
 use crate::pysite;
 
 /// A file that looks like ONNX Runtime's library.
@@ -44,7 +45,7 @@ impl fmt::Display for NotFound {
         }
         write!(
             f,
-            "install it with `{INSTALL}`, or name the library with --ort-lib or {VARIABLE}"
+            "install it with `{INSTALL}`, or name the library with {ORT_LIB} or {VARIABLE}"
         )
     }
 }

@@ -13,6 +13,7 @@ use ort::session::builder::SessionBuilder;
 use super::Runtime;
 use super::device::{Gpu, Unusable};
 use super::options::SessionOptions;
+use super::setting::DEVICE;
 use crate::nvidia::{Places, driver, elf, libraries};
 use crate::pysite;
 
@@ -48,12 +49,12 @@ pub(super) fn device(runtime: &Runtime, id: u32) -> Result<String, Unusable> {
     match count {
         0 => {
             let reason = "TensorRT for RTX's plugin is registered and offers no device: it takes GPUs of the RTX kind";
-            return Err(Unusable::new(reason, "--device cuda:0"));
+            return Err(Unusable::new(reason, format!("{DEVICE} cuda:0")));
         }
         n if id as usize >= n => {
             return Err(Unusable::new(
                 format!("TensorRT for RTX's plugin offers devices 0 to {}", n - 1),
-                "--device rtx:N with one of them",
+                format!("{DEVICE} rtx:N with one of them"),
             ));
         }
         _ => {}

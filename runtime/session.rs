@@ -6,18 +6,17 @@ use bytes::Bytes;
 use kiln_graph::Tensor;
 use kiln_graph::onnx;
 use ort::memory::MemoryInfo;
-use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, SessionInputValue, SessionInputs, SessionOutputs};
 use ort::value::DynValue;
 use rustc_hash::FxHashSet;
 
-use super::device::{Device, Unusable};
+use super::builder::{builder, on_device};
+use super::device::Device;
 use super::info::{TensorInfo, infos};
-use super::messages;
-use super::options::{Optimization, SessionOptions};
+use super::options::SessionOptions;
 use super::placement::Placement;
 use super::values::{from_ort, to_ort};
-use super::{Error, Runtime, cuda, rtx, threads};
+use super::{Error, Runtime, cuda, rtx};
 use crate::scratch::Temporary;
 
 /// A model loaded into ONNX Runtime.
@@ -43,31 +42,6 @@ enum Watch {
     /// The session writes into this folder, which is removed after it.
     Running(Temporary),
     Written(Temporary, PathBuf),
-}
-
-impl SessionOptions {
-    /// The processors of all threads but the calling one, as ONNX Runtime wants them: counted from 1.
-    fn affinities(&self) -> Option<String> {
-        let threads = self.intra_threads.filter(|_| self.pinned)?.get();
-        let processors = processors()?;
-        let others = processors.get(1..threads).filter(|o| !o.is_empty())?;
-        let others: Vec<String> = others.iter().map(|p| (p + 1).to_string()).collect();
-        Some(others.join(";"))
-    }
-}
-
-/// The processors that this process may use, where the system tells.
-fn processors() -> Option<Vec<usize>> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let list = status
-        .lines()
-        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?;
-    let mut all = Vec::new();
-    for part in list.trim().split(',') {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        all.extend(from.parse().ok()?..=to.parse::<usize>().ok()?);
-    }
-    Some(all)
 }
 
 impl Session {
@@ -140,7 +114,9 @@ impl Session {
         runtime: &'static Runtime,
         model: String,
         options: &SessionOptions,
-        commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<ort::session::Session>,
+        commit: impl FnOnce(
+            &mut ort::session::builder::SessionBuilder,
+        ) -> ort::Result<ort::session::Session>,
     ) -> Result<Session, Error> {
         let refused = |e: ort::Error| Error::Model {
             model: model.clone(),
@@ -467,64 +443,6 @@ fn raw_run<'s>(
     })
 }
 
-fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
-    let level = match options.optimization {
-        Optimization::Disabled => GraphOptimizationLevel::Disable,
-        Optimization::All => GraphOptimizationLevel::All,
-    };
-    let builder = ort::session::Session::builder(&runtime.environment)?
-        .with_log_level(messages::level())?
-        .with_optimization_level(level)?
-        // Threads of an idle session would else spin for milliseconds and take the cores of the next session.
-        .with_config_entry("session.force_spinning_stop", "1")?;
-    let builder = match options.without_nchwc {
-        true => builder.with_config_entry(
-            "optimization.disable_specified_optimizers",
-            "NchwcTransformer",
-        )?,
-        false => builder,
-    };
-    let builder = match options.without_prepacking {
-        true => builder.with_prepacking(false)?,
-        false => builder,
-    };
-    let mut builder = match options.intra_threads.or(threads::limit()) {
-        Some(threads) => builder.with_intra_threads(threads.get())?,
-        None => builder,
-    };
-    if let Some(cores) = options.affinities() {
-        builder = builder.with_config_entry("session.intra_op_thread_affinities", cores)?;
-    }
-    // Without this, the crate lets ONNX Runtime pick whichever device saves the most power. What is named still counts.
-    Ok(builder.with_auto_device(AutoDevicePolicy::PreferCPU)?)
-}
-
-/// The options with the provider of the device in them.
-fn on_device(
-    runtime: &'static Runtime,
-    mut builder: SessionBuilder,
-    options: &SessionOptions,
-) -> Result<SessionBuilder, Error> {
-    let device = options.device;
-    let unusable = |e: Unusable| Error::Device {
-        device,
-        reason: e.reason,
-        mend: e.mend,
-    };
-    match device {
-        Device::Cpu => Ok(builder),
-        Device::Cuda(gpu) => {
-            cuda::prepare(runtime).map_err(unusable)?;
-            cuda::append(&mut builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))?;
-            Ok(builder)
-        }
-        Device::Rtx(gpu) => {
-            rtx::register(runtime).map_err(unusable)?;
-            rtx::append(runtime, builder, gpu, options).map_err(|e| unusable(cuda::failed(e)))
-        }
-    }
-}
-
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.collect();
     if names.is_empty() {
@@ -535,123 +453,4 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-
-    use kiln_graph::DType;
-
-    use super::super::testing::{matmul_add, model, node, port, runtime};
-    use super::*;
-
-    fn x() -> Tensor {
-        Tensor::from_values(vec![2, 2], &[1f32, 0., 0., 1.]).unwrap()
-    }
-
-    #[test]
-    fn a_model_tells_its_inputs_and_runs() {
-        let Some(runtime) = runtime() else {
-            return;
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("matmul.onnx");
-        std::fs::write(&path, matmul_add()).unwrap();
-        let options = SessionOptions {
-            intra_threads: NonZeroUsize::new(1),
-            ..SessionOptions::default()
-        };
-        let mut session = Session::from_path(runtime, &path, &options).unwrap();
-        assert_eq!(session.inputs()[0].to_string(), "float[batch,2]");
-        assert_eq!(session.outputs()[0].name, "y");
-        let outputs = session.run(&[("x", x())]).unwrap();
-        drop(session);
-        assert_eq!(outputs[0].1.dims(), [2, 2]);
-        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [2., 3., 4., 5.]);
-    }
-
-    #[test]
-    fn wrong_inputs_are_named() {
-        let Some(runtime) = runtime() else {
-            return;
-        };
-        let options = SessionOptions::default();
-        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
-        let mut refusal = |inputs: &[(&str, Tensor)]| session.run(inputs).unwrap_err().to_string();
-        assert_eq!(
-            refusal(&[]),
-            "m needs the input \"x\" (float[batch,2]), which is not given; given: none"
-        );
-        assert_eq!(
-            refusal(&[("x", x()), ("z", x())]),
-            "m has no input \"z\"; its inputs: x"
-        );
-        assert_eq!(
-            refusal(&[("x", x()), ("x", x())]),
-            "the input \"x\" of m is given twice"
-        );
-        assert_eq!(
-            refusal(&[("x", Tensor::vector(&[1i64]))]),
-            "the input \"x\" of m is float, but int64 is given"
-        );
-        let shape = refusal(&[("x", Tensor::vector(&[1f32]))]);
-        assert!(shape.contains("for input: x"), "{shape}");
-    }
-
-    #[test]
-    fn failures_keep_the_words_of_onnx_runtime() {
-        let Some(runtime) = runtime() else {
-            return;
-        };
-        let options = SessionOptions::default();
-        let refused = Session::from_bytes(runtime, "m", b"no model", &options).unwrap_err();
-        assert!(matches!(refused, Error::Model { .. }), "{refused}");
-        let missing = Session::from_path(runtime, Path::new("/no/such.onnx"), &options);
-        let missing = missing.unwrap_err().to_string();
-        assert!(missing.contains("/no/such.onnx"), "{missing}");
-
-        let unequal = model(
-            &[node("MatMul", &["a", "b"], &["y"], &[])],
-            &[],
-            &[
-                port("a", DType::F32, &["n", "m"]),
-                port("b", DType::F32, &["k", "l"]),
-            ],
-            &[port("y", DType::F32, &["n", "l"])],
-        );
-        let mut session = Session::from_bytes(runtime, "m", &unequal, &options).unwrap();
-        let three = Tensor::from_values(vec![1, 3], &[1f32, 2., 3.]).unwrap();
-        let failed = session.run(&[("a", x()), ("b", three)]).unwrap_err();
-        assert!(failed.to_string().contains("the_MatMul"), "{failed}");
-        let outputs = session.run(&[("a", x()), ("b", x())]).unwrap();
-        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [1., 0., 0., 1.]);
-    }
-
-    #[test]
-    fn resident_inputs_run_as_values_do() {
-        let Some(runtime) = runtime() else {
-            return;
-        };
-        let options = SessionOptions::default();
-        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
-        let mut bound = session.bind_resident(&[("x", x())]).unwrap();
-        bound.run_discarding().unwrap();
-        let outputs = bound.run().unwrap();
-        assert_eq!(outputs[0].1.values::<f32>().unwrap(), [2., 3., 4., 5.]);
-        let refused = session.bind_resident(&[("z", x())]).unwrap_err();
-        assert!(matches!(refused, Error::UnknownInput { .. }), "{refused}");
-    }
-
-    #[test]
-    fn bound_inputs_run_again_and_again() {
-        let Some(runtime) = runtime() else {
-            return;
-        };
-        let options = SessionOptions::default();
-        let mut session = Session::from_bytes(runtime, "m", &matmul_add(), &options).unwrap();
-        let mut bound = session.bind(&[("x", x())]).unwrap();
-        bound.run_discarding().unwrap();
-        let first = bound.run().unwrap();
-        let second = bound.run().unwrap();
-        assert!(first[0].1.same_bits(&second[0].1));
-        assert_eq!(bound.session().model(), "m");
-    }
-}
+mod tests;

@@ -39,7 +39,7 @@ pub enum Error {
     Write(#[from] onnx::WriteError),
     #[error("the original was not opened to be compared with")]
     Unopened,
-    #[error("{}: a model cannot be put here to be run: {source}", path.display())]
+    #[error("{}: no model can be written here to be run: {source}", path.display())]
     Io {
         path: PathBuf,
         source: std::io::Error,

@@ -1,6 +1,8 @@
 //! The output folder: written aside, then renamed, so that there is a whole bundle or none.
 
 pub mod about;
+mod error;
+mod files;
 mod keep;
 
 use std::borrow::Cow;
@@ -16,63 +18,12 @@ use regex::Regex;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::fault::Fault;
 use crate::scratch::{self, Held};
 
+pub use error::BundleError;
+use error::io_error;
+pub use files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE};
 pub use keep::{Over, spares};
-
-/// The optimized model's file in a bundle.
-pub const MODEL: &str = "model.onnx";
-/// The engine's file in a bundle.
-pub const ENGINE: &str = "model.engine";
-/// What was done, for machines.
-pub const MANIFEST: &str = "manifest.json";
-/// What was done, for people.
-pub const REPORT: &str = "report.md";
-/// The report as a page.
-pub const REPORT_PAGE: &str = "report.html";
-/// The inputs of the proof and the original's outputs.
-pub const PROOF: &str = "parity.npz";
-
-/// The bundle cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum BundleError {
-    #[error("{}: {why}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        why: &'static str,
-        source: io::Error,
-    },
-    #[error("{} exists and is not a kiln bundle (it has no {MANIFEST}): choose another place with -o, or --force to write a bundle there", .0.display())]
-    NotOurs(PathBuf),
-    #[error("{} exists, and --no-clobber does not overwrite", .0.display())]
-    Exists(PathBuf),
-    #[error("{} is read, and a bundle at {} would be written over it: choose another place with -o", file.display(), target.display())]
-    Input { file: PathBuf, target: PathBuf },
-    #[error("{} is not a kiln bundle: it has no {MODEL}{}", path.display(), holds(.models))]
-    NoBundle { path: PathBuf, models: Vec<String> },
-    #[error("{} has no engine: compile it for a GPU (--target sm_89) and without --no-engine", .0.display())]
-    NoEngine(PathBuf),
-    #[error("{} is not a kiln bundle, and engines are in bundles: `kiln compile` makes one", .0.display())]
-    NoFolder(PathBuf),
-}
-
-impl BundleError {
-    /// What is at fault.
-    pub fn fault(&self) -> Fault {
-        match self {
-            BundleError::NoBundle { .. } => Fault::Model,
-            _ => Fault::Request,
-        }
-    }
-}
-
-fn holds(models: &[String]) -> String {
-    match models.is_empty() {
-        true => String::new(),
-        false => format!("; it holds {}: name one of them", models.join(", ")),
-    }
-}
 
 /// The ONNX file of a bundle, or the path itself if it is no folder.
 pub fn model_path(path: &Path) -> PathBuf {
@@ -168,14 +119,6 @@ impl std::fmt::Display for Swept {
                 path.display()
             ),
         }
-    }
-}
-
-fn io_error<'a>(path: &'a Path, why: &'static str) -> impl FnOnce(io::Error) -> BundleError + 'a {
-    move |source| BundleError::Io {
-        path: path.to_path_buf(),
-        why,
-        source,
     }
 }
 

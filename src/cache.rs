@@ -112,7 +112,7 @@ fn unknowable(options: &Options) -> Option<&'static str> {
         return Some("a judge is a command, and what it reads is not known");
     }
     if options.dump_after.is_some() {
-        return Some("--dump-after writes more than the bundle");
+        return Some("dumps of the graph are more than the bundle");
     }
     if options.form.timing_cache.is_some() {
         return Some("a timing cache changes with each build");

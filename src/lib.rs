@@ -13,7 +13,8 @@
 //! ```
 //!
 //! [`compile()`] makes a bundle, [`check()`] compares two models, [`bench()`] times models in turns; each takes its options and
-//! something that hears its progress ([`talk::Talk`]), and its error says what is at fault ([`fault::Fault`]).
+//! something that hears its progress ([`talk::Talk`]), and its error says what is at fault ([`fault::Fault`]). Messages name what
+//! can be set ([`setting::Setting`]).
 //! `examples/embed.rs` is a program that uses them.
 //!
 //! This crate is the driver: what a user meets. Under it are `kiln-runtime` (the machine and ONNX Runtime), `kiln-engine`
@@ -60,7 +61,7 @@ pub mod targets;
 pub use kiln_engine as engine;
 pub use kiln_proof::{calibrate, engine_parity, fixed, judge, parity, prove, shapes, twin};
 pub use kiln_runtime as runtime;
-pub use kiln_runtime::{environment, fault, nvidia, pysite, scratch, talk};
+pub use kiln_runtime::{environment, fault, nvidia, pysite, scratch, setting, talk};
 
 use kiln_proof::nearest;
 use kiln_runtime::mapped;
@@ -71,3 +72,8 @@ pub use compile::{CompileError as Error, Outcome, compile};
 pub use options::Options;
 pub use precision::Precision;
 pub use targets::Targets as Target;
+
+/// The example in the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/usage.md")]
+struct Usage;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{ComputeCapability, DataType};
 use crate::parity::Preset;
+use crate::setting::{self, Setting};
 
 /// What a compilation makes of a model's numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -83,8 +84,8 @@ pub enum Format {
 struct Facts {
     /// In recipes, gates, manifests and reports.
     name: &'static str,
-    /// On the command line.
-    option: &'static str,
+    /// What asks for it.
+    setting: Option<Setting>,
     /// In sentences.
     title: &'static str,
     /// Of graphs.
@@ -113,7 +114,7 @@ pub struct Needs {
 
 static FP32: Facts = Facts {
     name: "fp32",
-    option: "--fp32",
+    setting: None,
     title: "FP32",
     dtypes: &[DType::F32],
     data_type: DataType::Float32,
@@ -125,7 +126,7 @@ static FP32: Facts = Facts {
 
 static FP16: Facts = Facts {
     name: "fp16",
-    option: "--fp16",
+    setting: Some(setting::FP16),
     title: "FP16",
     dtypes: &[DType::F16],
     data_type: DataType::Float16,
@@ -137,7 +138,7 @@ static FP16: Facts = Facts {
 
 static BF16: Facts = Facts {
     name: "bf16",
-    option: "--bf16",
+    setting: Some(setting::BF16),
     title: "BF16",
     dtypes: &[DType::BF16],
     data_type: DataType::Bfloat16,
@@ -154,7 +155,7 @@ static BF16: Facts = Facts {
 
 static INT8: Facts = Facts {
     name: "int8",
-    option: "--int8",
+    setting: Some(setting::INT8),
     title: "INT8",
     dtypes: &[DType::I8, DType::U8],
     data_type: DataType::Int8,
@@ -166,7 +167,7 @@ static INT8: Facts = Facts {
 
 static FP8: Facts = Facts {
     name: "fp8",
-    option: "--fp8",
+    setting: Some(setting::FP8),
     title: "FP8",
     dtypes: &[DType::F8E4M3FN],
     data_type: DataType::Float8,
@@ -183,7 +184,7 @@ static FP8: Facts = Facts {
 
 static INT4: Facts = Facts {
     name: "int4",
-    option: "--int4",
+    setting: Some(setting::INT4),
     title: "INT4",
     dtypes: &[DType::I4, DType::U4],
     data_type: DataType::Int4,
@@ -248,9 +249,10 @@ impl Format {
         self.facts().title
     }
 
-    /// `--int8`
-    pub fn option(self) -> &'static str {
-        self.facts().option
+    /// What asks for it, as messages name it.
+    pub fn option(self) -> String {
+        let setting = self.facts().setting;
+        setting.map_or(self.title().into(), |s| s.to_string())
     }
 
     /// The format of a graph's values of this type; FP32 for types that have none.
@@ -400,7 +402,8 @@ mod tests {
             assert_eq!(format.data_type().short(), format.name());
             assert!(format.tolerance().name().starts_with(format.name()));
             assert_eq!(format.title().to_lowercase(), format.name());
-            assert_eq!(format.option().strip_prefix("--"), Some(format.name()));
+            let setting = format.facts().setting.map_or("fp32", Setting::name);
+            assert_eq!(setting, format.name());
             for &dtype in format.facts().dtypes {
                 assert_eq!(Format::of(dtype), format);
             }

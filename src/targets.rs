@@ -6,6 +6,7 @@ use kiln_passes::Target;
 
 use crate::engine::ComputeCapability;
 use crate::nvidia::driver;
+use crate::setting::TARGET;
 
 /// What to compile for: ONNX Runtime's CPU or CUDA provider, or engines for GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +28,26 @@ pub enum TargetError {
         more = more(.0)
     )]
     Unknown(String),
-    #[error("--target {0} cannot be combined with other targets")]
+    #[error("{TARGET} {0} cannot be combined with other targets")]
     Mixed(&'static str),
     /// The engine can be built on a machine with a GPU only.
-    #[error("{what}: there is no CUDA device on this machine{}", hint(.what))]
-    NoGpu { what: String },
+    #[error(
+        "{TARGET} local: there is no CUDA device on this machine; name what to build for: sm_89"
+    )]
+    NoGpu,
+    /// TensorRT proper builds for no other.
+    #[error(
+        "TensorRT builds for the GPU of the machine that it runs on: there is no CUDA device on this machine"
+    )]
+    NoGpuToBuildOn,
     /// There is a GPU, and the TensorRT that kiln was compiled for does not serve it.
     #[error(
-        "--target local: this machine's GPU is {0}, which TensorRT for RTX does not serve; {PROPER}"
+        "{TARGET} local: this machine's GPU is {0}, which TensorRT for RTX does not serve; {PROPER}"
     )]
     NotServed(String),
     /// TensorRT proper takes no other target than the GPU at hand.
     #[error(
-        "--target {0}: TensorRT builds for the GPU of the machine that it runs on: give --target local there"
+        "{TARGET} {0}: TensorRT builds for the GPU of the machine that it runs on: give {TARGET} local there"
     )]
     NotLocal(String),
 }
@@ -53,16 +61,9 @@ const DATA_CENTRE: [&str; 3] = ["sm_90", "sm_100", "sm_103"];
 fn more(name: &str) -> String {
     match DATA_CENTRE.contains(&name) {
         true => {
-            format!(" (--target cuda serves it by ONNX Runtime; {PROPER}, with --target local)")
+            format!(" ({TARGET} cuda serves it by ONNX Runtime; {PROPER}, with {TARGET} local)")
         }
         false => String::new(),
-    }
-}
-
-fn hint(what: &str) -> &'static str {
-    match what {
-        "--target local" => "; name what to build for: sm_89",
-        _ => "",
     }
 }
 
@@ -136,9 +137,7 @@ impl Targets {
         let proper = cfg!(feature = "tensorrt-enterprise");
         match asked {
             None if proper => {
-                let found = local_name().ok_or_else(|| TargetError::NoGpu {
-                    what: "TensorRT builds for the GPU of the machine that it runs on".into(),
-                })?;
+                let found = local_name().ok_or(TargetError::NoGpuToBuildOn)?;
                 let why = format!("target: this machine's GPU ({found})");
                 Ok((
                     Targets::Engines(vec![ComputeCapability::Current]),
@@ -150,9 +149,7 @@ impl Targets {
                 Ok((targets, Some(why)))
             }
             Some(Targets::Local) => {
-                let found = local_name().ok_or_else(|| TargetError::NoGpu {
-                    what: "--target local".into(),
-                })?;
+                let found = local_name().ok_or(TargetError::NoGpu)?;
                 let capability = match proper {
                     true => ComputeCapability::Current,
                     false => found
@@ -235,7 +232,7 @@ mod tests {
             Some(_) => println!("not tried: this machine has a GPU"),
             None => {
                 let error = resolved.unwrap_err();
-                assert!(matches!(error, TargetError::NoGpu { .. }), "{error}");
+                assert!(matches!(error, TargetError::NoGpu), "{error}");
                 assert!(error.to_string().contains("no CUDA device"), "{error}");
             }
         }

@@ -6,6 +6,7 @@ use super::{Misfit, Validity};
 use crate::log;
 use crate::{CudaError, EngineError, LIBRARY, LogLine, ParseFailure, Severity};
 use kiln_runtime::fault::Fault;
+use kiln_runtime::setting::{DIM, WEIGHT_STRIPPED};
 
 /// Why an engine was not run.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +69,15 @@ impl EngineRunError {
             EngineRunError::Cuda(e) => e.hint(),
             EngineRunError::Library(e) => e.hint(),
             EngineRunError::Invalid { validity, .. } => validity.hint(),
-            EngineRunError::WithoutWeights { .. } => Some(
-                "keep the bundle's model.onnx beside its engine, or compile without --weight-stripped"
-                    .into(),
+            EngineRunError::WithoutWeights { .. } => Some(format!(
+                "keep the bundle's model.onnx beside its engine, or compile without {WEIGHT_STRIPPED}"
+            )),
+            EngineRunError::Refit { .. } => Some(
+                "the model must be the one that the engine was built from: compile it again".into(),
             ),
-            EngineRunError::Refit { .. } => {
-                Some("the model must be the one that the engine was built from: compile it again".into())
-            }
-            EngineRunError::Sizes(_) => {
-                Some("compile with --dim NAME=MIN:OPT:MAX that holds these sizes".into())
-            }
+            EngineRunError::Sizes(_) => Some(format!(
+                "compile with {DIM} NAME=MIN:OPT:MAX that holds these sizes"
+            )),
             _ => None,
         }
     }

@@ -60,7 +60,7 @@ impl Reason {
     fn mend(self) -> Option<&'static str> {
         match self {
             Reason::Version => Some("compile it again with the TensorRT that is installed here"),
-            Reason::Capability => Some("compile it again with --target for this GPU"),
+            Reason::Capability => Some("compile it again for this GPU"),
             Reason::Driver | Reason::Runtime => Some("install a newer NVIDIA driver"),
             Reason::Memory => Some("use a GPU with more memory, or a lower precision"),
             Reason::Malformed => Some("compile it again"),
@@ -122,7 +122,7 @@ mod tests {
         assert!(!all.runs && all.to_string().contains("another version"));
         let capability = Validity::of(2, 2);
         assert_eq!(capability.reasons, [Reason::Capability]);
-        assert!(capability.hint().unwrap().contains("--target"));
+        assert!(capability.hint().unwrap().contains("for this GPU"));
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn check_request(request: &BuildRequest<'_>) -> Result<(), EngineError> {
     if proper && !cfg!(feature = "tensorrt-enterprise") {
         return refuse(
             "version and hardware compatibility and the timing cache are options of TensorRT proper: an engine of TensorRT \
-             for RTX holds kernels for all the GPUs that --target names, and is built without timing kernels",
+             for RTX holds kernels for all the GPUs that it was asked for, and is built without timing kernels",
         );
     }
     // Otherwise the kernel compiler stops with a CUDA error that says nothing of this.

@@ -4,35 +4,15 @@
 //! an attention; what comes of it leaves the graph as an output. One that is only read, as the caches of an encoder's states
 //! are, counts too. Names play no part.
 
+mod kinds;
 mod walk;
 
 use rustc_hash::FxHashSet;
 
 use crate::infer::{self, Facts};
 use crate::{DType, Dim, Graph, ValueId};
+pub use kinds::{Holds, Update};
 use walk::{Attention, Place, Room, SAME, STEPS};
-
-/// What a run does to a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Update {
-    /// The output is the input with the new part behind it.
-    Grows,
-    /// The new part is written into the buffer, where an input says: `TensorScatter`.
-    Written,
-    /// Both, as the caller likes: the output may be the memory of the input, which then is as long as the capacity
-    /// (`com.microsoft.GroupQueryAttention`).
-    Shared,
-    /// Nothing: the cache is only read.
-    Kept,
-}
-
-/// What an attention takes a cache for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Holds {
-    Keys,
-    Values,
-    Both,
-}
 
 /// One tensor of a cache.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashSet;
 
-use super::{Holds, Update};
+use super::kinds::{Holds, Update};
 use crate::graph::Slot;
 use crate::{Attrs, Def, Graph, INTERNAL_DOMAIN, Node, NodeId, ValueId};
 

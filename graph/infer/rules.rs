@@ -44,15 +44,7 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
         "LayerNormalization" | "SimplifiedLayerNormalization" => {
             linear::norm(call, call.int("axis")?)
         }
-        "BatchNormalization" => {
-            let mut outs = call.like(0)?;
-            let statistics = call
-                .dims(3)
-                .map(|d| Fact::of_dims(d.into()))
-                .unwrap_or_default();
-            outs.extend(std::iter::repeat_n(statistics, 4));
-            Some(outs)
-        }
+        "BatchNormalization" => batch_norm(call),
         "DynamicQuantizeLinear" => {
             let mut outs = call.like(0)?;
             outs.extend([Fact::of_dims(Dims::new()), Fact::of_dims(Dims::new())]);
@@ -88,55 +80,75 @@ fn standard(call: &Call<'_>) -> Option<Outs> {
         "Pad" => rten::pad(call),
         "Attention" => rten::attention(call),
         "Constant" => constant(call),
-        "RandomNormal" | "RandomUniform" => {
-            let shape = call.list("shape")??;
-            shape
-                .iter()
-                .all(|&d| d >= 0)
-                .then(|| one(shape.iter().map(|&d| d.into()).collect()))
-        }
-        "Multinomial" => {
-            let count = Expr::from(call.int("sample_size")?);
-            Some(one(SmallVec::from_iter([
-                call.dims(0)?.first()?.clone(),
-                count,
-            ])))
-        }
+        "RandomNormal" | "RandomUniform" => random(call),
+        "Multinomial" => multinomial(call),
         "SpaceToDepth" => space_to_depth(call),
         "Det" => Some(one(call.dims(0)?.split_last_chunk::<2>()?.0.into())),
-        "Compress" => {
-            let mut dims: Dims = call.dims(0)?.into();
-            if call.node.attrs().get("axis").is_none() {
-                return Some(one(call.fresh.shape(1)));
-            }
-            let axis = call.axis(call.int("axis")?, dims.len())?;
-            dims[axis] = call.fresh.size();
-            Some(one(dims))
-        }
-        "Unique" => {
-            let count = call.fresh.shape(1);
-            let list = Fact::of_dims(count);
-            let first = if call.node.attrs().get("axis").is_none() {
-                list.clone()
-            } else {
-                Fact::default()
-            };
-            Some(SmallVec::from_iter([
-                first,
-                list,
-                Fact::of_dims(call.fresh.shape(1)),
-            ]))
-        }
-        "HannWindow" | "HammingWindow" | "BlackmanWindow" => {
-            let size = call
-                .values(0)
-                .and_then(|v| v.first().cloned())
-                .filter(Expr::is_nonnegative);
-            Some(one(SmallVec::from_iter([call.size(size)])))
-        }
+        "Compress" => compress(call),
+        "Unique" => unique(call),
+        "HannWindow" | "HammingWindow" | "BlackmanWindow" => window(call),
         "SequenceLength" => Some(one(Dims::new())),
         _ => by_kind(call),
     }
+}
+
+fn batch_norm(call: &Call<'_>) -> Option<Outs> {
+    let mut outs = call.like(0)?;
+    let statistics = call
+        .dims(3)
+        .map(|d| Fact::of_dims(d.into()))
+        .unwrap_or_default();
+    outs.extend(std::iter::repeat_n(statistics, 4));
+    Some(outs)
+}
+
+fn random(call: &Call<'_>) -> Option<Outs> {
+    let shape = call.list("shape")??;
+    shape
+        .iter()
+        .all(|&d| d >= 0)
+        .then(|| one(shape.iter().map(|&d| d.into()).collect()))
+}
+
+fn multinomial(call: &Call<'_>) -> Option<Outs> {
+    let count = Expr::from(call.int("sample_size")?);
+    Some(one(SmallVec::from_iter([
+        call.dims(0)?.first()?.clone(),
+        count,
+    ])))
+}
+
+fn compress(call: &Call<'_>) -> Option<Outs> {
+    let mut dims: Dims = call.dims(0)?.into();
+    if call.node.attrs().get("axis").is_none() {
+        return Some(one(call.fresh.shape(1)));
+    }
+    let axis = call.axis(call.int("axis")?, dims.len())?;
+    dims[axis] = call.fresh.size();
+    Some(one(dims))
+}
+
+fn unique(call: &Call<'_>) -> Option<Outs> {
+    let count = call.fresh.shape(1);
+    let list = Fact::of_dims(count);
+    let first = if call.node.attrs().get("axis").is_none() {
+        list.clone()
+    } else {
+        Fact::default()
+    };
+    Some(SmallVec::from_iter([
+        first,
+        list,
+        Fact::of_dims(call.fresh.shape(1)),
+    ]))
+}
+
+fn window(call: &Call<'_>) -> Option<Outs> {
+    let size = call
+        .values(0)
+        .and_then(|v| v.first().cloned())
+        .filter(Expr::is_nonnegative);
+    Some(one(SmallVec::from_iter([call.size(size)])))
 }
 
 /// Operators whose kind says their shape.

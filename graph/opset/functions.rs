@@ -3,8 +3,8 @@
 //! A function names the operator sets its body was written for, but runtimes inline it under those of the model (ONNX
 //! Runtime does), where a body of an older version would be refused or, worse, mean something else.
 
+use super::error::OpsetError;
 use super::steps::Steps;
-use super::{OpsetError, is_default};
 use crate::Model;
 use crate::onnx::proto::NodeProto;
 
@@ -44,4 +44,9 @@ fn changed(nodes: &[NodeProto], steps: &Steps, from: i64, to: i64) -> Option<(St
             let mut graphs = attributes.flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs));
             graphs.find_map(|g| changed(&g.node, steps, from, to))
         })
+}
+
+/// Whether a domain is the default one, by either of its names.
+pub(super) fn is_default(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
 }

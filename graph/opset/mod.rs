@@ -20,6 +20,7 @@
 
 mod below7;
 mod cx;
+mod error;
 mod functions;
 mod inputs;
 mod meaning;
@@ -35,43 +36,7 @@ use self::steps::{Adapter, Steps};
 use crate::infer::{self, Facts};
 use crate::{Graph, Model, Op};
 
-/// The newest version of the default operator set that [`convert`] knows.
-pub const NEWEST: i64 = 24;
-
-/// The model cannot be converted to the wanted operator set.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum OpsetError {
-    #[error("operator set {to} is not known (the newest known is {NEWEST})")]
-    Unknown { to: i64 },
-    #[error("the model imports operator set {from}, which does not exist")]
-    Invalid { from: i64 },
-    #[error(
-        "{node}: {op} cannot be converted from operator set {from} to {to}: {op}-{version} is different, and {why}"
-    )]
-    Node {
-        node: String,
-        op: Op,
-        /// The version that changed the operator.
-        version: i64,
-        /// The version the model imports.
-        from: i64,
-        /// The version that was asked for.
-        to: i64,
-        why: String,
-    },
-    #[error(
-        "the local function {function} calls {op}, which {op}-{version} changed: bodies of functions are not converted \
-         (its operator set is {from}, the model's will be {to})"
-    )]
-    Function {
-        function: String,
-        op: String,
-        version: i64,
-        /// The version that the function's body was written for.
-        from: i64,
-        to: i64,
-    },
-}
+pub use self::error::{NEWEST, OpsetError};
 
 /// What a conversion did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +71,10 @@ pub fn convert(model: &mut Model, to: i64) -> Result<Converted, OpsetError> {
     }
     let mut steps = steps::by_operator();
     // A local function hides the operator of its name.
-    for (_, name) in model.functions().filter(|(domain, _)| is_default(domain)) {
+    for (_, name) in model
+        .functions()
+        .filter(|(domain, _)| functions::is_default(domain))
+    {
         steps.remove(name);
     }
     functions::check(model, &steps, from, to)?;
@@ -121,10 +89,6 @@ pub fn convert(model: &mut Model, to: i64) -> Result<Converted, OpsetError> {
     }
     set_version(&mut model.graph, to);
     Ok(Converted { from, to, nodes })
-}
-
-fn is_default(domain: &str) -> bool {
-    domain.is_empty() || domain == "ai.onnx"
 }
 
 fn set_version(graph: &mut Graph, to: i64) {

@@ -23,7 +23,7 @@ impl Rule for SplitTransposedConv {
          each a convolution with every s-th row and column of the kernel turned around (Shi et al., \"Is the deconvolution \
          layer the same as a convolutional layer?\"). So it becomes one Conv with s² times the channels, DepthToSpace, and \
          Slice, which takes what `pads` cut off. The products are the same; they are added in another order. A Relu behind it \
-         moves to the Conv. Only for `--int8` with calibration, and for FP32 weights."
+         moves to the Conv. Only for INT8 with calibration, and for FP32 weights."
             .into()
     }
 

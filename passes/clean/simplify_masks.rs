@@ -1,22 +1,23 @@
 //! Attention masks in one spelling.
 
 mod nothing;
+mod step;
 
 use kiln_graph::graph::{Cycle, Slot};
 use kiln_graph::infer::{self, Expr, Facts};
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::analysis::attention::scores::HIDES;
 use crate::analysis::broadcast::Shapes;
 use crate::analysis::mask::spell::{Spelling, spell};
 use crate::analysis::mask::{self, Mask, Term};
 use crate::core::pass::{Context, Exactness, Miss, Pass, PassFailure, in_each_graph};
-use crate::core::patch::Patch;
+
+use step::{MASK, NAME, apply};
 
 /// A mask that is made of another one waits for the next round.
 const MAX_ROUNDS: usize = 8;
-/// What hides: numbers up to this one. BERT's first release added -10000.
-const HIDDEN: f64 = -1e4;
 /// Nodes of one mask; larger ones are left alone.
 const MAX_NODES: usize = 512;
 
@@ -25,7 +26,7 @@ pub struct SimplifyMasks;
 
 impl Pass for SimplifyMasks {
     fn name(&self) -> &'static str {
-        "simplify-masks"
+        NAME
     }
 
     fn about(&self) -> &'static str {
@@ -67,8 +68,7 @@ fn simplify(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
         if conditions(g)?.is_empty() {
             break;
         }
-        cx.misses
-            .retain(|m| m.pass != SimplifyMasks.name() || m.depth != MASK);
+        cx.misses.retain(|m| m.pass != NAME || m.depth != MASK);
         // Masks share parts, so what a rewrite is worth shows when all are done.
         let (mut tried, before) = (g.clone(), cx.applied);
         let now = rewrite_masks(&mut tried, cx)?;
@@ -85,10 +85,6 @@ fn simplify(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
     Ok(applied + nothing::remove(g, cx)?)
 }
 
-/// Depths of misses: what repeats a number, and masks.
-const SPLAT: usize = 1;
-const MASK: usize = 2;
-
 fn rewrite_masks(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailure> {
     let facts = infer::infer(g);
     let ranges = Ranges::of(g, &facts)?;
@@ -103,7 +99,7 @@ fn rewrite_masks(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailu
             Ok(Some(spelling)) => spelling,
             Ok(None) => continue,
             Err(why) => {
-                cx.record(SimplifyMasks.name(), g, root, Miss::at(cond, MASK, why));
+                cx.record(NAME, g, root, Miss::at(cond, MASK, why));
                 continue;
             }
         };
@@ -111,10 +107,10 @@ fn rewrite_masks(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailu
             return Ok(applied);
         }
         if let Err(why) = shapes.absorb(g, cond, &spelling.dims) {
-            cx.record(SimplifyMasks.name(), g, root, Miss::at(cond, MASK, why));
+            cx.record(NAME, g, root, Miss::at(cond, MASK, why));
             continue;
         }
-        cx.admit(SimplifyMasks.name(), || g.label(root));
+        cx.admit(NAME, || g.label(root));
         let Spelling {
             mut patch, value, ..
         } = spelling;
@@ -125,14 +121,6 @@ fn rewrite_masks(g: &mut Graph, cx: &mut Context<'_>) -> Result<usize, PassFailu
     Ok(applied)
 }
 
-fn apply(g: &mut Graph, root: NodeId, patch: Patch) -> Result<(), PassFailure> {
-    let node = g.label(root);
-    (patch.apply(g, root, SimplifyMasks.name())).map_err(|e| PassFailure::Node {
-        node,
-        why: format!("the rewrite does not fit: {e}"),
-    })
-}
-
 /// Computed bool values that say what is kept, with their nodes, in topological order.
 fn conditions(g: &Graph) -> Result<Vec<(NodeId, ValueId)>, Cycle> {
     let hides = |v: ValueId| {
@@ -140,7 +128,7 @@ fn conditions(g: &Graph) -> Result<Vec<(NodeId, ValueId)>, Cycle> {
             .constant(v)
             .filter(|t| t.len() == 1)
             .and_then(Tensor::as_f64);
-        numbers.is_some_and(|x| x <= HIDDEN)
+        numbers.is_some_and(|x| x <= HIDES)
     };
     let chooses = |v: ValueId| {
         g.value(v).uses().iter().any(|u| {

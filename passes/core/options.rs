@@ -60,7 +60,7 @@ impl Options<'_> {
     pub fn keeps(&self, g: &Graph, id: NodeId) -> Option<String> {
         let node = g.node(id);
         if (self.keep)(node.name()) {
-            return Some("it matches --keep".into());
+            return Some("kept by its name".into());
         }
         let op = node.op();
         let internal = op.domain() == INTERNAL_DOMAIN;
@@ -73,10 +73,10 @@ impl Options<'_> {
 }
 
 /// Why a node keeps its precision whose operator the user named.
-pub fn kept_by(op: Op) -> String {
+fn kept_by(op: Op) -> String {
     match op.domain() {
-        "" => format!("--keep-op {}", op.name()),
-        domain => format!("--keep-op {domain}:{}", op.name()),
+        "" => format!("kept by its operator {}", op.name()),
+        domain => format!("kept by its operator {domain}:{}", op.name()),
     }
 }
 

@@ -9,7 +9,7 @@ use super::fusion::Fusion;
 use super::target::Target;
 
 pub(crate) use super::options::OUT_OF_TOLERANCE;
-pub use super::options::{INT4_BLOCK, Options, kept_by};
+pub use super::options::{INT4_BLOCK, Options};
 pub use super::remark::{Activation, Clamped, Kept, Miss, MissReport, Remark, Rounded};
 
 /// How much a pass may change results; it names the tolerance that a proof uses.

@@ -9,6 +9,7 @@ use crate::parity::{self, Case, InputKind, InputSpec};
 use crate::prove::{Error, Request};
 use crate::shapes::{self, Kinds, Point, Shapes, Wanted};
 use kiln_runtime::OrtEvaluator;
+use kiln_runtime::setting::INPUT;
 
 /// The model as it is with certain values of its controls.
 pub(super) struct Way {
@@ -179,8 +180,8 @@ impl Gathered {
             return Ok(());
         }
         let Some(real) = real else {
-            let first = format!("--input {}", chosen.join(" --input "));
-            let all = apart.iter().map(|a| format!("--input {}", a.choice));
+            let first = format!("{INPUT} {}", chosen.join(&format!(" {INPUT} ")));
+            let all = apart.iter().map(|a| format!("{INPUT} {}", a.choice));
             let all: Vec<String> = std::iter::once(first).chain(all).collect();
             return Err(Error::Ways {
                 model: request.reference.to_path_buf(),
@@ -205,10 +206,10 @@ impl Gathered {
         self.cases.retain(|case| !left_out.contains(&case.name));
         self.warnings.push(format!(
             "an engine has one profile of sizes, and {sizes}: so it is built for {} alone, as {} has it, whatever it is given; \
-             --input {} says so, or another value",
+             {INPUT} {} says so, or another value",
             chosen.join(" and "),
             real.name,
-            chosen.join(" --input "),
+            chosen.join(&format!(" {INPUT} ")),
         ));
         Ok(())
     }

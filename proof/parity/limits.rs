@@ -294,8 +294,9 @@ mod tests {
     use half::{bf16, f16};
     use kiln_graph::{DType, Tensor};
 
-    use super::super::make::{InputKind, InputSpec, make};
+    use super::super::make::make;
     use super::super::metrics::metrics;
+    use super::super::spec::{InputKind, InputSpec};
     use super::super::tolerance::Tolerance;
     use super::*;
 

@@ -5,172 +5,10 @@ use kiln_graph::{DType, Tensor, limits};
 
 use super::inputs::InputError;
 use super::number::{Number, Rounding, from_numbers};
-
-/// An input to make.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InputSpec {
-    pub name: String,
-    pub dtype: DType,
-    pub shape: Vec<usize>,
-    pub kind: InputKind,
-}
-
-/// What an input's numbers mean to the model, so that made ones are plausible.
-#[derive(Clone, Debug, PartialEq)]
-pub enum InputKind {
-    /// Uniform in `0..upper`: tokens of a vocabulary of that size.
-    TokenIds {
-        upper: i64,
-    },
-    /// As [`InputKind::TokenIds`], but each row holds numbers on which decisions turn, next to each other.
-    Ids(Ids),
-    /// Uniform in `0..upper`: places on an axis of that length.
-    Index {
-        upper: i64,
-    },
-    /// One for a token, zero for padding at the end of the last axis. The first sample (along the first axis) has no
-    /// padding, the following ones a quarter, a half, three quarters, and again; no row is all padding.
-    Mask,
-    /// As [`InputKind::Mask`], but the first sample has padding in half of its places, too.
-    PaddedMask,
-    /// As [`InputKind::Mask`] or [`InputKind::PaddedMask`], in other numbers.
-    Masking(Masking),
-    /// `0, 1, 2, …` along the last axis.
-    Positions,
-    /// As [`InputKind::Positions`] in the first half of each row; the second half counts up to `upper - 1`.
-    FarPositions {
-        upper: i64,
-    },
-    /// Numbers of places that are no padding, as many as [`InputKind::Mask`] has: all of `most` for the first sample.
-    Lengths {
-        most: i64,
-    },
-    /// These, again and again: what a number selects.
-    Values(Vec<f64>),
-    /// Uniform among these: numbers that the graph compares with, and their neighbours.
-    OneOf(Vec<f64>),
-    /// These texts, again and again: what a text selects.
-    Texts(Vec<Bytes>),
-    /// Places on an axis of that length: each of them once, as far as there is room, and then uniform.
-    Places {
-        upper: i64,
-    },
-    /// Whole numbers from the first to the last, uniform: bytes of an image.
-    Levels(i64, i64),
-    Zeros,
-    /// A bell curve of mean 0, within six standard deviations.
-    Normal {
-        std: f32,
-    },
-    /// A bell curve around the middle of two numbers, each three standard deviations away.
-    Within {
-        low: f32,
-        high: f32,
-    },
-}
-
-/// Token ids among which the graph decides.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ids {
-    /// Rows of the table.
-    pub upper: i64,
-    /// What the graph compares them with, and its neighbours; below `upper`.
-    pub marks: Vec<i64>,
-    /// The id of padding, if the graph hides one: it stands where a mask has zeros.
-    pub padding: Option<i64>,
-    /// Whether the first sample has padding, too.
-    pub first: bool,
-}
-
-impl Ids {
-    /// Ids next to each other at the table's end, which only formats of enough bits tell apart. They ascend: the largest
-    /// comes last, so that an ArgMax that takes others for equal finds the wrong place.
-    const FAR: [i64; 7] = [33, 17, 9, 5, 3, 2, 1];
-
-    /// The marks of a row, in the order of their places.
-    fn ends(&self) -> Vec<i64> {
-        let far = Self::FAR.iter().map(|back| self.upper - back);
-        let mut all: Vec<i64> = self.marks.iter().copied().chain(far).collect();
-        all.retain(|id| (0..self.upper).contains(id) && Some(*id) != self.padding);
-        all.sort_unstable();
-        all.dedup();
-        all
-    }
-}
-
-/// A mask's numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Masking {
-    /// For a token.
-    pub kept: f64,
-    /// For padding.
-    pub hidden: f64,
-    /// Whether the first sample has padding, too.
-    pub first: bool,
-}
-
-impl InputKind {
-    /// The rows of the table that it indexes, if it is tokens.
-    pub fn vocabulary(&self) -> Option<i64> {
-        match self {
-            InputKind::TokenIds { upper } => Some(*upper),
-            InputKind::Ids(ids) => Some(ids.upper),
-            _ => None,
-        }
-    }
-
-    /// With padding in the first sample, too; `None` if there is no padding.
-    pub fn padded(&self) -> Option<InputKind> {
-        match self {
-            InputKind::Mask => Some(InputKind::PaddedMask),
-            InputKind::Masking(mask) => Some(InputKind::Masking(Masking {
-                first: true,
-                ..*mask
-            })),
-            InputKind::Ids(ids) if ids.padding.is_some() => Some(InputKind::Ids(Ids {
-                first: true,
-                ..ids.clone()
-            })),
-            _ => None,
-        }
-    }
-}
-
-/// Where padding is: at the end of the last axis, in amounts that change from sample to sample.
-#[derive(Clone, Copy)]
-struct Padding {
-    last: usize,
-    per_sample: usize,
-    first: bool,
-}
-
-impl Padding {
-    fn of(shape: &[usize], count: usize, first: bool) -> Padding {
-        let samples = if shape.len() > 1 { shape[0] } else { 1 };
-        Padding {
-            last: shape.last().copied().unwrap_or(1).max(1),
-            per_sample: count.checked_div(samples).unwrap_or(0).max(1),
-            first,
-        }
-    }
-
-    /// Places of the row of this element that are no padding; at least one.
-    fn tokens(self, element: usize) -> usize {
-        self.last - self.hidden(element / self.per_sample)
-    }
-
-    fn hidden(self, sample: usize) -> usize {
-        match sample {
-            0 if self.first => self.last / 2,
-            0 => 0,
-            sample => self.last * ((sample - 1) % 3 + 1) / 4,
-        }
-    }
-
-    fn keeps(self, element: usize) -> bool {
-        element % self.last < self.tokens(element)
-    }
-}
+use super::padding::Padding;
+use super::random::Random;
+use super::spec::{Ids, InputKind, InputSpec};
+use kiln_runtime::setting::{INPUT, INPUTS};
 
 /// The number of an element of ids. Where the marks stand in a row depends on the seed, as decisions on them must, too.
 fn id_at(ids: &Ids, ends: &[i64], padding: Padding, element: usize, seed: u64, random: u64) -> i64 {
@@ -237,7 +75,7 @@ fn make_one(spec: &InputSpec, seed: u64) -> Result<Tensor, String> {
     }
     if *dtype == DType::String {
         return Err(format!(
-            "texts cannot be made up: give them with --inputs DATA.npz, or fix one with --input {}=TEXT",
+            "texts cannot be made up: give them with {INPUTS} DATA.npz, or fix one with {INPUT} {}=TEXT",
             spec.name
         ));
     }
@@ -365,41 +203,9 @@ fn zeros(dtype: DType, shape: &[usize], count: usize) -> Result<Tensor, String> 
     tensor.map_err(|e| e.to_string())
 }
 
-/// SplitMix64, seeded for one input. Written out here because a library may change its algorithm from one version to
-/// the next, and restricted to integer arithmetic because `ln` and `cos` differ in the last bit between machines.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64, name: &str) -> Random {
-        // FNV-1a of the name, so that each input has numbers of its own.
-        let name = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        Random(Random(seed).next() ^ name)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, upper: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(upper)) >> 64) as u64
-    }
-
-    /// The sum of twelve uniform numbers has variance 1 and is close to a normal distribution.
-    fn normal(&mut self) -> f64 {
-        let sum: u64 = (0..12).map(|_| self.next() >> 32).sum();
-        let mean = 6u64 << 32;
-        (sum as i64 - mean as i64) as f64 / 2f64.powi(32)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::spec::Masking;
     use super::*;
 
     fn spec(dtype: DType, shape: &[usize], kind: InputKind) -> InputSpec {

@@ -1,6 +1,7 @@
 //! A comparison in words.
 
 use super::{CaseReport, Comparison, Floor, Outcome, OutputReport, Report, Unproved, Worst};
+use kiln_runtime::setting::INPUTS;
 
 /// `passes (fp16): cosine ≥ 0.99999, …`, in one line.
 pub fn verdict(report: &Report) -> String {
@@ -30,9 +31,11 @@ pub fn doubts(report: &Report) -> Vec<String> {
     let mut doubts: Vec<String> = unproved
         .map(|(output, why)| {
             let mend = match why {
-                Unproved::Random { .. } => "no comparison can prove such an output",
-                Unproved::Unstable { .. } => "what it is used for has to judge the result",
-                _ => "give real inputs with --inputs",
+                Unproved::Random { .. } => "no comparison can prove such an output".to_string(),
+                Unproved::Unstable { .. } => {
+                    "judge the result by what the model is used for".to_string()
+                }
+                _ => format!("give real inputs with {INPUTS}"),
             };
             format!("output '{output}' is not proved: {why}; {mend}")
         })

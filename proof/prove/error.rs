@@ -9,13 +9,14 @@ use crate::engine_parity::RunnerError;
 use crate::parity::{InputError, NpzError, ParityError};
 use kiln_runtime as runtime;
 use kiln_runtime::fault::Fault;
+use kiln_runtime::setting::DIM;
 
 /// Models could not be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("{}: the original does not run at these sizes; give others with --dim: {why}", model.display())]
+    #[error("{}: the original does not run at these sizes; give others with {DIM}: {why}", model.display())]
     Sizes { model: PathBuf, why: String },
     #[error("{}: an engine has one profile of sizes, for which TensorRT builds all branches, and the model runs at others with each value of a control: {sizes}; no bundle was written. Choose one: {commands}", model.display())]
     Ways {

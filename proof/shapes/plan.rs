@@ -10,6 +10,7 @@ use super::paper::{self, Look};
 use super::relate::{Misfit, Study};
 use super::roles::{self, Role};
 use super::{Point, Range, Shapes, SpecError};
+use kiln_runtime::setting::DIM;
 
 /// What values may take at the largest sizes that kiln chooses by itself, in bytes: what a machine that compiles models can
 /// spare, several times what a sentence encoder takes at 8 × 512.
@@ -271,7 +272,7 @@ fn lines(graph: &Graph, shapes: &mut Shapes, names: &[String]) -> bool {
                     in_steps(shapes, name, step);
                 }
                 shapes.notes.push(format!(
-                    "{side} is {height}: at this height of lines the graph takes any {}; another one is given with --dim",
+                    "{side} is {height}: at this height of lines the graph takes any {}; another one is given with {DIM}",
                     others.join(", ")
                 ));
                 return true;
@@ -332,7 +333,7 @@ fn spare(graph: &Graph, shapes: &mut Shapes) {
     }
     if let Some(lowered) = lowered(shapes, &before) {
         shapes.notes.push(format!(
-            "{lowered}: a run at the usual sizes would take about {}; give --dim to serve more",
+            "{lowered}: a run at the usual sizes would take about {}; give {DIM} to serve more",
             kiln_runtime::units::bytes(usize::try_from(asked).unwrap_or(usize::MAX))
         ));
     }

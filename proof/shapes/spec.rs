@@ -6,6 +6,7 @@ use kiln_graph::Dim;
 
 use super::{Range, Shapes};
 use kiln_runtime::fault::Fault;
+use kiln_runtime::setting::{DIM, GRID, SHAPE};
 
 /// A size given on the command line does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,26 +17,26 @@ pub enum SpecError {
         text: String,
         why: String,
     },
-    #[error("--dim {name}: the model has no symbolic dimension of that name; it has: {known}")]
+    #[error("{DIM} {name}: the model has no symbolic dimension of that name; it has: {known}")]
     UnknownDim { name: String, known: String },
-    #[error("--grid {name}: the model has no symbolic dimension of that name; it has: {known}")]
+    #[error("{GRID} {name}: the model has no symbolic dimension of that name; it has: {known}")]
     UnknownAxis { name: String, known: String },
-    #[error("--shape {input}: the model has no such input; it has: {known}")]
+    #[error("{SHAPE} {input}: the model has no such input; it has: {known}")]
     UnknownInput { input: String, known: String },
-    #[error("--shape {input}: it has {rank} dimensions, not {given}")]
+    #[error("{SHAPE} {input}: it has {rank} dimensions, not {given}")]
     Rank {
         input: String,
         rank: usize,
         given: usize,
     },
-    #[error("--shape {input}: dimension {axis} is {size} in the model, not {given}")]
+    #[error("{SHAPE} {input}: dimension {axis} is {size} in the model, not {given}")]
     Fixed {
         input: String,
         axis: usize,
         size: usize,
         given: Range,
     },
-    #[error("--shape {input}: dimension '{symbol}' was given {first} before, and {second} now")]
+    #[error("{SHAPE} {input}: dimension '{symbol}' was given {first} before, and {second} now")]
     Contradiction {
         input: String,
         symbol: String,
@@ -46,7 +47,7 @@ pub enum SpecError {
         "the sizes given contradict each other: the graph requires {relation}, but these are {sizes}; leave one of them out"
     )]
     Related { relation: String, sizes: String },
-    #[error("input '{input}' is {ty}: kiln needs its shape; give it with --shape {input}=1x128")]
+    #[error("input '{input}' is {ty}: kiln needs its shape; give it with {SHAPE} {input}=1x128")]
     NoShape { input: String, ty: String },
     #[error("input '{input}' is {ty}: kiln compiles models whose inputs are tensors")]
     NotTensor { input: String, ty: String },
@@ -276,9 +277,12 @@ mod tests {
         ];
         for (input, says) in cases {
             let said = refusal(input);
-            assert!(said.contains(says) && !said.contains("--shape"), "{said}");
+            assert!(
+                said.contains(says) && !said.contains(SHAPE.name()),
+                "{said}"
+            );
         }
-        assert!(refusal("float[]").contains("--shape x=1x128"));
+        assert!(refusal("float[]").contains(&format!("{SHAPE} x=1x128")));
         assert!(refusal("").contains("no element type"));
     }
 }

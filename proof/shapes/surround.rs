@@ -6,6 +6,7 @@ use kiln_graph::infer::Expr;
 
 use super::runs::{Runs, Settled};
 use super::{Point, Range, Shapes};
+use kiln_runtime::setting::DIM;
 
 /// Ranges around `found`, at which the model runs. A dimension for which no other size runs is tried together with those
 /// of the same size; what moves with none is held. `written` are sizes that the model's file holds.
@@ -68,7 +69,7 @@ fn hold(
     }
     if !others.is_empty() {
         settled.warnings.push(format!(
-            "of the sizes that were tried, the model runs only at {}, so the profile holds that size; give others with --dim",
+            "of the sizes that were tried, the model runs only at {}, so the profile holds that size; give others with {DIM}",
             others.join(", ")
         ));
     }

@@ -10,6 +10,7 @@ use crate::calibrate::DataError;
 use crate::fault::Fault;
 use crate::parity::NpzError;
 use crate::runtime;
+use crate::setting::OUTPUT;
 
 /// The maps cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum AttentionError {
     NotArrays(PathBuf),
     #[error("{} cannot be the page: give a name that ends in .html, as the arrays go beside it as .npz", .0.display())]
     NotPage(PathBuf),
-    #[error("{} holds the inputs and would be overwritten by the arrays; give the page another name with -o", .0.display())]
+    #[error("{} holds the inputs and would be overwritten by the arrays; give the page another name with {OUTPUT}", .0.display())]
     Overwrites(PathBuf),
     #[error("{}: {source}", model.display())]
     Pass { model: PathBuf, source: PassError },
@@ -48,7 +49,7 @@ pub enum AttentionError {
         model: PathBuf,
         data: String,
         source: runtime::Error,
-        hint: &'static str,
+        hint: String,
     },
     #[error("{}: the probabilities of {layer} are {found}, not [batch, heads, queries, keys]", model.display())]
     Shape {

@@ -21,6 +21,7 @@ use crate::bundle;
 use crate::calibrate::{Batch, DataError, Source, SourceOptions};
 use crate::parity;
 use crate::runtime::{self, Device, DeviceRequest, Optimization, Runtime, Session, SessionOptions};
+use crate::setting::MAX_LENGTH;
 use crate::talk::Talk;
 use crate::twin;
 use tokens::Tokens;
@@ -203,9 +204,11 @@ fn run(
 ) -> Result<Vec<(String, Tensor)>, AttentionError> {
     let hint = match &options.data {
         Data::Text(_) => {
-            "; if the text is longer than the model's positions, give a smaller --max-length"
+            format!(
+                "; if the text is longer than the model's positions, give a smaller {MAX_LENGTH}"
+            )
         }
-        Data::Arrays(_) => "",
+        Data::Arrays(_) => String::new(),
     };
     // Half precision is rounded as written, whatever kernels the CPU provider has.
     let twin = twin::rounding(model);

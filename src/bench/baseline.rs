@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::grid::Measured;
+use super::BenchError;
 use super::machine::Machine;
+use super::measured::Measured;
+use super::report::BenchReport;
 use super::stats::Ratio;
-use super::{BenchError, BenchReport};
+use crate::setting::JSON;
 use crate::shapes::Point;
 
 /// What latencies are held against.
@@ -128,7 +130,7 @@ impl Saved {
         };
         let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
         let saved: Saved = serde_json::from_slice(&text)
-            .map_err(|e| fail(format!("it is not what `kiln bench --json` prints: {e}")))?;
+            .map_err(|e| fail(format!("it is not what `kiln bench {JSON}` prints: {e}")))?;
         match saved.machine.gflops > 0.0 {
             true => Ok(saved),
             false => Err(fail("its machine has no speed".into())),

@@ -17,7 +17,9 @@ use crate::shapes::{Point, SpecError};
 pub enum BenchError {
     #[error("there is nothing to measure")]
     NoSubjects,
-    #[error("at least {min_runs} (and 1) and at most {max_runs} runs contradict each other")]
+    #[error(
+        "at least {min_runs} runs and at most {max_runs} cannot both hold: the maximum is at least 1, and no less than the minimum"
+    )]
     Runs { min_runs: usize, max_runs: usize },
     #[error("the baseline {}: {reason}", path.display())]
     Baseline { path: PathBuf, reason: String },

@@ -10,11 +10,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::BenchError;
+use super::Subject;
 use super::baseline::{self, Baseline, Judged};
 use super::machine::Machine;
+use super::measured::{BenchOptions, Measured};
 use super::names;
 use super::profile::Profile;
-use super::{BenchOptions, BenchReport, Subject};
+use super::report::BenchReport;
 use crate::bundle;
 use crate::engine::{Work, work};
 use crate::environment::{Environment, environment};
@@ -108,20 +110,6 @@ pub struct Placed {
     pub model: String,
     #[serde(flatten)]
     pub placement: Placement,
-}
-
-/// One model.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Measured {
-    pub name: String,
-    pub path: String,
-    /// Of the ONNX file, with its external data.
-    pub bytes: u64,
-    pub nodes: usize,
-    /// What the process holds more after it was loaded, in bytes, where the system tells.
-    pub resident: Option<u64>,
-    /// The same after it ran at all sizes; ONNX Runtime keeps the memory of the largest.
-    pub running: Option<u64>,
 }
 
 /// All models at one point of the grid.

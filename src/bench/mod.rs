@@ -8,17 +8,18 @@ pub(crate) mod error;
 pub mod gpu;
 pub mod grid;
 mod machine;
+mod measured;
 mod names;
 mod pin;
 mod profile;
+mod report;
 mod stats;
 mod warning;
-pub(crate) use std::fmt;
+
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use kiln_graph::Tensor;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::runtime::{self, Session, SessionOptions};
 use pin::Pinned;
@@ -27,57 +28,11 @@ pub use crate::engine::{Work, work};
 pub use error::BenchError;
 pub use grid::{Axis, Benchmark, PointReport, Request, benchmark};
 pub use machine::Machine;
+pub use measured::{BenchOptions, Measured, SubjectReport};
 pub use profile::{Part, Profile, ProfileError};
+pub use report::BenchReport;
 pub use stats::{Interval, Ratio, Stats};
 pub use warning::Warning;
-
-/// How long to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]
-pub struct BenchOptions {
-    /// Runs of each subject before the measurement; they are not kept.
-    pub warmup: usize,
-    /// Runs of each subject at least.
-    pub min_runs: usize,
-    /// Runs of each subject at most, whatever the duration.
-    pub max_runs: usize,
-    /// The measured runs of every subject add up to this at least, unless `max_runs` are reached before.
-    pub min_duration: Duration,
-    /// The wall time of all of it, whatever the runs; warm-up takes a fifth of it at most. `None`: no end.
-    #[serde(default)]
-    pub max_duration: Option<Duration>,
-    /// Runs go on until each ratio is known to this part of itself. `None`: the runs and the duration alone say how long.
-    #[serde(default)]
-    pub within: Option<f64>,
-    /// Items that one run computes, for the throughput.
-    pub batch: usize,
-}
-
-impl Default for BenchOptions {
-    fn default() -> BenchOptions {
-        BenchOptions {
-            warmup: 10,
-            min_runs: 30,
-            max_runs: 10_000,
-            min_duration: Duration::from_secs(3),
-            max_duration: None,
-            within: None,
-            batch: 1,
-        }
-    }
-}
-
-impl BenchOptions {
-    /// As many runs as a verdict needs, and 5 seconds at most: ratios are known to 4 %, below what other work on a machine moves
-    /// them by.
-    pub fn verdict() -> BenchOptions {
-        BenchOptions {
-            min_duration: Duration::ZERO,
-            max_duration: Some(Duration::from_secs(5)),
-            within: Some(0.04),
-            ..BenchOptions::default()
-        }
-    }
-}
 
 /// Something to measure.
 pub struct Subject<'a> {
@@ -136,31 +91,6 @@ impl fmt::Debug for Subject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Subject").field(&self.name).finish()
     }
-}
-
-/// A measurement.
-#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
-pub struct BenchReport {
-    pub options: BenchOptions,
-    /// Threads that the machine runs at once, if that is known.
-    pub cores: Option<usize>,
-    pub subjects: Vec<SubjectReport>,
-    /// Every other subject against the first.
-    pub ratios: Vec<Ratio>,
-    pub warnings: Vec<Warning>,
-}
-
-/// One subject of a measurement.
-#[derive(Clone, Debug, Serialize, JsonSchema, Deserialize)]
-pub struct SubjectReport {
-    pub name: String,
-    /// Threads, optimization and device, if the subject is a session.
-    pub settings: Option<SessionOptions>,
-    pub stats: Stats,
-    /// Items per second: the batch over the mean latency.
-    pub throughput: f64,
-    /// Every latency in nanoseconds, in the order of measurement.
-    pub samples: Vec<u64>,
 }
 
 /// Measures the subjects in turns. The order within a round changes from round to round, so that none always runs

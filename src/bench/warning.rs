@@ -3,8 +3,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::measured::{BenchOptions, SubjectReport};
 use super::stats::{median_deviation, quantile, sorted};
-use super::{BenchOptions, SubjectReport};
 
 /// What casts doubt on a measurement. Times are in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Deserialize)]

@@ -6,7 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{BundleError, ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE, io_error};
+use super::error::{BundleError, io_error};
+use super::files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE};
 
 /// External data of [`MODEL`].
 const DATA: &str = "model.onnx.data";

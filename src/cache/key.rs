@@ -81,9 +81,44 @@ impl Surroundings {
 /// # Errors
 /// When the model or data cannot be read, or there is no such target here.
 pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<Key, CompileError> {
+    let targets = pipeline::targets(options, talk)?;
+    let mut facts = BTreeMap::new();
+    let mut fact = |name: &str, value: String| {
+        facts.insert(name.to_string(), value);
+    };
+    fact("kiln", around.kiln.clone());
+    fact("machine", around.machine.clone());
+    for (name, hash) in &around.libraries {
+        fact(&format!("library {name}"), hash.clone());
+    }
+    let path = bundle::find_model(&options.model)?;
+    for (k, source) in onnx::read(&path)?.sources.iter().enumerate() {
+        let hash = hash_file(&source.path).map_err(|e| unread(&source.path, e))?;
+        fact(&format!("model {k}"), hash);
+    }
+    fact("target", targets.to_string());
+    for (name, path) in [
+        ("inputs", &options.inputs),
+        ("calibration data", &options.calibration.data),
+        ("calibration tokenizer", &options.calibration.tokenizer),
+    ] {
+        if let Some(path) = path {
+            fact(name, hash_tree(path).map_err(|e| unread(path, e))?);
+        }
+    }
+    settings(options, &mut fact);
+    Ok(Key {
+        sha256: hash_facts(&facts),
+        facts,
+    })
+}
+
+/// What the options say themselves.
+fn settings(options: &Options, fact: &mut dyn FnMut(&str, String)) {
     // Without `..`: whoever adds an option decides here whether it changes the result.
     let Options {
-        model,
+        // By their contents, with all other files.
+        model: _,
         // Where the bundle goes is not what it is.
         output: _,
         over: _,
@@ -97,7 +132,7 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
         half_io,
         dims,
         shapes,
-        inputs,
+        inputs: _,
         fixed,
         drop_inputs,
         max_length,
@@ -133,37 +168,12 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
         cache_key: _,
     } = options;
     let Calibration {
-        data,
-        tokenizer,
+        data: _,
+        tokenizer: _,
         // Holds what was measured, under a key of its own.
         cache: _,
         samples,
     } = calibration;
-    let targets = pipeline::targets(options, talk)?;
-    let mut facts = BTreeMap::new();
-    let mut fact = |name: &str, value: String| {
-        facts.insert(name.to_string(), value);
-    };
-    fact("kiln", around.kiln.clone());
-    fact("machine", around.machine.clone());
-    for (name, hash) in &around.libraries {
-        fact(&format!("library {name}"), hash.clone());
-    }
-    let path = bundle::find_model(model)?;
-    for (k, source) in onnx::read(&path)?.sources.iter().enumerate() {
-        let hash = hash_file(&source.path).map_err(|e| unread(&source.path, e))?;
-        fact(&format!("model {k}"), hash);
-    }
-    fact("target", targets.to_string());
-    for (name, path) in [
-        ("inputs", inputs),
-        ("calibration data", data),
-        ("calibration tokenizer", tokenizer),
-    ] {
-        if let Some(path) = path {
-            fact(name, hash_tree(path).map_err(|e| unread(path, e))?);
-        }
-    }
     fact(
         "precision",
         format!("{precision:?}, half_io {half_io}, blocks {int4_block} fixed {int4_fixed}"),
@@ -192,10 +202,6 @@ pub fn key(options: &Options, around: &Surroundings, talk: &dyn Talk) -> Result<
     fact("asked sha256", format!("{sha256:?}"));
     fact("tolerance", format!("{tolerance:?} {limits:?}"));
     fact("gates", format!("{gates:?}"));
-    Ok(Key {
-        sha256: hash_facts(&facts),
-        facts,
-    })
 }
 
 /// Names and values with their lengths, so that no two lists of facts are written alike.

@@ -11,6 +11,7 @@ use crate::fixed::FixError;
 use crate::parity::{InputError, NpzError, OUTPUT_PREFIX, ParityError, ToleranceError};
 use crate::prove;
 use crate::recipe::RecipeError;
+use crate::setting::{RECORD, REFERENCE};
 use crate::shapes::SpecError;
 
 /// A check could not be made.
@@ -33,10 +34,10 @@ pub enum Error {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     #[error("{what}: {why}")]
-    Unsupported { what: &'static str, why: String },
+    Unsupported { what: String, why: String },
     /// A file of recorded outputs cannot be used.
     #[error(
-        "{} holds no outputs ({OUTPUT_PREFIX}NAME): record some with `kiln check MODEL --reference ORIGINAL --record {}`",
+        "{} holds no outputs ({OUTPUT_PREFIX}NAME): record some with `kiln check MODEL {REFERENCE} ORIGINAL {RECORD} {}`",
         path.display(), path.display()
     )]
     NoOutputs { path: PathBuf },

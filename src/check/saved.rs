@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::parity::{Comparison, Margin, Report, Tolerance, ToleranceError};
+use crate::setting::JSON;
 
 /// A saved result cannot be judged.
 #[derive(Debug, thiserror::Error)]
 pub enum SavedError {
-    #[error("{} is not what `kiln check --json` prints: {reason}", path.display())]
+    #[error("{} is not what `kiln check {JSON}` prints: {reason}", path.display())]
     Unread { path: PathBuf, reason: String },
     #[error(transparent)]
     Tolerance(#[from] ToleranceError),

@@ -12,6 +12,7 @@ use crate::compile;
 use crate::parity::Tolerance;
 use crate::pipeline;
 use crate::recipe;
+use crate::setting::BISECT;
 use crate::talk::Talk;
 
 /// Makes the candidate again from the reference, as its manifest says, and searches for the application at which parity
@@ -29,7 +30,7 @@ pub(super) fn search(
     let manifest = options.candidate.join(bundle::MANIFEST);
     if !manifest.is_file() {
         return Err(Error::Unsupported {
-            what: "--bisect",
+            what: BISECT.to_string(),
             why: format!(
                 "{} is not a bundle whose manifest.json records its passes; give the original to `kiln bisect`",
                 options.candidate.display()

@@ -17,7 +17,7 @@ use super::{Failure, Globals, NOT_PROVED, help, known_pass, print, print_json, t
 use crate::bundle::Over;
 use crate::bundle::about::about;
 use crate::cache::{self, Cached, Store};
-use crate::compile::{self, CompileError, Options, Plan};
+use crate::compile::{self, CompileError, Options, Outcome, Plan};
 use crate::fault::Fault;
 use crate::generate::Roles;
 use crate::manifest::{Explained, Manifest, Missed};
@@ -239,10 +239,20 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             return hit(globals, &bundle, &manifest, &args.report, args.json);
         }
     };
-    for target in &args.report {
+    made(globals, &outcome, &args.report, args.json)
+}
+
+/// What a compilation made; gives the exit code.
+fn made(
+    globals: &Globals,
+    outcome: &Outcome,
+    reports: &[report::Target],
+    json: bool,
+) -> Result<u8, Failure> {
+    for target in reports {
         target.write(&report::BundlePage(&outcome.manifest))?;
     }
-    match args.json {
+    match json {
         true => print_json(&outcome.manifest)?,
         false => {
             for explained in &outcome.manifest.explain {

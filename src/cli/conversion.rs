@@ -109,7 +109,7 @@ pub(super) struct Conversion {
     growing_caches: bool,
     /// Real inputs, to measure the ranges of activations.
     ///
-    /// An .npz or .npy file, a folder of them, or lines of text with --tokenizer. Samples behind the last that is measured prove
+    /// An .npz or .npy file, a folder of them, or lines of text with --tokenizer. Samples after the measured ones prove
     /// the result.
     #[arg(long, value_name = "DATA", help_heading = help::DATA)]
     calibrate: Option<PathBuf>,

@@ -50,7 +50,7 @@ pub(super) struct EngineArgs {
     /// While something runs, or without models until it is stopped.
     #[arg(long)]
     pub(super) watch: bool,
-    /// Seconds between two looks.
+    /// Seconds between readings.
     #[arg(
         long,
         value_name = "SECONDS",

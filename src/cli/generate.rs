@@ -168,19 +168,33 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         }
     };
     let generated = generator.run(&prompt, &rules, &mut heard)?;
+    show(&generated, text.as_ref(), streams, args.json)?;
+    if !args.json {
+        globals.say(summary(&generated));
+    }
+    Ok(0)
+}
+
+/// What was generated, but for what was streamed already.
+fn show(
+    generated: &Generated,
+    text: Option<&Text>,
+    streamed: bool,
+    json: bool,
+) -> Result<(), Failure> {
     let words = |text: &Text| -> Vec<String> {
         let rows = generated.tokens.iter();
         rows.map(|row| text.decode(row).trim().to_string())
             .collect()
     };
-    if args.json {
+    if json {
         print_json(&Told {
-            generated: &generated,
-            text: text.as_ref().map(words),
+            generated,
+            text: text.map(words),
         })?;
-        return Ok(0);
+        return Ok(());
     }
-    match (streams, &text) {
+    match (streamed, text) {
         (true, _) => print("\n")?,
         (false, Some(text)) => {
             for row in words(text) {
@@ -194,8 +208,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
             }
         }
     }
-    globals.say(summary(&generated));
-    Ok(0)
+    Ok(())
 }
 
 fn usage(what: &str) -> Failure {

@@ -23,7 +23,7 @@ pub(super) struct GpuCheckArgs {
     /// Run every step on the CPU, to see that it runs. Nothing that it measures is a GPU's.
     #[arg(long)]
     dry_run: bool,
-    /// The Python whose torch is measured beside.
+    /// The Python whose torch is timed as a comparison.
     #[arg(long, value_name = "PYTHON", default_value = "python3")]
     python: PathBuf,
 }

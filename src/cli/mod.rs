@@ -16,6 +16,7 @@ mod engine;
 pub mod exit;
 mod export;
 mod failure;
+mod flags;
 mod generate;
 mod generation;
 mod globals;
@@ -110,7 +111,7 @@ enum Verb {
     Matrix(matrix::Args),
     /// Write a bundle as a server wants it: Triton, or Text Embeddings Inference.
     Export(export::Args),
-    /// Check and time everything that takes a GPU, on this machine, and write a record.
+    /// Check and time everything that needs a GPU, on this machine, and write a record.
     GpuCheck(gpu_check::GpuCheckArgs),
     /// Print the JSON Schema of a recipe or of a result.
     ///
@@ -176,6 +177,7 @@ impl From<ChildArgs> for crate::engine::Libraries {
 
 /// Runs the command line of this process, whose program was built of this commit.
 pub fn main(commit: Option<&str>) -> ExitCode {
+    crate::setting::spelled_by(flags::flag);
     let cli = match parse() {
         Ok(cli) => cli,
         Err(e) => {

@@ -12,6 +12,7 @@ use crate::manifest::Manifest;
 use crate::parity::{self, ToleranceError};
 use crate::pipeline;
 use crate::prove;
+use crate::setting::{DEVICE, INPUT, KEEP, NO_SEARCH, TOLERANCE};
 use crate::shapes::SpecError;
 
 /// A compilation stopped.
@@ -34,10 +35,10 @@ pub enum CompileError {
     #[error("{source}{}", hint(.source))]
     Engine { source: EngineError },
     /// TensorRT built no engine of a model whose branches inputs select.
-    #[error("{source}. An engine has all branches, and {} among them: --input {} leaves only those of that value", select(.controls), .controls.join(" --input "))]
+    #[error("{source}. An engine has all branches, and {} among them: {INPUT} {} leaves only those of that value", select(.controls), .controls.join(&format!(" {INPUT} ")))]
     Branches {
         source: Box<CompileError>,
-        /// As `--input` takes them. Never empty.
+        /// As [`INPUT`] takes them. Never empty.
         controls: Vec<String>,
     },
     #[error("the result is not the same function as {}: {}{}; no bundle was written. {advice}", model.display(), on(.engine), parity::failures(.parity))]
@@ -46,11 +47,11 @@ pub enum CompileError {
         /// What ran the engine, if it is the engine that differs.
         engine: Option<String>,
         parity: Box<parity::Report>,
-        advice: &'static str,
+        advice: String,
     },
-    #[error("the result generates something else than {}: {failed}; no bundle was written. --keep names nodes that keep their precision, --tolerance another one", model.display())]
+    #[error("the result does not generate what {} does: {failed}; no bundle was written. {KEEP} names nodes that keep their precision, {TOLERANCE} another tolerance", model.display())]
     Generation { model: PathBuf, failed: String },
-    #[error("{}: the search for nodes that must keep their precision stopped; no bundle was written. --no-search leaves it out, --keep names nodes: {source}", model.display())]
+    #[error("{}: the search for nodes that must keep their precision stopped; no bundle was written. {NO_SEARCH} leaves it out, {KEEP} names nodes: {source}", model.display())]
     Search {
         model: PathBuf,
         source: Box<CompileError>,
@@ -62,7 +63,7 @@ pub enum CompileError {
         /// All that was found out, unless it was clear before that a gate cannot pass.
         manifest: Option<Box<Manifest>>,
     },
-    #[error("{}: {why}; no bundle was written. Nodes of other precisions can be kept, or the CPU be taken (--device cpu)", model.display())]
+    #[error("{}: {why}; no bundle was written. Nodes of other precisions can be kept, or the CPU be taken ({DEVICE} cpu)", model.display())]
     Fallback { model: PathBuf, why: String },
     #[error("TensorRT reads {} without {}, which it was asked to be in; no bundle was written", model.display(), list(.absent))]
     Precision {

@@ -8,6 +8,7 @@ use crate::manifest::{Judged, Manifest};
 use crate::nvidia::driver;
 use crate::options::Options;
 use crate::precision::Format;
+use crate::setting::{MAX_LATENCY_RATIO, NO_CHECK, NO_LATENCY};
 use crate::targets::Targets;
 
 fn judged(gate: &'static str, pass: bool, why: String) -> Judged {
@@ -30,17 +31,17 @@ pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), Compi
     let gates = &options.gates;
     let engine = options.engine && targets.is_engine();
     let unmeasured = match (options.check, options.latency) {
-        (false, _) => Some("--no-check"),
-        (true, Some(false)) => Some("--no-latency"),
+        (false, _) => Some(NO_CHECK),
+        (true, Some(false)) => Some(NO_LATENCY),
         (true, _) => None,
     };
     let failed = match (gates.latency_ratio, unmeasured, gates.precision) {
         (Some(_), Some(option), _) => Some(format!(
-            "the latency was not measured ({option}), and the gate wants it; --max-latency-ratio off drops the gate"
+            "the latency was not measured ({option}), and the gate wants it; {MAX_LATENCY_RATIO} off drops the gate"
         )),
-        _ if options.judge.is_some() && !options.check => {
-            Some("judge: not run, there are no outputs to judge (--no-check)".into())
-        }
+        _ if options.judge.is_some() && !options.check => Some(format!(
+            "judge: not run, there are no outputs to judge ({NO_CHECK})"
+        )),
         (.., Some(precision)) if !engine => Some(format!("{precision}: no engine is built")),
         _ if gates.engine_parity => {
             let why = match (engine, options.check, driver::probe()) {

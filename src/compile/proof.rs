@@ -16,6 +16,7 @@ use crate::parity;
 use crate::pipeline::clock::Clock;
 use crate::pipeline::{Rewritten, tolerance};
 use crate::prove::{self, Proof};
+use crate::setting::KEEP;
 use crate::talk::Talk;
 use crate::targets::Targets;
 use crate::twin;
@@ -40,12 +41,14 @@ pub(crate) fn not_the_same(
         parity: Box::new(parity),
         advice: match (options.precision.linear.format(), options.precision.half()) {
             (Some(_), _) => {
-                "Layers can be kept from quantization with --keep; `kiln bisect` finds the pass"
+                format!(
+                    "Layers can be kept from quantization with {KEEP}; `kiln bisect` finds the pass"
+                )
             }
             (None, Some(_)) => {
-                "Nodes can be kept in FP32 with --keep; `kiln bisect` finds the pass"
+                format!("Nodes can be kept in FP32 with {KEEP}; `kiln bisect` finds the pass")
             }
-            (None, None) => "`kiln bisect` finds the pass",
+            (None, None) => "`kiln bisect` finds the pass".into(),
         },
     }
 }

@@ -22,6 +22,7 @@ use crate::parity;
 use crate::pipeline::{Rewritten, Source, calibration};
 use crate::precision::{Format, Linear, Precision};
 use crate::recipe::Recipe;
+use crate::setting::EXPLAIN;
 use crate::summary::{self, Found};
 use crate::talk::Talk;
 use crate::targets::Targets;
@@ -101,8 +102,7 @@ pub(super) fn manifest(job: &Job<'_>, found: Done<'_>, talk: &dyn Talk) -> Manif
     }
     let ranges = calibration::warning(options, original, manifest.calibration.as_ref());
     let nearest = calibration::nearest(options);
-    let told = ranges.into_iter().chain(nearest).map(String::from);
-    manifest.warnings.extend(told);
+    manifest.warnings.extend(ranges.into_iter().chain(nearest));
     manifest.gates = gates::judge(options, &prepared.targets, &manifest);
     manifest
 }
@@ -199,7 +199,7 @@ fn record(
     for block in rewritten.blocks.iter().filter(none) {
         let why = match &block.why {
             Some(why) => format!(": {why}"),
-            None => "; --explain all says why".into(),
+            None => format!("; {EXPLAIN} all says why"),
         };
         (manifest.warnings).push(format!(
             "none of {} {} was fused{why}",

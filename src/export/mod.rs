@@ -14,6 +14,7 @@ use crate::bundle::BundleError;
 use crate::fault::Fault;
 use crate::parity::NpzError;
 use crate::scratch;
+use crate::setting::{FORCE, NO_MEASURE, Setting};
 
 /// Nothing was exported.
 #[derive(Debug, thiserror::Error)]
@@ -32,15 +33,15 @@ pub enum ExportError {
         why: &'static str,
         source: io::Error,
     },
-    #[error("{} is there already; --force replaces it", .0.display())]
+    #[error("{} is there already; {FORCE} replaces it", .0.display())]
     There(PathBuf),
     #[error("{}: {why}", model.display())]
     Unfit { model: PathBuf, why: String },
     #[error("{option}: {why}")]
-    Option { option: &'static str, why: String },
+    Option { option: Setting, why: String },
     #[error(transparent)]
     Proof(#[from] NpzError),
-    #[error("the latency over batches was not measured (--no-measure leaves it out): {0}")]
+    #[error("the latency over batches was not measured ({NO_MEASURE} leaves it out): {0}")]
     Measure(Box<BenchError>),
 }
 

@@ -11,6 +11,7 @@ use kiln_graph::onnx::{self, WriteOptions};
 
 use super::facts::Facts;
 use super::{ExportError, Exported, Staged};
+use crate::setting::{FROM, HALF_IO, RENAME};
 
 /// What to export.
 #[derive(Clone, Debug)]
@@ -111,7 +112,7 @@ fn rename(facts: &mut Facts, renamed: &[(String, String)]) -> Result<(), ExportE
         let Some(port) = facts.outputs.iter_mut().find(|o| o.name == *from) else {
             let known: Vec<&str> = facts.outputs.iter().map(|o| o.name.as_str()).collect();
             return Err(ExportError::Option {
-                option: "--rename",
+                option: RENAME,
                 why: format!(
                     "the model has no output \"{from}\"; it has: {}",
                     known.join(", ")
@@ -148,14 +149,14 @@ fn fits(facts: &Facts) -> Result<(), ExportError> {
         None => {
             let names: Vec<&str> = facts.outputs.iter().map(|o| o.name.as_str()).collect();
             Err(facts.unfit(format!(
-                "the server reads an output called {}, and the model has: {}; --rename {}=sentence_embedding gives one its name",
+                "the server reads an output called {}, and the model has: {}; {RENAME} {}=sentence_embedding gives one its name",
                 OUTPUTS.join(" or "),
                 names.join(", "),
                 names.first().unwrap_or(&"NAME")
             )))
         }
         Some(output) if output.dtype != DType::F32 => Err(facts.unfit(format!(
-            "the server reads float32, and \"{}\" is {}: compile without --half-io",
+            "the server reads float32, and \"{}\" is {}: compile without {HALF_IO}",
             output.name, output.dtype
         ))),
         Some(_) => Ok(()),
@@ -165,7 +166,7 @@ fn fits(facts: &Facts) -> Result<(), ExportError> {
 /// Whether config.json has what the server reads first.
 fn describes(config: &Path) -> Result<(), ExportError> {
     let fail = |why: String| ExportError::Option {
-        option: "--from",
+        option: FROM,
         why: format!("{}: {why}", config.display()),
     };
     let text = std::fs::read(config).map_err(|e| fail(format!("it cannot be read: {e}")))?;

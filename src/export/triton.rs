@@ -15,6 +15,7 @@ use super::pbtxt::Message;
 use super::{ExportError, Exported, Staged};
 use crate::bundle;
 use crate::runtime::DeviceRequest;
+use crate::setting::{NAME, OUTPUT_NAME};
 use crate::talk::Talk;
 
 use batching::{Batching, batching, curve};
@@ -153,7 +154,7 @@ fn name(options: &Options) -> Result<String, ExportError> {
     match !name.is_empty() && !name.starts_with('.') && name.chars().all(fine) {
         true => Ok(name),
         false => Err(ExportError::Option {
-            option: "--name",
+            option: NAME,
             why: format!("\"{name}\" is no name of a model: use letters, digits, '-', '_' and '.'"),
         }),
     }
@@ -169,7 +170,7 @@ fn served(
         if facts.outputs.iter().all(|o| o.name != *name) {
             let known: Vec<&str> = facts.outputs.iter().map(|o| o.name.as_str()).collect();
             return Err(ExportError::Option {
-                option: "--output-name",
+                option: OUTPUT_NAME,
                 why: format!(
                     "the model has no output \"{name}\"; it has: {}",
                     known.join(", ")

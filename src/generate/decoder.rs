@@ -8,6 +8,7 @@ use kiln_graph::{DType, Tensor};
 use super::error::GenerateError;
 use super::ports::{CachePort, Feed, Port, Ports};
 use crate::runtime::Session;
+use crate::setting::{ENCODER, FIRST, MAX_LENGTH};
 
 /// A model with a cache.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Decoder {
         {
             return Err(GenerateError::Usage {
                 what: format!(
-                    "--max-length {asked}: {} holds {capacity} tokens",
+                    "{MAX_LENGTH} {asked}: {} holds {capacity} tokens",
                     session.model()
                 ),
             });
@@ -130,7 +131,7 @@ impl Decoder {
         let missing = |port: &Port| GenerateError::Pair {
             why: format!(
                 "{} needs \"{}\", which an encoder or a first step computes: the bundle is without it, or it was not given \
-                 (--encoder, --first)",
+                 ({ENCODER}, {FIRST})",
                 self.name(),
                 port.name
             ),

@@ -6,6 +6,7 @@ use crate::bundle::BundleError;
 use crate::fault::Fault;
 use crate::parity::NpzError;
 use crate::runtime;
+use crate::setting::MAX_LENGTH;
 use crate::shapes::SpecError;
 
 /// A generation did not start, or stopped.
@@ -54,11 +55,11 @@ fn beside(new: usize) -> String {
     }
 }
 
-fn longer(written: bool) -> &'static str {
+fn longer(written: bool) -> String {
     if written {
-        ", or a larger --max-length"
+        format!(", or a larger {MAX_LENGTH}")
     } else {
-        ""
+        String::new()
     }
 }
 

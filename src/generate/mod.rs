@@ -21,6 +21,7 @@ use kiln_graph::{Tensor, onnx};
 
 use crate::bundle;
 use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
+use crate::setting::ENCODER;
 
 pub use decoder::{Decoder, Scores, State, largest};
 pub use error::GenerateError;
@@ -136,7 +137,7 @@ impl Generator {
         let Some(encoder) = &mut self.encoder else {
             return Err(GenerateError::Pair {
                 why: format!(
-                    "{} is given what an encoder reads, and there is no encoder: name it with --encoder",
+                    "{} is given what an encoder reads, and there is no encoder: name it with {ENCODER}",
                     self.decoder.name()
                 ),
             });

@@ -9,6 +9,7 @@ use super::error::GenerateError;
 use super::ports::{CachePort, Port, port};
 use crate::parity::{self, InputKind};
 use crate::runtime::Session;
+use crate::setting::{ENCODER, FEATURES};
 use crate::shapes::input_kind;
 
 /// What runs once, before the decoder.
@@ -110,7 +111,7 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
     match source {
         Source::Tokens(tokens) => {
             let Some(port) = &encoder.tokens else {
-                return Err(encoder.refuse("it takes features (--features), not tokens".into()));
+                return Err(encoder.refuse(format!("it takes features ({FEATURES}), not tokens")));
             };
             let vocabulary = encoder.vocabulary.and_then(|n| usize::try_from(n).ok());
             let end = vocabulary.unwrap_or(usize::MAX);
@@ -244,7 +245,7 @@ pub fn begin(
                     port.name
                 ),
                 None => format!(
-                    "it needs \"{}\", which an encoder computes: the bundle is without it, or it was not given (--encoder)",
+                    "it needs \"{}\", which an encoder computes: the bundle is without it, or it was not given ({ENCODER})",
                     port.name
                 ),
             }));

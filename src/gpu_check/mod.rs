@@ -37,7 +37,7 @@ pub struct Request {
     pub dry_run: bool,
     /// The CUDA device.
     pub device: u32,
-    /// The Python whose torch is measured beside.
+    /// The Python whose torch is timed as a comparison.
     pub python: Option<PathBuf>,
 }
 

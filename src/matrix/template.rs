@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Plan;
+use super::plan::Plan;
 
 /// What runs the cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

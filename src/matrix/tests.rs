@@ -1,4 +1,5 @@
 use super::*;
+use crate::precision::{Floats, Linear};
 
 fn plan(text: &str) -> Result<Plan, MatrixError> {
     let folder = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ use crate::options::{Calibration, Options};
 use crate::parity::Case;
 use crate::precision::{Floats, Scheme};
 use crate::runtime::DeviceRequest;
+use crate::setting::{CALIBRATE, INPUTS};
 use crate::shapes::Shapes;
 use crate::summary;
 use crate::talk::Talk;
@@ -29,27 +30,43 @@ pub(crate) struct Measured {
     pub cases: Vec<Case>,
 }
 
-const MADE_UP: &str = "the ranges of activations come from made-up inputs, which are not like real ones: give \
-     real data with --calibrate before this model is used";
+fn made_up() -> String {
+    format!(
+        "the ranges of activations come from made-up inputs, which are not like real ones: give \
+     real data with {CALIBRATE} before this model is used"
+    )
+}
 
 /// FP16 has less range than FP32, and only real inputs show how much of it a model needs.
-const UNMEASURED: &str = "FP16 ends at 65504, and what the model reaches was seen on made-up inputs alone, which are not like \
-     real ones: give real data with --calibrate or --inputs before this model is used";
+fn unmeasured() -> String {
+    format!(
+        "FP16 ends at 65504, and what the model reaches was seen on made-up inputs alone, which are not like \
+     real ones: give real data with {CALIBRATE} or {INPUTS} before this model is used"
+    )
+}
 
 /// A step of the original's own quantization is a few steps of half precision wide, so that one number in some falls to the
 /// other side. How much a network makes of that, made inputs do not show.
-const REQUANTIZED: &str = "the original rounds activations to integers, and half precision moves some of them to the next one: on \
-     real inputs the result may differ by more than made-up ones show: give real data with --inputs before this model is used";
+fn requantized() -> String {
+    format!(
+        "the original rounds activations to integers, and half precision moves some of them to the next one: on \
+     real inputs the result may differ by more than made-up ones show: give real data with {INPUTS} before this model is used"
+    )
+}
 
 /// Half of the layers of a small encoder come out of tolerance so.
-const NEAREST: &str = "without --calibrate, weights go to the nearest of 16 steps, and layers for which that is not close enough \
+fn to_the_nearest() -> String {
+    format!(
+        "without {CALIBRATE}, weights go to the nearest of 16 steps, and layers for which that is not close enough \
      keep their precision (of a small model often half of them, and finding them takes minutes); real inputs let the errors of \
-     weights make up for each other, and mostly no layer is kept";
+     weights make up for each other, and mostly no layer is kept"
+    )
+}
 
 /// What a user of INT4 must know where nothing is measured for it.
-pub(crate) fn nearest(options: &Options) -> Option<&'static str> {
+pub(crate) fn nearest(options: &Options) -> Option<String> {
     let kept = by_weights(options) && options.check && options.search;
-    (kept && options.calibration.data.is_none()).then_some(NEAREST)
+    (kept && options.calibration.data.is_none()).then(to_the_nearest)
 }
 
 /// What a user must know of the inputs that the result was made and proved with.
@@ -57,14 +74,14 @@ pub(crate) fn warning(
     options: &Options,
     original: &Model,
     calibrated: Option<&Calibrated>,
-) -> Option<&'static str> {
+) -> Option<String> {
     let quantized = || summary::quantizes_activations(&original.graph);
     match calibrated {
-        Some(c) if c.made => Some(MADE_UP),
+        Some(c) if c.made => Some(made_up()),
         None if options.precision.half().is_some() && options.inputs.is_none() && quantized() => {
-            Some(REQUANTIZED)
+            Some(requantized())
         }
-        None if options.precision.floats == Floats::Fp16 => Some(UNMEASURED),
+        None if options.precision.floats == Floats::Fp16 => Some(unmeasured()),
         _ => None,
     }
 }
@@ -189,7 +206,7 @@ fn source(
     let mut source = match data {
         Some(path) => Source::open(&fused.graph, path, &reading)?,
         None => {
-            talk.warn(MADE_UP);
+            talk.warn(&made_up());
             Source::made(&fused.graph, shapes, &reading)?
         }
     };
@@ -214,7 +231,7 @@ pub(crate) fn measure(
     shapes: &Shapes,
     talk: &dyn Talk,
 ) -> Result<Option<Measured>, Error> {
-    nearest(options).into_iter().for_each(|why| talk.warn(why));
+    nearest(options).into_iter().for_each(|why| talk.warn(&why));
     let values = wanted(options, fused);
     if values.is_empty() && options.calibration.data.is_none() {
         return Ok(by_inputs(options, device, fused, talk));
@@ -265,7 +282,7 @@ fn by_inputs(
     let half = options.precision.half()?;
     let unmeasured = warning(options, fused, None);
     let Some(path) = &options.inputs else {
-        unmeasured.into_iter().for_each(|why| talk.warn(why));
+        unmeasured.iter().for_each(|why| talk.warn(why));
         return None;
     };
     let values = precision::wanted_by_half(fused, half);
@@ -291,7 +308,7 @@ fn by_inputs(
         }),
         Err(e) => {
             talk.warn(&format!("ranges cannot be measured on these inputs: {e}"));
-            unmeasured.into_iter().for_each(|why| talk.warn(why));
+            unmeasured.iter().for_each(|why| talk.warn(why));
             None
         }
     }

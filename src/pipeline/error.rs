@@ -58,7 +58,7 @@ pub enum Error {
         instead: String,
     },
     #[error("{what}: {why}")]
-    Unsupported { what: &'static str, why: String },
+    Unsupported { what: String, why: String },
 }
 
 impl From<DataError> for Error {
@@ -71,7 +71,7 @@ impl Error {
     /// What is at fault.
     pub fn fault(&self) -> Fault {
         match self {
-            Error::Target(TargetError::NoGpu { .. }) => Fault::Machine,
+            Error::Target(TargetError::NoGpu | TargetError::NoGpuToBuildOn) => Fault::Machine,
             Error::Bundle(e) => e.fault(),
             Error::Spec(e) => e.fault(),
             Error::Calibrate(e) => e.fault(),

@@ -1,11 +1,11 @@
 //! Options that name something of the model, and name nothing: what they ask for would be let through unseen.
 
 use kiln_graph::{Graph, INTERNAL_DOMAIN, Model, Op};
-use kiln_passes::kept_by;
 
 use super::Error;
 use crate::nearest;
 use crate::options::Options;
+use crate::setting::{KEEP, KEEP_OP};
 
 /// Whether limits are for outputs of the model.
 ///
@@ -32,7 +32,7 @@ pub(crate) fn kept(options: &Options, original: &Model, fused: &Model) -> Result
         let (before, after) = (names(&original.graph), names(&fused.graph));
         let matched = |names: &[String]| names.iter().any(|name| keep.is_match(name));
         if !matched(&after) {
-            let option = format!("--keep '{keep}'");
+            let option = format!("{KEEP} '{keep}'");
             return refuse(option, keep.as_str(), matched(&before), after);
         }
     }
@@ -48,7 +48,7 @@ pub(crate) fn kept(options: &Options, original: &Model, fused: &Model) -> Result
         if !found {
             let gone = ops(&original.graph).contains(op);
             let names = ops(&fused.graph).iter().map(option).collect();
-            return refuse(kept_by(*op), op.name(), gone, names);
+            return refuse(format!("{KEEP_OP} {}", option(op)), op.name(), gone, names);
         }
     }
     Ok(())
@@ -71,7 +71,7 @@ fn ops(graph: &Graph) -> Vec<Op> {
     ops
 }
 
-/// As `--keep-op` takes it.
+/// As [`KEEP_OP`] takes it.
 fn option(op: &Op) -> String {
     match op.domain() {
         "" | INTERNAL_DOMAIN => op.name().to_string(),

@@ -10,6 +10,7 @@ use crate::fixed::{FixError, Fixed};
 use crate::options::Options;
 use crate::precision::{Format, Scheme};
 use crate::runtime::{DeviceChoice, DeviceRequest};
+use crate::setting::{CALIBRATE, INT8, TARGET};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 use crate::targets::Targets;
@@ -58,7 +59,7 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
                 return refuse(
                     format.option(),
                     format!(
-                        "ONNX Runtime's CPU provider has no {lacks}: give {least} or newer as --target, or {instead}"
+                        "ONNX Runtime's CPU provider has no {lacks}: give {least} or newer as {TARGET}, or {instead}"
                     ),
                 );
             }
@@ -80,13 +81,15 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
         let why = format!(
             "ONNX Runtime's CUDA provider widens quantized layers and multiplies them in floats: {IN_FLOATS}"
         );
-        return refuse("--int8", why);
+        return refuse(INT8.to_string(), why);
     }
     // Plain ONNX without an engine is for any runtime.
     let dynamic = options.precision.linear.scheme() == Some(Scheme::Dynamic);
     if dynamic && matches!(targets, Targets::Engines(_)) && (options.engine || !options.standard) {
-        let why = "TensorRT has no dynamic quantization: give --int8 with data for --calibrate, or --target cpu";
-        return refuse("--int8=dynamic", why.into());
+        let why = format!(
+            "TensorRT has no dynamic quantization: give {INT8} with data for {CALIBRATE}, or {TARGET} cpu"
+        );
+        return refuse(format!("{INT8}=dynamic"), why);
     }
     Ok(())
 }

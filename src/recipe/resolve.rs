@@ -10,6 +10,7 @@ use crate::judge::Asked;
 use crate::options::{self, INT4_BLOCK, Options, SAMPLES};
 use crate::parity::Tolerance;
 use crate::precision::Precision;
+use crate::setting::{BF16, CALIBRATE, FP16, JUDGE};
 use crate::shapes::{DimSpec, ShapeSpec};
 
 fn parse<T: FromStr>(key: &str, text: &str) -> Result<T, RecipeError>
@@ -58,12 +59,17 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
     };
     let c = &recipe.calibration;
     if c.data.is_none() && (c.tokenizer.is_some() || c.cache.is_some() || c.samples.is_some()) {
-        return Err(bad("calibration", "no data is given (--calibrate)"));
+        return Err(bad(
+            "calibration",
+            format!("no data is given ({CALIBRATE})"),
+        ));
     }
     if p.half_io == Some(true) && precision.half().is_none() {
         return Err(bad(
             "precision.half-io",
-            "inputs and outputs cannot be converted: precision.floats is fp32 (--fp16 or --bf16)",
+            format!(
+                "inputs and outputs cannot be converted: precision.floats is fp32 ({FP16} or {BF16})"
+            ),
         ));
     }
     Ok(Options {
@@ -120,7 +126,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
 fn judge(asked: &super::Judge) -> Result<Option<Asked>, RecipeError> {
     match &asked.command {
         None if asked.data.is_some() || asked.tokenizer.is_some() => {
-            Err(bad("gates.judge", "there is no command (--judge)"))
+            Err(bad("gates.judge", format!("there is no command ({JUDGE})")))
         }
         None => Ok(None),
         Some(command) => Ok(Some(Asked {

@@ -4,6 +4,7 @@ use super::brief;
 use super::table::table;
 use crate::bisect::{Bisection, Culprit, Failure, Finding};
 use crate::parity::Report;
+use crate::setting::JSON;
 
 /// Lines of a diff that are shown; `--json` has all.
 const SHOWN: usize = 120;
@@ -48,7 +49,7 @@ fn found(culprit: &Culprit, all: usize, runs: usize) -> String {
         out += &format!("{line}\n");
     }
     if let Some(more @ 1..) = lines.len().checked_sub(SHOWN) {
-        out += &format!("… and {more} lines more; --json has them all\n");
+        out += &format!("… and {more} lines more; {JSON} has them all\n");
     }
     out
 }

@@ -1,6 +1,7 @@
 //! A comparison as a table: all of it, or each output once.
 
 use crate::parity::{Comparison, Nonfinite, Outcome, OutputReport, Report, Worst, floor7};
+use crate::setting::VERBOSE;
 
 /// Rows of case, output and metrics: `(header, rows)`, for a table of any kind. Of a report that fails the worst come first.
 /// Where a result was beyond its limit, the limit on relative L2 and what the original differs from itself stand beside it.
@@ -54,7 +55,7 @@ pub fn brief(report: &Report) -> Brief {
     let case = match cases {
         0 | 1 => "case",
         n => {
-            notes.push(format!("the worst of {n} cases; --verbose shows all"));
+            notes.push(format!("the worst of {n} cases; {VERBOSE} shows all"));
             "worst case"
         }
     };

@@ -435,7 +435,7 @@ fn obstacles_are_named_before_anything_is_searched() {
     let error = engine_error(compiled(17, ALIGNED, |o| o.precision.floats = Floats::Fp16));
     let text = format!("{error} ({})", error.hint().unwrap());
     assert!(
-        text.contains("RoiAlign") && text.contains("--target cpu"),
+        text.contains("RoiAlign") && text.contains("`target` cpu"),
         "{text}"
     );
     let product = format!(
@@ -444,7 +444,7 @@ fn obstacles_are_named_before_anything_is_searched() {
     );
     let turing = |o: &mut Options| o.targets = Some("sm_75".parse().unwrap());
     let error = engine_error(compiled(17, &product, turing));
-    assert_eq!(error.hint().as_deref(), Some("give --fp16"), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("give `fp16`"), "{error}");
     let two = format!(
         "g (float[batch, 8] x) => (float[batch, 8] y) <{}> {{ [wide] a = MatMul(x, w) [other] y = MatMul(a, w) }}",
         weight("w", &[8, 8])
@@ -456,7 +456,7 @@ fn obstacles_are_named_before_anything_is_searched() {
     }));
     let text = format!("{error} ({})", error.hint().unwrap());
     assert!(
-        text.contains("keeps it") && !text.contains("--fp16"),
+        text.contains("keeps it") && !text.contains("`fp16`"),
         "{text}"
     );
 }

@@ -180,7 +180,7 @@ fn an_engine_is_built_for_the_way_of_real_inputs_or_asks() {
     let error = refused.unwrap_err();
     assert_eq!(error.fault(), Fault::Target);
     let why = error.to_string();
-    assert!(why.contains("--input mode=1, or --input mode=2"), "{why}");
+    assert!(why.contains("`input` mode=1, or `input` mode=2"), "{why}");
 
     let fixed = compiled(&text, |o, _| {
         o.targets = Some(ada.clone());
@@ -222,7 +222,7 @@ fn text_is_refused_for_an_engine_before_it_is_read() {
         return;
     };
     let why = refused.unwrap_err().to_string();
-    assert!(why.contains("--input mode=TEXT --drop-inputs"), "{why}");
+    assert!(why.contains("`input` mode=TEXT `drop-inputs`"), "{why}");
     let dropped = compiled(&text, |o, _| {
         o.targets = Some(ada);
         o.fixed = vec!["mode=small".parse().unwrap()];

@@ -105,6 +105,11 @@ fn pages(folder: &Path) -> Vec<Page> {
     let mut args = vec!["attention", model, "-o", &attention, "--text", text];
     args.extend(["--tokenizer", tokenizer.to_str().unwrap()]);
     kiln(&args, 0);
+    made(folder)
+}
+
+/// The pages that those commands wrote, with what must be on them.
+fn made(folder: &Path) -> Vec<Page> {
     vec![
         Page {
             name: "report",

@@ -17,47 +17,15 @@ mod parse;
 #[cfg(test)]
 mod tests;
 mod types;
+mod version;
 
 use std::sync::LazyLock;
 
-use rustc_hash::FxHashMap;
-
 pub use types::Types;
+use version::Table;
+pub use version::{Port, Schema};
 
 use crate::{Attr, INTERNAL_DOMAIN, Op};
-
-/// One version of an operator.
-#[derive(Debug)]
-pub struct Schema {
-    since: i64,
-    deprecated: bool,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
-    attributes: Vec<Attribute>,
-}
-
-/// A formal operand or result.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Port {
-    types: Types,
-    variable: Option<u8>,
-    repeats: Repeats,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Repeats {
-    Never,
-    Alike,
-    Freely,
-}
-
-#[derive(Debug)]
-struct Attribute {
-    name: &'static str,
-    default: Option<Attr>,
-}
-
-type Table = FxHashMap<&'static str, Vec<Schema>>;
 
 /// All versions of an operator, oldest first; none where nothing is known of it.
 pub fn versions(op: Op) -> &'static [Schema] {
@@ -90,59 +58,4 @@ pub fn default_attr(op: Op, name: &str, opset: i64) -> Option<&'static Attr> {
     let (old, new): (Vec<_>, Vec<_>) = versions(op).iter().partition(|s| s.since <= opset);
     let mut declared = old.into_iter().rev().chain(new);
     declared.find_map(|s| s.attribute(name))?.default.as_ref()
-}
-
-impl Schema {
-    /// The operator set that brought this version.
-    pub fn since(&self) -> i64 {
-        self.since
-    }
-
-    pub fn is_deprecated(&self) -> bool {
-        self.deprecated
-    }
-
-    /// The operand at `k`; the last one may repeat.
-    pub fn input(&self, k: usize) -> Option<Port> {
-        at(&self.inputs, k)
-    }
-
-    /// The result at `k`; the last one may repeat.
-    pub fn output(&self, k: usize) -> Option<Port> {
-        at(&self.outputs, k)
-    }
-
-    /// The formal operands, a repeated one once.
-    pub fn inputs(&self) -> &[Port] {
-        &self.inputs
-    }
-
-    /// The formal results, a repeated one once.
-    pub fn outputs(&self) -> &[Port] {
-        &self.outputs
-    }
-
-    fn attribute(&self, name: &str) -> Option<&Attribute> {
-        self.attributes.iter().find(|a| a.name == name)
-    }
-}
-
-fn at(ports: &[Port], k: usize) -> Option<Port> {
-    let last = ports.last().filter(|p| p.repeats != Repeats::Never);
-    ports.get(k).or(last).copied()
-}
-
-impl Port {
-    /// What it may be.
-    pub fn types(&self) -> Types {
-        self.types
-    }
-
-    /// Whether this and another place of the same version have one type wherever both are used.
-    pub fn is_like(&self, other: &Port) -> bool {
-        self.variable.is_some()
-            && self.variable == other.variable
-            && self.repeats != Repeats::Freely
-            && other.repeats != Repeats::Freely
-    }
 }

@@ -1,6 +1,7 @@
 //! The tables' text. Their tests say that every line is understood; one that were not would be left out.
 
-use super::{Attribute, Port, Repeats, Schema, Table, Types};
+use super::types::Types;
+use super::version::{Attribute, Port, Repeats, Schema, Table};
 use crate::Attr;
 
 /// The operators of some tables by name, each one's versions in rising order.

@@ -3,9 +3,9 @@
 use kiln_graph::infer;
 use kiln_graph::{Graph, NodeId, Tensor, ValueId, ops};
 
-use super::{SPLAT, SimplifyMasks, apply};
+use super::step::{NAME, SPLAT, apply};
 use crate::analysis::broadcast::Shapes;
-use crate::core::pass::{Context, Miss, Pass, PassFailure};
+use crate::core::pass::{Context, Miss, PassFailure};
 use crate::core::patch::{Patch, Ref};
 
 /// Adds between an Add of 0 and the Softmax.
@@ -67,10 +67,10 @@ fn replace(g: &mut Graph, cx: &mut Context<'_>, find: &Find) -> Result<usize, Pa
             return Ok(applied);
         }
         if let Err(why) = shapes.absorb(g, value, &dims) {
-            cx.record(SimplifyMasks.name(), g, id, Miss::at(value, SPLAT, why));
+            cx.record(NAME, g, id, Miss::at(value, SPLAT, why));
             continue;
         }
-        cx.admit(SimplifyMasks.name(), || g.label(id));
+        cx.admit(NAME, || g.label(id));
         let mut patch = Patch::new();
         let new = match instead {
             Instead::Constant(one) => patch.constant(one),

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use super::columns;
 use super::conv::{self, Conv};
 use super::qdq::{Weight, Writer};
-use super::reading::{self, Reading};
+use super::reading::{self, Form, Reading};
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
 use crate::precision::calibrated::ranges::{self, Choice};
 use crate::precision::linear::{self, Linear};
@@ -34,15 +34,6 @@ pub(in crate::precision) struct Quantizer {
     pub activation: Form,
     /// The operator set that the written operators need.
     pub since: i64,
-}
-
-/// How activations are quantized.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::precision) enum Form {
-    /// By ranges that were measured before.
-    Static(Format),
-    /// UINT8, by the range of each run.
-    Dynamic,
 }
 
 /// What chooses the range of an activation that is quantized dynamically.

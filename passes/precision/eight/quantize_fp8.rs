@@ -2,7 +2,8 @@
 
 use kiln_graph::Model;
 
-use super::quantize::{Form, Quantizer};
+use super::quantize::Quantizer;
+use super::reading::Form;
 use crate::core::pass::{Context, Exactness, Pass, PassFailure};
 use crate::precision::numbers::format::Format;
 use crate::precision::numbers::weights::Rounding;

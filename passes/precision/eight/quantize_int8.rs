@@ -2,7 +2,8 @@
 
 use kiln_graph::Model;
 
-use super::quantize::{Form, Quantizer};
+use super::quantize::Quantizer;
+use super::reading::Form;
 use crate::core::pass::{Context, Exactness, Pass, PassFailure};
 use crate::precision::numbers::weights::Rounding;
 
@@ -34,10 +35,10 @@ impl Pass for QuantizeInt8 {
          taken away. The bias gives back what that takes. \
          A Conv (for TensorRT also ConvTranspose) has INT8 weights with one scale for each output channel, where one scale leaves its \
          input, and for ONNX Runtime its result, an error 33 dB below them; ONNX Runtime convolves integers only if the result is \
-         quantized too, so there it stays bytes through Reshape, Slice and their like. With \
-         `--int8=dynamic` x is quantized by the range of each run (ONNX Runtime only); calibration, if there is any, finds channels to leave apart and \
+         quantized too, so there it stays bytes through Reshape, Slice and their like. Where ranges are \
+         dynamic, x is quantized by the range of each run (ONNX Runtime only); calibration, if there is any, finds channels to leave apart and \
          factors. Products of two \
-         activations, residual sums, convolutions with groups, weights below 16 rows or columns and nodes that --keep names stay, and the manifest \
+         activations, residual sums, convolutions with groups, weights below 16 rows or columns and nodes that the user names stay, and the manifest \
          says why."
             .into()
     }
@@ -51,7 +52,7 @@ impl Pass for QuantizeInt8 {
         let activation = match (cx.options.dynamic, facts.dynamic_int8) {
             (true, false) => {
                 return Err(PassFailure::Nothing(format!(
-                    "{} has no dynamic quantization: it wants ranges from calibration (--int8 --calibrate DATA)",
+                    "{} has no dynamic quantization: it wants ranges from calibration data",
                     facts.runtime
                 )));
             }

@@ -3,12 +3,20 @@
 use kiln_graph::Graph;
 
 use super::qdq::Weight;
-use super::quantize::Form;
 use crate::precision::calibrated::ranges::{self, Choice};
 use crate::precision::calibrated::smooth;
 use crate::precision::calibrated::stats::TensorStats;
 use crate::precision::linear::Linear;
 use crate::precision::numbers::format::Format;
+
+/// How activations are quantized.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::precision) enum Form {
+    /// By ranges that were measured before.
+    Static(Format),
+    /// UINT8, by the range of each run.
+    Dynamic,
+}
 
 /// What was chosen for an input.
 #[derive(Default)]

@@ -35,8 +35,8 @@ impl Pass for QuantizeInt4 {
          has a zero point where the target takes one; and \
          channels of the input are divided by factors that the rows of the weight take (AWQ): in a norm that nothing else reads for \
          free, else by a Mul if that lowers the error by 30 %. A weight that several nodes read is quantized once. Embedding tables, \
-         weights with less than a block of rows or 16 columns, those with infinities and nodes that --keep or --keep-op names stay, and \
-         the manifest says why. The model's operator set is raised to 21. Activations stay floats: `--fp16` narrows them \
+         weights with less than a block of rows or 16 columns, those with infinities and nodes that the user names stay, and \
+         the manifest says why. The model's operator set is raised to 21. Activations stay floats: FP16 narrows them \
          and the scales."
             .into()
     }

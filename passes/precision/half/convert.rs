@@ -17,13 +17,13 @@ use crate::core::pass::{Clamped, Context, PassFailure, Remark};
 use crate::precision::calibrated::stats::Stats;
 
 /// What `kiln passes explain` says of the passes, behind what is true of one format.
-pub(in crate::precision) const DETAILS: &str = "Nodes keep FP32 that --keep or --keep-op names, that have no form in the format, that \
+pub(in crate::precision) const DETAILS: &str = "Nodes keep FP32 that the user names, by name or operator, that have no form in the format, that \
      compute with integers that the format does not tell apart or decide by such, that compute sums and statistics, or \
      guard a divisor by a number that would be 0, and quantization whose scales or offsets the format cannot hold; and those \
      whose weights or, with calibration, whose operands or results the format cannot hold. A mask's -1e12 or -3.4e38 \
      becomes a number that means the same, infinities stay. Graph inputs and outputs keep their types, by a Cast, unless \
-     --half-io. A value is cast at most once in each direction, and a constant never: it is stored in the type it is read \
-     in. Bodies of If, Loop and Scan are converted with the values they capture and carry; that of a node that --keep names \
+     asked for. A value is cast at most once in each direction, and a constant never: it is stored in the type it is read \
+     in. Bodies of If, Loop and Scan are converted with the values they capture and carry; that of a node that the user names \
      stays as it is.";
 
 /// Converts a model.

@@ -10,6 +10,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::Serialize;
 
 use super::told;
+use crate::setting::DEVICE;
 
 /// The driver's library, which applications load.
 pub const LIBCUDA: &str = "libcuda.so.1";
@@ -100,7 +101,7 @@ impl NoDevice {
             "apt-get install nvidia-driver (Debian non-free), or `ubuntu-drivers install` (Ubuntu)";
         match self {
             NoDevice::NoGpu => {
-                "run on the CPU with `--device cpu`; in a container, start it with `docker run --gpus all`".into()
+                format!("run on the CPU with `{DEVICE} cpu`; in a container, start it with `docker run --gpus all`")
             }
             NoDevice::NoDriver => format!("{DRIVER}; in a container, start it with `docker run --gpus all`"),
             NoDevice::Hidden { .. } => {
@@ -368,6 +369,6 @@ mod tests {
             };
             assert!(!fails.mend().is_empty());
         }
-        assert!(NoDevice::NoGpu.mend().contains("--device cpu"));
+        assert!(NoDevice::NoGpu.mend().contains(&format!("{DEVICE} cpu")));
     }
 }

@@ -4,6 +4,7 @@ use super::super::facts::Facts;
 use super::super::finding::Finding;
 use super::kinds::{absent, cuda_major, found, mismatch, requirement, told};
 use crate::runtime::{Unusable, cuda};
+use crate::setting::DEVICE;
 
 pub(super) fn runtime(facts: &Facts) -> Finding {
     let (what, enables) = ("CUDA runtime", "the CUDA provider of ONNX Runtime");
@@ -31,7 +32,10 @@ pub(super) fn runtime(facts: &Facts) -> Finding {
 }
 
 pub(super) fn cudnn(facts: &Facts) -> Finding {
-    let (what, enables) = ("cuDNN", "convolutions and some attention on --device cuda");
+    let (what, enables) = (
+        "cuDNN",
+        &*format!("convolutions and some attention on {DEVICE} cuda"),
+    );
     let name = "libcudnn.so.9";
     let mend = requirement(facts, name);
     match &facts.cudnn {

@@ -7,6 +7,7 @@ use crate::engine::ComputeCapability;
 use crate::nvidia::driver;
 use crate::nvidia::gpus::Status;
 use crate::runtime::Unusable;
+use crate::setting::{DEVICE, TARGET};
 use crate::summary::bytes;
 
 pub(super) fn driver(facts: &Facts) -> Finding {
@@ -37,12 +38,12 @@ pub(super) fn driver(facts: &Facts) -> Finding {
 /// One finding for each GPU, or one that there is none.
 pub(super) fn gpus(facts: &Facts) -> Vec<Finding> {
     let Ok(driver) = &facts.driver else {
-        let detail = "engines are built for --target and are not run here".to_string();
+        let detail = format!("engines are built for {TARGET} and are not run here");
         return vec![Finding {
             found: false,
             ..found(
                 "GPU",
-                "the default target, --device cuda, engine parity",
+                &format!("the default target, {DEVICE} cuda, engine parity"),
                 detail,
             )
         }];

@@ -4,6 +4,7 @@ use super::super::facts::Facts;
 use super::super::finding::Finding;
 use super::kinds::{absent, found, mismatch};
 use crate::runtime::{Unusable, cuda, rtx};
+use crate::setting::DEVICE;
 
 const ORT: &str = "pip install onnxruntime==1.31.1";
 
@@ -34,7 +35,7 @@ fn short(provider: &str) -> &str {
 }
 
 pub(super) fn provider(facts: &Facts) -> Finding {
-    let (what, enables) = ("CUDA provider of ONNX Runtime", "--device cuda");
+    let (what, enables) = ("CUDA provider of ONNX Runtime", &*format!("{DEVICE} cuda"));
     let pip = facts.pip();
     let install = format!(
         "{pip} uninstall -y onnxruntime && {pip} install '{}'",
@@ -87,7 +88,10 @@ pub(super) fn provider(facts: &Facts) -> Finding {
 }
 
 pub(super) fn plugin(facts: &Facts) -> Finding {
-    let (what, enables) = ("TensorRT for RTX in ONNX Runtime", "--device rtx");
+    let (what, enables) = (
+        "TensorRT for RTX in ONNX Runtime",
+        &*format!("{DEVICE} rtx"),
+    );
     match &facts.plugin {
         Some((path, version)) => {
             let version = version.as_deref().unwrap_or("unknown version");

@@ -107,7 +107,7 @@ fn without_a_gpu_nothing_is_broken() {
     assert_eq!(broken(&facts), [""; 0]);
     let all = of(&facts);
     let driver = get(&all, "NVIDIA driver");
-    assert!(!driver.found && driver.mend.as_ref().unwrap().contains("--device cpu"));
+    assert!(!driver.found && driver.mend.as_ref().unwrap().contains("`device` cpu"));
 }
 
 #[test]

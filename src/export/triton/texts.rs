@@ -7,6 +7,7 @@ use super::{Options, Pooling};
 use crate::export::facts::{Facts, Port};
 use crate::export::pbtxt::Message;
 use crate::export::{ExportError, Staged};
+use crate::setting;
 use crate::shapes::Range;
 
 /// Lengths of texts are rounded up to a multiple, so that texts of about one length share a batch.
@@ -187,9 +188,11 @@ fn tokens(facts: &Facts, outputs: &[Port]) -> Result<Port, ExportError> {
             Err(facts.unfit("there is no output with an embedding for each token to pool"))
         }
         (Some(_), Some(_)) => Err(ExportError::Option {
-            option: "--pooling",
-            why: "several outputs have an embedding for each token: name one with --output-name"
-                .into(),
+            option: setting::POOLING,
+            why: format!(
+                "several outputs have an embedding for each token: name one with {}",
+                setting::OUTPUT_NAME
+            ),
         }),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use super::{Table, blocks, gate, latency, models, operators, placements, sizes};
+use super::tables::{Table, blocks, first, gate, latency, models, operators, placements, sizes};
 use crate::bench::baseline::Verdict as Judgement;
 use crate::bench::{Benchmark, PointReport, SubjectReport};
 use crate::report::latency::{distribution, runs};
@@ -81,7 +81,7 @@ fn head(b: &Benchmark) -> Head {
         kind: "benchmark",
         title,
         paths: (b.models.iter().enumerate())
-            .map(|(k, m)| match (k, super::first(b)) {
+            .map(|(k, m)| match (k, first(b)) {
                 (0, "baseline") => ("baseline", m.path.clone()),
                 _ => ("model", m.path.clone()),
             })

@@ -5,6 +5,7 @@ use crate::manifest::{EngineFacts, Manifest};
 use crate::report::kernels::sentence;
 use crate::report::page::{Head, Tone, Verdict};
 use crate::report::verdict::{engine_verdict, parity_verdict};
+use crate::setting::NO_CHECK;
 use crate::summary::{bytes, count};
 use crate::targets::Targets;
 
@@ -28,7 +29,7 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
         None => Verdict {
             what: "parity with the original",
             word: "not run".into(),
-            why: "--no-check".into(),
+            why: NO_CHECK.to_string(),
             tone: Tone::Open,
         },
         Some(report) => parity_verdict("parity with the original", report),

@@ -18,6 +18,7 @@ use crate::manifest::{Manifest, Search};
 use crate::parity::{Comparison, decades, doubts};
 use crate::precision::{Floats, Precision, Scheme};
 use crate::runtime::{Device, Optimization};
+use crate::setting::{ENGINE, NO_CHECK, NO_LATENCY};
 use crate::summary::bytes;
 
 /// A compilation as a document.
@@ -130,7 +131,7 @@ fn generation(m: &Manifest) -> Vec<Part> {
 
 fn parity(m: &Manifest) -> Vec<Part> {
     let Some(report) = &m.parity else {
-        return vec![Part::Text("Not run (`--no-check`).".into())];
+        return vec![Part::Text(format!("Not run (`{NO_CHECK}`)."))];
     };
     let (header, rows) = parity_rows(report);
     let mut parts = vec![
@@ -197,21 +198,23 @@ fn provider(device: Option<Device>) -> String {
 }
 
 /// Engines are timed by another command, whatever GPU is here.
-const NOT_TIMED: &str = "`kiln bench BUNDLE --engine` times it";
+fn not_timed() -> String {
+    format!("`kiln bench BUNDLE {ENGINE}` times it")
+}
 
 fn latency(m: &Manifest) -> Vec<Part> {
     let Some(report) = &m.latency else {
         let why = m
             .latency_not_run
-            .as_deref()
-            .unwrap_or("`--no-check` or `--no-latency`");
+            .clone()
+            .unwrap_or_else(|| format!("`{NO_CHECK}` or `{NO_LATENCY}`"));
         return vec![Part::Text(format!("Not run ({why})."))];
     };
     let (header, rows) = latency_rows(report);
     let warnings = report.warnings.iter().map(ToString::to_string);
     let settings = report.subjects.first().and_then(|s| s.settings);
     let engine = match &m.engine {
-        Some(_) => format!(" The engine was not timed: {NOT_TIMED}."),
+        Some(_) => format!(" The engine was not timed: {}.", not_timed()),
         None => String::new(),
     };
     vec![
@@ -454,7 +457,7 @@ fn not_run(m: &Manifest) -> Vec<Part> {
         lines.push(format!("parity of the engine: {why}"));
     }
     match &m.parity {
-        None => lines.push("parity with the original: `--no-check`".into()),
+        None => lines.push(format!("parity with the original: `{NO_CHECK}`")),
         Some(report) => lines.extend(
             (report.unproved().iter())
                 .map(|(output, why)| format!("parity of output `{output}` is not proved: {why}")),
@@ -470,7 +473,7 @@ fn not_run(m: &Manifest) -> Vec<Part> {
         ));
     }
     if m.engine.is_some() {
-        lines.push(format!("latency of the engine: {NOT_TIMED}"));
+        lines.push(format!("latency of the engine: {}", not_timed()));
     }
     match lines.is_empty() {
         true => Vec::new(),

@@ -1,10 +1,12 @@
 //! Pages that are one file: styles inside, no script, no network. Light and dark as the reader's system, for phones and for
 //! paper.
 
+mod numbers;
 mod plot;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use numbers::grouped;
 pub use plot::{Axis, Form, Mark, Plot, Series};
 
 /// What stands above the sections of a page.
@@ -204,21 +206,6 @@ fn judged(cell: &str) -> &'static str {
     }
 }
 
-/// Whole numbers of five digits and more in groups of three: `1 572 864`, with narrow spaces.
-pub fn grouped(cell: &str) -> String {
-    if cell.len() < 5 || !cell.bytes().all(|b| b.is_ascii_digit()) {
-        return cell.to_string();
-    }
-    let digits = cell.chars().enumerate();
-    digits.fold(String::new(), |mut out, (k, digit)| {
-        if k > 0 && (cell.len() - k).is_multiple_of(3) {
-            out.push('\u{202f}');
-        }
-        out.push(digit);
-        out
-    })
-}
-
 /// Numbers over two axes as a table whose colour says how large they are: rows by the first label, columns by the second.
 pub fn heat(corner: &str, columns: &[String], rows: &[(String, Vec<Option<f64>>)]) -> Markup {
     let known = || rows.iter().flat_map(|(_, cells)| cells).flatten();
@@ -237,7 +224,7 @@ pub fn heat(corner: &str, columns: &[String], rows: &[(String, Vec<Option<f64>>)
                             th scope="row" { (name) }
                             @for cell in cells {
                                 @match cell {
-                                    Some(v) => td.heat style=(colour(*v)) { (plot::digits(*v)) },
+                                    Some(v) => td.heat style=(colour(*v)) { (numbers::digits(*v)) },
                                     None => td.heat { "–" },
                                 }
                             }

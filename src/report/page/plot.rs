@@ -2,6 +2,8 @@
 
 use maud::{Markup, html};
 
+use super::numbers::{digits, grouped};
+
 /// What to draw.
 #[derive(Clone, Debug, Default)]
 pub struct Plot {
@@ -333,24 +335,8 @@ fn decimals(v: f64, step: f64) -> String {
     let places = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
     match v.abs() < step * 1e-6 {
         true => "0".into(),
-        false if v.abs() >= 1e5 => super::grouped(&format!("{v:.0}")),
+        false if v.abs() >= 1e5 => grouped(&format!("{v:.0}")),
         false => format!("{v:.places$}"),
-    }
-}
-
-/// Three digits, or all of a whole number.
-pub(super) fn digits(v: f64) -> String {
-    match v.abs() {
-        0.0 => "0".into(),
-        a if a >= 1e6 => format!("{v:.1e}"),
-        a if a >= 100.0 || a >= 1.0 && a.fract() == 0.0 => super::grouped(&format!("{v:.0}")),
-        a if a >= 10.0 => format!("{v:.1}"),
-        a if a >= 1.0 => format!("{v:.2}"),
-        a if a >= 0.01 => {
-            let text = format!("{v:.3}");
-            text.trim_end_matches('0').into()
-        }
-        _ => format!("{v:.0e}"),
     }
 }
 

@@ -68,115 +68,138 @@ fn parts(v: f32) -> Option<(usize, u64)> {
     }
 }
 
-/// For each channel, the exact sum of FP32 numbers, of which 2³⁸ fit.
-#[derive(Clone, Debug)]
-pub(super) struct ChannelSums {
-    channels: usize,
-    /// By groups of 64 exponents of the number; the unit of group `k` is 2^(64k − 150).
-    groups: Vec<Vec<i128>>,
+/// Integers that sums are made of.
+trait Units: Copy + Default {
+    fn plus(self, other: Self) -> Self;
+    fn float(self) -> f64;
 }
+
+impl Units for i128 {
+    fn plus(self, other: i128) -> i128 {
+        self.saturating_add(other)
+    }
+
+    fn float(self) -> f64 {
+        self as f64
+    }
+}
+
+impl Units for u128 {
+    fn plus(self, other: u128) -> u128 {
+        self.saturating_add(other)
+    }
+
+    fn float(self) -> f64 {
+        self as f64
+    }
+}
+
+/// Sums of channels by groups of exponents; a group that no number fell into is empty. Their units are 64 binary places apart.
+#[derive(Clone, Debug)]
+struct Groups<N> {
+    channels: usize,
+    sums: Vec<Vec<N>>,
+}
+
+impl<N: Units> Groups<N> {
+    fn new(channels: usize, groups: usize) -> Groups<N> {
+        Groups {
+            channels,
+            sums: vec![Vec::new(); groups],
+        }
+    }
+
+    fn add(&mut self, group: usize, channel: usize, units: N) {
+        let sums = &mut self.sums[group];
+        if sums.is_empty() {
+            sums.resize(self.channels, N::default());
+        }
+        sums[channel] = sums[channel].plus(units);
+    }
+
+    fn merge(&mut self, other: &Groups<N>) {
+        for (mine, theirs) in self.sums.iter_mut().zip(&other.sums) {
+            if mine.is_empty() {
+                mine.clone_from(theirs);
+                continue;
+            }
+            for (a, b) in mine.iter_mut().zip(theirs) {
+                *a = a.plus(*b);
+            }
+        }
+    }
+
+    /// The sums, where the unit of the first group is 2^`unit`.
+    fn finish(&self, unit: i32) -> Vec<f64> {
+        let mut sums = vec![0.0; self.channels];
+        for (k, group) in self.sums.iter().enumerate().rev() {
+            for (sum, &units) in sums.iter_mut().zip(group) {
+                *sum += scaled(units.float(), 64 * k as i32 + unit);
+            }
+        }
+        sums
+    }
+}
+
+/// For each channel, the exact sum of FP32 numbers, of which 2³⁸ fit. A group has 64 exponents of the number.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelSums(Groups<i128>);
 
 impl ChannelSums {
     pub fn new(channels: usize) -> ChannelSums {
-        ChannelSums {
-            channels,
-            groups: vec![Vec::new(); 4],
-        }
+        ChannelSums(Groups::new(channels, 4))
     }
 
     /// Adds each channel's number; one that is not finite is left out.
     pub fn add(&mut self, row: &[f32]) {
-        for (c, &v) in row.iter().enumerate().take(self.channels) {
+        for (c, &v) in row.iter().enumerate().take(self.0.channels) {
             let Some((exponent, mantissa)) = parts(v).filter(|&(_, m)| m != 0) else {
                 continue;
             };
-            let group = &mut self.groups[exponent / 64];
-            if group.is_empty() {
-                group.resize(self.channels, 0);
-            }
             let units = i128::from(mantissa) << (exponent % 64);
-            group[c] = group[c].saturating_add(if v < 0.0 { -units } else { units });
+            let units = if v < 0.0 { -units } else { units };
+            self.0.add(exponent / 64, c, units);
         }
     }
 
     pub fn merge(&mut self, other: &ChannelSums) {
-        for (mine, theirs) in self.groups.iter_mut().zip(&other.groups) {
-            if mine.is_empty() {
-                mine.clone_from(theirs);
-                continue;
-            }
-            for (a, b) in mine.iter_mut().zip(theirs) {
-                *a = a.saturating_add(*b);
-            }
-        }
+        self.0.merge(&other.0);
     }
 
     pub fn finish(&self) -> Vec<f64> {
-        let mut sums = vec![0.0; self.channels];
-        for (k, group) in self.groups.iter().enumerate().rev() {
-            for (sum, &units) in sums.iter_mut().zip(group) {
-                *sum += scaled(units as f64, 64 * k as i32 - 150);
-            }
-        }
-        sums
+        self.0.finish(-150)
     }
 }
 
 /// For each channel, the sum of squares of FP32 numbers. A square has 48 bits, of which the upper 32 are added, so that 2³⁴
-/// rows fit.
+/// rows fit. A group has 32 exponents of the number; most tensors need two of them.
 #[derive(Clone, Debug)]
-pub(super) struct ChannelSquares {
-    channels: usize,
-    /// By groups of 32 exponents of the number; the unit of group `k` is 2^(64k − 284). Most tensors need two of them.
-    groups: Vec<Vec<u128>>,
-}
+pub(super) struct ChannelSquares(Groups<u128>);
 
 impl ChannelSquares {
     pub fn new(channels: usize) -> ChannelSquares {
-        ChannelSquares {
-            channels,
-            groups: vec![Vec::new(); 8],
-        }
+        ChannelSquares(Groups::new(channels, 8))
     }
 
     /// Adds the square of each channel's number; one that is not finite is left out.
     pub fn add(&mut self, row: &[f32]) {
-        for (c, &v) in row.iter().enumerate().take(self.channels) {
+        for (c, &v) in row.iter().enumerate().take(self.0.channels) {
             let Some((exponent, mantissa)) = parts(v) else {
                 continue;
             };
             let square = (mantissa * mantissa + (1 << 15)) >> 16;
-            if square == 0 {
-                continue;
+            if square != 0 {
+                let units = u128::from(square) << (2 * (exponent % 32));
+                self.0.add(exponent / 32, c, units);
             }
-            let group = &mut self.groups[exponent / 32];
-            if group.is_empty() {
-                group.resize(self.channels, 0);
-            }
-            let units = u128::from(square) << (2 * (exponent % 32));
-            group[c] = group[c].saturating_add(units);
         }
     }
 
     pub fn merge(&mut self, other: &ChannelSquares) {
-        for (mine, theirs) in self.groups.iter_mut().zip(&other.groups) {
-            if mine.is_empty() {
-                mine.clone_from(theirs);
-                continue;
-            }
-            for (a, b) in mine.iter_mut().zip(theirs) {
-                *a = a.saturating_add(*b);
-            }
-        }
+        self.0.merge(&other.0);
     }
 
     pub fn finish(&self) -> Vec<f64> {
-        let mut sums = vec![0.0; self.channels];
-        for (k, group) in self.groups.iter().enumerate().rev() {
-            for (sum, &units) in sums.iter_mut().zip(group) {
-                *sum += scaled(units as f64, 64 * k as i32 - 284);
-            }
-        }
-        sums
+        self.0.finish(-284)
     }
 }
