@@ -175,3 +175,16 @@ fn tensor(graph: &Graph, one: &InputValue, dims: &[DimSpec]) -> Result<Tensor, F
     })?;
     parity::from_text(dtype, &sizes, value).map_err(bad)
 }
+
+/// What a session of these inputs takes of a case's: all but those that were dropped from it.
+pub(crate) fn fed(
+    infos: &[kiln_runtime::TensorInfo],
+    fixed: &Fixed,
+    inputs: &[(String, Tensor)],
+) -> Vec<(String, Tensor)> {
+    let has = |name: &str| infos.iter().any(|i| i.name == name);
+    let taken = inputs
+        .iter()
+        .filter(|(n, _)| has(n) || !fixed.is_dropped(n));
+    taken.cloned().collect()
+}

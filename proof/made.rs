@@ -14,6 +14,7 @@ use crate::shapes::{self, Kinds, Point, Settled, Shapes, Wanted};
 use kiln_runtime::talk::Talk;
 use kiln_runtime::{self as runtime, TensorInfo};
 
+pub(crate) use crate::fixed::fed;
 use kiln_runtime::setting::{DIM, INPUT, INPUTS};
 use rows::proved;
 pub(crate) use ways::Apart;
@@ -149,15 +150,6 @@ struct Choice {
     name: String,
     input: String,
     kinds: Kinds,
-}
-
-/// What a session of these inputs takes of a case's: all but those that were dropped from it.
-pub(crate) fn fed(infos: &[TensorInfo], fixed: &Fixed, inputs: &[(String, Tensor)]) -> Named {
-    let has = |name: &str| infos.iter().any(|i| i.name == name);
-    let taken = inputs
-        .iter()
-        .filter(|(n, _)| has(n) || !fixed.is_dropped(n));
-    taken.cloned().collect()
 }
 
 fn run(session: &mut Original, inputs: &[(String, Tensor)]) -> Result<(), String> {

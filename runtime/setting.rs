@@ -71,6 +71,7 @@ settings! {
     JUDGE = "judge";
     KEEP = "keep";
     KEEP_OP = "keep-op";
+    LATENCY = "latency";
     MAX_LATENCY_RATIO = "max-latency-ratio";
     MAX_LENGTH = "max-length";
     NAME = "name";
@@ -84,6 +85,7 @@ settings! {
     OUTPUT = "output";
     OUTPUT_NAME = "output-name";
     POOLING = "pooling";
+    PROOF = "proof";
     RECORD = "record";
     REFERENCE = "reference";
     RENAME = "rename";

@@ -48,9 +48,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let mut clock = Clock::new(talk);
     let input = read(options, &mut clock)?;
     let partial = Partial::new(&output_path(options), options.over)?;
-    for swept in &partial.swept {
-        talk.warn(&swept.to_string());
-    }
+    (partial.swept.iter()).for_each(|swept| talk.warn(&swept.to_string()));
     let steps = pipeline::steps(options)?;
     let (exact, lossy) = pipeline::split(&steps);
     let builder = build::builder(options, &input.targets, &partial)?;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sessions::session;
 use crate::fixed::Fixed;
-use crate::made::fed;
+use crate::fixed::fed;
 use crate::parity::Case;
 use kiln_runtime::{self as runtime, Runtime, Session, SessionOptions, TensorInfo, memory};
 

@@ -7,6 +7,7 @@ use kiln_graph::Graph;
 
 use super::paper;
 use super::{Point, Shapes};
+use kiln_runtime::setting::PROOF;
 
 /// Operations of a run that a quick proof takes whole: what two cores of a server do in a second or two. A number of the model and
 /// its sizes, so that a proof is the same on every machine.
@@ -43,7 +44,7 @@ impl Parts {
             all.join(", ")
         };
         format!(
-            "the largest sizes did not run at once, but at {} and at {}: rows of a batch do not see each other; --proof full runs them",
+            "the largest sizes did not run at once, but at {} and at {}: rows of a batch do not see each other; {PROOF} full runs them",
             sizes(&self.long),
             sizes(&self.wide)
         )

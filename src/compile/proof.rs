@@ -16,7 +16,7 @@ use crate::parity;
 use crate::pipeline::clock::Clock;
 use crate::pipeline::{Rewritten, tolerance};
 use crate::prove::{self, Proof};
-use crate::setting::KEEP;
+use crate::setting::{KEEP, LATENCY};
 use crate::talk::Talk;
 use crate::targets::Targets;
 use crate::twin;
@@ -204,7 +204,7 @@ pub(super) fn all(
     let serves_here = *targets == Targets::Cpu || !proof.reference.device().device.is_cpu();
     if options.latency.is_none() && !serves_here {
         let why = gates::elsewhere(targets);
-        proved.latency_not_run = Some(format!("{why}; --latency times it there"));
+        proved.latency_not_run = Some(format!("{why}; {LATENCY} times it there"));
         return Ok(proved);
     }
     if twin::formats(&rewritten.model).contains(&DType::BF16) {

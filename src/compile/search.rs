@@ -183,6 +183,33 @@ pub fn run(
     // What is not finite is worst.
     let badness = |g: &Group| g.error.unwrap_or(f64::INFINITY);
     groups.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
+    let mut whole = |candidate: &Rewritten| compare(candidate, None);
+    let found = fewest(&groups, candidates, &mut whole, &mut curve)?;
+    let Some((candidate, kept)) = found else {
+        return Err(proof::not_the_same(options, first, None));
+    };
+    let search = Search {
+        layers: layers.len(),
+        compared,
+        groups,
+        curve,
+        kept,
+    };
+    Ok(Found {
+        rewritten: candidate,
+        search: Some(search),
+        written: None,
+    })
+}
+
+/// The fewest groups, the worst first, whose layers must keep their precision for the result to hold its tolerance, less what of
+/// them need not; `None` where all are not enough.
+fn fewest(
+    groups: &[Group],
+    candidates: &Candidates<'_>,
+    compare: &mut dyn FnMut(&Rewritten) -> Result<Report, CompileError>,
+    curve: &mut Vec<Tried>,
+) -> Result<Option<(Rewritten, Vec<String>)>, CompileError> {
     let keeping = |count: usize| -> Vec<String> {
         let kept = groups.iter().take(count);
         kept.flat_map(|g| g.layers.iter().cloned()).collect()
@@ -199,7 +226,7 @@ pub fn run(
             high = middle;
             continue;
         };
-        let report = compare(&candidate, None)?;
+        let report = compare(&candidate)?;
         curve.push(tried(kept.len(), &report));
         match !report.failed() {
             true => {
@@ -210,7 +237,7 @@ pub fn run(
         }
     }
     let Some((mut candidate, mut kept)) = best else {
-        return Err(proof::not_the_same(options, first, None));
+        return Ok(None);
     };
     for half in halves(&groups[..high]).take(HALVES) {
         let fewer = without(&kept, half);
@@ -218,24 +245,13 @@ pub fn run(
         let Some(found) = found.filter(|c| (candidates.fits)(c)) else {
             continue;
         };
-        let report = compare(&found, None)?;
+        let report = compare(&found)?;
         curve.push(tried(fewer.len(), &report));
         if !report.failed() {
             (candidate, kept) = (found, fewer);
         }
     }
-    let search = Search {
-        layers: layers.len(),
-        compared,
-        groups,
-        curve,
-        kept,
-    };
-    Ok(Found {
-        rewritten: candidate,
-        search: Some(search),
-        written: None,
-    })
+    Ok(Some((candidate, kept)))
 }
 
 /// Whether all that failed does so of a model that a last bit moves beyond the tolerance.

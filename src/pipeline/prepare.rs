@@ -10,7 +10,7 @@ use crate::fixed::{FixError, Fixed};
 use crate::options::Options;
 use crate::precision::{Format, Scheme};
 use crate::runtime::{DeviceChoice, DeviceRequest};
-use crate::setting::{CALIBRATE, INT8, TARGET};
+use crate::setting::{BF16, CALIBRATE, FP16, INT4, INT8, TARGET};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 use crate::targets::Targets;
@@ -34,7 +34,9 @@ pub(crate) fn device(options: &Options, targets: &Targets) -> DeviceRequest {
     }
 }
 
-const IN_FLOATS: &str = "give --fp16, --bf16 or --int4, or a GPU such as sm_89 as --target";
+fn in_floats() -> String {
+    format!("give {FP16}, {BF16} or {INT4}, or a GPU such as sm_89 as {TARGET}")
+}
 
 /// Whether the targets have what is asked for.
 pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
@@ -49,8 +51,9 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
                 return refuse(
                     format.option(),
                     format!(
-                        "ONNX Runtime's CUDA provider does not multiply linear layers in {}: {IN_FLOATS}",
-                        format.title()
+                        "ONNX Runtime's CUDA provider does not multiply linear layers in {}: {}",
+                        format.title(),
+                        in_floats(),
                     ),
                 );
             }
@@ -79,7 +82,8 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
     }
     if *targets == Targets::Cuda && options.precision.linear.format() == Some(Format::Int8) {
         let why = format!(
-            "ONNX Runtime's CUDA provider widens quantized layers and multiplies them in floats: {IN_FLOATS}"
+            "ONNX Runtime's CUDA provider widens quantized layers and multiplies them in floats: {}",
+            in_floats()
         );
         return refuse(INT8.to_string(), why);
     }

@@ -11,13 +11,16 @@
 mod hide;
 mod places;
 mod rows;
+mod stays;
 
 use kiln_graph::caches::{self, Update};
 use kiln_graph::infer::{self, Expr, Facts};
-use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, Type, ValueId, opset};
+use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Type, ValueId, opset};
 
 use rows::Rows;
 use rustc_hash::FxHashMap;
+pub use stays::Stays;
+use stays::{Sizes, because};
 
 /// TensorScatter is of this operator set.
 pub const OPSET: i64 = 24;
@@ -34,40 +37,6 @@ pub struct Written {
     pub capacity: usize,
     /// The inputs that are caches of this length.
     pub caches: Vec<String>,
-}
-
-/// Why a decoder keeps its growing caches.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Stays {
-    #[error("no cache of it grows")]
-    None,
-    #[error("{0}")]
-    Because(String),
-}
-
-fn because<T>(why: impl Into<String>) -> Result<T, Stays> {
-    Err(Stays::Because(why.into()))
-}
-
-/// The sizes that tell old tokens from new ones.
-struct Sizes {
-    past: String,
-    new: Expr,
-    total: Expr,
-    rows: Expr,
-    capacity: usize,
-}
-
-impl Sizes {
-    fn has_past(&self, e: &Expr) -> bool {
-        e.names().contains(&self.past)
-    }
-
-    /// What a size is in the new form.
-    fn fixed(&self, e: &Expr) -> Option<Expr> {
-        let past = Expr::from(self.capacity as i64).sub(&self.new)?;
-        e.substitute(&|name| (name == self.past).then(|| past.clone()))
-    }
 }
 
 /// Writes a model anew, whose caches then hold `capacity` tokens. `same` says what a named size of an input follows from, such as
@@ -92,7 +61,7 @@ pub fn write(
     }
     if let Some((id, _)) = g.nodes().find(|(_, n)| n.has_subgraphs()) {
         return because(format!(
-            "{} has bodies: name the branch with a cache (--input use_cache_branch=true --drop-inputs)",
+            "{} has bodies: name the branch with a cache (use_cache_branch fixed to true, and left out)",
             g.label(id)
         ));
     }
@@ -368,10 +337,6 @@ fn agree(g: &Graph, old: &Facts, values: &[ValueId], sizes: &Sizes) -> Result<()
         }
     }
     Ok(())
-}
-
-fn whole(n: i64) -> Tensor {
-    Tensor::scalar(n)
 }
 
 #[cfg(test)]

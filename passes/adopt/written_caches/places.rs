@@ -4,7 +4,7 @@ use kiln_graph::infer::Expr;
 use kiln_graph::{Attrs, DType, NodeId, Tensor, ValueId};
 
 use super::rows::Rows;
-use super::{Stays, because};
+use super::stays::{Stays, because};
 
 /// Numbers the places of a cache, and makes operands that say sizes say those of the cache. Gives `true` where nothing is left
 /// to do for the node.

@@ -5,7 +5,7 @@ use kiln_graph::ops::kind::{Kind, kind};
 use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Sizes, Stays, because, whole};
+use super::stays::{Sizes, Stays, because, whole};
 
 /// The rewriting, node after node in the graph's order. Facts are those of the graph as it was.
 pub(super) struct Rows<'a> {
