@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::changes::{Change, Kind};
 use super::nodes::Item;
 use super::pairs::Pairs;
-use super::{Blocks, Count, Row};
+use super::rows::{Blocks, Count, Row};
 use crate::engine::blocks;
 
 /// The block of each node of both models; `None` outside of blocks.

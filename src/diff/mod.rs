@@ -6,44 +6,23 @@
 
 mod blocks;
 mod changes;
+mod error;
 mod nodes;
 mod pairs;
+mod rows;
 mod sides;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kiln_graph::onnx::ReadError;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::bundle::BundleError;
-use crate::fault::Fault;
-use crate::manifest::ManifestError;
-
 use nodes::Nodes;
 
+pub use error::Error;
+pub use rows::{Blocks, Count, Row};
 pub use sides::{Fact, Side};
-
-/// A model could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-}
-
-impl Error {
-    pub fn fault(&self) -> Fault {
-        match self {
-            Error::Bundle(e) => e.fault(),
-            Error::Read(_) | Error::Manifest(_) => Fault::Model,
-        }
-    }
-}
 
 /// Two models side by side.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -66,42 +45,6 @@ pub struct Diff {
     pub only_b: usize,
     /// Nodes of both that are not the same.
     pub changed: usize,
-}
-
-/// Blocks in which the same changed.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct Blocks {
-    /// Their names; empty: what is outside of blocks.
-    pub names: Vec<String>,
-    /// Nodes of one of them.
-    pub nodes_a: usize,
-    pub nodes_b: usize,
-    pub rows: Vec<Row>,
-}
-
-/// An operator.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Row {
-    pub operator: String,
-    pub a: usize,
-    pub b: usize,
-    /// Nodes in the first model only.
-    pub only_a: Vec<Count>,
-    /// Nodes in the second model only.
-    pub only_b: Vec<Count>,
-    /// Nodes in both that are not the same.
-    pub changed: Vec<Count>,
-}
-
-/// Nodes of one kind of change.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-pub struct Count {
-    pub nodes: usize,
-    /// What changed: `float → float16`, `attribute axis`; empty for nodes in one model only.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub what: String,
-    /// The pass that did it; `null` where none is known.
-    pub pass: Option<String>,
 }
 
 /// What a pass did.

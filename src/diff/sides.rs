@@ -7,7 +7,7 @@ use kiln_graph::{Graph, Model, onnx};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Error;
+use super::error::Error;
 use super::nodes::Typed;
 use crate::bundle::about::{self, About};
 use crate::bundle::{self, MANIFEST};
