@@ -25,6 +25,14 @@ impl Setting {
     pub fn name(self) -> &'static str {
         self.0
     }
+
+    /// As an option of a command, for what is about commands whoever shows it: a report.
+    pub fn option(self) -> String {
+        match self {
+            OUTPUT => "-o".into(),
+            other => format!("--{}", other.name()),
+        }
+    }
 }
 
 impl fmt::Display for Setting {

@@ -1,13 +1,10 @@
 //! How the command line spells what messages name.
 
-use crate::setting::{self, Setting};
+use crate::setting::Setting;
 
 /// `--dim`
 pub(super) fn flag(of: Setting) -> String {
-    match of {
-        setting::OUTPUT => "-o".into(),
-        other => format!("--{}", other.name()),
-    }
+    of.option()
 }
 
 #[cfg(test)]
@@ -15,6 +12,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::setting;
 
     /// Of a command and its verbs.
     fn flags(command: &clap::Command, out: &mut BTreeSet<String>) {

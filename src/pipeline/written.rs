@@ -11,6 +11,7 @@ use super::rewrite::{Passes, rewrite};
 use crate::generate::{Feed, Port, Ports};
 use crate::options::Options;
 use crate::runtime::scratch::Temporary;
+use crate::setting::MAX_LENGTH;
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 use crate::targets::Targets;
@@ -88,6 +89,15 @@ pub(crate) fn portable(
         capacity,
         caches,
     } = written;
+    infer::annotate(&mut model.graph);
+    if options.max_length.is_none()
+        && Shapes::new(&model.graph, &options.dims, &options.shapes).is_err()
+    {
+        talk.warn(&format!(
+            "its caches stay growing, as sizes of growing ones were given; {MAX_LENGTH} instead gives all caches one length"
+        ));
+        return Ok(None);
+    }
     talk.note(&format!(
         "caches: {} inputs hold {capacity} tokens each, and {indices} says how many tokens each row has",
         caches.len()

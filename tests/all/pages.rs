@@ -56,7 +56,14 @@ fn pages(folder: &Path) -> Vec<Page> {
     );
     let dims = [format!("{batch}=1:1:2"), format!("{length}=8:24:32")];
     let mut compile = vec![
-        "compile", model, "--fp16", "--target", "sm_89", "-o", &bundle,
+        "compile",
+        model,
+        "--fp16",
+        "--target",
+        "sm_89",
+        "--latency",
+        "-o",
+        &bundle,
     ];
     compile.extend(["--dim", &dims[0], "--dim", &dims[1]]);
     if !common::tensorrt() {

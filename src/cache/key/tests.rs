@@ -77,6 +77,8 @@ fn changes(setup: &Setup) -> Vec<(&'static str, Value, bool)> {
         ("/inputs", path("a.npz"), true),
         ("/input-values", json!({"x": 1}), true),
         ("/drop-inputs", json!(true), true),
+        ("/max-length", json!(64), true),
+        ("/growing-caches", json!(true), true),
         ("/seed", json!(2), true),
         ("/passes", json!("default,-fuse-gelu"), true),
         ("/engine", json!(false), true),

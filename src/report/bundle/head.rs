@@ -29,7 +29,7 @@ fn verdicts(m: &Manifest) -> Vec<Verdict> {
         None => Verdict {
             what: "parity with the original",
             word: "not run".into(),
-            why: NO_CHECK.to_string(),
+            why: NO_CHECK.option(),
             tone: Tone::Open,
         },
         Some(report) => parity_verdict("parity with the original", report),

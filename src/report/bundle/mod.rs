@@ -131,7 +131,7 @@ fn generation(m: &Manifest) -> Vec<Part> {
 
 fn parity(m: &Manifest) -> Vec<Part> {
     let Some(report) = &m.parity else {
-        return vec![Part::Text(format!("Not run (`{NO_CHECK}`)."))];
+        return vec![Part::Text(format!("Not run (`{}`).", NO_CHECK.option()))];
     };
     let (header, rows) = parity_rows(report);
     let mut parts = vec![
@@ -199,7 +199,7 @@ fn provider(device: Option<Device>) -> String {
 
 /// Engines are timed by another command, whatever GPU is here.
 fn not_timed() -> String {
-    format!("`kiln bench BUNDLE {ENGINE}` times it")
+    format!("`kiln bench BUNDLE {}` times it", ENGINE.option())
 }
 
 fn latency(m: &Manifest) -> Vec<Part> {
@@ -207,7 +207,7 @@ fn latency(m: &Manifest) -> Vec<Part> {
         let why = m
             .latency_not_run
             .clone()
-            .unwrap_or_else(|| format!("`{NO_CHECK}` or `{NO_LATENCY}`"));
+            .unwrap_or_else(|| format!("`{}` or `{}`", NO_CHECK.option(), NO_LATENCY.option()));
         return vec![Part::Text(format!("Not run ({why})."))];
     };
     let (header, rows) = latency_rows(report);
@@ -457,7 +457,7 @@ fn not_run(m: &Manifest) -> Vec<Part> {
         lines.push(format!("parity of the engine: {why}"));
     }
     match &m.parity {
-        None => lines.push(format!("parity with the original: `{NO_CHECK}`")),
+        None => lines.push(format!("parity with the original: `{}`", NO_CHECK.option())),
         Some(report) => lines.extend(
             (report.unproved().iter())
                 .map(|(output, why)| format!("parity of output `{output}` is not proved: {why}")),
