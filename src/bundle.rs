@@ -22,7 +22,7 @@ use crate::scratch::{self, Held};
 
 pub use error::BundleError;
 use error::io_error;
-pub use files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE};
+pub use files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE, ROLES};
 pub use keep::{Over, spares};
 
 /// The ONNX file of a bundle, or the path itself if it is no folder.

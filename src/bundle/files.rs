@@ -12,3 +12,5 @@ pub const REPORT: &str = "report.md";
 pub const REPORT_PAGE: &str = "report.html";
 /// The inputs of the proof and the original's outputs.
 pub const PROOF: &str = "parity.npz";
+/// Which models generate together, in a bundle of several.
+pub const ROLES: &str = "generation.json";

@@ -7,13 +7,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::{BundleError, io_error};
-use super::files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE};
+use super::files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE, ROLES};
 
 /// External data of [`MODEL`].
 const DATA: &str = "model.onnx.data";
 
 /// All that a bundle has of its own.
-const OURS: [&str; 7] = [MODEL, DATA, ENGINE, MANIFEST, REPORT, REPORT_PAGE, PROOF];
+const OURS: [&str; 8] = [
+    MODEL,
+    DATA,
+    ENGINE,
+    MANIFEST,
+    REPORT,
+    REPORT_PAGE,
+    PROOF,
+    ROLES,
+];
 
 /// What may be where a bundle goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,11 +42,16 @@ pub(super) fn allows(over: Over, target: &Path) -> Result<(), BundleError> {
     let there = fs::symlink_metadata(target).is_ok();
     match over {
         Over::Nothing if there => Err(BundleError::Exists(target.to_path_buf())),
-        Over::Bundles if there && !target.join(MANIFEST).is_file() && !is_empty(target) => {
+        Over::Bundles if there && !is_ours(target) && !is_empty(target) => {
             Err(BundleError::NotOurs(target.to_path_buf()))
         }
         _ => Ok(()),
     }
+}
+
+/// A bundle of one model, or of several by their roles.
+fn is_ours(folder: &Path) -> bool {
+    [MANIFEST, ROLES].iter().any(|f| folder.join(f).is_file())
 }
 
 fn is_empty(folder: &Path) -> bool {
@@ -66,7 +80,7 @@ pub fn spares<'a>(
     }
 }
 
-/// Takes along into `folder` what `target` holds beside a bundle's own files; gives their names.
+/// Takes along into `folder` what `target` holds beside a bundle's own files and what `folder` has anew; gives their names.
 ///
 /// # Errors
 /// When a file can be neither linked nor copied.
@@ -77,7 +91,7 @@ pub(super) fn take_along(target: &Path, folder: &Path) -> Result<Vec<OsString>, 
     let mut taken = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if OURS.iter().any(|ours| name == *ours) {
+        if OURS.iter().any(|ours| name == *ours) || folder.join(&name).exists() {
             continue;
         }
         match twin(&entry.path(), &folder.join(&name)) {

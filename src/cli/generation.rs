@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, print_json, table::table};
-use crate::bundle;
+use crate::bundle::{self, Partial};
 use crate::compile;
 use crate::generate::bench::{self, Size};
 use crate::generate::proof::{self, Request};
@@ -77,6 +77,7 @@ pub(super) fn by_roles(
     options: &compile::Options,
 ) -> Result<u8, Failure> {
     let output = (options.output.clone()).unwrap_or_else(|| bundle::default_path(&options.model));
+    let partial = Partial::new(&output, options.over).map_err(GenerateError::Bundle)?;
     let mut made = Roles {
         tokenizer: None,
         ..roles.clone()
@@ -86,7 +87,7 @@ pub(super) fn by_roles(
         let folder = PathBuf::from(role.replace(' ', "-"));
         let one = compile::Options {
             model: path.to_path_buf(),
-            output: Some(output.join(&folder)),
+            output: Some(partial.file(&folder.to_string_lossy())),
             ..options.clone()
         };
         globals.say(format!("{role}: {}", path.display()));
@@ -108,13 +109,14 @@ pub(super) fn by_roles(
     }
     if let Some(tokenizer) = &roles.tokenizer {
         let name = PathBuf::from("tokenizer.json");
-        std::fs::copy(tokenizer, output.join(&name))?;
+        std::fs::copy(tokenizer, partial.file("tokenizer.json"))?;
         made.tokenizer = Some(name);
     }
-    made.write(&output)?;
+    made.write(&partial.file(""))?;
     if options.check && options.fixed.is_empty() && !options.half_io {
-        code = together(globals, options, &output)?.max(code);
+        together(globals, options, &partial.file(""))?;
     }
+    let (output, _) = partial.finish().map_err(GenerateError::Bundle)?;
     globals.say(format!("bundle   {}", output.display()));
     Ok(code)
 }
@@ -127,7 +129,7 @@ fn together(
     globals: &Globals,
     options: &compile::Options,
     output: &std::path::Path,
-) -> Result<u8, Failure> {
+) -> Result<(), Failure> {
     let found = proof::prove(&Request {
         original: &options.model,
         result: output,
@@ -144,11 +146,14 @@ fn together(
     let (header, rows) = generation::claims(&found);
     globals.show(&table(&header, &rows))?;
     match found.failed() {
-        true => {
-            globals.fail(generation::failures(&found));
-            Ok(1)
-        }
-        false => Ok(0),
+        true => Err(Failure {
+            code: 1,
+            error: anyhow::anyhow!(
+                "what the models generate together is not what the originals do, so no bundle is written: {}",
+                generation::failures(&found)
+            ),
+        }),
+        false => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use super::error::GenerateError;
 use crate::bundle::BundleError;
 
 /// The file's name within a folder.
-pub const FILE: &str = "generation.json";
+pub use crate::bundle::ROLES as FILE;
 
 /// Models by their roles, and what a generation starts and ends with. Paths are relative to the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -240,6 +240,18 @@ fn a_pair_compiles_by_its_roles_and_still_generates_the_same() {
     ];
     let out = kiln(&generate).expect(0).out;
     assert_eq!(out.trim(), right.join(","));
+    // A compilation that fails leaves it, with what its user put there, and nothing beside it.
+    let noted = Path::new(&bundle).join("notes.txt");
+    std::fs::write(&noted, "mine").unwrap();
+    let failing = [&compile[..], &["--max-size-ratio", "0.001"]].concat();
+    kiln(&failing).expect(1);
+    kiln(&generate).expect(0);
+    kiln(&compile).expect(0);
+    assert_eq!(kiln(&generate).expect(0).out.trim(), right.join(","));
+    assert_eq!(std::fs::read_to_string(&noted).unwrap(), "mine");
+    let beside = std::fs::read_dir(folder.path()).unwrap().flatten();
+    let parts = beside.filter(|e| e.file_name().to_string_lossy().ends_with(".part"));
+    assert_eq!(parts.count(), 0);
     // Without its encoder it says so.
     std::fs::remove_dir_all(Path::new(&bundle).join("encoder")).unwrap();
     kiln(&generate)
