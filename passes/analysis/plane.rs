@@ -61,11 +61,13 @@ impl Plane {
         let at = |[a, b, c]: [f64; 3], t: f64| a + 2.0 * b * t + c * t * t;
         let products = products.iter().map(|product| {
             let (mut before, mut after) = (0.0, 0.0);
-            for column in &product.columns {
-                let share = (column.bias - step * column.mixed[2]) / self.sum(step);
-                before += at(column.squares, 0.0);
-                after += at(column.squares, step)
-                    + 2.0 * share * at(column.mixed, step)
+            for (k, bias) in product.bias.iter().enumerate() {
+                let [squares, mixed] =
+                    [&product.squares, &product.mixed].map(|of| [of[0][k], of[1][k], of[2][k]]);
+                let share = (bias - step * mixed[2]) / self.sum(step);
+                before += at(squares, 0.0);
+                after += at(squares, step)
+                    + 2.0 * share * at(mixed, step)
                     + share * share * at(inverse, step);
             }
             let growth: f64 = after / before;
@@ -81,34 +83,31 @@ impl Plane {
 
     /// What [`Plane::best`] has to know of a weight of [width, columns], its rows one behind the other, and the bias behind it.
     pub fn read(&self, weight: &[f64], bias: &[f64]) -> Sums {
-        let mut columns: Vec<Column> = bias
-            .iter()
-            .map(|&bias| Column {
-                bias,
-                ..Column::default()
-            })
-            .collect();
+        let none = || [(); 3].map(|()| vec![0.0; bias.len()]);
+        let (mut squares, mut mixed) = (none(), none());
         let channels = self.scale.iter().zip(&self.ratios);
         for (row, (&g, &r)) in weight.chunks(bias.len().max(1)).zip(channels) {
-            for (column, &w) in columns.iter_mut().zip(row) {
-                let (gw, power) = (g * w, [1.0 + r * r, r, 1.0]);
-                for (k, p) in power.into_iter().enumerate() {
-                    column.squares[k] += gw * gw * p;
-                    column.mixed[k] += gw * p;
+            let powers = [1.0 + r * r, r, 1.0];
+            for ((squares, mixed), p) in squares.iter_mut().zip(&mut mixed).zip(powers) {
+                let (of_square, of_weight) = (g * g * p, g * p);
+                for ((square, mixed), w) in squares.iter_mut().zip(mixed).zip(row) {
+                    *square += of_square * w * w;
+                    *mixed += of_weight * w;
                 }
             }
         }
-        Sums { columns }
+        Sums {
+            bias: bias.to_vec(),
+            squares,
+            mixed,
+        }
     }
 
     /// The weight with its bias in it, for rows that are moved by `step`.
     pub fn weigh(&self, weight: &[f64], product: &Sums, step: f64) -> Vec<f64> {
         let sum = self.sum(step);
-        let shares = product
-            .columns
-            .iter()
-            .map(|c| (c.bias - step * c.mixed[2]) / sum);
-        let shares: Vec<f64> = shares.collect();
+        let columns = product.bias.iter().zip(&product.mixed[2]);
+        let shares: Vec<f64> = columns.map(|(b, m)| (b - step * m) / sum).collect();
         let rows = weight.chunks(shares.len().max(1)).zip(&self.scale);
         rows.flat_map(|(row, g)| row.iter().zip(&shares).map(move |(w, share)| w + share / g))
             .collect()
@@ -116,24 +115,18 @@ impl Plane {
 
     /// What the moved rows add to a product more: the numbers to take from its bias.
     pub fn through(&self, product: &Sums, step: f64) -> Vec<f64> {
-        product.columns.iter().map(|c| step * c.mixed[2]).collect()
+        product.mixed[2].iter().map(|m| step * m).collect()
     }
 }
 
-/// A product of a norm's rows, column by column.
+/// A product of a norm's rows: for each column its bias, and sums over the channels as the coefficients of a polynomial in the step.
 #[derive(Debug)]
 pub struct Sums {
-    columns: Vec<Column>,
-}
-
-/// Sums over the channels, as the coefficients of a polynomial in the step.
-#[derive(Debug, Default)]
-struct Column {
-    bias: f64,
+    bias: Vec<f64>,
     /// Of γ² w², times 1 + (β/γ)², β/γ and 1.
-    squares: [f64; 3],
+    squares: [Vec<f64>; 3],
     /// Of γ w, times the same.
-    mixed: [f64; 3],
+    mixed: [Vec<f64>; 3],
 }
 
 #[cfg(test)]
