@@ -113,9 +113,15 @@ impl Plane {
             .collect()
     }
 
-    /// What the moved rows add to a product more: the numbers to take from its bias.
-    pub fn through(&self, product: &Sums, step: f64) -> Vec<f64> {
-        product.mixed[2].iter().map(|m| step * m).collect()
+    /// What the moved rows add to a product more, by a weight of [width, columns]: the numbers to take from its bias.
+    pub fn through(&self, weight: &[f64], columns: usize, step: f64) -> Vec<f64> {
+        let mut more = vec![0.0; columns];
+        for (row, g) in weight.chunks(columns.max(1)).zip(&self.scale) {
+            for (more, w) in more.iter_mut().zip(row) {
+                *more += step * g * w;
+            }
+        }
+        more
     }
 }
 
@@ -174,10 +180,9 @@ mod tests {
     #[test]
     fn what_is_moved_goes_through_a_product() {
         let plane = Plane::new(vec![0.5, -2.0, 1.5, 0.25], &[0.1, 0.3, -0.2, 0.4]).unwrap();
-        let read = plane.read(&WEIGHT, &[0.0, 0.0]);
         let old = product(&row(&plane, &NUMBERS, 0.0), &WEIGHT, 2);
         let new = product(&row(&plane, &NUMBERS, 0.25), &WEIGHT, 2);
-        for ((old, new), more) in old.iter().zip(new).zip(plane.through(&read, 0.25)) {
+        for ((old, new), more) in old.iter().zip(new).zip(plane.through(&WEIGHT, 2, 0.25)) {
             assert!((new - old - more).abs() < 1e-12);
         }
     }

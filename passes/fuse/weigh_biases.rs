@@ -86,9 +86,9 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
     Ok(change.patch)
 }
 
-/// What there is to know of a product, `Some(None)` where the reader is none.
+/// What there is to know of a projection, `Some(None)` of any other reader. `None` of a product that cannot be read.
 fn read(g: &Graph, plane: &Plane, reader: &Reader) -> Option<Option<Sums>> {
-    let Role::Product { sum, .. } = reader.role else {
+    let Role::Product { sum, attends } = reader.role else {
         return Some(None);
     };
     let weight = g.constant(g.node(reader.node).input(1)?)?;
@@ -96,11 +96,20 @@ fn read(g: &Graph, plane: &Plane, reader: &Reader) -> Option<Option<Sums>> {
         return None;
     };
     let bias = match sum {
-        Some(sum) => g.constant(sum.constant)?.to_f64s()?,
+        Some(sum) => Some(g.constant(sum.constant)?),
+        None => None,
+    };
+    if height != plane.width() || bias.is_some_and(|b| b.len() != width) {
+        return None;
+    }
+    if !attends {
+        return Some(None);
+    }
+    let bias = match bias {
+        Some(bias) => bias.to_f64s()?,
         None => vec![0.0; width],
     };
-    let fits = height == plane.width() && width == bias.len();
-    fits.then_some(Some(plane.read(&weight.to_f64s()?, &bias)))
+    Some(Some(plane.read(&weight.to_f64s()?, &bias)))
 }
 
 /// Whether behind another norm the product's weight would become another one. Weights of equal layers stay equal, and one
@@ -145,7 +154,7 @@ impl Change<'_> {
         match reader.role {
             Role::Product { sum, attends: true } => self.projection(reader, sum, sums?),
             _ if self.step == 0.0 => Some(()),
-            Role::Product { sum, .. } => self.product(reader, sum, sums?),
+            Role::Product { sum, .. } => self.product(reader, sum),
             Role::Residual { other, inner } => self.residual(reader, other, inner),
             Role::Other => Some(()),
         }
@@ -166,10 +175,12 @@ impl Change<'_> {
         Some(())
     }
 
-    fn product(&mut self, reader: &Reader, sum: Option<Sum>, sums: &Sums) -> Option<()> {
+    fn product(&mut self, reader: &Reader, sum: Option<Sum>) -> Option<()> {
         let node = self.g.node(reader.node);
         let made = node.sole_output()?;
-        let more = self.plane.through(sums, self.step);
+        let weight = self.g.constant(node.input(1)?)?;
+        let width = *weight.dims().last()?;
+        let more = self.plane.through(&weight.to_f64s()?, width, self.step);
         let inputs = [reader.at.into(), node.input(1)?.into()];
         let again = self.patch.remade(self.g, reader.node, inputs);
         let again = self.without(&more, again, made, sum)?;
