@@ -60,7 +60,7 @@ fn an_engine_is_refused_and_says_what_to_do() {
     );
     assert_eq!(error.fault(), Fault::Machine);
     let said = error.to_string();
-    for what in ["without TensorRT", "tensorrt", "--target cpu"] {
+    for what in ["without TensorRT", "tensorrt", "`target` cpu"] {
         assert!(said.contains(what), "{said}");
     }
     assert!(!folder.path().join("m.kiln").exists());
