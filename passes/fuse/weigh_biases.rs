@@ -60,6 +60,13 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
                     "its weight is one of several layers",
                 ));
             }
+            if !is_apart(g, reader).unwrap_or(true) {
+                return Err(Miss::at(
+                    reader.at,
+                    4,
+                    "its parts are not reshaped to heads, and TensorRT for RTX writes them at once if there is a bias",
+                ));
+            }
             weighed.push(sums);
         }
     }
@@ -110,6 +117,34 @@ fn read(g: &Graph, plane: &Plane, reader: &Reader) -> Option<Option<Sums>> {
         None => vec![0.0; width],
     };
     Some(Some(plane.read(&weight.to_f64s()?, &bias)))
+}
+
+/// Whether a projection is one alone, or its parts are reshaped to heads, so that `split-heads` can take them apart. `None` where
+/// that is not known.
+fn is_apart(g: &Graph, reader: &Reader) -> Option<bool> {
+    let Role::Product { sum, .. } = reader.role else {
+        return None;
+    };
+    let made = sum.map_or(g.node(reader.node).sole_output()?, |s| s.value);
+    let splits = g.value(made).uses().iter().map(|usage| g.node(usage.node));
+    let splits = splits.filter(|node| node.op().is("Split"));
+    let mut parts = splits.flat_map(|node| node.outputs().iter().flatten());
+    Some(parts.all(|&part| is_by_heads(g, part).unwrap_or(false)))
+}
+
+/// Whether the one reader of a part makes [.., heads, size] of its channels.
+fn is_by_heads(g: &Graph, part: ValueId) -> Option<bool> {
+    let [usage] = g.value(part).uses() else {
+        return None;
+    };
+    let reshape = g.node(usage.node);
+    let width = g.value(part).ty().shape()?.last()?.known()?;
+    let shape = g.value(reshape.sole_output()?).ty().shape()?;
+    let [.., heads, size] = shape else {
+        return None;
+    };
+    let whole = heads.known()?.checked_mul(size.known()?) == Some(width);
+    Some(whole && reshape.op().is("Reshape"))
 }
 
 /// Whether behind another norm the product's weight would become another one. Weights of equal layers stay equal, and one
