@@ -4,6 +4,7 @@ use kiln_graph::ops::LayerNormalization;
 use kiln_graph::{Attrs, Graph, NodeId, Op, ValueId};
 
 use crate::analysis::attention::output_projection::of_type;
+use crate::analysis::heads::Heads;
 use crate::analysis::norm_readers::{Reader, Role, Sum};
 use crate::analysis::plane::{Plane, Sums};
 use crate::core::local::Local;
@@ -126,25 +127,11 @@ fn is_apart(g: &Graph, reader: &Reader) -> Option<bool> {
         return None;
     };
     let made = sum.map_or(g.node(reader.node).sole_output()?, |s| s.value);
+    let (_, lead) = g.value(made).ty().shape()?.split_last()?;
     let splits = g.value(made).uses().iter().map(|usage| g.node(usage.node));
     let splits = splits.filter(|node| node.op().is("Split"));
     let mut parts = splits.flat_map(|node| node.outputs().iter().flatten());
-    Some(parts.all(|&part| is_by_heads(g, part).unwrap_or(false)))
-}
-
-/// Whether the one reader of a part makes [.., heads, size] of its channels.
-fn is_by_heads(g: &Graph, part: ValueId) -> Option<bool> {
-    let [usage] = g.value(part).uses() else {
-        return None;
-    };
-    let reshape = g.node(usage.node);
-    let width = g.value(part).ty().shape()?.last()?.known()?;
-    let shape = g.value(reshape.sole_output()?).ty().shape()?;
-    let [.., heads, size] = shape else {
-        return None;
-    };
-    let whole = heads.known()?.checked_mul(size.known()?) == Some(width);
-    Some(whole && reshape.op().is("Reshape"))
+    Some(parts.all(|&part| Heads::of(g, part, lead).is_some()))
 }
 
 /// Whether behind another norm the product's weight would become another one. Weights of equal layers stay equal, and one

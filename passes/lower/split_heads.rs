@@ -1,7 +1,8 @@
 //! Packed projections in the form that TensorRT moves once.
 
-use kiln_graph::{Attrs, Dim, Graph, NodeId, Op, Tensor, ValueId, ops};
+use kiln_graph::{Attrs, Graph, NodeId, Op, Tensor, ValueId, ops};
 
+use crate::analysis::heads::Heads;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::Patch;
 use crate::core::rule::Rule;
@@ -62,9 +63,9 @@ impl Rule for SplitHeads {
         if parts.iter().any(|p| p.size != first.size) {
             return Err(Miss::because("heads differ in size"));
         }
-        let repeated = parts.iter().any(|p| p.meets(g, &["Expand"]));
+        let repeated = parts.iter().any(|p| meets(g, p, &["Expand"]));
         let norms = &["LayerNormalization", "RMSNormalization"];
-        let costs_bytes = repeated && parts.iter().any(|p| p.meets(g, norms));
+        let costs_bytes = repeated && parts.iter().any(|p| meets(g, p, norms));
         if !product.quantized && (costs_bytes || !(product.biased || repeated)) {
             return Err(Miss::because("attention reads its parts where they lie"));
         }
@@ -94,52 +95,22 @@ impl Rule for SplitHeads {
     }
 }
 
-/// A part of packed projections as [.., count, size].
-struct Heads {
-    count: i64,
-    size: i64,
-    output: ValueId,
-}
-
-impl Heads {
-    /// The one Reshape that reads `part`, if it takes the channels apart and leaves the leading axes alone.
-    fn of(g: &Graph, part: ValueId, lead: &[Dim]) -> Option<Heads> {
-        let value = g.value(part);
-        let [usage] = value.uses() else { return None };
-        let reshape = g.node(usage.node);
-        (reshape.op().is("Reshape") && reshape.input(0) == Some(part) && !value.is_output())
-            .then_some(())?;
-        let output = reshape.output(0)?;
-        let [front @ .., count, size] = g.value(output).ty().shape()? else {
-            return None;
-        };
-        let same = |a: &Dim, b: &Dim| a == b && !a.is_anonymous();
-        let alike = front.len() == lead.len() && front.iter().zip(lead).all(|(a, b)| same(a, b));
-        let number = |d: &Dim| i64::try_from(d.known()?).ok();
-        alike.then_some(Heads {
-            count: number(count)?,
-            size: number(size)?,
-            output,
-        })
-    }
-
-    /// Whether heads that are only moved and cast meet one of these operators.
-    fn meets(&self, g: &Graph, ops: &[&str]) -> bool {
-        let mut at = self.output;
-        for _ in 0..MAX_STEPS {
-            let mut readers = g.value(at).uses().iter().map(|usage| g.node(usage.node));
-            if readers.clone().any(|node| node.op().is_any(ops)) {
-                return true;
-            }
-            let moves = &["Reshape", "Transpose", "Unsqueeze", "Squeeze", "Cast"];
-            let next = readers.find(|node| node.op().is_any(moves) && node.input(0) == Some(at));
-            let Some(made) = next.and_then(|node| node.output(0)) else {
-                return false;
-            };
-            at = made;
+/// Whether heads that are only moved and cast meet one of these operators.
+fn meets(g: &Graph, heads: &Heads, ops: &[&str]) -> bool {
+    let mut at = heads.output;
+    for _ in 0..MAX_STEPS {
+        let mut readers = g.value(at).uses().iter().map(|usage| g.node(usage.node));
+        if readers.clone().any(|node| node.op().is_any(ops)) {
+            return true;
         }
-        false
+        let moves = &["Reshape", "Transpose", "Unsqueeze", "Squeeze", "Cast"];
+        let next = readers.find(|node| node.op().is_any(moves) && node.input(0) == Some(at));
+        let Some(made) = next.and_then(|node| node.output(0)) else {
+            return false;
+        };
+        at = made;
     }
+    false
 }
 
 /// How many nodes are followed from a product to its Split, and from there to attention.

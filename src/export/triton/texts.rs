@@ -107,21 +107,17 @@ impl Texts<'_> {
         };
         port(&mut m, "TOKENS", output)?;
         port(&mut m, "MASK", mask(self.facts)?)?;
-        text_port(
-            &mut m,
-            "output",
-            "EMBEDDING",
-            "TYPE_FP32",
-            &[self.width(output)],
-        );
+        self.embedding(&mut m, output);
         parameter(&mut m, "pooling", how.name());
         staged.write("config.pbtxt", m.finish())?;
         staged.write(&format!("{version}/model.py"), POOLING)?;
         staged.finish()
     }
 
-    fn width(&self, output: &Port) -> i64 {
-        dims(self.facts, output).last().copied().unwrap_or(-1)
+    /// What pooling makes of `output`.
+    fn embedding(&self, m: &mut Message, output: &Port) {
+        let width = dims(self.facts, output).last().copied().unwrap_or(-1);
+        text_port(m, "output", "EMBEDDING", "TYPE_FP32", &[width]);
     }
 
     fn ensemble(&self) -> Result<Vec<PathBuf>, ExportError> {
@@ -134,15 +130,7 @@ impl Texts<'_> {
         text_port(&mut m, "input", "TEXT", "TYPE_STRING", &[1]);
         match &self.pooled {
             None => ports(&mut m, "output", self.facts, self.outputs)?,
-            Some((_, output)) => {
-                text_port(
-                    &mut m,
-                    "output",
-                    "EMBEDDING",
-                    "TYPE_FP32",
-                    &[self.width(output)],
-                );
-            }
+            Some((_, output)) => self.embedding(&mut m, output),
         }
         m.message("ensemble_scheduling", |m| self.steps(m));
         staged.write("config.pbtxt", m.finish())?;
