@@ -3,6 +3,7 @@
 pub mod attention;
 pub(crate) mod broadcast;
 pub mod census;
+pub(crate) mod depends;
 pub(crate) mod heads;
 pub mod mask;
 pub(crate) mod norm_readers;

@@ -1,8 +1,8 @@
 //! One copy of a 4-bit weight for each product that does not depend on the others.
 
 use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
-use rustc_hash::FxHashSet;
 
+use crate::analysis::depends::depends;
 use crate::core::pass::{Context, Exactness, Pass, PassFailure, in_each_graph};
 
 #[derive(Debug)]
@@ -84,7 +84,9 @@ fn shared(g: &Graph) -> Result<Vec<(NodeId, Rows)>, PassFailure> {
             found.push((weight, vec![vec![id]]));
             continue;
         };
-        let follows = |row: &&mut Vec<NodeId>| row.last().is_some_and(|&last| reaches(g, last, id));
+        let read = || node.inputs().iter().flatten().copied();
+        let follows =
+            |row: &&mut Vec<NodeId>| row.last().is_some_and(|&last| depends(g, read(), &[last]));
         match rows.iter_mut().find(follows) {
             Some(row) => row.push(id),
             None => rows.push(vec![id]),
@@ -132,25 +134,6 @@ pub(super) fn four_bits(g: &Graph, w: ValueId) -> Option<NodeId> {
     let id = g.producer_if(w, "DequantizeLinear")?;
     let q = ops::DequantizeLinear::of(g, id)?.constant(0)?.dtype();
     (q == DType::I4).then_some(id)
-}
-
-/// Whether what `to` reads is computed from what `from` gives.
-fn reaches(g: &Graph, from: NodeId, to: NodeId) -> bool {
-    let mut seen = FxHashSet::default();
-    let mut at = vec![from];
-    while let Some(id) = at.pop() {
-        for &v in g.node(id).outputs().iter().flatten() {
-            for used in g.value(v).uses() {
-                if used.node == to {
-                    return true;
-                }
-                if seen.insert(used.node) {
-                    at.push(used.node);
-                }
-            }
-        }
-    }
-    false
 }
 
 /// The weight again, from constants with so many dimensions of 1 in front.

@@ -2,10 +2,10 @@
 
 use kiln_graph::ops::{self, InternalAttention, Keyless};
 use kiln_graph::{Attrs, DType, Graph, NodeId, Op, ValueId};
-use rustc_hash::FxHashSet;
 
 use super::lower_attention::Lower;
 use crate::analysis::attention::keyless;
+use crate::analysis::depends::depends;
 use crate::analysis::mask;
 use crate::core::patch::Ref;
 
@@ -148,24 +148,6 @@ impl Lower<'_, '_> {
         let read = [q, keys.past, keys.new, values.past, values.new];
         let read = read.into_iter().chain(self.attention.bias());
         let joins = [keys.node, values.node];
-        (!depends(self.g, read, joins)).then_some([keys, values])
+        (!depends(self.g, read, &joins)).then_some([keys, values])
     }
-}
-
-/// Whether one of `values` is computed from a result of `nodes`.
-fn depends(g: &Graph, values: impl IntoIterator<Item = ValueId>, nodes: [NodeId; 2]) -> bool {
-    let mut open: Vec<ValueId> = values.into_iter().collect();
-    let mut seen = FxHashSet::default();
-    while let Some(v) = open.pop() {
-        let Some(id) = g.producer(v).filter(|id| seen.insert(*id)) else {
-            continue;
-        };
-        if nodes.contains(&id) {
-            return true;
-        }
-        let node = g.node(id);
-        open.extend(node.inputs().iter().flatten());
-        open.extend(node.captures());
-    }
-    false
 }

@@ -13,8 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sessions::session;
-use crate::fixed::Fixed;
-use crate::fixed::fed;
+use crate::fixed::{Fixed, fed};
 use crate::parity::Case;
 use kiln_runtime::{self as runtime, Runtime, Session, SessionOptions, TensorInfo, memory};
 

@@ -88,6 +88,8 @@ pub(super) fn by_roles(
         let one = compile::Options {
             model: path.to_path_buf(),
             output: Some(partial.file(&folder.to_string_lossy())),
+            // The others hold no cache.
+            max_length: options.max_length.filter(|_| role == "decoder"),
             ..options.clone()
         };
         globals.say(format!("{role}: {}", path.display()));

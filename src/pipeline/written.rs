@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, infer, onnx};
-use kiln_passes::adopt::written_caches::{self, Stays, Written};
+use kiln_passes::adopt::written_caches::{self, Written};
 use kiln_passes::{Step, Target, adopt, clean, lower, registry};
 
 use super::Error;
@@ -34,20 +34,29 @@ const ADOPT: &[Step] = &[
 /// Writes a decoder anew for engines. `None` if it has no growing cache, or keeps it, which is said.
 ///
 /// # Errors
-/// When passes fail, or `--max-length` is asked for and cannot be had.
+/// When passes fail.
 pub(crate) fn portable(
     options: &Options,
     targets: &Targets,
     original: &mut Model,
     talk: &dyn Talk,
 ) -> Result<Option<Portable>, Error> {
-    if !matches!(targets, Targets::Engines(_)) || options.standard || options.growing {
+    let useless = |why: &str| {
+        if options.max_length.is_some() {
+            talk.warn(&format!("{MAX_LENGTH} changes nothing: {why}"));
+        }
+        Ok(None)
+    };
+    if !matches!(targets, Targets::Engines(_)) || options.standard {
+        return useless("caches become ones of one length for engines alone");
+    }
+    if options.growing {
         return Ok(None);
     }
     let found = kiln_graph::caches::caches(&original.graph);
     let grows = |c: &kiln_graph::caches::Cache| c.update == kiln_graph::caches::Update::Grows;
     if !found.iter().any(grows) {
-        return Ok(None);
+        return useless("the model has no cache that grows");
     }
     let relations = Shapes::new(&original.graph, &options.dims, &options.shapes)?.relations;
     let ports = match Ports::of(&original.graph) {
@@ -79,7 +88,7 @@ pub(crate) fn portable(
     );
     let written = match written {
         Ok(written) => written,
-        Err(why @ Stays::Because(_)) | Err(why @ Stays::None) => {
+        Err(why) => {
             talk.warn(&format!("its caches stay growing: {why}"));
             return Ok(None);
         }

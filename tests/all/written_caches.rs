@@ -129,3 +129,17 @@ fn caches_stay_growing_where_that_is_asked_for() {
     let both = ["--growing-caches", "--max-length", "9"];
     compile(&folder, "gpt2.past.ts.sdpa.onnx", &both).expect(2);
 }
+
+#[test]
+fn a_length_that_changes_nothing_is_said() {
+    let folder = Folder::new();
+    let quick = ["--no-check", "--no-engine", "--max-length", "48"];
+    for (name, target) in [
+        ("t5.encoder.ts.sdpa.onnx", "sm_89"),
+        ("gpt2.past.ts.sdpa.onnx", "cpu"),
+    ] {
+        compile(&folder, name, &[&quick[..], &["--target", target]].concat())
+            .expect(0)
+            .says(&["--max-length changes nothing"]);
+    }
+}
