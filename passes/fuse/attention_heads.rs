@@ -12,14 +12,16 @@ use crate::core::patch::{Patch, Ref};
 /// Brings operands into the layout.
 pub(super) struct Heads<'a, 'c> {
     g: &'a Graph,
-    cx: &'a Context<'c>,
+    pub(super) cx: &'a Context<'c>,
     pub(super) patch: Patch,
     /// Of the product of queries and keys: 4, or 3 for [batch · heads, queries, keys].
-    rank: usize,
-    depth: usize,
+    pub(super) rank: usize,
+    pub(super) depth: usize,
     /// How many heads there are where the product has one dimension for batch and heads, if something tells.
     heads: Option<i64>,
-    queries: ValueId,
+    pub(super) queries: ValueId,
+    /// Keys and values are both repeated for heads that share them, or neither is.
+    unrepeats: bool,
 }
 
 impl<'a, 'c> Heads<'a, 'c> {
@@ -41,6 +43,7 @@ impl<'a, 'c> Heads<'a, 'c> {
             depth: scores.depth + 1,
             heads: None,
             queries: scores.q,
+            unrepeats: true,
         };
         if heads.rank == 3 {
             let from_scores = scores.stretches.iter().find_map(|&[start, _]| {
@@ -54,7 +57,16 @@ impl<'a, 'c> Heads<'a, 'c> {
                 return Err(Miss::at(scores.q, heads.depth, "its heads are unknown"));
             }
         }
+        heads.unrepeats = heads.repeats(scores.kt) == heads.repeats(v);
         Ok(heads)
+    }
+
+    /// Whether keys or values repeat heads.
+    fn repeats(&self, v: ValueId) -> bool {
+        let view = View::of(self.g, &self.cx.facts, v);
+        view.is_some_and(|mut view| {
+            self.lift(&mut view) && view.unrepeated(self.g, &self.cx.facts, 1).is_some()
+        })
     }
 
     /// How many heads a value's own rearrangement tells of.
@@ -154,7 +166,9 @@ impl<'a, 'c> Heads<'a, 'c> {
         if turned {
             view = view.with_last_two_swapped().ok_or_else(Miss::none)?;
         }
-        if let Some((inner, _)) = view.unrepeated(self.g, &self.cx.facts, 1) {
+        if self.unrepeats
+            && let Some((inner, _)) = view.unrepeated(self.g, &self.cx.facts, 1)
+        {
             view = inner;
         } else if self.rank == 4 {
             return Ok(as_it_is(self, v.into()));
@@ -180,6 +194,9 @@ impl<'a, 'c> Heads<'a, 'c> {
         let dims = self.cx.facts.dims(v);
         let dims =
             dims.ok_or_else(|| Miss::at(v, self.depth, "the rank of the bias is unknown"))?;
+        if rank == 5 {
+            return self.windowed(v);
+        }
         if rank != 3 || dims.len() < 3 {
             return Ok(v.into());
         }

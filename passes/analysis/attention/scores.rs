@@ -1,6 +1,6 @@
 //! From the operand of attention's Softmax back to its product of queries and keys.
 
-use kiln_graph::infer::Facts;
+use kiln_graph::infer::{Expr, Facts};
 use kiln_graph::{Graph, Node, NodeId, ValueId, ops};
 
 use crate::core::pass::Miss;
@@ -27,7 +27,7 @@ pub struct Scores {
     pub depth: usize,
 }
 
-/// Something added to scores of a rank: 4, or 3 where batch and heads are one dimension.
+/// Something added to scores of a rank: 4, 3 where batch and heads are one dimension, or 5 where windows are told from pictures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Addend {
     pub bias: Bias,
@@ -135,13 +135,23 @@ pub fn scores(g: &Graph, facts: &Facts, v: ValueId, depth: usize) -> Result<Scor
     }
 }
 
-/// Whether a Reshape leaves queries and keys as they are, and tells batch and heads apart or joins them.
+/// Whether a Reshape leaves queries and keys as they are, and tells batch and heads apart, or pictures and windows, or joins
+/// them.
 pub fn regroups_batches(facts: &Facts, from: ValueId, to: ValueId) -> bool {
     let (Some(from), Some(to)) = (facts.dims(from), facts.dims(to)) else {
         return false;
     };
-    let ranks = [from, to].map(|d| (3..=4).contains(&d.len()));
-    ranks == [true, true] && from[from.len() - 2..] == to[to.len() - 2..]
+    let ranks = [from, to].map(|d| (3..=5).contains(&d.len()));
+    if ranks != [true, true] {
+        return false;
+    }
+    // Windows are told apart from pictures, with the heads as they are.
+    let same = match from.len().max(to.len()) {
+        5 => 3,
+        _ => 2,
+    };
+    let last = |d: &[Expr]| d.len().checked_sub(same).map(|k| d[k..].to_vec());
+    last(from) == last(to)
 }
 
 impl Scores {
