@@ -103,7 +103,7 @@ fn is_scores(g: &Graph, v: ValueId, depth: usize) -> bool {
     match node.op().name() {
         "MatMul" => (0..2).all(|k| node.input(k).is_some_and(|x| g.constant(x).is_none())),
         "Add" => below(0) || below(1),
-        "Sub" | "Mul" | "Div" | "Cast" => below(0),
+        "Sub" | "Mul" | "Div" | "Cast" | "Reshape" => below(0),
         _ => false,
     }
 }

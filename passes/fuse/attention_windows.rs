@@ -1,4 +1,4 @@
-//! Biases of attention within windows, where what is hidden depends on the window.
+//! Biases of attention that tell more dimensions apart than batch, heads, queries and keys.
 
 use kiln_graph::{Attrs, Op, Tensor, ValueId};
 
@@ -51,5 +51,44 @@ impl Heads<'_, '_> {
         Ok(self
             .patch
             .node(Op::onnx("Reshape"), [at, shape], Attrs::new()))
+    }
+
+    /// What is added to scores [batch · heads, rows, columns, rows of keys, columns of keys], as [batch, heads, queries, keys]
+    /// (Li et al., "Exploring Plain Vision Transformer Backbones", 2022; SAM).
+    pub(super) fn by_position(&mut self, v: ValueId) -> Result<Ref, Miss> {
+        let miss = |why: &str| Miss::at(v, self.depth, why.to_string());
+        let dims = self.cx.facts.dims(v).unwrap_or_default();
+        let [batch, places @ ..] = dims else {
+            return Err(miss("its shape is unknown"));
+        };
+        let whole = self
+            .places
+            .ok_or_else(|| miss("rows and columns are unknown"))?;
+        if places.len() != whole.len() {
+            return Err(miss("it is not known to be of the scores' rank"));
+        }
+        let shared = batch.as_i64() == Some(1);
+        let all = self.cx.facts.dims(self.queries).and_then(|d| d.first());
+        if !shared && all != Some(batch) {
+            return Err(miss("the bias has other batches and heads"));
+        }
+        let sizes = places.iter().map(|d| d.as_i64());
+        let mut at = v.into();
+        if !sizes.eq(whole.map(Some)) {
+            let shape = [&[1i64], whole.as_slice()].concat();
+            let shape = self.patch.constant(Tensor::vector(&shape));
+            at = self
+                .patch
+                .node(Op::onnx("Expand"), [at, shape], Attrs::new());
+        }
+        let [a, b, c, d] = whole;
+        let (Some(queries), Some(keys)) = (a.checked_mul(b), c.checked_mul(d)) else {
+            return Err(miss("its shape is unknown"));
+        };
+        let shape = self.patch.constant(Tensor::vector(&[0, queries, keys]));
+        let flat = self
+            .patch
+            .node(Op::onnx("Reshape"), [at, shape], Attrs::new());
+        Ok(self.apart(flat, shared))
     }
 }
