@@ -33,7 +33,8 @@ impl Rule for FuseAttention {
          `Where(IsNaN(p), 0, p)` is dropped where the bias is finite, so that no row can be NaN; elsewhere it is kept as \
          the attribute `guarded`: a row whose keys are all hidden gives zeros. What else becomes of such a row is the \
          attribute `keyless`: `uniform` where a number is added that absorbs the scores, `shifted` where one is that does \
-         not. Probabilities that become 0 where their keys are hidden make that mask infinite, and the attention guarded. Infinite numbers make the row NaN in every format. Attention whose scores or probabilities are quantized \
+         not. Probabilities that become 0 where their keys are hidden make that mask infinite, and the attention guarded; where a target \
+         computes them between the products for nothing, they stay. Infinite numbers make the row NaN in every format. Attention whose scores or probabilities are quantized \
          stays: one operator would drop that rounding, with which the model was judged, and TensorRT fuses the parts by \
          itself where it can."
             .into()
@@ -79,6 +80,10 @@ impl Rule for FuseAttention {
 
         let zeroed = after.zeroed.is_some();
         if let Some(zeroed) = after.zeroed {
+            if cx.target.facts.joins_attention {
+                let why = "the target computes what zeroes its probabilities between its products";
+                return Err(Miss::at(zeroed.condition, 1, why));
+            }
             hides_for_good(g, cx, &mut before, zeroed)?;
         }
         fits(cx, &before, after.v)?;

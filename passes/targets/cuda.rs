@@ -41,6 +41,8 @@ pub static FACTS: Facts = Facts {
         since: 1,
         dtypes: THREE_FLOATS,
     }),
+    // Its kernel ends with an error where it is given one (ONNX Runtime 1.31).
+    nbits_product_adds: false,
     // Projections stay products of their own, which cuBLAS multiplies. In half precision, rows whose keys are all hidden by a number
     // keep the differences of their scores in these kernels, as they add it in FP32 (`lower/keyless_rows.rs`).
     attention: &[
