@@ -157,6 +157,8 @@ pub enum RotaryTables {
 pub enum AttentionForm {
     /// com.microsoft:MultiHeadAttention. `projects`: Attention of the same domain where it can project its one input itself.
     MultiHead { projects: bool },
+    /// ONNX's own Attention.
+    Standard,
     /// MatMul, Softmax, MatMul.
     Products,
 }

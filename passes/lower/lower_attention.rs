@@ -55,7 +55,10 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
             _ if lower.attention.probabilities().is_some() => None,
             _ if facts.attends_to_caches && lower.is_cached(k, v) => lower.cached(q, k, v),
             AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
-            AttentionForm::Products => None,
+            AttentionForm::Standard if g.opset() >= standard_attention::SINCE => {
+                lower.standard(q, k, v)
+            }
+            AttentionForm::Standard | AttentionForm::Products => None,
         };
     }
     let made = match one {

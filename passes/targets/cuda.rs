@@ -7,7 +7,10 @@ use super::types::{FLOATS, THREE_FLOATS};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 
-pub static FACTS: Facts = Facts {
+pub static FACTS: Facts = TABLE;
+
+/// The facts, for tables that differ in one of them ([`super::cuda_forms`]).
+pub(super) const TABLE: Facts = Facts {
     dialect: "cuda",
     runtime: "ONNX Runtime's CUDA provider",
     opset: 20,
