@@ -325,13 +325,13 @@ mod tests {
         };
         let with = told(true);
         for part in [
-            "\"enable_cuda_graph\": \"1\"",
+            "\"enable_cuda_graph\": \"true\"",
             "\"device_id\": \"1\"",
             "\"1048576\"",
         ] {
             assert!(with.contains(part), "{with}");
         }
-        assert!(!told(false).contains("\"enable_cuda_graph\": \"1\""));
+        assert!(told(false).contains("\"enable_cuda_graph\": \"false\""));
     }
 
     #[test]

@@ -156,6 +156,11 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchE
     let loaded = load(request)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
     let device = runtime.device(request.device)?;
+    if request.gpu.graph && device.device.is_cpu() {
+        talk.warn(&format!(
+            "no CUDA graph is recorded: ONNX Runtime runs on {device}"
+        ));
+    }
     let threads = request.threads.map_or_else(runtime::threads, usize::from);
     let options = SessionOptions {
         intra_threads: NonZeroUsize::new(threads),

@@ -130,7 +130,7 @@ fn plan(request: &Request) -> String {
     names.extend(brought(request).into_iter().map(|s| s.name));
     for name in names {
         lines.push(format!(
-            "  {name}: parity and latency at batch {BATCH}, {SEQ} tokens: ONNX Runtime CUDA FP32 (TF32 off), FP16 and INT8 by \
+            "  {name}: parity and latency at batch {BATCH}, {SEQ} tokens: ONNX Runtime CUDA FP32 (TF32 off), FP16, BF16 and INT8 by \
              kiln, each form that attention and norms may take in FP16, without and with CUDA graphs, the TensorRT engine where the \
              card is served, PyTorch eager and torch.compile where torch is installed"
         ));
@@ -208,6 +208,11 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
         false => "cuda",
     };
     let half = work.compile("fp16", &["--fp16", "--target", provider]);
+    talk.stage(&format!("{}, bf16 in ONNX Runtime", subject.name));
+    let brain = match request.dry_run {
+        true => Err(Failed::from("the CPU has no kernels of BF16")),
+        false => work.compile("bf16", &["--bf16", "--target", provider]),
+    };
     talk.stage(&format!("{}, int8 in ONNX Runtime", subject.name));
     let bytes = match work.calibration() {
         Ok(data) => {
@@ -220,7 +225,7 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
         Err(why) => Err(Failed::from(why.as_str())),
     };
     talk.stage(&format!("{}, latency in ONNX Runtime", subject.name));
-    rows.extend(work.latencies(&half, &bytes));
+    rows.extend(work.latencies(&[("fp16", &half), ("int8", &bytes), ("bf16", &brain)]));
     talk.stage(&format!("{}, TensorRT", subject.name));
     rows.push(work.engine());
     if let Some(sizes) = &subject.sizes {
@@ -298,15 +303,15 @@ impl Work<'_> {
     }
 
     /// The original and the bundles side by side.
-    fn latencies(&self, half: &Compiled, bytes: &Compiled) -> Vec<Row> {
+    fn latencies(&self, bundles: &[(&str, &Compiled)]) -> Vec<Row> {
         let provider = match self.request.dry_run {
             true => "ONNX Runtime CPU",
             false => "ONNX Runtime CUDA",
         };
         let original = self.subject.path.display().to_string();
         let mut args = vec!["bench".to_string(), original];
-        let built: Vec<&(PathBuf, Manifest)> = [half, bytes].into_iter().flatten().collect();
-        args.extend(built.iter().map(|(path, _)| path.display().to_string()));
+        let built = bundles.iter().filter_map(|(_, b)| b.as_ref().ok());
+        args.extend(built.map(|(path, _)| path.display().to_string()));
         let device = self.device.as_str();
         args.extend(["--json", "--quiet", "--device", device].map(str::to_string));
         args.extend(match self.request.dry_run {
@@ -342,11 +347,9 @@ impl Work<'_> {
                 _ => row,
             }
         };
-        vec![
-            row("fp32", None),
-            row("fp16", Some(half)),
-            row("int8", Some(bytes)),
-        ]
+        let first = [row("fp32", None)].into_iter();
+        let others: Vec<Row> = bundles.iter().map(|(p, b)| row(p, Some(b))).collect();
+        first.chain(others).collect()
     }
 
     /// The engine for this machine's GPU: built, held against the original, timed.

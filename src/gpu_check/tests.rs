@@ -103,7 +103,7 @@ impl Steps for Recorded {
                 "loads": [{"throughput": 1900.0}, {"throughput": 5200.0}],
             }]}]})),
             _ => ok(json!({"points": [{"measured": {"subjects": [
-                {"stats": stats(4.0)}, {"stats": stats(1.5)},
+                {"stats": stats(4.0)}, {"stats": stats(1.5)}, {"stats": stats(1.6)},
             ]}}]})),
         }
     }
@@ -176,10 +176,11 @@ fn every_way_to_run_a_model_is_a_row() {
         "tiny | kiln, ONNX Runtime CUDA | fp16 | 1.500 | 3.000 | 0.38 | 667 | passes (fp16), cosine 0.9999500"
     );
     assert!(cells(2).contains("int8") && cells(2).contains("FAILS: the result is not the same"));
-    assert!(cells(3).contains("TensorRT") && cells(3).contains("sm_90 (exit code 2)"));
-    assert!(cells(4).contains("eager") && cells(4).contains("0.50"));
-    assert!(cells(5).contains("torch.compile") && cells(5).contains("not run: no compiler"));
-    assert_eq!(table.len(), 6);
+    assert!(cells(3).contains("bf16 | 1.600 | 3.200"), "{}", cells(3));
+    assert!(cells(4).contains("TensorRT") && cells(4).contains("sm_90 (exit code 2)"));
+    assert!(cells(5).contains("eager") && cells(5).contains("0.50"));
+    assert!(cells(6).contains("torch.compile") && cells(6).contains("not run: no compiler"));
+    assert_eq!(table.len(), 7);
     assert!(!record.pass(), "INT8 is wrong");
     assert_eq!(record.file_name(), "nvidia-h100-80gb-hbm3.json");
     let asked = steps.asked.borrow();
@@ -292,7 +293,7 @@ fn an_engine_that_differs_fails_the_check() {
         ..Recorded::default()
     };
     let (record, _folder) = rows_of(&steps);
-    let engine = &record.rows[3];
+    let engine = &record.rows[4];
     assert_eq!(
         (engine.p50_ms, engine.throughput),
         (Some(0.5), Some(5200.0))
@@ -301,7 +302,7 @@ fn an_engine_that_differs_fails_the_check() {
     assert!(!record.pass());
     let json = serde_json::to_string(&record).unwrap();
     let back: Value = serde_json::from_str(&json).unwrap();
-    let row: Row = serde_json::from_value(back["rows"][3].clone()).unwrap();
+    let row: Row = serde_json::from_value(back["rows"][4].clone()).unwrap();
     assert_eq!(row, *engine);
 }
 
