@@ -114,7 +114,10 @@ pub struct Manifest {
 pub struct SourceFacts {
     pub path: String,
     pub bytes: u64,
-    pub sha256: String,
+    /// The BLAKE3 hash of the ONNX file.
+    pub blake3: Option<String>,
+    /// The SHA-256 of the ONNX file, where a proof ran or the recipe asked for it.
+    pub sha256: Option<String>,
 }
 
 /// The options as they were resolved.

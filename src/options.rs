@@ -85,6 +85,8 @@ pub struct Options {
     pub seed: u64,
     /// The SHA-256 that the model must have, in hexadecimal digits.
     pub sha256: Option<String>,
+    /// The BLAKE3 hash that the model must have, in hexadecimal digits.
+    pub blake3: Option<String>,
     /// The one of the precision if it is not given.
     pub tolerance: Option<Tolerance>,
     /// Other limits: `OUTPUT:METRIC=LIMIT`.
@@ -179,6 +181,7 @@ impl Options {
             builder: None,
             seed: 1,
             sha256: None,
+            blake3: None,
             tolerance: None,
             limits: Vec::new(),
             gates: Gates::default(),

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Error;
-use super::layers::{common, wide};
+use crate::inner::{common, wide};
 use crate::parity::{self, Case, Report, Side, Tolerance};
 use crate::prove::{self, Alone};
 use crate::runtime::Session;

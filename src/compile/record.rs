@@ -126,13 +126,14 @@ fn record(
         source: SourceFacts {
             path: source.path.display().to_string(),
             bytes: source.bytes,
+            blake3: Some(source.blake3.clone()),
             sha256: source.sha256.clone(),
         },
         target: targets.to_string(),
         precision: options.precision.to_string(),
         recipe: Recipe {
             model: Some(options.model.clone()),
-            sha256: Some(source.sha256.clone()),
+            blake3: Some(source.blake3.clone()),
             ..options.recipe.clone()
         }
         .placed(Path::new(".")),

@@ -14,7 +14,7 @@ use super::target::Document;
 use super::{kernels, latency_rows, parity_rows};
 use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
-use crate::manifest::{Manifest, Search};
+use crate::manifest::{Manifest, Search, SourceFacts};
 use crate::parity::{Comparison, decades, doubts};
 use crate::precision::{Floats, Precision, Scheme};
 use crate::runtime::{Device, Optimization};
@@ -229,6 +229,15 @@ fn latency(m: &Manifest) -> Vec<Part> {
         ]),
         Part::List(warnings.collect()),
     ]
+}
+
+/// What identifies the input, by the hash that more tools know where there is one.
+fn hash(source: &SourceFacts) -> String {
+    match (&source.sha256, &source.blake3) {
+        (Some(sha256), _) => format!("SHA-256 {sha256}"),
+        (None, Some(blake3)) => format!("BLAKE3 {blake3}"),
+        (None, None) => "not identified".into(),
+    }
 }
 
 fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
@@ -509,7 +518,7 @@ fn environment(m: &Manifest) -> Vec<Part> {
             vec!["", ""],
             vec![
                 pair("kiln", &m.kiln),
-                pair("input", format!("SHA-256 {}", m.source.sha256)),
+                pair("input", hash(&m.source)),
                 pair("producer", &m.before.producer),
                 pair("proved with", runtime),
                 pair(
