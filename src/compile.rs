@@ -6,8 +6,10 @@ mod error;
 mod gates;
 mod generation;
 mod job;
+mod pieces;
 mod plan;
 mod proof;
+mod proved;
 mod record;
 pub mod search;
 mod typed;
@@ -53,9 +55,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let (exact, lossy) = pipeline::split(&steps);
     let builder = build::builder(options, &input.targets, &partial)?;
     let source = Fingerprint::begin(options, &input.original)?;
+    let in_pieces = pieces::needed(options, &input.original, talk);
     let how = How {
         steps: exact,
-        opens: options.check,
+        opens: options.check && in_pieces.is_none(),
         one_profile: builder.is_some(),
         result: result_name(options),
         tells: true,
@@ -71,6 +74,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         prepared: &prepared,
         partial: &partial,
         builder: builder.as_deref(),
+        in_pieces: in_pieces.as_deref(),
     };
     let typed = typed(&job, lossy, reference.as_mut(), &mut clock)?;
     let Typed {

@@ -268,8 +268,8 @@ pub struct Search {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     pub layers: Vec<String>,
-    /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
-    /// finite.
+    /// Largest relative L2 error of a value that these make of the original's numbers, at the case that was furthest off; where that is
+    /// not known, of an output when these alone are converted. `None` if it is not finite.
     pub error: Option<f64>,
 }
 

@@ -111,6 +111,8 @@ pub enum Extent {
     Quick,
     /// The largest sizes whole, too.
     Full,
+    /// Neither model whole, but one piece after another; `Quick` does so, too, where the weights do not fit into memory.
+    Pieces,
 }
 
 impl Extent {
@@ -118,7 +120,7 @@ impl Extent {
     pub fn enough(self) -> Option<u64> {
         match self {
             Extent::Quick => Some(shapes::ENOUGH),
-            Extent::Full => None,
+            Extent::Full | Extent::Pieces => None,
         }
     }
 }

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use kiln_graph::Model;
 use kiln_graph::onnx::Written;
 
+use super::proved::not_the_same;
 use super::{CompileError, proof};
 use crate::bundle::{self, Partial};
 use crate::manifest::{Group, Search, Tried};
@@ -154,11 +155,11 @@ pub fn run(
             "the original amplifies rounding: a last bit of its weights moves it by more than the tolerance allows, and a few \
              converted layers move it as much as all of them, so no layers are looked for that could keep FP32",
         );
-        return Err(proof::not_the_same(options, first, None));
+        return Err(not_the_same(options, first, None));
     };
     let mut curve = vec![tried(0, &first)];
     let Some((candidate, kept)) = fewest(&mut trial, candidates, &groups, &mut curve)? else {
-        return Err(proof::not_the_same(options, first, None));
+        return Err(not_the_same(options, first, None));
     };
     let kept = by_error(kept, &known);
     let shown = (&known, common(&groups));

@@ -441,8 +441,8 @@ fn sensitivity(search: &Search) -> Vec<Part> {
     };
     vec![
         Part::Text(format!(
-            "{} of {} layers are kept, found by comparing {} models with the original. Errors are the largest relative L2 of \
-             an output.",
+            "{} of {} layers are kept, found by comparing {} models with the original. Errors of models are the largest relative L2 of \
+             an output; those of layers are the largest of a value that they make of the original's numbers.",
             search.kept.len(),
             search.layers,
             search.compared
@@ -450,9 +450,9 @@ fn sensitivity(search: &Search) -> Vec<Part> {
         Part::Plots(vec![plot]),
         Part::Table(vec!["kept layers", "error", "verdict"], curve.collect()),
         Part::Fold(
-            "Layers converted alone".into(),
+            "What layers do alone".into(),
             vec![Part::Table(
-                vec!["converted alone", "error", "kept"],
+                vec!["layers", "error alone", "kept"],
                 groups.collect(),
             )],
         ),
