@@ -90,10 +90,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let against = |r: prove::Reference| r.against(&partial.file(bundle::MODEL), &rewritten.model);
     let proof = reference.map(against);
-    let engine = match job.builder {
-        Some(_) => clock.time("engine", || job.engine(&rewritten.model, talk))?,
-        None => None,
-    };
+    let mut build = || clock.time("engine", || job.engine(&rewritten.model, talk));
+    let engine = job.builder.and_then(|_| build().transpose()).transpose()?;
     let proved = proof::all(&job, rewritten, proof, engine.as_ref(), &mut clock)?;
     let source = clock.time("hash", || Ok::<_, CompileError>(source.end()))?;
     let done = Done {
