@@ -71,7 +71,7 @@ pub fn compile(options: &Options, cache: &Store, talk: &dyn Talk) -> Result<Cach
         talk.warn(&format!("the cache is not asked: {why}"));
         return compile::compile(options, talk).map(|o| Cached::Made(Box::new(o)));
     }
-    talk.stage("cache");
+    talk.stage("cache: looking");
     let key = key(options, &Surroundings::here(options)?, talk)?;
     let mut anew = false;
     match look(options, cache, &key) {
