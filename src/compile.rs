@@ -1,5 +1,6 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
+mod beside;
 mod build;
 mod cuda;
 mod error;
@@ -31,6 +32,7 @@ pub use crate::pipeline::{Rewritten, Source};
 use crate::prove;
 use crate::report;
 use crate::talk::Talk;
+use crate::targets::Targets;
 use job::Job;
 use record::Done;
 use typed::{Typed, typed};
@@ -47,6 +49,16 @@ pub struct Outcome {
 /// # Errors
 /// Each stage has its variant of [`CompileError`], which says what is at fault.
 pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileError> {
+    let parts = options.targets.as_ref().and_then(Targets::parts);
+    let (partial, manifest) = match parts {
+        Some(parts) => beside::written(options, parts, talk, &written)?,
+        None => written(options, talk)?,
+    };
+    finish(partial, manifest, talk)
+}
+
+/// The model, and what was found, in a folder that is no bundle yet.
+fn written(options: &Options, talk: &dyn Talk) -> Result<(Partial, Manifest), CompileError> {
     let mut clock = Clock::new(talk);
     let input = read(options, &mut clock)?;
     let partial = Partial::new(&output_path(options), options.over)?;
@@ -104,7 +116,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let manifest = gates::pass(job.options, record::manifest(&job, done, talk))?;
     pipeline::is_unchanged(&prepared.original)?;
-    finish(partial, manifest, talk)
+    drop(prepared);
+    Ok((partial, manifest))
 }
 
 /// Reads the model, once it is clear that the options can be met.

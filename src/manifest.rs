@@ -72,6 +72,9 @@ pub struct Manifest {
     pub warnings: Vec<String>,
     pub model: Files,
     pub engine: Option<EngineFacts>,
+    /// What the bundle has for other targets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Also>,
     /// The gates that were set, but for that on parity.
     pub gates: Vec<Judged>,
     /// `null`: no cache was asked.
@@ -107,6 +110,16 @@ pub struct Manifest {
     pub ran: Vec<prove::Ran>,
     pub environment: Environment,
     pub stages: Vec<Stage>,
+}
+
+/// A result for another target in the same bundle.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
+pub struct Also {
+    /// The model's name in the bundle; external data is beside it as `NAME.data`.
+    pub file: String,
+    /// What was done and proved for that target.
+    pub manifest: Manifest,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]

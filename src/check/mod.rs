@@ -27,7 +27,7 @@ use crate::parity::{self, Placed, Report, Tolerance};
 use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
-use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
+use crate::runtime::{Chosen, Device, DeviceChoice, DeviceRequest};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 
@@ -103,7 +103,7 @@ impl Checked {
 /// When a model cannot be read or run. Outputs that differ are in the report.
 pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     talk.stage("read");
-    let path = bundle::find_model(&options.candidate)?;
+    let path = bundle::find_model_for(&options.candidate, options.device)?;
     let candidate = onnx::read(&path)?;
     let options = &Options {
         device: device(options, &candidate),
@@ -178,6 +178,9 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         }
     };
     let (runtime, device, placements, engine_parity) = proved;
+    // ONNX Runtime's CUDA provider ran the model where it serves.
+    let served = matches!(device.device, Device::Cuda(_));
+    let engine_parity = engine_parity.filter(|_| !served || has_engine(options));
     Ok(Checked {
         kiln: env!("CARGO_PKG_VERSION").to_string(),
         candidate: options.candidate.display().to_string(),
@@ -268,6 +271,10 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
         },
         _ => options.device,
     }
+}
+
+fn has_engine(options: &Options) -> bool {
+    options.candidate.join(bundle::ENGINE).is_file()
 }
 
 /// What runs the engine of the candidate, or why nothing does; `None` where it is no matter.

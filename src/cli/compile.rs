@@ -494,6 +494,14 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
     if m.engine.is_some() {
         out += &format!("  engine parity   {}\n", m.engine_parity);
     }
+    for also in &m.also {
+        let parity = also.manifest.parity.as_ref().map(parity::verdict);
+        let parity = parity.unwrap_or("not run".into());
+        out += &format!(
+            "  {:<8} {}, parity {parity}\n",
+            also.manifest.target, also.file
+        );
+    }
     for gate in &m.gates {
         out += &format!("  {} gate   {gate}\n", gate.gate);
     }

@@ -14,7 +14,7 @@ use super::target::Document;
 use super::{kernels, latency_rows, parity_rows};
 use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
-use crate::manifest::{Manifest, Search, SourceFacts};
+use crate::manifest::{Also, Manifest, Search, SourceFacts};
 use crate::parity::{Comparison, decades, doubts};
 use crate::precision::{Floats, Precision, Scheme};
 use crate::runtime::{Device, Optimization};
@@ -96,6 +96,9 @@ fn sections(m: &Manifest) -> Vec<Section> {
     add("Generation", generation(m));
     add("Latency", latency(m));
     add("Engine", engine(m));
+    for also in &m.also {
+        add("For ONNX Runtime's CUDA provider", beside(also));
+    }
     add("What changed", changes::changes(m));
     add("Quantization of the original", requantized(m));
     if m.precision != "fp32" {
@@ -107,6 +110,19 @@ fn sections(m: &Manifest) -> Vec<Section> {
     add("Not run", not_run(m));
     add("Environment", environment(m));
     all
+}
+
+/// A result for another target in the same bundle.
+fn beside(also: &Also) -> Vec<Part> {
+    let m = &also.manifest;
+    let told = format!(
+        "`{}` has {} nodes (the original {}), precision {}.",
+        also.file, m.after.nodes, m.before.nodes, m.precision
+    );
+    let mut parts = vec![Part::Text(told)];
+    parts.extend(parity(m));
+    parts.extend((!m.warnings.is_empty()).then(|| Part::List(m.warnings.clone())));
+    parts
 }
 
 /// What a decoder generates, and what its caches take.
