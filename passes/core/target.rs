@@ -93,6 +93,8 @@ pub struct Facts {
     pub integer_operators: bool,
     /// Products of quantized numbers have one scale for the whole weight, and factors of the columns behind.
     pub scales_columns_behind: bool,
+    /// A product of integers writes INT8 itself where QuantizeLinear follows.
+    pub writes_bytes: bool,
     /// INT8 constants stand in front of DequantizeLinear only.
     pub confines_bytes: bool,
     /// It has kernels for transposed convolutions of integers.

@@ -72,6 +72,7 @@ pub static FACTS: Facts = Facts {
     zero_points: true,
     integer_operators: true,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     // QLinearConv.

@@ -75,6 +75,7 @@ pub static FACTS: Facts = Facts {
     // They fall to the CPU.
     integer_operators: false,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     quantizes_results_of_conv: true,

@@ -39,6 +39,7 @@ pub static FACTS: Facts = Facts {
     zero_points: true,
     integer_operators: true,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     quantizes_results_of_conv: true,

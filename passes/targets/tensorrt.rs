@@ -71,6 +71,7 @@ pub static FACTS: Facts = Facts {
     // which FP16 cannot hold.
     scales_columns_behind: true,
     // It says so where another node reads one.
+    writes_bytes: true,
     confines_bytes: true,
     quantizes_transposed_conv: true,
     quantizes_results_of_conv: false,
