@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failed;
+use crate::engine::inspected::Compared;
 use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
 use crate::parity::Report;
@@ -43,6 +44,9 @@ pub struct Row {
     pub throughput: Option<f64>,
     /// Whether the outputs are those of the original; `null` where nothing was compared.
     pub parity: Option<Outcome>,
+    /// An engine's kernels beside the list that its builder wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Compared>,
     /// Why it was not run.
     pub not_run: Option<String>,
 }
@@ -110,7 +114,7 @@ impl Record {
             let parity = match (&r.not_run, &r.parity) {
                 (Some(why), Some(_)) => format!("FAILS: {why}"),
                 (Some(why), None) => format!("not run: {why}"),
-                (None, None) => String::new(),
+                (None, None) => r.kernels.as_ref().map_or(String::new(), compared),
                 (None, Some(p)) => {
                     let word = if p.pass { "passes" } else { "FAILS" };
                     let cosine = p
@@ -134,6 +138,25 @@ impl Record {
     }
 }
 
+/// What was found of an engine's kernels, and the first that is not as listed.
+fn compared(kernels: &Compared) -> String {
+    let Compared {
+        listed,
+        told,
+        differences,
+    } = kernels;
+    match differences.split_first() {
+        None => format!("{told} kernels, as listed"),
+        Some((first, rest)) => {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!("; {n} more"),
+            };
+            format!("{told} kernels, {listed} listed: {first}{more}")
+        }
+    }
+}
+
 impl Row {
     pub(super) fn new(model: &str, runner: &str, precision: &str) -> Row {
         Row {
@@ -144,6 +167,7 @@ impl Row {
             p99_ms: None,
             throughput: None,
             parity: None,
+            kernels: None,
             not_run: None,
         }
     }
@@ -188,6 +212,12 @@ impl Row {
             throughput: most.fold(row.throughput, |a, b| Some(a.map_or(b, |a| a.max(b)))),
             ..row
         }
+    }
+
+    /// With an engine's kernels beside the list.
+    pub(super) fn compared(mut self, kernels: Compared) -> Row {
+        self.kernels = Some(kernels);
+        self
     }
 
     /// With a report of parity; `None` where nothing was compared.
