@@ -59,6 +59,9 @@ pub struct Facts {
     /// Queries, keys and values are written once more because of a bias between their projection and the telling apart of heads.
     pub biases_keep_projections_apart: bool,
 
+    /// Queries and keys are rotated by a kernel each where their tables were written before.
+    pub rotates_apart: bool,
+
     // Norms.
     /// Statistics of norms are computed in the operands' type, so that operands of 16 bits are widened.
     pub narrow_statistics: bool,

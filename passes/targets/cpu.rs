@@ -55,6 +55,7 @@ pub static FACTS: Facts = Facts {
     scales_before_biases: true,
     // Its operators take the biases with them.
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     skip_norm_is_slow: true,

@@ -56,6 +56,7 @@ pub static FACTS: Facts = Facts {
     rewrites_attention: false,
     scales_before_biases: true,
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     // SkipLayerNormalization has a kernel of its own.

@@ -22,6 +22,7 @@ pub static FACTS: Facts = Facts {
     rewrites_attention: false,
     scales_before_biases: false,
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     skip_norm_is_slow: false,

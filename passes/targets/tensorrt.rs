@@ -49,6 +49,7 @@ pub static FACTS: Facts = Facts {
     scales_before_biases: false,
     // It reads heads out of a product's result as it is.
     biases_keep_projections_apart: true,
+    rotates_apart: true,
 
     // Whatever `stash_type` says.
     narrow_statistics: true,
