@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check templates-check clean
+.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -126,6 +126,15 @@ serve-check: $(KILN) .venv-serve/.ready
 .venv-serve/.ready: tools/serve/requirements.txt
 	[ -x .venv-serve/bin/python ] || python3 -m venv .venv-serve
 	.venv-serve/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+# Folders that kiln exported, run by a real onnxruntime-genai on the CPU: tokens equal to `kiln generate`. docs/serving.md.
+genai-check: $(KILN) .venv-genai/.ready
+	.venv-genai/bin/python tools/genai/check.py --kiln $(KILN)
+
+.venv-genai/.ready: tools/genai/requirements.txt
+	[ -x .venv-genai/bin/python ] || python3 -m venv .venv-genai
+	.venv-genai/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 # The templates of `kiln matrix`, and the workflows here, against the schemas of Kubernetes and of GitHub.

@@ -28,6 +28,7 @@ mod differential;
 mod docs;
 mod environment;
 mod export;
+mod export_genai;
 mod faults;
 mod fuzz;
 mod gates;
