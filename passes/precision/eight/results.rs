@@ -13,8 +13,9 @@ use crate::precision::linear::{self, Linear};
 /// Parts of the widest range that are tried.
 const PARTS: [f64; 7] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
 
-/// What the columns may lose on average, each of its own power: 27 dB. Else the widest ones decide for all.
-const EACH: f64 = 4.0 * ENOUGH;
+/// What the columns may lose on average, each of its own variance: 30 dB. Else the widest ones decide for all, or those that are mostly
+/// one number, as in residual sums.
+const EACH: f64 = 2.0 * ENOUGH;
 
 /// Below it Gelu is zero within 2e-4.
 const GELU_ENDS: f64 = -4.0;
@@ -53,7 +54,7 @@ pub(super) fn bias(g: &Graph, layer: &Linear) -> Option<(ValueId, Option<NodeId>
     found.map(|c| (c, Some(add)))
 }
 
-/// `None` where the result is the model's, or a part of a residual sum, whose columns differ too much for one scale.
+/// `None` where the result is the model's.
 fn read(g: &Graph, layer: &Linear) -> Option<Read> {
     let mut value = g.node(layer.node).output(0)?;
     let mut bias = None;
@@ -78,7 +79,6 @@ fn read(g: &Graph, layer: &Linear) -> Option<Read> {
                 "Reshape" | "Transpose" | "Split" | "Slice" | "Squeeze" | "Unsqueeze" => {
                     todo.extend(g.node(user.node).outputs().iter().flatten());
                 }
-                "Add" | "Sum" | "Sub" => return None,
                 name => readers.push(ends(name)),
             }
         }
@@ -106,9 +106,8 @@ impl Column {
         (most / 127.0).powi(2) / 12.0 + self.clipped(most)
     }
 
-    /// Its mean square.
-    fn power(&self) -> f64 {
-        self.mean.powi(2) + 2.0 * self.spread.powi(2)
+    fn variance(&self) -> f64 {
+        2.0 * self.spread.powi(2)
     }
 
     /// The expected squared error of what is clipped at ±`most`.
@@ -177,8 +176,8 @@ pub(super) fn scale(
     let tried = PARTS.map(|part| (part * widest, noise(part * widest)));
     let (most, noise) = tried.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
     let scale = (most / 127.0) as f32;
-    let of_own = |c: &Column| match c.power() > 0.0 {
-        true => c.noise(most) / c.power(),
+    let of_own = |c: &Column| match c.variance() > 0.0 {
+        true => c.noise(most) / c.variance(),
         false => 0.0,
     };
     let each = columns.iter().map(of_own).sum::<f64>() / columns.len() as f64;
