@@ -48,7 +48,7 @@ man: $(KILN)
 # The last lines name the tests that want a GPU and did not run.
 test: setup
 	KILN_TESTS_COMPLETE=1 cargo test --workspace
-	cargo test --no-default-features --test all without_tensorrt::
+	cargo test --no-default-features --test without_tensorrt
 	@cargo test -q --test gpu -- --list --ignored
 
 # ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.
@@ -219,7 +219,7 @@ coverage: setup
 
 # Kernels and bytes of TensorRT's engines, of plain FP16 files and of kiln's, on a folder of models and on the full-size ones that are
 # here: docs/engines.md. What was measured with the same binary and file is kept; ENGINES=--both builds everything for sm_120, too, and
-# --half leaves INT8, FP8 and INT4 out.
+# --kinds=plain,fp16 leaves INT8, FP8 and INT4 out.
 ENGINES =
 
 engines: setup .venv-peers/.ready

@@ -7,8 +7,10 @@ mod error;
 mod gates;
 mod generation;
 mod job;
+mod pieces;
 mod plan;
 mod proof;
+mod proved;
 mod record;
 pub mod search;
 mod typed;
@@ -65,9 +67,10 @@ fn written(options: &Options, talk: &dyn Talk) -> Result<(Partial, Manifest), Co
     let (exact, lossy) = pipeline::split(&steps);
     let builder = build::builder(options, &input.targets, &partial)?;
     let source = Fingerprint::begin(options, &input.original)?;
+    let in_pieces = pieces::needed(options, &input.original, talk);
     let how = How {
         steps: exact,
-        opens: options.check,
+        opens: options.check && in_pieces.is_none(),
         one_profile: builder.is_some(),
         result: result_name(options),
         tells: true,
@@ -83,6 +86,7 @@ fn written(options: &Options, talk: &dyn Talk) -> Result<(Partial, Manifest), Co
         prepared: &prepared,
         partial: &partial,
         builder: builder.as_deref(),
+        in_pieces: in_pieces.as_deref(),
     };
     let typed = typed(&job, lossy, reference.as_mut(), &mut clock)?;
     let Typed {
@@ -98,10 +102,8 @@ fn written(options: &Options, talk: &dyn Talk) -> Result<(Partial, Manifest), Co
     };
     let against = |r: prove::Reference| r.against(&partial.file(bundle::MODEL), &rewritten.model);
     let proof = reference.map(against);
-    let engine = match job.builder {
-        Some(_) => clock.time("engine", || job.engine(&rewritten.model, talk))?,
-        None => None,
-    };
+    let mut build = || clock.time("engine", || job.engine(&rewritten.model, talk));
+    let engine = job.builder.and_then(|_| build().transpose()).transpose()?;
     let proved = proof::all(&job, rewritten, proof, engine.as_ref(), &mut clock)?;
     let source = clock.time("hash", || Ok::<_, CompileError>(source.end()))?;
     let done = Done {

@@ -127,7 +127,10 @@ pub struct Also {
 pub struct SourceFacts {
     pub path: String,
     pub bytes: u64,
-    pub sha256: String,
+    /// The BLAKE3 hash of the ONNX file.
+    pub blake3: Option<String>,
+    /// The SHA-256 of the ONNX file, where a proof ran or the recipe asked for it.
+    pub sha256: Option<String>,
 }
 
 /// The options as they were resolved.
@@ -278,8 +281,8 @@ pub struct Search {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     pub layers: Vec<String>,
-    /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
-    /// finite.
+    /// Largest relative L2 error of a value that these make of the original's numbers, at the case that was furthest off; where that is
+    /// not known, of an output when these alone are converted. `None` if it is not finite.
     pub error: Option<f64>,
 }
 

@@ -61,6 +61,9 @@ pub struct Facts {
     /// Queries, keys and values are written once more because of a bias between their projection and the telling apart of heads.
     pub biases_keep_projections_apart: bool,
 
+    /// Queries and keys are rotated by a kernel each where their tables were written before.
+    pub rotates_apart: bool,
+
     // Norms.
     /// Statistics of norms are computed in the operands' type, so that operands of 16 bits are widened.
     pub narrow_statistics: bool,
@@ -95,6 +98,8 @@ pub struct Facts {
     pub integer_operators: bool,
     /// Products of quantized numbers have one scale for the whole weight, and factors of the columns behind.
     pub scales_columns_behind: bool,
+    /// A product of integers writes INT8 itself where QuantizeLinear follows.
+    pub writes_bytes: bool,
     /// INT8 constants stand in front of DequantizeLinear only.
     pub confines_bytes: bool,
     /// It has kernels for transposed convolutions of integers.

@@ -56,6 +56,7 @@ pub static FACTS: Facts = Facts {
     scales_before_biases: true,
     // Its operators take the biases with them.
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     skip_norm_is_slow: true,
@@ -73,6 +74,7 @@ pub static FACTS: Facts = Facts {
     zero_points: true,
     integer_operators: true,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     // QLinearConv.

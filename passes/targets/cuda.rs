@@ -61,6 +61,7 @@ pub(super) const TABLE: Facts = Facts {
     rewrites_attention: false,
     scales_before_biases: true,
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     // SkipLayerNormalization has a kernel of its own.
@@ -80,6 +81,7 @@ pub(super) const TABLE: Facts = Facts {
     // They fall to the CPU.
     integer_operators: false,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     quantizes_results_of_conv: true,

@@ -4,7 +4,7 @@ mod error;
 mod golden;
 mod layers;
 mod options;
-mod pieces;
+pub(crate) mod pieces;
 mod precision;
 mod saved;
 mod suspects;
@@ -23,12 +23,12 @@ use crate::engine_runner;
 use crate::environment::{Environment, environment};
 use crate::fixed::Fixed;
 use crate::judge::Judgement;
-use crate::parity::{self, Case, Placed, Report, Tolerance};
+use crate::parity::{self, Placed, Report, Tolerance};
 use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
 use crate::runtime::{Chosen, Device, DeviceChoice, DeviceRequest};
-use crate::shapes::{self, Shapes};
+use crate::shapes::Shapes;
 use crate::talk::Talk;
 
 pub use error::Error;
@@ -231,14 +231,8 @@ fn in_pieces(
     infer::annotate(&mut original.graph);
     infer::annotate(&mut candidate.graph);
     let shapes = Shapes::new(&original.graph, &options.dims, &[])?;
-    let cases = shapes.points().into_iter().map(|(name, point)| {
-        let specs = shapes::specs(&original.graph, &shapes, &point);
-        Ok(Case {
-            name: name.to_string(),
-            inputs: parity::make(&specs, options.seed)?,
-        })
-    });
-    let cases = cases.collect::<Result<Vec<_>, Error>>()?;
+    let points = shapes.points();
+    let cases = pieces::cases(&original.graph, &shapes, &points, options.seed)?;
     let (report, pieces) = pieces::compare(&alone, &original, &candidate, &cases, tolerance, talk)?;
     Ok((report, pieces, alone))
 }

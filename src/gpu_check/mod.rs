@@ -132,7 +132,7 @@ fn plan(request: &Request) -> String {
         lines.push(format!(
             "  {name}: parity and latency at batch {BATCH}, {SEQ} tokens: ONNX Runtime CUDA FP32 (TF32 off), FP16, BF16 and INT8 by \
              kiln, each form that attention and norms may take in FP16, without and with CUDA graphs, the TensorRT engine where the \
-             card is served, PyTorch eager and torch.compile where torch is installed"
+             card is served and its kernels beside the builder's list, PyTorch eager and torch.compile where torch is installed"
         ));
     }
     lines.push(format!(
@@ -227,7 +227,7 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
     talk.stage(&format!("{}, latency in ONNX Runtime", subject.name));
     rows.extend(work.latencies(&[("fp16", &half), ("int8", &bytes), ("bf16", &brain)]));
     talk.stage(&format!("{}, TensorRT", subject.name));
-    rows.push(work.engine());
+    rows.extend(work.engine());
     if let Some(sizes) = &subject.sizes {
         talk.stage(&format!("{}, PyTorch", subject.name));
         rows.extend(work.peers(sizes));
@@ -352,8 +352,8 @@ impl Work<'_> {
         first.chain(others).collect()
     }
 
-    /// The engine for this machine's GPU: built, held against the original, timed.
-    fn engine(&self) -> Row {
+    /// The engine for this machine's GPU: built, held against the original, timed, and its kernels compared.
+    fn engine(&self) -> Vec<Row> {
         let row = Row::new(&self.subject.name, crate::engine::LIBRARY, "fp16");
         let target = match self.request.dry_run {
             true => "sm_89",
@@ -361,14 +361,13 @@ impl Work<'_> {
         };
         let manifest = match self.compile("engine", &["--fp16", "--target", target]) {
             Ok((_, manifest)) => manifest,
-            Err(why) => return row.failed(&why),
+            Err(why) => return vec![row.failed(&why)],
         };
         let row = match &manifest.engine_parity {
-            EngineParity::NotRun { why } => return row.not_run(why),
+            EngineParity::NotRun { why } => return vec![row.not_run(why)],
             EngineParity::Run { report, .. } => row.proved(Some(report)),
         };
         let bundle = self.bundle("engine").display().to_string();
-        let device = self.device.to_string();
         let args = [
             "bench",
             &bundle,
@@ -376,16 +375,41 @@ impl Work<'_> {
             "--streams",
             "1,2,4",
             "--device",
-            &device,
+            &self.device,
             "--json",
             "--quiet",
         ];
-        match self.steps.kiln(&args).json::<Value>() {
+        let row = match self.steps.kiln(&args).json::<Value>() {
             Err(why) => row.failed(&why),
             Ok(bench) => match bench.pointer("/engines/0/points/0") {
                 None => row.not_run("the benchmark has no points"),
                 Some(point) => row.engine(point),
             },
+        };
+        vec![row, self.kernels(&bundle)]
+    }
+
+    /// The kernels of a bundle's engine, as TensorRT tells them of it and as its builder listed them.
+    fn kernels(&self, bundle: &str) -> Row {
+        let row = Row::new(&self.subject.name, "the engine's inspector", "fp16");
+        let args = [
+            "inspect",
+            bundle,
+            "--engine",
+            "--opened",
+            "--device",
+            &self.device,
+            "--json",
+            "--quiet",
+        ];
+        let mut ran = self.steps.kiln(&args);
+        // Differences are a finding, and printed.
+        if ran.code == Some(1) && !ran.stdout.is_empty() {
+            ran.code = Some(0);
+        }
+        match ran.json() {
+            Ok(compared) => row.compared(compared),
+            Err(why) => row.failed(&why),
         }
     }
 

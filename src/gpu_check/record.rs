@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::Failed;
 use super::forms::FormRow;
+use crate::engine::inspected::Compared;
 use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
 use crate::parity::Report;
@@ -47,6 +48,9 @@ pub struct Row {
     pub throughput: Option<f64>,
     /// Whether the outputs are those of the original; `null` where nothing was compared.
     pub parity: Option<Outcome>,
+    /// An engine's kernels beside the list that its builder wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Compared>,
     /// Why it was not run.
     pub not_run: Option<String>,
 }
@@ -124,7 +128,10 @@ impl Record {
                 v.map_or(String::new(), |v| format!("{v:.digits$}"))
             };
             let ratio = r.p50_ms.zip(base).map(|(p, b)| p / b);
-            let parity = Outcome::told(r.parity.as_ref(), r.not_run.as_deref());
+            let parity = match (&r.not_run, &r.parity, &r.kernels) {
+                (None, None, Some(kernels)) => compared(kernels),
+                (why, parity, _) => Outcome::told(parity.as_ref(), why.as_deref()),
+            };
             vec![
                 r.model.clone(),
                 r.runner.clone(),
@@ -140,6 +147,25 @@ impl Record {
     }
 }
 
+/// What was found of an engine's kernels, and the first that is not as listed.
+fn compared(kernels: &Compared) -> String {
+    let Compared {
+        listed,
+        told,
+        differences,
+    } = kernels;
+    match differences.split_first() {
+        None => format!("{told} kernels, as listed"),
+        Some((first, rest)) => {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!("; {n} more"),
+            };
+            format!("{told} kernels, {listed} listed: {first}{more}")
+        }
+    }
+}
+
 impl Row {
     pub(super) fn new(model: &str, runner: &str, precision: &str) -> Row {
         Row {
@@ -150,6 +176,7 @@ impl Row {
             p99_ms: None,
             throughput: None,
             parity: None,
+            kernels: None,
             not_run: None,
         }
     }
@@ -194,6 +221,12 @@ impl Row {
             throughput: most.fold(row.throughput, |a, b| Some(a.map_or(b, |a| a.max(b)))),
             ..row
         }
+    }
+
+    /// With an engine's kernels beside the list.
+    pub(super) fn compared(mut self, kernels: Compared) -> Row {
+        self.kernels = Some(kernels);
+        self
     }
 
     /// With a report of parity; `None` where nothing was compared.

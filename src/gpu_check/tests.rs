@@ -102,6 +102,12 @@ impl Steps for Recorded {
                 "compute": stats(0.5),
                 "loads": [{"throughput": 1900.0}, {"throughput": 5200.0}],
             }]}]})),
+            "inspect" => Ran {
+                code: Some(1),
+                ..ok(
+                    json!({"listed": 26, "told": 25, "differences": ["a is listed by the builder alone"]}),
+                )
+            },
             _ => ok(json!({"points": [{"measured": {"subjects": [
                 {"stats": stats(4.0)}, {"stats": stats(1.5)}, {"stats": stats(1.6)},
             ]}}]})),
@@ -299,6 +305,14 @@ fn an_engine_that_differs_fails_the_check() {
         (Some(0.5), Some(5200.0))
     );
     assert_eq!(engine.parity.as_ref().unwrap().cosine, Some(0.5));
+    let kernels = record.rows[4].kernels.as_ref().unwrap();
+    assert_eq!((kernels.listed, kernels.told), (26, 25));
+    let (_, table) = record.table();
+    let said = table[4].join(" ");
+    assert!(
+        said.contains("25 kernels, 26 listed: a is listed"),
+        "{said}"
+    );
     assert!(!record.pass());
     let json = serde_json::to_string(&record).unwrap();
     let back: Value = serde_json::from_str(&json).unwrap();

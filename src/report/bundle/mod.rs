@@ -14,7 +14,7 @@ use super::target::Document;
 use super::{kernels, latency_rows, parity_rows};
 use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
-use crate::manifest::{Also, Manifest, Search};
+use crate::manifest::{Also, Manifest, Search, SourceFacts};
 use crate::parity::{Comparison, decades, doubts};
 use crate::precision::{Floats, Precision, Scheme};
 use crate::runtime::{Device, Optimization};
@@ -247,6 +247,15 @@ fn latency(m: &Manifest) -> Vec<Part> {
     ]
 }
 
+/// What identifies the input, by the hash that more tools know where there is one.
+fn hash(source: &SourceFacts) -> String {
+    match (&source.sha256, &source.blake3) {
+        (Some(sha256), _) => format!("SHA-256 {sha256}"),
+        (None, Some(blake3)) => format!("BLAKE3 {blake3}"),
+        (None, None) => "not identified".into(),
+    }
+}
+
 fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
     vec![name.to_string(), value.into()]
 }
@@ -448,8 +457,8 @@ fn sensitivity(search: &Search) -> Vec<Part> {
     };
     vec![
         Part::Text(format!(
-            "{} of {} layers are kept, found by comparing {} models with the original. Errors are the largest relative L2 of \
-             an output.",
+            "{} of {} layers are kept, found by comparing {} models with the original. Errors of models are the largest relative L2 of \
+             an output; those of layers are the largest of a value that they make of the original's numbers.",
             search.kept.len(),
             search.layers,
             search.compared
@@ -457,9 +466,9 @@ fn sensitivity(search: &Search) -> Vec<Part> {
         Part::Plots(vec![plot]),
         Part::Table(vec!["kept layers", "error", "verdict"], curve.collect()),
         Part::Fold(
-            "Layers converted alone".into(),
+            "What layers do alone".into(),
             vec![Part::Table(
-                vec!["converted alone", "error", "kept"],
+                vec!["layers", "error alone", "kept"],
                 groups.collect(),
             )],
         ),
@@ -525,7 +534,7 @@ fn environment(m: &Manifest) -> Vec<Part> {
             vec!["", ""],
             vec![
                 pair("kiln", &m.kiln),
-                pair("input", format!("SHA-256 {}", m.source.sha256)),
+                pair("input", hash(&m.source)),
                 pair("producer", &m.before.producer),
                 pair("proved with", runtime),
                 pair(
