@@ -305,10 +305,10 @@ fn an_engine_that_differs_fails_the_check() {
         (Some(0.5), Some(5200.0))
     );
     assert_eq!(engine.parity.as_ref().unwrap().cosine, Some(0.5));
-    let kernels = record.rows[4].kernels.as_ref().unwrap();
+    let kernels = record.rows[5].kernels.as_ref().unwrap();
     assert_eq!((kernels.listed, kernels.told), (26, 25));
     let (_, table) = record.table();
-    let said = table[4].join(" ");
+    let said = table[5].join(" ");
     assert!(
         said.contains("25 kernels, 26 listed: a is listed"),
         "{said}"
