@@ -40,11 +40,11 @@ def engines():
     text = (ROOT / "docs" / "engines.md").read_text()
     count, more, bytes_more = one(r"(\d+) models, \d+ compared\*\*: .*? in \*\*(\d+)\*\*, .*? in \*\*(\d+)\*\*", text).groups()
     median = one(r"Kernels, median: (\d+) %", text)[1]
-    layers = {name: one(rf"{name}: every quantized layer multiplies in its type in (\d+) of {count}", text)[1] for name in ("INT8", "FP8", "INT4")}
+    layers = {name: one(rf"{name}: every quantized layer multiplies in its type in (\d+ of \d+)", text)[1] for name in ("INT8", "FP8", "INT4")}
     yield (f"kernels of {count} FP16 engines, against plain FP16 files (ONNX Runtime's converter), read from the plan",
            f"median {median} %; more in {more}, more bytes in {bytes_more}", "engines")
     yield ("engines that multiply every quantized layer in its type",
-           ", ".join(f"{name} {n} of {count}" for name, n in layers.items()), "engines")
+           ", ".join(f"{name} {n}" for name, n in layers.items()), "engines")
 
 
 def precision():

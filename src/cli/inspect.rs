@@ -172,7 +172,8 @@ fn opened(globals: &Globals, args: &Args) -> Result<u8, Failure> {
         libraries: globals.trt_lib.clone(),
         ..RunOptions::default()
     };
-    let compared = crate::bench::gpu::opened(&args.model, &options)?;
+    let listed = manifest::kernels(&args.model).map_err(Failure::model)?;
+    let compared = crate::bench::gpu::opened(&args.model, &listed.kernels, &options)?;
     let differ = !compared.differences.is_empty();
     if args.json {
         print_json(&compared)?;
