@@ -2,7 +2,7 @@
 """What each test costs: scripts/test-times.py [FILTER...] (`cargo test --test all --no-run` first).
 
 Runs the integration tests one after another, each in a process of its own, and prints those that took the most CPU time, of their child
-processes, too: wall time says little on a machine that does other things."""
+processes, too: wall time says little on a machine that does other things. Ctrl-C ends it with what ran so far."""
 
 import os
 import resource
@@ -31,11 +31,14 @@ def main():
     listed = subprocess.run([tests, "--list", *sys.argv[1:]], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     names = [line.removesuffix(": test") for line in listed.splitlines() if line.endswith(": test")]
     costs = []
-    for k, name in enumerate(names):
-        print(f"\r{k + 1} of {len(names)}", end="", file=sys.stderr, flush=True)
-        begun, used = time.monotonic(), spent()
-        failed = subprocess.run([tests, "--exact", name], capture_output=True, cwd=ROOT).returncode
-        costs.append((spent() - used, time.monotonic() - begun, name + (" FAILED" if failed else "")))
+    try:
+        for k, name in enumerate(names):
+            print(f"\r{k + 1} of {len(names)}", end="", file=sys.stderr, flush=True)
+            begun, used = time.monotonic(), spent()
+            failed = subprocess.run([tests, "--exact", name], capture_output=True, cwd=ROOT).returncode
+            costs.append((spent() - used, time.monotonic() - begun, name + (" FAILED" if failed else "")))
+    except KeyboardInterrupt:
+        pass
     print(file=sys.stderr)
     print(f"{sum(c for c, _, _ in costs):.1f} s of CPU in {len(costs)} tests\n  CPU s  wall s  test")
     for cpu, wall, name in sorted(costs, reverse=True)[:SHOWN]:
