@@ -58,7 +58,7 @@ man: $(KILN)
 # The last lines name the tests that want a GPU and did not run.
 test: setup
 	KILN_TESTS_COMPLETE=1 cargo test --workspace
-	cargo test --no-default-features --test all without_tensorrt::
+	cargo test --no-default-features --test without_tensorrt
 	@cargo test -q --test gpu -- --list --ignored
 
 # ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.

@@ -122,10 +122,12 @@ fn unknowable(options: &Options) -> Option<&'static str> {
 
 /// A bundle's own files that are there; others in its folder are the user's.
 fn own(folder: &Path) -> Vec<String> {
-    let data = format!("{}.data", bundle::MODEL);
+    let [data, cuda_data] = [bundle::MODEL, bundle::CUDA_MODEL].map(|m| format!("{m}.data"));
     let names = [
         bundle::MODEL,
         &data,
+        bundle::CUDA_MODEL,
+        &cuda_data,
         bundle::ENGINE,
         bundle::MANIFEST,
         bundle::REPORT,

@@ -39,6 +39,8 @@ pub struct Facts {
     pub group_norm: Option<Native>,
     /// com.microsoft:MatMulNBits, for products with weights in INT4.
     pub nbits_product: Option<Native>,
+    /// That operator adds a bias.
+    pub nbits_product_adds: bool,
     /// Forms of attention by the type of its operands; what is not here goes fastest as [`AttentionForm::Products`].
     pub attention: &'static [(DType, AttentionForm)],
     /// Types in which ONNX's own Attention goes fastest where heads of queries share keys, or where it joins keys and values with
@@ -155,6 +157,8 @@ pub enum RotaryTables {
 pub enum AttentionForm {
     /// com.microsoft:MultiHeadAttention. `projects`: Attention of the same domain where it can project its one input itself.
     MultiHead { projects: bool },
+    /// ONNX's own Attention.
+    Standard,
     /// MatMul, Softmax, MatMul.
     Products,
 }

@@ -42,6 +42,7 @@ pub static FACTS: Facts = Facts {
         since: 1,
         dtypes: ANY,
     }),
+    nbits_product_adds: true,
     // There is no kernel of FP16. Attention is faster than MultiHeadAttention behind three products (0.94 to 0.98 of the original's
     // latency against 0.96 to 1.00: MiniLM-L3 and BERT-base at 128 tokens).
     attention: &[(DType::F32, AttentionForm::MultiHead { projects: true })],

@@ -7,7 +7,10 @@ use super::types::{FLOATS, THREE_FLOATS};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 
-pub static FACTS: Facts = Facts {
+pub static FACTS: Facts = TABLE;
+
+/// The facts, for tables that differ in one of them ([`super::cuda_forms`]).
+pub(super) const TABLE: Facts = Facts {
     dialect: "cuda",
     runtime: "ONNX Runtime's CUDA provider",
     opset: 20,
@@ -41,6 +44,8 @@ pub static FACTS: Facts = Facts {
         since: 1,
         dtypes: THREE_FLOATS,
     }),
+    // Its kernel ends with an error where it is given one (ONNX Runtime 1.31).
+    nbits_product_adds: false,
     // Projections stay products of their own, which cuBLAS multiplies. In half precision, rows whose keys are all hidden by a number
     // keep the differences of their scores in these kernels, as they add it in FP32 (`lower/keyless_rows.rs`).
     attention: &[

@@ -14,6 +14,7 @@ pub static FACTS: Facts = Facts {
     rotary: None,
     group_norm: None,
     nbits_product: None,
+    nbits_product_adds: false,
     attention: &[],
     standard_attention: &[],
 

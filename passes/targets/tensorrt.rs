@@ -35,6 +35,7 @@ pub static FACTS: Facts = Facts {
         dtypes: ANY,
     }),
     nbits_product: None,
+    nbits_product_adds: false,
     // It finds them by itself.
     attention: &[],
     standard_attention: &[],

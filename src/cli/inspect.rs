@@ -107,6 +107,7 @@ pub(super) fn bundle_lines(folder: &Path, a: &About) -> String {
         ("parity", &a.parity),
         ("engine", &a.engine),
         ("its parity", &a.engine_parity),
+        ("also for", &a.also.join("; ")),
         ("made by", &made),
     ] {
         if !said.is_empty() {

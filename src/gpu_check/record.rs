@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failed;
+use super::forms::FormRow;
 use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
 use crate::parity::Report;
@@ -14,9 +15,9 @@ pub(super) const BATCH: usize = 1;
 pub(super) const SEQ: usize = 128;
 
 /// Everything that was checked on one GPU.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    pub kiln: &'static str,
+    pub kiln: String,
     /// As the driver names it; `null` for a dry run.
     pub gpu: Option<String>,
     /// `sm_90`
@@ -28,6 +29,9 @@ pub struct Record {
     pub seq: usize,
     pub environment: Environment,
     pub rows: Vec<Row>,
+    /// Forms that a model may take for ONNX Runtime's CUDA provider, timed in turns.
+    #[serde(default)]
+    pub forms: Vec<FormRow>,
 }
 
 /// One way to run one model.
@@ -56,10 +60,29 @@ pub struct Outcome {
     pub cosine: Option<f64>,
 }
 
+impl Outcome {
+    /// `passes (fp16), cosine 0.9999500`, or why nothing was compared.
+    pub(super) fn told(parity: Option<&Outcome>, not_run: Option<&str>) -> String {
+        match (not_run, parity) {
+            (Some(why), Some(p)) if p.pass => format!("not timed: {why}"),
+            (Some(why), Some(_)) => format!("FAILS: {why}"),
+            (Some(why), None) => format!("not run: {why}"),
+            (None, None) => String::new(),
+            (None, Some(p)) => {
+                let word = if p.pass { "passes" } else { "FAILS" };
+                let cosine = p
+                    .cosine
+                    .map_or(String::new(), |c| format!(", cosine {c:.7}"));
+                format!("{word} ({}){cosine}", p.tolerance)
+            }
+        }
+    }
+}
+
 impl Record {
     pub(super) fn new(gpu: Option<&Gpu>, dry_run: bool) -> Record {
         Record {
-            kiln: env!("CARGO_PKG_VERSION"),
+            kiln: env!("CARGO_PKG_VERSION").into(),
             gpu: gpu.map(|g| g.name.clone()),
             capability: gpu.map(Gpu::target),
             dry_run,
@@ -67,25 +90,19 @@ impl Record {
             seq: SEQ,
             environment: environment(),
             rows: Vec::new(),
+            forms: Vec::new(),
         }
     }
 
     /// `nvidia-h100-80gb-hbm3.json`
     pub fn file_name(&self) -> String {
-        let name = self.gpu.as_deref().unwrap_or("dry-run");
-        let letters = name.chars().map(|c| match c.is_ascii_alphanumeric() {
-            true => c.to_ascii_lowercase(),
-            false => '-',
-        });
-        let letters: String = letters.collect();
-        format!("{}.json", letters.trim_matches('-'))
+        file_name(self.gpu.as_deref().unwrap_or("dry-run"))
     }
 
     /// Whether everything that ran is right.
     pub fn pass(&self) -> bool {
-        self.rows
-            .iter()
-            .all(|r| r.parity.as_ref().is_none_or(|p| p.pass))
+        let right = |p: &Option<Outcome>| p.as_ref().is_none_or(|p| p.pass);
+        self.rows.iter().all(|r| right(&r.parity)) && self.forms.iter().all(|f| right(&f.parity))
     }
 
     /// A header and rows, each against the FP32 of its model.
@@ -107,18 +124,7 @@ impl Record {
                 v.map_or(String::new(), |v| format!("{v:.digits$}"))
             };
             let ratio = r.p50_ms.zip(base).map(|(p, b)| p / b);
-            let parity = match (&r.not_run, &r.parity) {
-                (Some(why), Some(_)) => format!("FAILS: {why}"),
-                (Some(why), None) => format!("not run: {why}"),
-                (None, None) => String::new(),
-                (None, Some(p)) => {
-                    let word = if p.pass { "passes" } else { "FAILS" };
-                    let cosine = p
-                        .cosine
-                        .map_or(String::new(), |c| format!(", cosine {c:.7}"));
-                    format!("{word} ({}){cosine}", p.tolerance)
-                }
-            };
+            let parity = Outcome::told(r.parity.as_ref(), r.not_run.as_deref());
             vec![
                 r.model.clone(),
                 r.runner.clone(),
@@ -215,4 +221,14 @@ impl Row {
             ..Row::new(model, text("runner"), text("precision"))
         }
     }
+}
+
+/// `nvidia-h100-80gb-hbm3.json`
+pub(super) fn file_name(gpu: &str) -> String {
+    let letters = gpu.chars().map(|c| match c.is_ascii_alphanumeric() {
+        true => c.to_ascii_lowercase(),
+        false => '-',
+    });
+    let letters: String = letters.collect();
+    format!("{}.json", letters.trim_matches('-'))
 }

@@ -1,4 +1,5 @@
-//! All integration tests in one binary: one is linked, and its tests share two cores. Tests that take a GPU are in `gpu.rs`.
+//! All integration tests in one binary: one is linked, and its tests share two cores. Tests that take a GPU are in `gpu.rs`, those of a build
+//! without TensorRT in `without_tensorrt.rs`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -56,6 +57,5 @@ mod tables;
 mod terminal;
 mod verify;
 mod wheel;
-mod without_tensorrt;
 mod written_caches;
 mod zoo;
