@@ -43,7 +43,7 @@ pub(super) fn written(
         gates: Gates {
             precision: None,
             engine_parity: false,
-            ..options.gates.clone()
+            ..options.gates
         },
         engine: false,
         ..with(cuda)

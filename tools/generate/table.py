@@ -8,6 +8,7 @@ marks of docs/generation.md.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,8 @@ def kiln(binary, *arguments):
 def said(ran):
     """The last error of a run, in a cell."""
     lines = [line for line in ran.stderr.splitlines() if line.startswith("kiln:")]
-    return f"exit {ran.returncode}: {(lines or [''])[-1][6:166]}".replace("|", "/")
+    text = re.sub(r"/\S*/", "", (lines or [""])[-1][6:])
+    return f"exit {ran.returncode}: {text[:120]}".replace("|", "/")
 
 
 def proved(binary, original, options, steps, scratch):
