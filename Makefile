@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
+.PHONY: setup demo demo-generate generation-table man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -24,13 +24,23 @@ demo: $(KILN)
 
 # Whisper tiny.en on speech by espeak-ng: PyTorch's text, and kiln's for FP32, FP16 and INT8. Takes torch, some minutes and 2 GB.
 GENERATE = target/generate
-SPEECH = The quick brown fox jumps over the lazy dog, and the old man reads a book by the river.
+SPEECH = Please call the office tomorrow morning and ask them to send the report.
 
 demo-generate: $(KILN) $(GENERATE)/generation.json
 	@for p in "" --fp16 --int8; do \
 	    $(KILN) -q compile $(GENERATE)/generation.json $$p --dim batch=1 --target cpu --no-latency -o $(GENERATE)/whisper$$p.kiln && \
 	    echo "kiln $$p:" && $(KILN) generate $(GENERATE)/whisper$$p.kiln --features $(GENERATE)/speech.npz || exit 1; done
 	@echo "PyTorch:"; cat $(GENERATE)/speech.txt
+
+# Exports of twelve shapes by torch's two exporters, proved by what they generate: the table in docs/generation.md.
+generation-table: $(KILN) target/generate/models/.ready
+	python3 tools/generate/table.py target/generate/models --kiln $(KILN)
+
+target/generate/models/.ready: fixtures/generation/caches.py tools/generate/requirements.txt
+	[ -x .venv-generate/bin/python ] || python3 -m venv .venv-generate
+	.venv-generate/bin/python -m pip install -q --disable-pip-version-check -r tools/generate/requirements.txt
+	.venv-generate/bin/python fixtures/generation/caches.py --out target/generate/models
+	touch $@
 
 $(GENERATE)/generation.json: tools/generate/whisper.py tools/generate/requirements.txt
 	[ -x .venv-generate/bin/python ] || python3 -m venv .venv-generate

@@ -74,6 +74,9 @@ impl Room<'_> {
     /// [batch, tokens, hidden].
     fn only_read(&self, v: ValueId, axes: &[usize]) -> Option<(Attention, Holds, usize)> {
         const NEW: usize = usize::MAX;
+        let ty = |v: ValueId| self.graph.value(v).ty();
+        let rank = |n: &Node| ty(n.output(0)?).rank();
+        let last = |v: ValueId| ty(v).shape()?.last()?.known();
         let mut open = vec![(v, axes.to_vec(), false)];
         let mut seen = FxHashSet::default();
         while let Some((v, axes, flat)) = open.pop() {
@@ -133,7 +136,16 @@ impl Room<'_> {
                         };
                         axes.insert(at, NEW);
                     }
-                    ("", "Reshape", 0) => match list(1).map(|to| to.len()) {
+                    ("", "Reshape", 0) => match list(1).map(|to| to.len()).or(rank(node)) {
+                        // Rows and heads are one axis, as products of three axes take them.
+                        Some(3)
+                            if axes.len() == 4
+                                && last(v)
+                                    .is_some_and(|n| Some(n) == node.output(0).and_then(last)) =>
+                        {
+                            axes.remove(0);
+                        }
+                        Some(4) if axes.len() == 3 && !flat => axes.insert(0, NEW),
                         Some(3) if axes.len() == 4 => flat = true,
                         Some(n) if n + 1 == axes.len() => axes.retain(|a| *a != NEW),
                         Some(n) if n == axes.len() => {}

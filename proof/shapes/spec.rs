@@ -6,7 +6,7 @@ use kiln_graph::Dim;
 
 use super::{Range, Shapes};
 use kiln_runtime::fault::Fault;
-use kiln_runtime::setting::{DIM, GRID, SHAPE};
+use kiln_runtime::setting::{DIM, GRID, MAX_LENGTH, SHAPE};
 
 /// A size given on the command line does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,8 @@ pub enum SpecError {
         "the sizes given contradict each other: the graph requires {relation}, but these are {sizes}; leave one of them out"
     )]
     Related { relation: String, sizes: String },
+    #[error("{MAX_LENGTH} {asked}: the model holds {end} tokens")]
+    TooLong { asked: usize, end: usize },
     #[error("input '{input}' is {ty}: kiln needs its shape; give it with {SHAPE} {input}=1x128")]
     NoShape { input: String, ty: String },
     #[error("input '{input}' is {ty}: kiln compiles models whose inputs are tensors")]

@@ -10,7 +10,9 @@ use crate::generate::bench::{self, Size};
 use crate::generate::proof::{self, Request};
 use crate::generate::{GenerateError, Options, Roles};
 use crate::parity::{self, Tolerance};
+use crate::precision::{Linear, Precision};
 use crate::report::{self, generation};
+use crate::targets::Targets;
 
 /// What of `kiln check` bears on a generation.
 #[derive(Debug)]
@@ -83,11 +85,13 @@ pub(super) fn by_roles(
         ..roles.clone()
     };
     let mut code = 0;
+    let precision = precision(globals, options);
     for (role, path) in roles.models() {
         let folder = PathBuf::from(role.replace(' ', "-"));
         let one = compile::Options {
             model: path.to_path_buf(),
             output: Some(partial.file(&folder.to_string_lossy())),
+            precision,
             // The others hold no cache.
             max_length: options.max_length.filter(|_| role == "decoder"),
             ..options.clone()
@@ -121,6 +125,23 @@ pub(super) fn by_roles(
     let (output, _) = partial.finish().map_err(GenerateError::Bundle)?;
     globals.say(format!("bundle   {}", output.display()));
     Ok(code)
+}
+
+/// Ranges of activations from inputs that are made say nothing of a decoder behind an encoder, whose states and caches are those of real
+/// sources: without data, the CPU takes the ranges of each run.
+fn precision(globals: &Globals, options: &compile::Options) -> Precision {
+    let made = options.calibration.data.is_none();
+    let asked = options.precision;
+    match (&options.targets, asked.linear) {
+        (Some(Targets::Cpu), Linear::Int8) if made => {
+            globals.say("INT8 takes the ranges of each run (dynamic): there is no data of the models' own to calibrate on");
+            Precision {
+                linear: Linear::Int8Dynamic,
+                ..asked
+            }
+        }
+        _ => asked,
+    }
 }
 
 /// Tokens that a compilation generates for the proof.

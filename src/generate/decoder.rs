@@ -115,18 +115,30 @@ impl Decoder {
     /// # Errors
     /// When something is missing of what the model is given once, or does not fit.
     pub fn start(&self, rows: usize, given: &[(String, Tensor)]) -> Result<State, GenerateError> {
-        self.start_with(rows, given, 0)
+        self.start_with(rows, given, 0, None)
     }
 
-    /// As [`Decoder::start`], with buffers full of this byte: 0xff is NaN in every format of floats.
+    /// As [`Decoder::start`], with buffers full of this byte, of this length where the caller chooses it: caches that grow or are
+    /// written into, as the caller likes, are buffers then.
     ///
     /// # Errors
     /// As [`Decoder::start`].
-    pub fn start_with(
+    pub fn start_in(
         &self,
         rows: usize,
         given: &[(String, Tensor)],
         fill: u8,
+        length: usize,
+    ) -> Result<State, GenerateError> {
+        self.start_with(rows, given, fill, Some(length))
+    }
+
+    fn start_with(
+        &self,
+        rows: usize,
+        given: &[(String, Tensor)],
+        fill: u8,
+        length: Option<usize>,
     ) -> Result<State, GenerateError> {
         let missing = |port: &Port| GenerateError::Pair {
             why: format!(
@@ -147,7 +159,7 @@ impl Decoder {
             let handed = given.iter().any(|(name, _)| *name == c.port.name);
             caches.push(match c.is_given() || handed {
                 true => find(&c.port)?,
-                false => self.empty(c, rows, fill)?,
+                false => self.empty(c, rows, fill, length)?,
             });
         }
         let mut steady = Vec::new();
@@ -181,10 +193,20 @@ impl Decoder {
         Ok(state)
     }
 
-    fn empty(&self, c: &CachePort, rows: usize, fill: u8) -> Result<Tensor, GenerateError> {
+    fn empty(
+        &self,
+        c: &CachePort,
+        rows: usize,
+        fill: u8,
+        buffer: Option<usize>,
+    ) -> Result<Tensor, GenerateError> {
         let length = match (c.capacity(), c.cache.update) {
             (Some(n), _) => n,
-            (None, Update::Written) => self.max_length.unwrap_or(DEFAULT_CAPACITY),
+            (None, Update::Written) => {
+                let chosen = self.max_length.or(buffer);
+                chosen.unwrap_or(DEFAULT_CAPACITY)
+            }
+            (None, Update::Shared) => buffer.unwrap_or(0),
             (None, _) => 0,
         };
         let mut dims = Vec::with_capacity(c.port.dims.len());

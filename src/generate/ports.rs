@@ -298,7 +298,10 @@ fn capacity(graph: &Graph, caches: &[CachePort]) -> Option<usize> {
         Demand::AtMost(size, end) => {
             let names = size.names();
             let grows = names.iter().any(|n| pasts.contains(n)) && size.grows();
-            end.as_i64().filter(|_| grows)
+            // A table may begin with rows for padding: a single token without a past then ends behind them.
+            let single = size.eval(&|n| Some(i64::from(!pasts.iter().any(|p| p == n))));
+            let ahead = single.unwrap_or(1) - 1;
+            end.as_i64().filter(|_| grows).map(|n| n - ahead)
         }
         _ => None,
     });

@@ -76,7 +76,7 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
     let claims = vec![
         scores(&steps, &limits),
         greedy(&tokens, &result_tokens, &steps, &limits),
-        at_once(&mut result, &prompt, &tokens, &limits)?,
+        at_once(&mut original, &mut result, &prompt, &tokens, &limits)?,
         held(&original, &result, &states, &limits),
         rows(
             &mut original,
@@ -86,7 +86,7 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
             &limits,
             request.seed,
         )?,
-        unwritten(&mut result, &prompt, &tokens)?,
+        unwritten(&mut result, &prompt, &tokens, &limits)?,
         edge(&mut result, &prompt)?,
     ];
     Ok(Proof {

@@ -141,7 +141,7 @@ impl Input {
             optimized: proved_as_optimized(options, &targets),
             thorough: false,
             enough: options.proof.enough(),
-            half_io: options.half_io || portable.is_some(),
+            half_io: options.half_io || written::are_narrowed(&targets, &original),
             one_profile: how.one_profile,
             result: Some(how.result.clone()),
             device,

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Model, infer, onnx};
+use kiln_graph::{Model, Tensor, infer, onnx};
 use kiln_passes::adopt::written_caches::{self, Written};
-use kiln_passes::{Step, Target, adopt, clean, lower, registry};
+use kiln_passes::{Step, Target, adopt, clean, fold, lower, registry};
 
 use super::Error;
 use super::rewrite::{Passes, rewrite};
+use crate::fixed::Fixed;
 use crate::generate::{Feed, Port, Ports};
 use crate::options::Options;
 use crate::runtime::scratch::Temporary;
 use crate::setting::MAX_LENGTH;
-use crate::shapes::Shapes;
+use crate::shapes::{Shapes, SpecError};
 use crate::talk::Talk;
 use crate::targets::Targets;
 
@@ -26,10 +27,47 @@ pub(crate) struct Portable {
     _folder: Temporary,
 }
 
+/// The branch with a cache of a decoder that runs alone and has another without: an empty cache is one, too. `None` if it has no branches.
+fn with_cache(
+    options: &Options,
+    ports: &Ports,
+    original: &Model,
+    talk: &dyn Talk,
+) -> Option<Model> {
+    let mut folded = None;
+    let alone = !ports.caches.iter().any(|c| c.is_given());
+    let given = |port: &Port| options.fixed.iter().any(|f| f.name == port.name);
+    let selects = |(port, feed): &(Port, Feed)| *feed == Feed::Past && !given(port);
+    for (port, _) in ports.feeds.iter().filter(|f| alone && selects(f)) {
+        let Ok(value) = Tensor::from_values(vec![1; port.dims.len()], &[true]) else {
+            continue;
+        };
+        let fixed = Fixed {
+            values: vec![(port.name.clone(), value)],
+            dropped: true,
+        };
+        let model = folded.get_or_insert_with(|| original.clone());
+        fixed.fold(&mut model.graph);
+        talk.note(&format!(
+            "caches: \"{}\" is true and no input any more: the branch with a cache takes an empty one, too",
+            port.name
+        ));
+    }
+    folded
+}
+
+const BRANCH: &[Step] = &[Step::Run(&fold::fold_branches::FoldBranches)];
 const ADOPT: &[Step] = &[
     Step::Run(&adopt::raise_opset::RaiseOpset),
     Step::Run(&adopt::expand_attention::EXPAND_ATTENTION),
 ];
+
+/// Whether a model's caches come in and go out in the engine's type, whatever it had: what is written into is one buffer.
+pub(crate) fn are_narrowed(targets: &Targets, model: &Model) -> bool {
+    let found = kiln_graph::caches::caches(&model.graph);
+    let written = |c: &kiln_graph::caches::Cache| c.update == kiln_graph::caches::Update::Written;
+    matches!(targets, Targets::Engines(_)) && found.iter().any(written)
+}
 
 /// Writes a decoder anew for engines. `None` if it has no growing cache, or keeps it, which is said.
 ///
@@ -58,27 +96,39 @@ pub(crate) fn portable(
     if !found.iter().any(grows) {
         return useless("the model has no cache that grows");
     }
-    let relations = Shapes::new(&original.graph, &options.dims, &options.shapes)?.relations;
-    let ports = match Ports::of(&original.graph) {
-        Ok(ports) => ports,
-        Err(why) => {
-            talk.warn(&format!("its caches stay growing: {why}"));
-            return Ok(None);
+    let stays = |why: &str| {
+        talk.warn(&format!("its caches stay growing: {why}"));
+        Ok(None)
+    };
+    let none = std::collections::BTreeMap::new();
+    let branch = match Ports::of(&original.graph) {
+        Ok(ports) => with_cache(options, &ports, original, talk),
+        Err(why) => return stays(&why),
+    };
+    let branch = match branch {
+        // What sizes have in common stands in the branch that is left.
+        Some(branch) => {
+            let steps = [BRANCH, registry::CLEANUP].concat();
+            rewrite(options, targets, &Passes::of(&steps, &none), branch, talk)?.model
         }
+        None => original.clone(),
+    };
+    let relations = Shapes::new(&branch.graph, &options.dims, &options.shapes)?.relations;
+    let ports = match Ports::of(&branch.graph) {
+        Ok(ports) => ports,
+        Err(why) => return stays(&why),
     };
     let mask =
         |(port, feed): &(Port, Feed)| matches!(feed, Feed::Mask { .. }).then(|| port.name.clone());
     let masks: Vec<String> = ports.feeds.iter().filter_map(mask).collect();
+    if let (Some(asked), Some(end)) = (options.max_length, ports.capacity)
+        && asked > end
+    {
+        return Err(SpecError::TooLong { asked, end }.into());
+    }
     let capacity = options.max_length.or(ports.capacity).unwrap_or(CAPACITY);
-    let none = std::collections::BTreeMap::new();
     let steps = [ADOPT, registry::CLEANUP].concat();
-    let folded = rewrite(
-        options,
-        targets,
-        &Passes::of(&steps, &none),
-        original.clone(),
-        talk,
-    )?;
+    let folded = rewrite(options, targets, &Passes::of(&steps, &none), branch, talk)?;
     let mut model = folded.model;
     let written = written_caches::write(
         &mut model,
@@ -88,10 +138,7 @@ pub(crate) fn portable(
     );
     let written = match written {
         Ok(written) => written,
-        Err(why) => {
-            talk.warn(&format!("its caches stay growing: {why}"));
-            return Ok(None);
-        }
+        Err(why) => return stays(&why.to_string()),
     };
     let Written {
         indices,

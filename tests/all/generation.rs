@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use kiln::generate::proof::{self, Outcome, Request};
-use kiln::generate::{Generator, Options, Prompt, Roles, Rules, Source, generate, open};
+use kiln::generate::{
+    Feed, Generator, Options, Ports, Prompt, Roles, Rules, Source, generate, open,
+};
 use kiln::parity::{Preset, Tolerance, npz};
 use kiln_graph::Tensor;
-use kiln_graph::caches::{Update, caches};
+use kiln_graph::caches::{Holds, Update, caches};
 use kiln_graph::onnx;
 
 use crate::common::command::kiln;
@@ -173,6 +175,42 @@ fn a_generation_is_proved_across_forms_and_a_wrong_one_fails() {
     assert!(matches!(outcome(&proof, "scores"), Outcome::Fails(_)));
 }
 
+#[test]
+fn what_a_buffer_holds_behind_its_tokens_reaches_no_score() {
+    if runtime().is_none() {
+        return;
+    }
+    let claim = |path: &Path| {
+        let proof = prove(path, path, Preset::Fp32Rewrite);
+        let found = proof
+            .claims
+            .into_iter()
+            .find(|c| c.name.contains("unwritten"));
+        found.unwrap()
+    };
+    // Who counts tokens reads no NaN; a mask hides numbers, not NaN.
+    for (form, said) in [("gqa", "neither numbers nor NaN"), ("scatter", "NaN does")] {
+        let found = claim(&model(&format!("decoder.{form}.onnx")));
+        assert_eq!(found.outcome, Outcome::Holds, "{form}");
+        assert!(found.details.contains(said), "{form}: {}", found.details);
+    }
+    // A mask that hides nothing.
+    let mut read = onnx::read(model("decoder.scatter.onnx")).unwrap();
+    let g = &mut read.graph;
+    let places = g.values().find(|(_, v)| v.name() == "places").unwrap().0;
+    let dims = g.constant(places).unwrap().dims().to_vec();
+    let zeros = vec![0i64; dims.iter().product()];
+    g.set_constant(places, Tensor::from_values(dims, &zeros).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("open.onnx");
+    std::fs::write(&wrong, onnx::to_bytes(&read).unwrap()).unwrap();
+    let found = claim(&wrong);
+    assert!(
+        matches!(&found.outcome, Outcome::Fails(why) if why.contains("an earlier generation")),
+        "{found:?}"
+    );
+}
+
 /// The model with its constant "scale" multiplied.
 fn scaled(path: &Path, by: f32) -> Vec<u8> {
     let mut read = onnx::read(path).unwrap();
@@ -311,6 +349,64 @@ fn a_compiled_decoder_has_the_proof_of_its_generation() {
 }
 
 #[test]
+fn a_table_that_begins_with_rows_for_padding_holds_fewer_tokens() {
+    let capacity = |path: &Path| {
+        let read = onnx::read(path).unwrap();
+        Ports::of(&read.graph).unwrap().capacity
+    };
+    // 128 positions and two rows in front of them.
+    assert_eq!(capacity(&model("bart.decoder.ts.sdpa.onnx")), Some(128));
+    assert_eq!(capacity(&model("whisper.decoder.ts.sdpa.onnx")), Some(128));
+}
+
+#[test]
+fn caches_that_are_only_read_are_found_where_sizes_are_computed() {
+    let read = onnx::read(model("bart.decoder.dynamo.sdpa.onnx")).unwrap();
+    let found = caches(&read.graph);
+    let kept = found.iter().filter(|c| c.update == Update::Kept);
+    let kept: Vec<_> = kept.map(|c| (c.holds, c.axis, c.attention)).collect();
+    let right = [
+        (Holds::Keys, 2, 1),
+        (Holds::Values, 2, 1),
+        (Holds::Keys, 2, 3),
+        (Holds::Values, 2, 3),
+    ];
+    assert_eq!(kept, right);
+    assert_eq!(found.len(), 8);
+}
+
+#[test]
+fn the_branch_with_a_cache_is_written_into_for_engines() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("m.kiln").display().to_string();
+    let merged = model("decoder.merged.onnx");
+    let path = merged.display().to_string();
+    let target = ["--target", "sm_89", "--no-engine", "--no-latency"];
+    kiln(&[&["compile", &path, "-o", &bundle][..], &target].concat())
+        .expect(0)
+        .says(&["use_cache_branch", "takes an empty one"]);
+    let ports = Ports::of(
+        &onnx::read(folder.path().join("m.kiln/model.onnx"))
+            .unwrap()
+            .graph,
+    )
+    .unwrap();
+    assert!(
+        ports
+            .caches
+            .iter()
+            .all(|c| c.cache.update == Update::Written)
+    );
+    assert!(!ports.feeds.iter().any(|(_, f)| *f == Feed::Past));
+    let proof = prove(&merged, Path::new(&bundle), Preset::Fp32Rewrite);
+    assert!(!proof.failed(), "{:?}", proof.claims);
+    assert_eq!(proof.tokens, proof.result_tokens);
+}
+
+#[test]
 fn bad_input_is_named_with_its_exit_code() {
     if runtime().is_none() {
         return;
@@ -324,6 +420,7 @@ fn bad_input_is_named_with_its_exit_code() {
         .to_string();
     let features = path("whisper.tokens.npz");
     let t5 = path("t5.encoder.ts.sdpa.onnx");
+    let t5_first = path("t5.first.ts.sdpa.onnx");
     let long = vec!["3"; 65].join(",");
     let cases: &[(&[&str], i32, &str)] = &[
         (&[&scatter, "--ids", &long], 2, "the prompt has 65 tokens"),
@@ -355,12 +452,32 @@ fn bad_input_is_named_with_its_exit_code() {
             "",
         ),
         (&["no-such.json", "--ids", "3"], 3, "there is no such file"),
+        // A past of other heads.
+        (
+            &[
+                &decoder,
+                "--first",
+                &t5_first,
+                "--encoder",
+                &t5,
+                "--ids",
+                "3",
+                "--start",
+                "1",
+            ],
+            3,
+            "the models do not belong together",
+        ),
     ];
     for (args, code, said) in cases {
         let mut all = vec!["generate"];
         all.extend(*args);
         kiln(&all).expect(*code).says(&[said]);
     }
+    let engine = ["--target", "sm_89", "--no-engine", "--max-length", "65"];
+    kiln(&[&["compile", &growing][..], &engine].concat())
+        .expect(2)
+        .says(&["--max-length 65", "holds 64 tokens"]);
 }
 
 #[test]

@@ -16,8 +16,10 @@ use crate::parity::{self, Limits};
 /// the residual stream averages out in the scores.
 const CACHE_FACTOR: f64 = 4.0;
 
-/// How far apart two ways may be that round alike but multiply in other shapes, over the limit for the precision.
-const SHAPE_FACTOR: f64 = 1.0;
+/// How many times the limits a single step may be off. They are for a whole tensor of many rows, and a step's scores are one row: over
+/// the shapes of docs/generation.md, the worst of 64 steps is off by 1.2 to 2.4 times what all are together, and most where a row's scores
+/// are small (6.7 times in the first words of a trained Whisper in FP32). All steps together are held to the limits as they are.
+const STEP_FACTOR: f64 = 2.0;
 
 fn claim(name: &'static str, wrong: Option<String>, details: String) -> Claim {
     Claim {
@@ -46,10 +48,6 @@ fn within(limits: &Limits, relative_l2: f64, cosine: f64, factor: f64) -> bool {
     // A comparison with NaN is false.
     near && along && relative_l2.is_finite()
 }
-
-/// How many times the limits a single step may be off. They are for a whole tensor, whose rows differ: what all steps hold
-/// together is held to them as they are.
-const STEP_FACTOR: f64 = 2.0;
 
 const SCORES: &str = "scores at each step";
 
@@ -115,40 +113,83 @@ pub(super) fn greedy(tokens: &[i64], result: &[i64], steps: &[Step], limits: &Li
     claim(name, (!tie).then(|| details.clone()), details)
 }
 
-/// The result's scores of all tokens in one run against those of single steps.
+/// How many times as far as the original's own two ways the result's may be apart, where that is beyond the limit: products of one row
+/// and of many add up in other orders, and a trained model makes more of that than its limit on rewrites. The two differ by chance.
+const OWN_FACTOR: f64 = 2.0;
+
+/// The result's scores of all tokens in one run against those of single steps. Beyond the limit, the original's own are the measure.
 pub(super) fn at_once(
+    original: &mut Side,
     result: &mut Side,
     prompt: &[i64],
     tokens: &[i64],
     limits: &Limits,
 ) -> Result<Claim, GenerateError> {
     let name = "one run is as many steps";
-    let mut state = result.start(1)?;
-    let whole: Vec<i64> = prompt.iter().chain(tokens).copied().collect();
-    let all = result.step(&mut state, std::slice::from_ref(&whole))?;
-    if all.len(0) != whole.len() {
+    let Some(found) = ways(result, prompt, tokens, limits)? else {
         return Ok(not_run(name, "the model scores the last token alone"));
+    };
+    let details = format!("relative L2 at most {:.2e}", found.worst);
+    let Some(at) = found.bad else {
+        return Ok(claim(name, None, details));
+    };
+    let own = ways(original, prompt, tokens, limits)?;
+    Ok(match own {
+        Some(own) if found.worst <= own.worst * OWN_FACTOR => {
+            let own = format!(
+                "{details}, and {:.2e} between the original's own",
+                own.worst
+            );
+            claim(name, None, own)
+        }
+        _ => claim(
+            name,
+            Some(format!("at position {at} they differ: {details}")),
+            details,
+        ),
+    })
+}
+
+/// How far a model's scores of all tokens in one run are from those of single steps.
+struct Ways {
+    worst: f64,
+    /// The first position that is beyond the limit.
+    bad: Option<usize>,
+}
+
+/// `None` if the model scores the last token alone.
+fn ways(
+    model: &mut Side,
+    prompt: &[i64],
+    tokens: &[i64],
+    limits: &Limits,
+) -> Result<Option<Ways>, GenerateError> {
+    let mut state = model.start(1)?;
+    let whole: Vec<i64> = prompt.iter().chain(tokens).copied().collect();
+    let all = model.step(&mut state, std::slice::from_ref(&whole))?;
+    if all.len(0) != whole.len() {
+        return Ok(None);
     }
-    let mut state = result.start(1)?;
-    let mut worst = (0.0, 1.0);
-    let mut bad = None;
+    let mut state = model.start(1)?;
+    let mut found = Ways {
+        worst: 0.0,
+        bad: None,
+    };
     let mut next = prompt.to_vec();
     for k in 0..=tokens.len() {
-        let one = result
+        let one = model
             .step(&mut state, &[std::mem::take(&mut next)])?
             .last(0);
         let (l2, cosine) = distance(&all.at(0, prompt.len() + k - 1), &one);
-        if l2 > worst.0 || l2.is_nan() {
-            worst = (l2, cosine);
-        }
-        if !within(limits, l2, cosine, SHAPE_FACTOR) {
-            bad.get_or_insert(prompt.len() + k);
+        found.worst = found
+            .worst
+            .max(if l2.is_nan() { f64::INFINITY } else { l2 });
+        if !within(limits, l2, cosine, STEP_FACTOR) {
+            found.bad.get_or_insert(prompt.len() + k);
         }
         next = tokens.get(k).copied().into_iter().collect();
     }
-    let details = format!("relative L2 at most {:.2e}", worst.0);
-    let wrong = bad.map(|at| format!("at position {at} they differ: {details}"));
-    Ok(claim(name, wrong, details))
+    Ok(Some(found))
 }
 
 /// What the caches hold behind the last step.
@@ -278,7 +319,7 @@ fn apart(
             let one: Scores = model.step(&mut alone, &[std::mem::take(&mut next)])?;
             let (l2, cosine) = distance(&one.last(0), &scores.last(row));
             worst = worst.max(if l2.is_nan() { f64::INFINITY } else { l2 });
-            if !within(limits, l2, cosine, SHAPE_FACTOR) && wrong.is_none() {
+            if !within(limits, l2, cosine, STEP_FACTOR) && wrong.is_none() {
                 wrong = Some(format!(
                     "row {row} of {} tokens is off by relative L2 {l2:.2e} at step {k} beside a row of another length",
                     prompt.len()
@@ -290,39 +331,107 @@ fn apart(
     Ok((worst, wrong))
 }
 
-/// Whether what stands in the unwritten part of a buffer reaches the scores. A mask adds to scores, and what multiplies NaN
-/// by zero is NaN: a model may rely on its runtime to give it zeros. Then that is what is said, and it is no failure.
+/// Bytes of floats that a generation may have left in a buffer: 48.6 in FP32, 48.5 in BF16, 3.1 in FP16.
+const STALE: u8 = 0x42;
+/// NaN in every format of floats.
+const NAN: u8 = 0xff;
+/// Tokens of a buffer whose length the caller chooses, beyond those that are run.
+const SPARE: usize = 16;
+
+/// Whether what stands in the unwritten part of a buffer reaches the scores: nothing that an earlier generation left may. NaN may where
+/// a mask hides keys and values, since what multiplies NaN by zero is NaN: such a model relies on its runtime to give it zeros once,
+/// which is said. Whoever counts tokens itself, as GroupQueryAttention does, reads nothing there.
 pub(super) fn unwritten(
     result: &mut Side,
     prompt: &[i64],
     tokens: &[i64],
+    limits: &Limits,
 ) -> Result<Claim, GenerateError> {
     let name = "the unwritten part of a buffer is not read";
-    let buffers = result.ports.caches.iter().any(|c| {
-        c.cache.update == Update::Written
-            || c.cache.update == Update::Shared && c.capacity().is_some()
-    });
-    if !buffers {
+    let own = result.ports.caches.iter().filter(|c| !c.is_given());
+    let update = own.map(|c| c.cache.update).find(|u| *u != Update::Grows);
+    let Some(update) = update else {
         return Ok(not_run(name, "no cache is a buffer: all of them grow"));
-    }
-    let mut state = result.start_with(1, 0xff)?;
-    let prompts = [prompt.to_vec()];
-    let mut finite = result
-        .step(&mut state, &prompts)?
-        .last(0)
-        .iter()
-        .all(|x| x.is_finite());
-    if let Some(token) = tokens.first() {
-        let scores = result.step(&mut state, &[vec![*token]])?;
-        finite &= scores.last(0).iter().all(|x| x.is_finite());
-    }
-    Ok(match finite {
-        true => claim(name, None, "NaN there reaches no score".into()),
-        false => not_run(
+    };
+    if result.has_first() {
+        return Ok(not_run(
             name,
-            "NaN there reaches the scores, as in every cache behind a mask: whoever runs the model must give it zeros, as kiln \
-             generate does",
+            "a first step makes the caches, with zeros behind its tokens",
+        ));
+    }
+    let forced = &tokens[..tokens.len().min(ROW_STEPS)];
+    let length = prompt.len() + forced.len() + SPARE;
+    let zeros = buffered(result, prompt, forced, 0, length)?;
+    if update == Update::Shared {
+        let grown = grown(result, prompt, forced)?;
+        if off(&grown, &zeros, limits).is_some() {
+            let why = "in a buffer the scores are others: the model counts by the length of its past, so its caches grow";
+            return Ok(not_run(name, why));
+        }
+    }
+    let stale = off(
+        &zeros,
+        &buffered(result, prompt, forced, STALE, length)?,
+        limits,
+    );
+    if let Some(far) = stale {
+        let wrong = format!("what an earlier generation left there is read: relative L2 {far:.2e}");
+        return Ok(claim(name, Some(wrong), String::new()));
+    }
+    let nan = off(
+        &zeros,
+        &buffered(result, prompt, forced, NAN, length)?,
+        limits,
+    );
+    Ok(match (nan, update) {
+        (None, _) => claim(name, None, "neither numbers nor NaN there reach a score".into()),
+        (Some(_), Update::Written) => claim(
+            name,
+            None,
+            "numbers there reach no score; NaN does, as in every cache behind a mask: whoever runs the model gives it zeros once, as kiln \
+             generate does"
+                .into(),
         ),
+        (Some(_), _) => claim(name, Some("NaN there reaches the scores".into()), String::new()),
+    })
+}
+
+/// The scores of each step, in buffers full of a byte.
+fn buffered(
+    model: &mut Side,
+    prompt: &[i64],
+    tokens: &[i64],
+    fill: u8,
+    length: usize,
+) -> Result<Vec<Vec<f32>>, GenerateError> {
+    let state = model.start_in(1, fill, length)?;
+    along(model, state, prompt, tokens)
+}
+
+fn grown(model: &mut Side, prompt: &[i64], tokens: &[i64]) -> Result<Vec<Vec<f32>>, GenerateError> {
+    let state = model.start(1)?;
+    along(model, state, prompt, tokens)
+}
+
+fn along(
+    model: &mut Side,
+    mut state: State,
+    prompt: &[i64],
+    tokens: &[i64],
+) -> Result<Vec<Vec<f32>>, GenerateError> {
+    let mut scores = vec![model.step(&mut state, &[prompt.to_vec()])?.last(0)];
+    for token in tokens {
+        scores.push(model.step(&mut state, &[vec![*token]])?.last(0));
+    }
+    Ok(scores)
+}
+
+/// How far scores are apart at a step where that is beyond the limit; infinite where some are not finite.
+fn off(right: &[Vec<f32>], found: &[Vec<f32>], limits: &Limits) -> Option<f64> {
+    right.iter().zip(found).find_map(|(a, b)| {
+        let (l2, cosine) = distance(a, b);
+        let beyond = !within(limits, l2, cosine, STEP_FACTOR);
+        beyond.then(|| if l2.is_finite() { l2 } else { f64::INFINITY })
     })
 }
 

@@ -94,19 +94,26 @@ impl Side {
     }
 
     pub fn start(&self, rows: usize) -> Result<State, GenerateError> {
-        self.start_with(rows, 0)
+        match &self.first {
+            // The first step makes the caches.
+            Some(_) => Ok(State::unmade(rows)),
+            None => self.decoder.start(rows, &self.given()),
+        }
     }
 
-    pub fn start_with(&self, rows: usize, fill: u8) -> Result<State, GenerateError> {
-        match (&self.first, &self.states) {
-            // The first step makes the caches.
-            (Some(_), _) => Ok(State::unmade(rows)),
-            (None, Some(states)) => {
-                let given = states.given(&self.decoder);
-                self.decoder.start_with(rows, &given, fill)
-            }
-            (None, None) => self.decoder.start_with(rows, &[], fill),
-        }
+    /// In buffers full of a byte, of this length where the caller chooses it. Not behind a first step, which makes the caches.
+    pub fn start_in(&self, rows: usize, fill: u8, length: usize) -> Result<State, GenerateError> {
+        self.decoder.start_in(rows, &self.given(), fill, length)
+    }
+
+    /// Whether a first step makes the caches.
+    pub fn has_first(&self) -> bool {
+        self.first.is_some()
+    }
+
+    fn given(&self) -> Vec<(String, Tensor)> {
+        let states = self.states.as_ref();
+        states.map_or_else(Vec::new, |s| s.given(&self.decoder))
     }
 
     pub fn step(&mut self, state: &mut State, new: &[Vec<i64>]) -> Result<Scores, GenerateError> {
