@@ -5,7 +5,8 @@
 //! that the target can run converted only is never kept, nor is a group that takes such a one with it. Then a bisection over the number
 //! of groups that are kept, the most sensitive first, finds where all cases pass. Then halves of the groups that are kept are converted again, those of the least sensitive
 //! first, as long as all cases pass. Errors of layers add up but may also cancel, so the set is the smallest
-//! that was found so, not proved to be the smallest of all.
+//! that was found so, not proved to be the smallest of all. Where none is found, the layers that did no harm at the one case are
+//! measured at all of them, and it begins again.
 //!
 //! An original that a last bit moves beyond the tolerance is beyond it with almost all layers spared, too: three groups, each
 //! converted alone, tell that.
@@ -20,10 +21,10 @@ use crate::options::Options;
 use crate::parity::{Comparison, OutputReport, Report, Tolerance};
 use crate::pipeline::{self, Rewritten};
 use crate::prove::Reference;
-use crate::talk::Talk;
+use crate::talk::{Silent, Talk};
 
 /// Groups whose sensitivity is measured. With the bisection that follows (at most 5 steps), [`HALVES`] and the first comparison
-/// no search compares more than 46 models, but for those in which a group changes nothing at the one case.
+/// no search compares more than 46 models, but for those in which a group changes nothing at the one case, and where all begins again.
 pub const GROUPS: usize = 32;
 
 /// Groups that must each break the tolerance alone, where the original amplifies rounding, for the search to end.
@@ -87,7 +88,7 @@ pub fn hold(
     proof::write(&rewritten.model, partial)?;
     let path = partial.file(bundle::MODEL);
     reference.begin("blocks");
-    let report = reference.compare(&path, &tolerance)?;
+    let report = reference.compare(&path, &tolerance, &Silent)?;
     Ok(!report.failed())
 }
 
@@ -118,12 +119,15 @@ pub fn run(
     let tolerance = pipeline::tolerance(options, Some(&rewritten))?;
     let path = partial.file(bundle::MODEL);
     let mut compared = 0;
+    // Of the first alone nobody knows whether more follow.
+    let most = std::cell::Cell::new(1);
     let mut compare = |candidate: &Rewritten, case: Option<&str>| {
         compared += 1;
         talk.stage(&format!("search: model {compared}"));
+        talk.done(compared - 1, most.get().max(compared));
         let written = proof::write(&candidate.model, partial)?;
         let compared = match case {
-            None => reference.compare(&path, &tolerance)?,
+            None => reference.compare(&path, &tolerance, &Silent)?,
             Some(case) => reference.compare_case(&path, case, &tolerance)?,
         };
         Ok::<(Report, Written), CompileError>((compared, written))
@@ -144,13 +148,13 @@ pub fn run(
     layers.retain(|l| !candidates.bound.contains(l));
     let mut curve = vec![tried(0, &first)];
     let mut groups = Vec::new();
+    let mut held = Vec::new();
     let noisy = amplifies(&first, &tolerance);
     let mut broken = 0;
-    for group in spread(
-        layers
-            .chunks(layers.len().div_ceil(GROUPS).max(1))
-            .collect(),
-    ) {
+    let size = layers.len().div_ceil(GROUPS).max(1);
+    let parts = spread(layers.chunks(size).collect());
+    most.set(models(parts.len(), size));
+    for group in parts {
         if !candidates.keeps(group)? {
             continue;
         }
@@ -160,6 +164,7 @@ pub fn run(
             Some(candidate) => {
                 let report = compare(&candidate, worst.as_deref())?;
                 broken += usize::from(report.failed());
+                held.extend(group.iter().filter(|_| !report.failed()).cloned());
                 match error(&report) {
                     // Another branch of an If may have been taken: the other cases take it, or none does.
                     Some(0.0) => error(&compare(&candidate, None)?),
@@ -180,11 +185,9 @@ pub fn run(
             return Err(proof::not_the_same(options, first, None));
         }
     }
-    // What is not finite is worst.
-    let badness = |g: &Group| g.error.unwrap_or(f64::INFINITY);
-    groups.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
     let mut whole = |candidate: &Rewritten| compare(candidate, None);
-    let found = fewest(&groups, candidates, &mut whole, &mut curve)?;
+    let spared = (&layers[..], &held[..]);
+    let found = least(&mut groups, spared, candidates, &mut whole, &mut curve)?;
     let Some((candidate, kept)) = found else {
         return Err(proof::not_the_same(options, first, None));
     };
@@ -200,6 +203,44 @@ pub fn run(
         search: Some(search),
         written: None,
     })
+}
+
+/// How many models are compared at most, but for what is compared at all cases again: the first, each group, the steps of a
+/// bisection, halves of groups of more than one layer.
+fn models(groups: usize, size: usize) -> usize {
+    let bisection = (groups + 1).next_power_of_two().ilog2() as usize;
+    let halves = if size > 1 { HALVES } else { 0 };
+    1 + groups + bisection + halves
+}
+
+/// As [`fewest`]. Where that finds nothing, groups that held the tolerance at the one case (the second of `spared`; the first are
+/// all layers) are measured at all of them: what decides may decide otherwise elsewhere.
+fn least(
+    groups: &mut [Group],
+    spared: (&[String], &[String]),
+    candidates: &Candidates<'_>,
+    compare: &mut dyn FnMut(&Rewritten) -> Result<Report, CompileError>,
+    curve: &mut Vec<Tried>,
+) -> Result<Option<(Rewritten, Vec<String>)>, CompileError> {
+    // What is not finite is worst.
+    let badness = |g: &Group| g.error.unwrap_or(f64::INFINITY);
+    groups.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
+    let found = fewest(groups, candidates, compare, curve)?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    let (layers, held) = spared;
+    for group in groups
+        .iter_mut()
+        .filter(|g| g.layers.iter().any(|l| held.contains(l)))
+    {
+        let others = without(layers, &group.layers);
+        if let Some(candidate) = candidates.sparing(&others)? {
+            group.error = error(&compare(&candidate)?);
+        }
+    }
+    groups.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
+    fewest(groups, candidates, compare, curve)
 }
 
 /// The fewest groups, the worst first, whose layers must keep their precision for the result to hold its tolerance, less what of
