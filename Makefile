@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check templates-check clean
+.PHONY: setup demo demo-generate man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -48,7 +48,7 @@ man: $(KILN)
 # The last lines name the tests that want a GPU and did not run.
 test: setup
 	KILN_TESTS_COMPLETE=1 cargo test --workspace
-	cargo test --no-default-features --test all without_tensorrt::
+	cargo test --no-default-features --test without_tensorrt
 	@cargo test -q --test gpu -- --list --ignored
 
 # ONNX's own test cases through kiln, all of them: docs/trust.md and benches/results/conformance.json.
@@ -126,6 +126,15 @@ serve-check: $(KILN) .venv-serve/.ready
 .venv-serve/.ready: tools/serve/requirements.txt
 	[ -x .venv-serve/bin/python ] || python3 -m venv .venv-serve
 	.venv-serve/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+# Folders that kiln exported, run by a real onnxruntime-genai on the CPU: tokens equal to `kiln generate`. docs/serving.md.
+genai-check: $(KILN) .venv-genai/.ready
+	.venv-genai/bin/python tools/genai/check.py --kiln $(KILN)
+
+.venv-genai/.ready: tools/genai/requirements.txt
+	[ -x .venv-genai/bin/python ] || python3 -m venv .venv-genai
+	.venv-genai/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 # The templates of `kiln matrix`, and the workflows here, against the schemas of Kubernetes and of GitHub.
@@ -210,7 +219,7 @@ coverage: setup
 
 # Kernels and bytes of TensorRT's engines, of plain FP16 files and of kiln's, on a folder of models and on the full-size ones that are
 # here: docs/engines.md. What was measured with the same binary and file is kept; ENGINES=--both builds everything for sm_120, too, and
-# --half leaves INT8, FP8 and INT4 out.
+# --kinds=plain,fp16 leaves INT8, FP8 and INT4 out.
 ENGINES =
 
 engines: setup .venv-peers/.ready

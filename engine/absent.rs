@@ -7,7 +7,9 @@ use std::path::Path;
 use kiln_graph::Tensor;
 
 use crate::run::{EngineRunError, Facts, LayerTime, RunOptions, Timing};
-use crate::{BuildRequest, Built, EngineBuilder, EngineError, Libraries, Progress, Version};
+use crate::{
+    BuildRequest, Built, EngineBuilder, EngineError, Kernels, Libraries, Progress, Version,
+};
 
 /// Builds no engines.
 #[derive(Clone, Debug)]
@@ -95,6 +97,10 @@ impl Session {
     }
 
     pub fn outputs(&self) -> Result<Named, EngineRunError> {
+        match self.0 {}
+    }
+
+    pub fn inspected(&self) -> Result<Kernels, EngineRunError> {
         match self.0 {}
     }
 

@@ -2,7 +2,7 @@
 //!
 //! With detailed verbosity TensorRT for RTX writes one line for each layer of the engine that it built: name, kind, inputs,
 //! constants and outputs with sizes, strides and types, and the ONNX nodes that the layer comes from. `IEngineInspector` tells
-//! the same, but takes a GPU. There is one list for all capabilities of an engine: kernels are made for the GPU when it is opened.
+//! the same, but takes a GPU (`inspected.rs`). There is one list for all capabilities of an engine: kernels are made for the GPU when it is opened.
 //! The verbosity changes neither the size of the plan nor the names in it (TensorRT for RTX 1.7.1): ONNX names are in both.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -251,7 +251,7 @@ fn numbers(list: &str) -> Option<Vec<i64>> {
 }
 
 /// `[ONNX Layer: a]` of each node, with a unit separator between them.
-fn labels(metadata: &str) -> Vec<String> {
+pub(super) fn labels(metadata: &str) -> Vec<String> {
     let all = metadata.split('\u{1f}').map(str::trim);
     all.filter_map(|l| l.strip_prefix("[ONNX Layer: ")?.strip_suffix(']'))
         .map(str::to_string)
@@ -259,7 +259,7 @@ fn labels(metadata: &str) -> Vec<String> {
 }
 
 /// The builder's word for a type.
-fn data_type(word: &str) -> DataType {
+pub(super) fn data_type(word: &str) -> DataType {
     match word {
         "Float" => DataType::Float32,
         "Half" => DataType::Float16,

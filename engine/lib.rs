@@ -44,6 +44,7 @@ mod dialect;
 mod error;
 mod explain;
 mod hints;
+pub mod inspected;
 mod kept;
 mod kernels;
 mod locate;

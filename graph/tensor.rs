@@ -255,6 +255,40 @@ impl Tensor {
         }
     }
 
+    /// Hands out the rows of an FP32 matrix, one after another, without ever holding it whole. `None` of any other tensor.
+    pub fn f32_rows(&self, take: &mut dyn FnMut(&[f32])) -> Option<()> {
+        let (DType::F32, &[_, width]) = (self.dtype, self.dims()) else {
+            return None;
+        };
+        let long = width * size_of::<f32>();
+        let mut row = vec![0f32; width];
+        let mut give = |bytes: &[u8]| {
+            for (v, bytes) in row.iter_mut().zip(bytes.chunks_exact(size_of::<f32>())) {
+                *v = f32::from_le(bytes);
+            }
+            take(&row);
+        };
+        // Of a row that began in another chunk.
+        let mut begun: Vec<u8> = Vec::new();
+        let read = self.stream(&mut |mut chunk| {
+            if !begun.is_empty() {
+                let (end, rest) = chunk.split_at(chunk.len().min(long - begun.len()));
+                begun.extend_from_slice(end);
+                chunk = rest;
+                if begun.len() == long {
+                    give(&begun);
+                    begun.clear();
+                }
+            }
+            let mut rows = chunk.chunks_exact(long.max(1));
+            (&mut rows).for_each(&mut give);
+            begun.extend_from_slice(rows.remainder());
+            Ok::<(), std::convert::Infallible>(())
+        });
+        read.unwrap_or_else(|never| match never {});
+        Some(())
+    }
+
     /// As parts of a wider matrix of `columns` bytes: what is stored, or a copy of what would have to be computed.
     pub(crate) fn parts(&self, width: usize) -> Arc<[Part]> {
         match &self.data {
@@ -503,6 +537,36 @@ mod tests {
         assert!(matches!(err, Err(TensorError::Overflow { .. })));
         assert!(
             Tensor::from_raw(DType::I4, [3usize].as_slice(), Bytes::from_static(&[0; 2])).is_ok()
+        );
+    }
+
+    #[test]
+    fn rows_are_whole_wherever_chunks_end() {
+        // A chunk is no multiple of a row.
+        let (height, widths) = (1000, [300, 477]);
+        let [left, right] = widths.map(|width| {
+            let values: Vec<f32> = (0..height * width).map(|k| (k + width) as f32).collect();
+            Tensor::from_values([height, width].as_slice(), &values).unwrap()
+        });
+        let parts = [&left, &right].map(|t| t.parts(t.dims()[1] * 4)[0].clone());
+        let width = widths.iter().sum();
+        let both = Tensor::of_parts(DType::F32, [height, width].as_slice(), Arc::new(parts));
+        let chunked = Lazy::whole(&both.bytes());
+        let chunked = Tensor::of_parts(DType::F32, [height, width].as_slice(), chunked);
+        for tensor in [left, both, chunked] {
+            let mut rows = Vec::new();
+            tensor.f32_rows(&mut |row| rows.push(row.to_vec())).unwrap();
+            assert!(rows.iter().all(|r| r.len() == tensor.dims()[1]));
+            assert_eq!(Some(rows.concat()), tensor.values());
+        }
+        let none = Tensor::from_values([3, 0].as_slice(), &[0f32; 0]).unwrap();
+        none.f32_rows(&mut |row| assert!(row.is_empty())).unwrap();
+        let vector = Tensor::vector(&[1f32]);
+        let numbers = Tensor::from_values([1, 1].as_slice(), &[1i32]).unwrap();
+        assert!(
+            [vector, numbers]
+                .iter()
+                .all(|t| t.f32_rows(&mut |_| ()).is_none())
         );
     }
 

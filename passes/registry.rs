@@ -66,6 +66,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_rotary::LowerRotary,
     &lower::pad_columns::PadColumns,
     &lower::raise_for_attention::RaiseForAttention,
+    &lower::rotate_together::RotateTogether,
     &lower::separate_gates::SeparateGates,
     &lower::separate_weights::SeparateWeights,
     &lower::split_heads::SplitHeads,
@@ -235,6 +236,8 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::separate_gates::SeparateGates),
     // Each layer squeezed or expanded the same tables.
     Step::Run(&clean::deduplicate::Deduplicate),
+    // Tables are one by now, and heads where they stay.
+    Step::Run(&lower::rotate_together::RotateTogether),
     // Equal weights are one by now.
     Step::Run(&lower::separate_weights::SeparateWeights),
     Step::Run(&clean::eliminate_dead::EliminateDead),

@@ -274,7 +274,12 @@ pub(super) fn append(
     gpu: Gpu,
     options: &SessionOptions,
 ) -> ort::Result<()> {
-    let mut provider = ep::CUDA::default()
+    provider(gpu, options).register(builder)
+}
+
+/// The provider with its options.
+fn provider(gpu: Gpu, options: &SessionOptions) -> ep::CUDA {
+    let provider = ep::CUDA::default()
         .with_device_id(i32::try_from(gpu.id).unwrap_or(i32::MAX))
         .with_tf32(options.gpu.tf32)
         .with_cuda_graph(options.gpu.graph)
@@ -285,10 +290,10 @@ pub(super) fn append(
             Optimization::Disabled => ep::cuda::ConvAlgorithmSearch::Default,
             Optimization::All => ep::cuda::ConvAlgorithmSearch::Exhaustive,
         });
-    if let Some(limit) = gpu.memory_limit {
-        provider = provider.with_memory_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+    match gpu.memory_limit {
+        Some(limit) => provider.with_memory_limit(usize::try_from(limit).unwrap_or(usize::MAX)),
+        None => provider,
     }
-    provider.register(builder)
 }
 
 /// The GPU's memory.
@@ -306,6 +311,28 @@ pub(super) fn memory(gpu: Gpu) -> ort::Result<MemoryInfo<'static>> {
 mod tests {
     use super::*;
     use crate::nvidia::CudaVersion;
+
+    #[test]
+    fn options_of_the_provider_are_what_was_asked_for() {
+        let gpu = Gpu {
+            id: 1,
+            memory_limit: Some(1 << 20),
+        };
+        let told = |graph| {
+            let mut options = SessionOptions::default();
+            options.gpu.graph = graph;
+            format!("{:?}", provider(gpu, &options))
+        };
+        let with = told(true);
+        for part in [
+            "\"enable_cuda_graph\": \"1\"",
+            "\"device_id\": \"1\"",
+            "\"1048576\"",
+        ] {
+            assert!(with.contains(part), "{with}");
+        }
+        assert!(!told(false).contains("\"enable_cuda_graph\": \"1\""));
+    }
 
     #[test]
     fn onnx_runtime_knows_the_memory_of_a_gpu_by_its_name() {

@@ -98,7 +98,9 @@ settings! {
     REFERENCE = "reference";
     RENAME = "rename";
     SHAPE = "shape";
+    STOP = "stop";
     TARGET = "target";
+    TOKENIZER = "tokenizer";
     TOLERANCE = "tolerance";
     VERBOSE = "verbose";
     WEIGHT_STRIPPED = "weight-stripped";

@@ -27,6 +27,7 @@ use crate::prove::{self, Reference};
 use crate::runtime::Chosen;
 use crate::scratch::Temporary;
 use crate::talk::{Silent, Talk};
+use crate::targets::TargetError;
 
 /// A bisection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +147,9 @@ pub fn bisect(
 ) -> Result<Bisection, Error> {
     let mut clock = Clock::new(talk);
     let targets = pipeline::targets(options, &Silent)?;
+    if targets.parts().is_some() {
+        return Err(pipeline::Error::from(TargetError::Several(targets.to_string())).into());
+    }
     let input = Input::read(options, targets, &mut clock)?;
     let how = How {
         steps: pipeline::split(suspects.steps).0,

@@ -18,11 +18,13 @@ use regex::Regex;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use crate::nvidia::driver;
+use crate::runtime::{DeviceChoice, DeviceRequest};
 use crate::scratch::{self, Held};
 
 pub use error::BundleError;
 use error::io_error;
-pub use files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE, ROLES};
+pub use files::{CUDA_MODEL, ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE, ROLES};
 pub use keep::{Over, spares};
 
 /// The ONNX file of a bundle, or the path itself if it is no folder.
@@ -50,6 +52,24 @@ pub fn find_model(path: &Path) -> Result<PathBuf, BundleError> {
         path: path.to_path_buf(),
         models,
     })
+}
+
+/// As [`find_model`], the one that was written for where it is to run.
+///
+/// # Errors
+/// As [`find_model`].
+pub fn find_model_for(path: &Path, device: DeviceRequest) -> Result<PathBuf, BundleError> {
+    let model = find_model(path)?;
+    let on_cuda = match device.choice {
+        DeviceChoice::Cuda(_) => true,
+        DeviceChoice::Auto => driver::probe().is_ok(),
+        DeviceChoice::Cpu | DeviceChoice::Rtx(_) => false,
+    };
+    let other = path.join(CUDA_MODEL);
+    match on_cuda && other.is_file() {
+        true => Ok(other),
+        false => Ok(model),
+    }
 }
 
 /// The engine of a bundle.

@@ -71,7 +71,7 @@ pub fn compile(options: &Options, cache: &Store, talk: &dyn Talk) -> Result<Cach
         talk.warn(&format!("the cache is not asked: {why}"));
         return compile::compile(options, talk).map(|o| Cached::Made(Box::new(o)));
     }
-    talk.stage("cache");
+    talk.stage("cache: looking");
     let key = key(options, &Surroundings::here(options)?, talk)?;
     let mut anew = false;
     match look(options, cache, &key) {
@@ -122,10 +122,12 @@ fn unknowable(options: &Options) -> Option<&'static str> {
 
 /// A bundle's own files that are there; others in its folder are the user's.
 fn own(folder: &Path) -> Vec<String> {
-    let data = format!("{}.data", bundle::MODEL);
+    let [data, cuda_data] = [bundle::MODEL, bundle::CUDA_MODEL].map(|m| format!("{m}.data"));
     let names = [
         bundle::MODEL,
         &data,
+        bundle::CUDA_MODEL,
+        &cuda_data,
         bundle::ENGINE,
         bundle::MANIFEST,
         bundle::REPORT,

@@ -1,13 +1,16 @@
 //! The pipeline: read → canonical → fused → typed → built → proved → reported.
 
+mod beside;
 mod build;
 mod cuda;
 mod error;
 mod gates;
 mod generation;
 mod job;
+mod pieces;
 mod plan;
 mod proof;
+mod proved;
 mod record;
 pub mod search;
 mod typed;
@@ -29,6 +32,7 @@ pub use crate::pipeline::{Rewritten, Source};
 use crate::prove;
 use crate::report;
 use crate::talk::Talk;
+use crate::targets::Targets;
 use job::Job;
 use record::Done;
 use typed::{Typed, typed};
@@ -45,6 +49,16 @@ pub struct Outcome {
 /// # Errors
 /// Each stage has its variant of [`CompileError`], which says what is at fault.
 pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileError> {
+    let parts = options.targets.as_ref().and_then(Targets::parts);
+    let (partial, manifest) = match parts {
+        Some(parts) => beside::written(options, parts, talk, &written)?,
+        None => written(options, talk)?,
+    };
+    finish(partial, manifest, talk)
+}
+
+/// The model, and what was found, in a folder that is no bundle yet.
+fn written(options: &Options, talk: &dyn Talk) -> Result<(Partial, Manifest), CompileError> {
     let mut clock = Clock::new(talk);
     let input = read(options, &mut clock)?;
     let partial = Partial::new(&output_path(options), options.over)?;
@@ -53,9 +67,10 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     let (exact, lossy) = pipeline::split(&steps);
     let builder = build::builder(options, &input.targets, &partial)?;
     let source = Fingerprint::begin(options, &input.original)?;
+    let in_pieces = pieces::needed(options, &input.original, talk);
     let how = How {
         steps: exact,
-        opens: options.check,
+        opens: options.check && in_pieces.is_none(),
         one_profile: builder.is_some(),
         result: result_name(options),
         tells: true,
@@ -71,6 +86,7 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
         prepared: &prepared,
         partial: &partial,
         builder: builder.as_deref(),
+        in_pieces: in_pieces.as_deref(),
     };
     let typed = typed(&job, lossy, reference.as_mut(), &mut clock)?;
     let Typed {
@@ -86,10 +102,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let against = |r: prove::Reference| r.against(&partial.file(bundle::MODEL), &rewritten.model);
     let proof = reference.map(against);
-    let engine = match job.builder {
-        Some(_) => clock.time("engine", || job.engine(&rewritten.model, talk))?,
-        None => None,
-    };
+    let mut build = || clock.time("engine", || job.engine(&rewritten.model, talk));
+    let engine = job.builder.and_then(|_| build().transpose()).transpose()?;
     let proved = proof::all(&job, rewritten, proof, engine.as_ref(), &mut clock)?;
     let source = clock.time("hash", || Ok::<_, CompileError>(source.end()))?;
     let done = Done {
@@ -102,7 +116,8 @@ pub fn compile(options: &Options, talk: &dyn Talk) -> Result<Outcome, CompileErr
     };
     let manifest = gates::pass(job.options, record::manifest(&job, done, talk))?;
     pipeline::is_unchanged(&prepared.original)?;
-    finish(partial, manifest, talk)
+    drop(prepared);
+    Ok((partial, manifest))
 }
 
 /// Reads the model, once it is clear that the options can be met.

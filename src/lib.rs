@@ -42,6 +42,7 @@ pub mod export;
 pub mod generate;
 #[doc(hidden)]
 pub mod gpu_check;
+mod inner;
 pub mod manifest;
 #[doc(hidden)]
 pub mod matrix;

@@ -72,6 +72,9 @@ pub struct Manifest {
     pub warnings: Vec<String>,
     pub model: Files,
     pub engine: Option<EngineFacts>,
+    /// What the bundle has for other targets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Also>,
     /// The gates that were set, but for that on parity.
     pub gates: Vec<Judged>,
     /// `null`: no cache was asked.
@@ -109,12 +112,25 @@ pub struct Manifest {
     pub stages: Vec<Stage>,
 }
 
+/// A result for another target in the same bundle.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(default)]
+pub struct Also {
+    /// The model's name in the bundle; external data is beside it as `NAME.data`.
+    pub file: String,
+    /// What was done and proved for that target.
+    pub manifest: Manifest,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default)]
 pub struct SourceFacts {
     pub path: String,
     pub bytes: u64,
-    pub sha256: String,
+    /// The BLAKE3 hash of the ONNX file.
+    pub blake3: Option<String>,
+    /// The SHA-256 of the ONNX file, where a proof ran or the recipe asked for it.
+    pub sha256: Option<String>,
 }
 
 /// The options as they were resolved.
@@ -265,8 +281,8 @@ pub struct Search {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     pub layers: Vec<String>,
-    /// Largest relative L2 error of an output, at the case that was furthest off, when these alone are converted; `None` if it is not
-    /// finite.
+    /// Largest relative L2 error of a value that these make of the original's numbers, at the case that was furthest off; where that is
+    /// not known, of an output when these alone are converted. `None` if it is not finite.
     pub error: Option<f64>,
 }
 

@@ -85,6 +85,8 @@ pub struct Options {
     pub seed: u64,
     /// The SHA-256 that the model must have, in hexadecimal digits.
     pub sha256: Option<String>,
+    /// The BLAKE3 hash that the model must have, in hexadecimal digits.
+    pub blake3: Option<String>,
     /// The one of the precision if it is not given.
     pub tolerance: Option<Tolerance>,
     /// Other limits: `OUTPUT:METRIC=LIMIT`.
@@ -109,6 +111,8 @@ pub enum Extent {
     Quick,
     /// The largest sizes whole, too.
     Full,
+    /// Neither model whole, but one piece after another; `Quick` does so, too, where the weights do not fit into memory.
+    Pieces,
 }
 
 impl Extent {
@@ -116,7 +120,7 @@ impl Extent {
     pub fn enough(self) -> Option<u64> {
         match self {
             Extent::Quick => Some(shapes::ENOUGH),
-            Extent::Full => None,
+            Extent::Full | Extent::Pieces => None,
         }
     }
 }
@@ -179,6 +183,7 @@ impl Options {
             builder: None,
             seed: 1,
             sha256: None,
+            blake3: None,
             tolerance: None,
             limits: Vec::new(),
             gates: Gates::default(),

@@ -18,6 +18,8 @@ pub enum Targets {
     Local,
     /// One engine that holds kernels for all of these.
     Engines(Vec<ComputeCapability>),
+    /// An engine, and a model for ONNX Runtime's CUDA provider beside it, in one bundle.
+    EnginesAndCuda(Vec<ComputeCapability>),
 }
 
 /// The target list cannot be understood.
@@ -30,6 +32,9 @@ pub enum TargetError {
     Unknown(String),
     #[error("{TARGET} {0} cannot be combined with other targets")]
     Mixed(&'static str),
+    /// Only a compilation writes two models.
+    #[error("{TARGET} {0} stands for two results; give one of them")]
+    Several(String),
     /// The engine can be built on a machine with a GPU only.
     #[error(
         "{TARGET} local: there is no CUDA device on this machine; name what to build for: sm_89"
@@ -74,19 +79,26 @@ pub const PORTABLE: [ComputeCapability; 3] = [
     ComputeCapability::Sm120,
 ];
 
+/// The name of ONNX Runtime's CUDA provider as a target.
+const CUDA: &str = "cuda";
+
 impl FromStr for Targets {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Targets, TargetError> {
-        let names: Vec<&str> = text.split(',').map(str::trim).collect();
+        let mut names: Vec<&str> = text.split(',').map(str::trim).collect();
+        let beside = names.len() > 1 && names.contains(&CUDA);
+        if beside {
+            names.retain(|name| *name != CUDA);
+        }
         for (alone, targets) in [
             ("cpu", Targets::Cpu),
-            ("cuda", Targets::Cuda),
+            (CUDA, Targets::Cuda),
             ("local", Targets::Local),
         ] {
             if names.contains(&alone) {
                 return match names.len() {
-                    1 => Ok(targets),
+                    1 if !beside => Ok(targets),
                     _ => Err(TargetError::Mixed(alone)),
                 };
             }
@@ -104,7 +116,11 @@ impl FromStr for Targets {
             }
         }
         capabilities.sort();
-        Ok(Targets::Engines(capabilities))
+        match beside {
+            true if capabilities.is_empty() => Ok(Targets::Cuda),
+            true => Ok(Targets::EnginesAndCuda(capabilities)),
+            false => Ok(Targets::Engines(capabilities)),
+        }
     }
 }
 
@@ -118,6 +134,9 @@ impl std::fmt::Display for Targets {
                 let names: Vec<&str> = all.iter().map(|c| c.name()).collect();
                 f.write_str(&names.join(","))
             }
+            Targets::EnginesAndCuda(all) => {
+                write!(f, "{CUDA},{}", Targets::Engines(all.clone()))
+            }
         }
     }
 }
@@ -125,7 +144,15 @@ impl std::fmt::Display for Targets {
 impl Targets {
     /// Whether engines are built for it; ONNX Runtime's providers take the model.
     pub fn is_engine(&self) -> bool {
-        matches!(self, Targets::Local | Targets::Engines(_))
+        !matches!(self, Targets::Cpu | Targets::Cuda)
+    }
+
+    /// The engine's and the CUDA provider's, where one bundle is for both.
+    pub fn parts(&self) -> Option<[Targets; 2]> {
+        match self {
+            Targets::EnginesAndCuda(all) => Some([Targets::Engines(all.clone()), Targets::Cuda]),
+            _ => None,
+        }
     }
 
     /// What was asked for, or else what fits this machine: never [`Targets::Local`]. With a sentence where it was not said
@@ -203,7 +230,7 @@ impl Targets {
                 fp32_products: !all.iter().any(|c| c.has_fp32_products() == Some(false)),
                 ..Target::tensorrt(&self.to_string())
             },
-            Targets::Local => Target::tensorrt(&self.to_string()),
+            Targets::Local | Targets::EnginesAndCuda(_) => Target::tensorrt(&self.to_string()),
         }
     }
 }
@@ -249,6 +276,14 @@ mod tests {
         assert_eq!("cpu".parse(), Ok(Targets::Cpu));
         assert_eq!("cuda".parse(), Ok(Targets::Cuda));
         assert!("cuda,cpu".parse::<Targets>().is_err());
+        let beside: Targets = "sm_89,cuda".parse().unwrap();
+        assert_eq!(beside.to_string(), "cuda,sm_89");
+        assert_eq!(
+            beside.parts(),
+            Some(["sm_89".parse().unwrap(), Targets::Cuda])
+        );
+        assert_eq!("cuda,cuda".parse(), Ok(Targets::Cuda));
+        assert!("cuda,local".parse::<Targets>().is_err());
         assert!(!Targets::Cuda.is_engine() && both.is_engine());
         assert_eq!(
             "cpu,sm_89".parse::<Targets>(),

@@ -40,6 +40,8 @@ pub enum EngineRunError {
     /// TensorRT refused a step of a run.
     #[error("{LIBRARY} could not {what}{}", because(.log))]
     Refused { what: String, log: Vec<LogLine> },
+    #[error(transparent)]
+    Inspected(crate::inspected::Unread),
     /// The inputs are not those of the engine.
     #[error("{0}")]
     Inputs(String),

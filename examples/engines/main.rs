@@ -170,10 +170,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let both = args.iter().any(|a| a == "--both");
-    let half = args.iter().any(|a| a == "--half");
+    let kinds = kinds(&args)?;
     let mut args = args.iter().filter(|a| !a.starts_with("--"));
     let (Some(folder), Some(results), Some(page)) = (args.next(), args.next(), args.next()) else {
-        return Err("usage: engines [--both] [--half] FOLDER RESULTS.json PAGE.md".into());
+        return Err(
+            "usage: engines [--both] [--kinds=plain,fp16,…] FOLDER RESULTS.json PAGE.md".into(),
+        );
     };
     let results = Path::new(results);
     let binary = digest(&std::env::current_exe()?)?;
@@ -202,8 +204,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 ..Model::default()
             };
         }
-        let kinds = if half { &KINDS[..2] } else { &KINDS[..] };
-        for &kind in kinds {
+        for &kind in &kinds {
             for target in targets(kind, both) {
                 let done = model.engines.entry(target.to_string()).or_default();
                 if done.get(&kind).is_some_and(Outcome::is_whole) {
@@ -223,6 +224,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::write(page, table::page(&all))?;
     }
     Ok(())
+}
+
+/// What to build: all, or what `--kinds` names.
+fn kinds(args: &[String]) -> Result<Vec<Kind>, Box<dyn Error>> {
+    let Some(names) = args.iter().find_map(|a| a.strip_prefix("--kinds=")) else {
+        return Ok(KINDS.to_vec());
+    };
+    let kind = |name: &str| Ok(serde_json::from_value(name.into())?);
+    names.split(',').map(kind).collect()
 }
 
 /// The capabilities to build for. But for FP8, one builder's list is the other's.

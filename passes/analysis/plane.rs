@@ -4,6 +4,8 @@
 //! plane. A bias b behind x · W is therefore part of a weight: x · (W + (1 / γ) bᵀ / Σ β / γ) = x · W + b. Where the sum is
 //! small, the weight would be large; adding t · γ to β makes it larger by t for each channel.
 
+use kiln_graph::{DType, Tensor};
+
 /// A norm's scale γ, none of it 0, and the ratios β / γ.
 #[derive(Debug)]
 pub struct Plane {
@@ -57,20 +59,17 @@ impl Plane {
         };
         let ratios = |k: i32| self.ratios.iter().map(|r| r.powi(k)).sum::<f64>();
         let width = self.width() as f64;
-        let inverse = [width + ratios(2), ratios(1), width];
-        let at = |[a, b, c]: [f64; 3], t: f64| a + 2.0 * b * t + c * t * t;
+        let at = |[a, b, c]: [f64; 3]| a + 2.0 * b * step + c * step * step;
+        let inverse = at([width + ratios(2), ratios(1), width]);
+        let sum = self.sum(step);
         let products = products.iter().map(|product| {
-            let (mut before, mut after) = (0.0, 0.0);
-            for (k, bias) in product.bias.iter().enumerate() {
-                let [squares, mixed] =
-                    [&product.squares, &product.mixed].map(|of| [of[0][k], of[1][k], of[2][k]]);
-                let share = (bias - step * mixed[2]) / self.sum(step);
-                before += at(squares, 0.0);
-                after += at(squares, step)
-                    + 2.0 * share * at(mixed, step)
-                    + share * share * at(inverse, step);
-            }
-            let growth: f64 = after / before;
+            let [plain, ratio, twice] = &product.mixed;
+            let columns = product.bias.iter().zip(plain).zip(ratio).zip(twice);
+            let taken = columns.map(|(((bias, &plain), &ratio), &twice)| {
+                let share = (bias - step * plain) / sum;
+                share * (2.0 * at([twice, ratio, plain]) + share * inverse)
+            });
+            let growth = (at(product.squares) + taken.sum::<f64>()) / product.squares[0];
             // A sum of 0 takes nothing.
             if growth.is_finite() {
                 growth.sqrt()
@@ -81,57 +80,100 @@ impl Plane {
         products.fold((row(step) / row(0.0)).sqrt(), f64::max)
     }
 
-    /// What [`Plane::best`] has to know of a weight of [width, columns], its rows one behind the other, and the bias behind it.
-    pub fn read(&self, weight: &[f64], bias: &[f64]) -> Sums {
-        let none = || [(); 3].map(|()| vec![0.0; bias.len()]);
-        let (mut squares, mut mixed) = (none(), none());
-        let channels = self.scale.iter().zip(&self.ratios);
-        for (row, (&g, &r)) in weight.chunks(bias.len().max(1)).zip(channels) {
-            let powers = [1.0 + r * r, r, 1.0];
-            for ((squares, mixed), p) in squares.iter_mut().zip(&mut mixed).zip(powers) {
-                let (of_square, of_weight) = (g * g * p, g * p);
-                for ((square, mixed), w) in squares.iter_mut().zip(mixed).zip(row) {
-                    *square += of_square * w * w;
-                    *mixed += of_weight * w;
-                }
+    /// What [`Plane::best`] has to know of an FP32 weight of [width, columns] and of the bias behind it. `None` of another weight.
+    pub fn read(&self, weight: &Tensor, bias: Vec<f64>) -> Option<Sums> {
+        let mut squares = [0.0; 3];
+        let [mut plain, mut ratio, mut twice] = [(); 3].map(|()| vec![0.0; bias.len()]);
+        self.rows(weight, bias.len(), &mut |row, g, r| {
+            let square = g * g * sum_of_squares(row);
+            squares[0] += square * (1.0 + r * r);
+            squares[1] += square * r;
+            squares[2] += square;
+            let sums = plain.iter_mut().zip(&mut ratio).zip(&mut twice);
+            for (((plain, ratio), twice), &w) in sums.zip(row) {
+                let weighed = g * f64::from(w);
+                *plain += weighed;
+                *ratio += r * weighed;
+                *twice += (1.0 + r * r) * weighed;
             }
-        }
-        Sums {
-            bias: bias.to_vec(),
+        })?;
+        Some(Sums {
+            bias,
             squares,
-            mixed,
-        }
+            mixed: [plain, ratio, twice],
+        })
     }
 
-    /// The weight with its bias in it, for rows that are moved by `step`.
-    pub fn weigh(&self, weight: &[f64], product: &Sums, step: f64) -> Vec<f64> {
+    /// The FP32 weight with its bias in it, for rows that are moved by `step`. `None` where a number is too large.
+    pub fn weigh(&self, weight: &Tensor, product: &Sums, step: f64) -> Option<Tensor> {
         let sum = self.sum(step);
-        let columns = product.bias.iter().zip(&product.mixed[2]);
+        let columns = product.bias.iter().zip(&product.mixed[0]);
         let shares: Vec<f64> = columns.map(|(b, m)| (b - step * m) / sum).collect();
-        let rows = weight.chunks(shares.len().max(1)).zip(&self.scale);
-        rows.flat_map(|(row, g)| row.iter().zip(&shares).map(move |(w, share)| w + share / g))
-            .collect()
+        let mut bytes = vec![0; weight.byte_len()];
+        let mut out = bytes.chunks_exact_mut(size_of::<f32>());
+        let mut most = 0f32;
+        self.rows(weight, shares.len(), &mut |row, g, _| {
+            let inverse = g.recip();
+            for ((&w, share), out) in row.iter().zip(&shares).zip(&mut out) {
+                let weighed = (f64::from(w) + share * inverse) as f32;
+                // 0 of a finite number, NaN of any other.
+                most += weighed * 0.0;
+                out.copy_from_slice(&weighed.to_le_bytes());
+            }
+        })?;
+        let weighed = Tensor::from_raw(DType::F32, weight.dims(), bytes.into()).ok()?;
+        most.is_finite().then_some(weighed)
     }
 
-    /// What the moved rows add to a product more, by a weight of [width, columns]: the numbers to take from its bias.
-    pub fn through(&self, weight: &[f64], columns: usize, step: f64) -> Vec<f64> {
+    /// What the moved rows add to a product more, by an FP32 weight of [width, columns]: the numbers to take from its bias.
+    pub fn through(&self, weight: &Tensor, columns: usize, step: f64) -> Option<Vec<f64>> {
         let mut more = vec![0.0; columns];
-        for (row, g) in weight.chunks(columns.max(1)).zip(&self.scale) {
-            for (more, w) in more.iter_mut().zip(row) {
-                *more += step * g * w;
+        self.rows(weight, columns, &mut |row, g, _| {
+            for (more, &w) in more.iter_mut().zip(row) {
+                *more += step * g * f64::from(w);
             }
-        }
-        more
+        })?;
+        Some(more)
+    }
+
+    /// Each row of an FP32 weight of [width, columns] with the scale and the ratio of its channel. `None` of another weight.
+    fn rows(
+        &self,
+        weight: &Tensor,
+        columns: usize,
+        take: &mut dyn FnMut(&[f32], f64, f64),
+    ) -> Option<()> {
+        (weight.dims() == [self.width(), columns]).then_some(())?;
+        let mut channels = self.scale.iter().zip(&self.ratios);
+        weight.f32_rows(&mut |row| {
+            if let Some((&g, &r)) = channels.next() {
+                take(row, g, r);
+            }
+        })
     }
 }
 
-/// A product of a norm's rows: for each column its bias, and sums over the channels as the coefficients of a polynomial in the step.
+fn sum_of_squares(row: &[f32]) -> f64 {
+    // Numbers that compilers take together in vectors.
+    const LANES: usize = 8;
+    let (whole, rest) = row.as_chunks::<LANES>();
+    let mut sums = [0f64; LANES];
+    for lanes in whole {
+        for (sum, &w) in sums.iter_mut().zip(lanes) {
+            *sum += f64::from(w) * f64::from(w);
+        }
+    }
+    let rest = rest.iter().map(|&w| f64::from(w) * f64::from(w));
+    sums.into_iter().chain(rest).sum()
+}
+
+/// A product of a norm's rows: the bias of each column, and sums over the channels as the coefficients of a polynomial in the step.
 #[derive(Debug)]
 pub struct Sums {
     bias: Vec<f64>,
-    /// Of γ² w², times 1 + (β/γ)², β/γ and 1.
-    squares: [Vec<f64>; 3],
-    /// Of γ w, times the same.
+    /// Of γ² w² over all columns, times 1 + (β/γ)², β/γ and 1.
+    squares: [f64; 3],
+    /// Of γ w, for each column, times 1, β/γ and 1 + (β/γ)².
     mixed: [Vec<f64>; 3],
 }
 
@@ -147,30 +189,32 @@ mod tests {
             .collect()
     }
 
-    fn product(row: &[f64], weight: &[f64], columns: usize) -> Vec<f64> {
+    fn product(row: &[f64], weight: &[f32], columns: usize) -> Vec<f64> {
         let column = |j| {
             row.iter()
                 .enumerate()
-                .map(move |(i, x)| x * weight[i * columns + j])
+                .map(move |(i, x)| x * f64::from(weight[i * columns + j]))
         };
         (0..columns).map(|j| column(j).sum()).collect()
     }
 
     const NUMBERS: [f64; 4] = [0.3, -1.2, 2.0, -0.4];
-    const WEIGHT: [f64; 8] = [0.5, -0.2, 0.1, 0.9, -0.7, 0.3, 0.4, -0.6];
+    const WEIGHT: [f32; 8] = [0.5, -0.2, 0.1, 0.9, -0.7, 0.3, 0.4, -0.6];
 
     #[test]
     fn a_weight_takes_its_bias() {
         let plane = Plane::new(vec![0.5, -2.0, 1.5, 0.25], &[0.1, 0.3, -0.2, 0.4]).unwrap();
         let bias = [0.7, -0.3];
-        let read = plane.read(&WEIGHT, &bias);
+        let weight = Tensor::from_values([4, 2].as_slice(), &WEIGHT).unwrap();
+        let read = plane.read(&weight, bias.to_vec()).unwrap();
         let old = product(&row(&plane, &NUMBERS, 0.0), &WEIGHT, 2);
         for step in STEPS {
-            let weighed = plane.weigh(&WEIGHT, &read, step);
+            let weighed = plane.weigh(&weight, &read, step).unwrap();
+            let weighed: Vec<f32> = weighed.values().unwrap();
             let new = product(&row(&plane, &NUMBERS, step), &weighed, 2);
             for ((new, old), b) in new.iter().zip(&old).zip(bias) {
                 assert!(
-                    (new - old - b).abs() < 1e-12,
+                    (new - old - b).abs() < 1e-6,
                     "{step}: {new} is not {old} + {b}"
                 );
             }
@@ -182,7 +226,9 @@ mod tests {
         let plane = Plane::new(vec![0.5, -2.0, 1.5, 0.25], &[0.1, 0.3, -0.2, 0.4]).unwrap();
         let old = product(&row(&plane, &NUMBERS, 0.0), &WEIGHT, 2);
         let new = product(&row(&plane, &NUMBERS, 0.25), &WEIGHT, 2);
-        for ((old, new), more) in old.iter().zip(new).zip(plane.through(&WEIGHT, 2, 0.25)) {
+        let weight = Tensor::from_values([4, 2].as_slice(), &WEIGHT).unwrap();
+        let through = plane.through(&weight, 2, 0.25).unwrap();
+        for ((old, new), more) in old.iter().zip(new).zip(through) {
             assert!((new - old - more).abs() < 1e-12);
         }
     }
@@ -190,10 +236,11 @@ mod tests {
     #[test]
     fn rows_are_moved_where_their_sum_is_small() {
         let ones = vec![1.0; 64];
-        let weight: Vec<f64> = (0..64).map(|k| f64::from(k % 7) - 3.0).collect();
+        let weight: Vec<f32> = (0..64u8).map(|k| f32::from(k % 7) - 3.0).collect();
+        let weight = Tensor::from_values([64, 1].as_slice(), &weight).unwrap();
         let best = |bias: f64, may_move| {
             let plane = Plane::new(ones.clone(), &vec![bias; 64]).unwrap();
-            let read = plane.read(&weight, &[2.0]);
+            let read = plane.read(&weight, vec![2.0]).unwrap();
             plane.best(&[&read], may_move)
         };
         // The sum is 64 as it is.
@@ -202,6 +249,18 @@ mod tests {
         assert!(step != 0.0 && growth < 1.1, "{step}, {growth}");
         assert!(best(1e-3, false).unwrap().1 > 1.1);
         assert_eq!(best(0.0, false), None);
+    }
+
+    #[test]
+    fn numbers_beyond_the_type_are_none() {
+        let plane = Plane::new(vec![1.0, 1.0], &[1.0, 1.0]).unwrap();
+        let weigh = |bias: f64| {
+            let weight = Tensor::from_values([2, 1].as_slice(), &[0.5f32, -0.5]).unwrap();
+            let read = plane.read(&weight, vec![bias]).unwrap();
+            plane.weigh(&weight, &read, 0.0)
+        };
+        assert!(weigh(1e3).is_some());
+        assert!(weigh(1e40).is_none());
     }
 
     #[test]

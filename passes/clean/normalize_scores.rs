@@ -24,7 +24,9 @@ impl Rule for NormalizeScores {
     fn details(&self) -> String {
         "XLNet and Transformer-XL add scores by position to those by content before both are scaled, and subtract their mask: \
          `(q k^T + r) / 8 - 1e30 m` becomes `q k^T / 8 + r / 8 + -1e30 m`. Only in front of a Softmax, only for factors up \
-         to 1, with which no mask overflows, and only for ONNX Runtime, whose operator has the scale first."
+         to 1, with which no mask overflows, and only for ONNX Runtime, whose operator has the scale first. A bound below the sum, \
+         as OPT and XGLM have it, becomes one below the mask, which has one for all layers: `max(s + m, -3.4e38)` is \
+         `s + max(m, -3.4e38)`. A factor for each head moves from scores to queries."
             .into()
     }
 
@@ -37,7 +39,7 @@ impl Rule for NormalizeScores {
     }
 
     fn roots(&self) -> &[&'static str] {
-        &["Mul", "Div", "Sub"]
+        &["Mul", "Div", "Sub", "Max"]
     }
 
     fn needs_facts(&self) -> bool {
@@ -56,9 +58,13 @@ impl Rule for NormalizeScores {
         if !reaches_softmax(g, output) {
             return Err(Miss::none());
         }
-        match node.op().is("Sub") {
-            true => subtracted(g, a, b, output),
-            false => scaled(g, root, a, b, output),
+        match node.op().name() {
+            "Sub" => subtracted(g, a, b, output),
+            "Max" => bounded(g, a, b, output),
+            "Mul" if number(g, a).is_none() && number(g, b).is_none() => by_head(g, [a, b], output)
+                .or_else(|| by_head(g, [b, a], output))
+                .ok_or_else(Miss::none),
+            _ => scaled(g, root, a, b, output),
         }
     }
 }
@@ -73,7 +79,9 @@ fn reaches_softmax(g: &Graph, mut v: ValueId) -> bool {
         if node.op().is("Softmax") {
             return true;
         }
-        let passes = ["Add", "Sub", "Where", "Mul", "Div", "Cast", "Reshape"];
+        let passes = [
+            "Add", "Sub", "Where", "Max", "Mul", "Div", "Cast", "Reshape",
+        ];
         match node.output(0) {
             Some(next) if node.op().is_any(&passes) => v = next,
             _ => return false,
@@ -95,7 +103,7 @@ fn is_scores(g: &Graph, v: ValueId, depth: usize) -> bool {
     match node.op().name() {
         "MatMul" => (0..2).all(|k| node.input(k).is_some_and(|x| g.constant(x).is_none())),
         "Add" => below(0) || below(1),
-        "Sub" | "Mul" | "Div" | "Cast" => below(0),
+        "Sub" | "Mul" | "Div" | "Cast" | "Reshape" => below(0),
         _ => false,
     }
 }
@@ -131,6 +139,63 @@ fn subtracted(g: &Graph, s: ValueId, b: ValueId, output: ValueId) -> Result<Patc
     let sum = patch.node(Op::onnx("Add"), [s.into(), bias], Attrs::new());
     patch.replace(output, sum);
     Ok(patch)
+}
+
+/// Numbers up to this one absorb scores of ordinary size that they are added to, in FP32.
+const ABSORBS: f64 = -1e30;
+
+/// `max(s + m, c)` is `s + max(m, c)` where c is about the lowest number: a bound for masks that are added up.
+fn bounded(g: &Graph, a: ValueId, b: ValueId, output: ValueId) -> Result<Patch, Miss> {
+    let lowest = |v: ValueId| number(g, v).is_some_and(|(_, c)| c <= ABSORBS && c.is_finite());
+    let (sum, bound) = match (lowest(a), lowest(b)) {
+        (false, true) => (a, b),
+        (true, false) => (b, a),
+        _ => return Err(Miss::none()),
+    };
+    let add = g
+        .producer_if(sum, "Add")
+        .filter(|_| g.value(sum).uses().len() == 1);
+    let (Some(x), Some(y)) = add.map_or((None, None), |id| {
+        (g.node(id).input(0), g.node(id).input(1))
+    }) else {
+        return Err(Miss::none());
+    };
+    let (s, m) = match (is_scores(g, x, 0), is_scores(g, y, 0)) {
+        (true, false) => (x, y),
+        (false, true) => (y, x),
+        _ => return Err(Miss::none()),
+    };
+    let mut patch = Patch::new();
+    let mask = patch.node(Op::onnx("Max"), [m.into(), bound.into()], Attrs::new());
+    let made = patch.node(Op::onnx("Add"), [s.into(), mask], Attrs::new());
+    patch.replace(output, made);
+    Ok(patch)
+}
+
+/// `(q k^T) t` is `(q t) k^T` where t has one number for each head: Swin Transformer V2 scales cosines so.
+fn by_head(g: &Graph, [s, t]: [ValueId; 2], output: ValueId) -> Option<Patch> {
+    let product = g.producer_if(s, "MatMul").map(|id| g.node(id))?;
+    let (q, k) = (product.input(0)?, product.input(1)?);
+    let sizes = |v: ValueId| -> Option<Vec<Option<usize>>> {
+        Some(g.value(v).ty().shape()?.iter().map(|d| d.known()).collect())
+    };
+    let (by, scores) = (sizes(t)?, sizes(s)?);
+    let computed = g.constant(k).is_none() && g.constant(q).is_none();
+    let alone = g.value(s).uses().len() == 1 && g.value(q).ty().rank() == Some(scores.len());
+    let each =
+        by.len() >= 2 && by.len() <= scores.len() && by.iter().rev().take(2).all(|&d| d == Some(1));
+    // No batch of the product's own grows by it.
+    let fits = by
+        .iter()
+        .rev()
+        .zip(scores.iter().rev())
+        .all(|(&a, &b)| a == Some(1) || a.is_some() && a == b);
+    (computed && alone && each && fits).then_some(())?;
+    let mut patch = Patch::new();
+    let scaled = patch.node(Op::onnx("Mul"), [q.into(), t.into()], Attrs::new());
+    let made = patch.node(Op::onnx("MatMul"), [scaled, k.into()], Attrs::new());
+    patch.replace(output, made);
+    Some(patch)
 }
 
 fn negated(tensor: &Tensor, number: f64) -> Option<Tensor> {

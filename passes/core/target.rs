@@ -39,6 +39,8 @@ pub struct Facts {
     pub group_norm: Option<Native>,
     /// com.microsoft:MatMulNBits, for products with weights in INT4.
     pub nbits_product: Option<Native>,
+    /// That operator adds a bias.
+    pub nbits_product_adds: bool,
     /// Forms of attention by the type of its operands; what is not here goes fastest as [`AttentionForm::Products`].
     pub attention: &'static [(DType, AttentionForm)],
     /// Types in which ONNX's own Attention goes fastest where heads of queries share keys, or where it joins keys and values with
@@ -58,6 +60,9 @@ pub struct Facts {
     pub scales_before_biases: bool,
     /// Queries, keys and values are written once more because of a bias between their projection and the telling apart of heads.
     pub biases_keep_projections_apart: bool,
+
+    /// Queries and keys are rotated by a kernel each where their tables were written before.
+    pub rotates_apart: bool,
 
     // Norms.
     /// Statistics of norms are computed in the operands' type, so that operands of 16 bits are widened.
@@ -93,6 +98,8 @@ pub struct Facts {
     pub integer_operators: bool,
     /// Products of quantized numbers have one scale for the whole weight, and factors of the columns behind.
     pub scales_columns_behind: bool,
+    /// A product of integers writes INT8 itself where QuantizeLinear follows.
+    pub writes_bytes: bool,
     /// INT8 constants stand in front of DequantizeLinear only.
     pub confines_bytes: bool,
     /// It has kernels for transposed convolutions of integers.
@@ -155,6 +162,8 @@ pub enum RotaryTables {
 pub enum AttentionForm {
     /// com.microsoft:MultiHeadAttention. `projects`: Attention of the same domain where it can project its one input itself.
     MultiHead { projects: bool },
+    /// ONNX's own Attention.
+    Standard,
     /// MatMul, Softmax, MatMul.
     Products,
 }

@@ -9,17 +9,29 @@ use crate::core::expand::number;
 use crate::core::pass::{Context, Miss};
 use crate::core::patch::{Patch, Ref};
 
+fn places(cx: &Context<'_>, scores: &Scores) -> Option<[i64; 4]> {
+    scores.stretches.iter().find_map(|&[start, _]| {
+        let dims = cx.facts.dims(start).filter(|d| d.len() == 5)?;
+        let sizes: Vec<i64> = dims[1..].iter().filter_map(|d| d.as_i64()).collect();
+        sizes.try_into().ok()
+    })
+}
+
 /// Brings operands into the layout.
 pub(super) struct Heads<'a, 'c> {
     g: &'a Graph,
-    cx: &'a Context<'c>,
+    pub(super) cx: &'a Context<'c>,
     pub(super) patch: Patch,
     /// Of the product of queries and keys: 4, or 3 for [batch · heads, queries, keys].
-    rank: usize,
-    depth: usize,
+    pub(super) rank: usize,
+    pub(super) depth: usize,
     /// How many heads there are where the product has one dimension for batch and heads, if something tells.
     heads: Option<i64>,
-    queries: ValueId,
+    pub(super) queries: ValueId,
+    /// Rows and columns of queries and of keys, where something added tells them apart.
+    pub(super) places: Option<[i64; 4]>,
+    /// Keys and values are both repeated for heads that share them, or neither is.
+    unrepeats: bool,
 }
 
 impl<'a, 'c> Heads<'a, 'c> {
@@ -41,6 +53,8 @@ impl<'a, 'c> Heads<'a, 'c> {
             depth: scores.depth + 1,
             heads: None,
             queries: scores.q,
+            places: places(cx, scores),
+            unrepeats: true,
         };
         if heads.rank == 3 {
             let from_scores = scores.stretches.iter().find_map(|&[start, _]| {
@@ -54,7 +68,16 @@ impl<'a, 'c> Heads<'a, 'c> {
                 return Err(Miss::at(scores.q, heads.depth, "its heads are unknown"));
             }
         }
+        heads.unrepeats = heads.repeats(scores.kt) == heads.repeats(v);
         Ok(heads)
+    }
+
+    /// Whether keys or values repeat heads.
+    fn repeats(&self, v: ValueId) -> bool {
+        let view = View::of(self.g, &self.cx.facts, v);
+        view.is_some_and(|mut view| {
+            self.lift(&mut view) && view.unrepeated(self.g, &self.cx.facts, 1).is_some()
+        })
     }
 
     /// How many heads a value's own rearrangement tells of.
@@ -91,13 +114,29 @@ impl<'a, 'c> Heads<'a, 'c> {
     /// A value of rank 3 as [batch, heads, …], by a Reshape.
     fn regrouped(&mut self, v: ValueId) -> Result<Ref, Miss> {
         let n = self.heads.ok_or_else(Miss::none)?;
+        Ok(self.grouped_by(v.into(), n))
+    }
+
+    fn grouped_by(&mut self, v: Ref, n: i64) -> Ref {
         let last = Attrs::new().with("start", 1i64).with("end", 3i64);
-        let last = self.patch.node(Op::onnx("Shape"), [v.into()], last);
+        let last = self.patch.node(Op::onnx("Shape"), [v], last);
         let first = self.patch.constant(Tensor::vector(&[-1, n]));
         let axis = Attrs::new().with("axis", 0i64);
         let shape = self.patch.node(Op::onnx("Concat"), [first, last], axis);
-        let inputs = [v.into(), shape];
-        Ok(self.patch.node(Op::onnx("Reshape"), inputs, Attrs::new()))
+        self.patch
+            .node(Op::onnx("Reshape"), [v, shape], Attrs::new())
+    }
+
+    /// A value [batch · heads or 1, …] of rank 3 as one of rank 4.
+    pub(super) fn apart(&mut self, v: Ref, shared: bool) -> Ref {
+        match self.heads.filter(|_| !shared) {
+            Some(n) => self.grouped_by(v, n),
+            None => {
+                let axes = self.patch.constant(Tensor::vector(&[1i64]));
+                self.patch
+                    .node(Op::onnx("Unsqueeze"), [v, axes], Attrs::new())
+            }
+        }
     }
 
     /// The value by a Reshape, if something tells how many heads there are.
@@ -154,7 +193,9 @@ impl<'a, 'c> Heads<'a, 'c> {
         if turned {
             view = view.with_last_two_swapped().ok_or_else(Miss::none)?;
         }
-        if let Some((inner, _)) = view.unrepeated(self.g, &self.cx.facts, 1) {
+        if self.unrepeats
+            && let Some((inner, _)) = view.unrepeated(self.g, &self.cx.facts, 1)
+        {
             view = inner;
         } else if self.rank == 4 {
             return Ok(as_it_is(self, v.into()));
@@ -180,6 +221,12 @@ impl<'a, 'c> Heads<'a, 'c> {
         let dims = self.cx.facts.dims(v);
         let dims =
             dims.ok_or_else(|| Miss::at(v, self.depth, "the rank of the bias is unknown"))?;
+        if rank == 5 {
+            return match self.rank {
+                3 => self.by_position(v),
+                _ => self.windowed(v),
+            };
+        }
         if rank != 3 || dims.len() < 3 {
             return Ok(v.into());
         }
@@ -202,9 +249,7 @@ impl<'a, 'c> Heads<'a, 'c> {
                 )),
             };
         }
-        let axes = self.patch.constant(Tensor::vector(&[1i64]));
-        let inputs = [v.into(), axes];
-        Ok(self.patch.node(Op::onnx("Unsqueeze"), inputs, Attrs::new()))
+        Ok(self.apart(v.into(), true))
     }
 
     fn term(&mut self, added: Addend, dtype: DType) -> Result<Ref, Miss> {

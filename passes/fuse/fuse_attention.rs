@@ -5,8 +5,8 @@ use kiln_graph::{Attr, Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, ValueId
 
 use super::attention_heads::Heads;
 use crate::analysis::attention::keyless;
-use crate::analysis::attention::scores::{self, Addend, Bias, Scores};
-use crate::analysis::attention::weights::weighted;
+use crate::analysis::attention::scores::{self, Addend, Bias, HIDES, Scores};
+use crate::analysis::attention::weights::{Zeroed, weighted};
 use crate::analysis::mask::{self, Mask, Term};
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::Patch;
@@ -33,7 +33,8 @@ impl Rule for FuseAttention {
          `Where(IsNaN(p), 0, p)` is dropped where the bias is finite, so that no row can be NaN; elsewhere it is kept as \
          the attribute `guarded`: a row whose keys are all hidden gives zeros. What else becomes of such a row is the \
          attribute `keyless`: `uniform` where a number is added that absorbs the scores, `shifted` where one is that does \
-         not. Infinite numbers make the row NaN in every format. Attention whose scores or probabilities are quantized \
+         not. Probabilities that become 0 where their keys are hidden make that mask infinite, and the attention guarded; where a target \
+         computes them between the products for nothing, they stay. Infinite numbers make the row NaN in every format. Attention whose scores or probabilities are quantized \
          stays: one operator would drop that rounding, with which the model was judged, and TensorRT fuses the parts by \
          itself where it can."
             .into()
@@ -67,7 +68,7 @@ impl Rule for FuseAttention {
             return Err(Miss::because("it does not run over the last axis"));
         }
         let after = weighted(g, &cx.facts, root)?;
-        let before = scores::scores(g, &cx.facts, x, 2)?;
+        let mut before = scores::scores(g, &cx.facts, x, 2)?;
         let dtype = g.value(before.q).ty().dtype();
         if dtype.is_none() || dtype != g.value(after.output).ty().dtype() {
             return Err(Miss::at(
@@ -77,6 +78,14 @@ impl Rule for FuseAttention {
             ));
         }
 
+        let zeroed = after.zeroed.is_some();
+        if let Some(zeroed) = after.zeroed {
+            if cx.target.facts.joins_attention {
+                let why = "the target computes what zeroes its probabilities between its products";
+                return Err(Miss::at(zeroed.condition, 1, why));
+            }
+            hides_for_good(g, cx, &mut before, zeroed)?;
+        }
         fits(cx, &before, after.v)?;
         replaces_last(g, &before)?;
 
@@ -90,7 +99,7 @@ impl Rule for FuseAttention {
             true => None,
             false => heads.bias(&before, dtype.unwrap_or(DType::F32))?,
         };
-        let guarded = after.guarded && !finite(g, &before) && !masks.keep_a_key();
+        let guarded = (after.guarded || zeroed) && !finite(g, &before) && !masks.keep_a_key();
         let mut attrs = Attrs::new().with("scale", before.scale as f32);
         if causal {
             attrs.set("is_causal", 1i64);
@@ -120,6 +129,55 @@ impl Rule for FuseAttention {
         let mut patch = heads.patch;
         patch.replace(after.output, made);
         Ok(patch)
+    }
+}
+
+/// Makes the mask of keys whose probabilities become 0 one of infinite numbers: their exponentials are 0 before they are
+/// replaced, and a row of them gives zeros.
+fn hides_for_good(
+    g: &Graph,
+    cx: &Context<'_>,
+    scores: &mut Scores,
+    zeroed: Zeroed,
+) -> Result<(), Miss> {
+    let condition = |bias: Bias| match bias {
+        Bias::Added(v) => mask::analyse_bias(g, &cx.facts, v)
+            .filter(|(_, hidden)| *hidden <= HIDES)
+            .map(|(mask, _)| mask),
+        Bias::Selected {
+            condition,
+            keeps_where,
+            ..
+        } => analysed(g, cx, condition, keeps_where),
+    };
+    let kept = analysed(g, cx, zeroed.condition, zeroed.keeps_where);
+    let same = |b: &Addend| {
+        let selects = matches!(b.bias, Bias::Selected { condition, keeps_where, .. }
+            if condition == zeroed.condition && keeps_where == zeroed.keeps_where);
+        b.rank == zeroed.rank && (selects || kept.is_some() && condition(b.bias) == kept)
+    };
+    let mut found = scores.biases.iter().enumerate().filter(|(_, b)| same(b));
+    let (Some((k, _)), None) = (found.next(), found.next()) else {
+        let why = "what zeroes its probabilities is not what hides its keys";
+        return Err(Miss::at(zeroed.condition, 1, why));
+    };
+    let others = || scores.biases.iter().enumerate().filter(|(n, _)| *n != k);
+    if !others().all(|(_, b)| keyless::hides_nothing(g, b.bias)) {
+        let why = "more hides its keys than what zeroes its probabilities";
+        return Err(Miss::at(zeroed.condition, 1, why));
+    }
+    scores.biases[k].bias = Bias::Selected {
+        condition: zeroed.condition,
+        keeps_where: zeroed.keeps_where,
+        fill: f64::NEG_INFINITY,
+    };
+    Ok(())
+}
+
+fn analysed(g: &Graph, cx: &Context<'_>, condition: ValueId, keeps_where: bool) -> Option<Mask> {
+    match keeps_where {
+        true => mask::analyse(g, &cx.facts, condition),
+        false => mask::analyse_hidden(g, &cx.facts, condition),
     }
 }
 
@@ -207,10 +265,9 @@ impl Masks {
             Bias::Added(v) => mask::analyse_bias(g, &cx.facts, v).map(|(mask, _)| mask),
             Bias::Selected {
                 condition,
-                keeps_where: true,
+                keeps_where,
                 ..
-            } => mask::analyse(g, &cx.facts, condition),
-            Bias::Selected { condition, .. } => mask::analyse_hidden(g, &cx.facts, condition),
+            } => analysed(g, cx, condition, keeps_where),
         };
         Masks(scores.biases.iter().map(understood).collect())
     }

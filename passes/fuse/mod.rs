@@ -1,6 +1,7 @@
 //! Fusions: several operators become one.
 
 mod attention_heads;
+mod attention_windows;
 pub mod drop_key_bias;
 pub mod fuse_attention;
 pub mod fuse_conv_batch_norm;

@@ -117,7 +117,7 @@ fn read(g: &Graph, plane: &Plane, reader: &Reader) -> Option<Option<Sums>> {
         Some(bias) => bias.to_f64s()?,
         None => vec![0.0; width],
     };
-    Some(Some(plane.read(&weight.to_f64s()?, &bias)))
+    Some(Some(plane.read(weight, bias)?))
 }
 
 /// Whether a projection is one alone, or its parts are reshaped to heads, so that `split-heads` can take them apart. `None` where
@@ -185,9 +185,7 @@ impl Change<'_> {
     fn projection(&mut self, reader: &Reader, sum: Option<Sum>, sums: &Sums) -> Option<()> {
         let (g, node) = (self.g, self.g.node(reader.node));
         let weight = g.constant(node.input(1)?)?;
-        let weighed = self.plane.weigh(&weight.to_f64s()?, sums, self.step);
-        let weighed = of_type(&weighed, weight.dtype())?;
-        let weighed = weighed.reshaped(weight.dims()).ok()?;
+        let weighed = self.plane.weigh(weight, sums, self.step)?;
         let weighed = self.patch.constant(weighed);
         let made = self
             .patch
@@ -202,7 +200,7 @@ impl Change<'_> {
         let made = node.sole_output()?;
         let weight = self.g.constant(node.input(1)?)?;
         let width = *weight.dims().last()?;
-        let more = self.plane.through(&weight.to_f64s()?, width, self.step);
+        let more = self.plane.through(weight, width, self.step)?;
         let inputs = [reader.at.into(), node.input(1)?.into()];
         let again = self.patch.remade(self.g, reader.node, inputs);
         let again = self.without(&more, again, made, sum)?;

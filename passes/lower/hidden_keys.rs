@@ -7,7 +7,7 @@ use super::lower_attention::Lower;
 use crate::analysis::attention::scores::HIDES;
 use crate::core::patch::Ref;
 
-/// A bias that is 0 where a key is seen and one number elsewhere, beside what else it adds.
+/// A bias that is one number where a key is hidden, and 0 or what else is added where it is seen.
 #[derive(Clone, Copy, Debug)]
 struct Selection {
     condition: ValueId,
@@ -23,7 +23,7 @@ impl Selection {
             let sum = g.node(g.producer_if(bias, "Add")?);
             let (a, b) = (sum.input(0)?, sum.input(1)?);
             let beside = |mask: ValueId, rest: ValueId| {
-                let found = Selection::alone(g, mask)?;
+                let found = Selection::alone(g, mask).filter(|m| m.rest.is_none())?;
                 let rest = Some(rest);
                 Some(Selection { rest, ..found })
             };
@@ -35,17 +35,18 @@ impl Selection {
         let node = g.node(g.producer_if(bias, "Where")?);
         let (condition, yes, no) = (node.input(0)?, node.input(1)?, node.input(2)?);
         let number = |v: ValueId| g.constant(v).and_then(Tensor::as_f64);
-        let (a, b) = (number(yes)?, number(no)?);
-        let keeps_where = match (a == 0.0 && b <= HIDES, b == 0.0 && a <= HIDES) {
-            (true, _) => true,
-            (_, true) => false,
+        let hides = |v: ValueId| number(v).is_some_and(|n| n <= HIDES);
+        // What is added where a key is seen needs no mask written into it, which is one for each row of a batch.
+        let (keeps_where, shown, fill) = match (hides(yes), hides(no)) {
+            (false, true) => (true, yes, no),
+            (true, false) => (false, no, yes),
             _ => return None,
         };
         Some(Selection {
             condition,
             keeps_where,
-            fill: if keeps_where { no } else { yes },
-            rest: None,
+            fill,
+            rest: Some(shown).filter(|&v| number(v) != Some(0.0)),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! `internal::Attention` in the words of the target.
 
+use kiln_graph::infer::Expr;
 use kiln_graph::ops::InternalAttention;
 use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId};
 
@@ -54,7 +55,10 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
             _ if lower.attention.probabilities().is_some() => None,
             _ if facts.attends_to_caches && lower.is_cached(k, v) => lower.cached(q, k, v),
             AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
-            AttentionForm::Products => None,
+            AttentionForm::Standard if g.opset() >= standard_attention::SINCE => {
+                lower.standard(q, k, v)
+            }
+            AttentionForm::Standard | AttentionForm::Products => None,
         };
     }
     let made = match one {
@@ -314,9 +318,11 @@ impl Lower<'_, '_> {
             facts.dims(k)?.get(2)?.clone(),
         );
         let rank = dims.len();
+        let one = Expr::from(1);
+        let rows = rank.checked_sub(2).and_then(|k| dims.get(k)).cloned();
         let (rows, columns) = (
-            dims.get(rank.checked_sub(2)?)?.clone(),
-            dims.last()?.clone(),
+            rows.unwrap_or(one.clone()),
+            dims.last().cloned().unwrap_or(one),
         );
         let mut at = bias;
         if rank < 4 {

@@ -1,6 +1,6 @@
 //! Products with weights in INT4 become com.microsoft:MatMulNBits.
 
-use kiln_graph::{Attrs, DType, Graph, NodeId, Tensor, ValueId, ops};
+use kiln_graph::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId, ops};
 
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::Patch;
@@ -25,7 +25,7 @@ impl Rule for LowerInt4 {
 
     fn details(&self) -> String {
         "`MatMul(x, DequantizeLinear(w))` with w [K, N] in INT4 and blocks along K becomes MatMulNBits with w packed as \
-         [N, blocks, block / 2], and zero points, if there are any, as [N, blocks / 2]; a bias of N numbers behind it becomes its sixth input. Without that, ONNX Runtime widens \
+         [N, blocks, block / 2], and zero points, if there are any, as [N, blocks / 2]; a bias of N numbers behind it becomes its sixth input where the target's kernel adds one. Without that, ONNX Runtime widens \
          the weight in every run. `accuracy_level` 4 lets it multiply in INT8, which adds 0.005 to a relative error of 0.085 of \
          the product with normal weights. Elsewhere DequantizeLinear stays."
             .into()
@@ -61,6 +61,7 @@ impl Rule for LowerInt4 {
         let native = native.and_then(|n| n.over(g, x));
         let native = native.ok_or_else(|| Miss::because("the target has no MatMulNBits"))?;
         let weight = Weight::of(&dequantize)?;
+        let adds = cx.target.facts.nbits_product_adds;
         let mut bias = None;
         if let Some(gemm) = ops::Gemm::of(g, root) {
             let scales = gemm.alpha() != 1.0 || gemm.c().is_some() && gemm.beta() != 1.0;
@@ -73,7 +74,7 @@ impl Rule for LowerInt4 {
             }
         } else if g.value(x).ty().rank().is_none_or(|rank| rank < 2) {
             return Err(Miss::at(x, 1, "it is no matrix"));
-        } else if let Some((c, sum)) = weight.added(g, output) {
+        } else if adds && let Some((c, sum)) = weight.added(g, output) {
             (bias, output) = (Some(c), sum);
         }
         let mut patch = Patch::new();
@@ -91,11 +92,14 @@ impl Rule for LowerInt4 {
         let mut inputs = vec![Some(x.into())];
         inputs.extend([values, scales].map(|t| Some(patch.constant(t))));
         let zeros = zeros.map(|zeros| patch.constant(zeros));
-        match bias {
+        match bias.filter(|_| adds) {
             Some(bias) => inputs.extend([zeros, None, Some(bias.into())]),
             None => inputs.extend(zeros.map(Some)),
         }
-        let made = patch.node_with(native, inputs, 1, attrs)[0];
+        let mut made = patch.node_with(native, inputs, 1, attrs)[0];
+        if let Some(bias) = bias.filter(|_| !adds) {
+            made = patch.node(Op::onnx("Add"), [made, bias.into()], Attrs::new());
+        }
         patch.replace(output, made);
         Ok(patch)
     }

@@ -16,6 +16,7 @@ pub mod lower_rotary;
 mod packed_projections;
 pub mod pad_columns;
 pub mod raise_for_attention;
+pub mod rotate_together;
 pub mod separate_gates;
 pub mod separate_weights;
 pub mod split_heads;

@@ -6,7 +6,7 @@ use kiln_graph::{Graph, Model, opset};
 use super::standard_attention::{self, SINCE};
 use crate::core::kernels;
 use crate::core::pass::{Context, Exactness, Pass, PassFailure};
-use crate::core::target::Target;
+use crate::core::target::{AttentionForm, Target};
 
 #[derive(Debug)]
 pub struct RaiseForAttention;
@@ -50,8 +50,12 @@ fn wants_attention(g: &Graph, target: &Target) -> bool {
     g.nodes().any(|(id, _)| {
         InternalAttention::of(g, id).is_some_and(|attention| {
             let dtype = attention.input(0).and_then(|q| g.value(q).ty().dtype());
-            dtype.is_some_and(|d| target.facts.standard_attention.contains(&d))
-                && standard_attention::wanted(g, &attention)
+            let facts = target.facts;
+            dtype.is_some_and(|d| {
+                facts.attention_over(d) == AttentionForm::Standard
+                    || facts.standard_attention.contains(&d)
+                        && standard_attention::wanted(g, &attention)
+            })
         })
     })
 }

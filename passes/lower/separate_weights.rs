@@ -1,4 +1,4 @@
-//! One copy of a 4-bit weight for each product that does not depend on the others.
+//! One copy of a 4-bit weight for each product.
 
 use kiln_graph::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId, ops};
 
@@ -19,14 +19,15 @@ impl Pass for SeparateWeights {
     }
 
     fn about(&self) -> &'static str {
-        "give products that read one INT4 weight and do not depend on each other constants of their own"
+        "give products that read one INT4 weight constants of their own"
     }
 
     fn details(&self) -> String {
         "TensorRT's builder crashes over two products with one INT4 weight of which none follows from the other, also where \
          the weights are two equal constants (TensorRT for RTX 1.7.1). The second product gets the weight as [1, K, N] \
          behind a DequantizeLinear and a Squeeze of its own, the third as [1, 1, K, N]: the same numbers, which the engine \
-         holds once. Products in a row share one."
+         holds once. Of products that follow from one another, as in models whose layers share weights, each has a copy: what several read is \
+         dequantized by a kernel of its own, and multiplied in floats."
             .into()
     }
 
@@ -41,25 +42,18 @@ impl Pass for SeparateWeights {
         in_each_graph(model, &mut |g| {
             let mut changed = 0;
             for (dequantize, rows) in shared(g)? {
-                for (k, readers) in rows.into_iter().enumerate().skip(1).take(MOST) {
-                    if !cx.admit(NAME, || g.label(dequantize)) {
-                        return Ok(changed);
-                    }
-                    let Some(copy) = copied(g, dequantize, k) else {
-                        break;
-                    };
-                    for id in readers {
-                        let weight = g.node(id).input(1);
-                        let views = weight.map_or_else(Vec::new, |w| views(g, w));
-                        let mut made = Some(copy);
-                        for view in views.into_iter().rev() {
-                            made = made.and_then(|v| again(g, view, v, k));
+                for (k, readers) in rows.into_iter().enumerate().take(MOST + 1) {
+                    // The first of all reads what is there.
+                    for id in readers.into_iter().skip(usize::from(k == 0)) {
+                        if !cx.admit(NAME, || g.label(id)) {
+                            return Ok(changed);
                         }
-                        if let Some(made) = made {
-                            g.set_input(id, 1, Some(made));
-                        }
+                        let Some(copy) = copied(g, dequantize, k) else {
+                            break;
+                        };
+                        read_instead(g, id, copy, k);
+                        changed += 1;
                     }
-                    changed += 1;
                 }
             }
             Ok(changed)
@@ -67,10 +61,23 @@ impl Pass for SeparateWeights {
     }
 }
 
+/// Makes a product read another copy of its weight, through the same views.
+fn read_instead(g: &mut Graph, id: NodeId, copy: ValueId, k: usize) {
+    let weight = g.node(id).input(1);
+    let views = weight.map_or_else(Vec::new, |w| views(g, w));
+    let mut made = Some(copy);
+    for view in views.into_iter().rev() {
+        made = made.and_then(|v| again(g, view, v, k));
+    }
+    if let Some(made) = made {
+        g.set_input(id, 1, Some(made));
+    }
+}
+
 /// Products, each row in the order in which they follow from one another.
 type Rows = Vec<Vec<NodeId>>;
 
-/// Each DequantizeLinear of an INT4 constant whose products do not all follow from one another, with these in rows that do.
+/// Each DequantizeLinear of an INT4 constant that several products read, with these in rows that follow from one another.
 fn shared(g: &Graph) -> Result<Vec<(NodeId, Rows)>, PassFailure> {
     let mut found: Vec<(NodeId, Rows)> = Vec::new();
     for id in g.topo_order()? {
@@ -92,7 +99,7 @@ fn shared(g: &Graph) -> Result<Vec<(NodeId, Rows)>, PassFailure> {
             None => rows.push(vec![id]),
         }
     }
-    found.retain(|(_, rows)| rows.len() > 1);
+    found.retain(|(_, rows)| rows.iter().map(Vec::len).sum::<usize>() > 1);
     Ok(found)
 }
 
@@ -165,6 +172,10 @@ fn copied(g: &mut Graph, id: NodeId, more: usize) -> Option<ValueId> {
         &format!("{name}_lifted_{more}"),
         attrs,
     )?;
+    if more == 0 {
+        g.set_type(made, ty);
+        return Some(made);
+    }
     let axes: Vec<i64> = (0..more as i64).collect();
     let axes = g.add_constant(&format!("{name}_axes_{more}"), Tensor::vector(&axes));
     let inputs = vec![Some(made), Some(axes)];

@@ -11,6 +11,7 @@ pub use calibrated::gram::Gram;
 pub use calibrated::plan::{Plan, Plans};
 pub use calibrated::stats;
 pub use eight::quantize::wanted;
+pub use eight::results::wanted as wanted_results;
 pub use four::layer::MIN_BLOCK as MIN_INT4_BLOCK;
 pub use four::plan::{plan as plan_int4, wanted as wanted_by_int4};
 pub use half::format::HalfFormat;

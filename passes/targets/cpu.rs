@@ -42,6 +42,7 @@ pub static FACTS: Facts = Facts {
         since: 1,
         dtypes: ANY,
     }),
+    nbits_product_adds: true,
     // There is no kernel of FP16. Attention is faster than MultiHeadAttention behind three products (0.94 to 0.98 of the original's
     // latency against 0.96 to 1.00: MiniLM-L3 and BERT-base at 128 tokens).
     attention: &[(DType::F32, AttentionForm::MultiHead { projects: true })],
@@ -55,6 +56,7 @@ pub static FACTS: Facts = Facts {
     scales_before_biases: true,
     // Its operators take the biases with them.
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     skip_norm_is_slow: true,
@@ -72,6 +74,7 @@ pub static FACTS: Facts = Facts {
     zero_points: true,
     integer_operators: true,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     // QLinearConv.

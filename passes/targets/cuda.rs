@@ -7,7 +7,10 @@ use super::types::{FLOATS, THREE_FLOATS};
 use crate::core::target::{AttentionForm, Facts, MICROSOFT, Native, RotaryTables};
 use crate::precision::numbers::format::Format;
 
-pub static FACTS: Facts = Facts {
+pub static FACTS: Facts = TABLE;
+
+/// The facts, for tables that differ in one of them ([`super::cuda_forms`]).
+pub(super) const TABLE: Facts = Facts {
     dialect: "cuda",
     runtime: "ONNX Runtime's CUDA provider",
     opset: 20,
@@ -41,6 +44,8 @@ pub static FACTS: Facts = Facts {
         since: 1,
         dtypes: THREE_FLOATS,
     }),
+    // Its kernel ends with an error where it is given one (ONNX Runtime 1.31).
+    nbits_product_adds: false,
     // Projections stay products of their own, which cuBLAS multiplies. In half precision, rows whose keys are all hidden by a number
     // keep the differences of their scores in these kernels, as they add it in FP32 (`lower/keyless_rows.rs`).
     attention: &[
@@ -56,6 +61,7 @@ pub static FACTS: Facts = Facts {
     rewrites_attention: false,
     scales_before_biases: true,
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     // SkipLayerNormalization has a kernel of its own.
@@ -75,6 +81,7 @@ pub static FACTS: Facts = Facts {
     // They fall to the CPU.
     integer_operators: false,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     quantizes_results_of_conv: true,

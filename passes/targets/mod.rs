@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod cuda_forms;
 pub mod cuda_kernels;
 pub mod standard;
 pub mod tensorrt;

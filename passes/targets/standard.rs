@@ -14,6 +14,7 @@ pub static FACTS: Facts = Facts {
     rotary: None,
     group_norm: None,
     nbits_product: None,
+    nbits_product_adds: false,
     attention: &[],
     standard_attention: &[],
 
@@ -22,6 +23,7 @@ pub static FACTS: Facts = Facts {
     rewrites_attention: false,
     scales_before_biases: false,
     biases_keep_projections_apart: false,
+    rotates_apart: false,
 
     narrow_statistics: false,
     skip_norm_is_slow: false,
@@ -39,6 +41,7 @@ pub static FACTS: Facts = Facts {
     zero_points: true,
     integer_operators: true,
     scales_columns_behind: false,
+    writes_bytes: false,
     confines_bytes: false,
     quantizes_transposed_conv: false,
     quantizes_results_of_conv: true,

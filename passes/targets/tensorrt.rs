@@ -35,6 +35,7 @@ pub static FACTS: Facts = Facts {
         dtypes: ANY,
     }),
     nbits_product: None,
+    nbits_product_adds: false,
     // It finds them by itself.
     attention: &[],
     standard_attention: &[],
@@ -49,6 +50,7 @@ pub static FACTS: Facts = Facts {
     scales_before_biases: false,
     // It reads heads out of a product's result as it is.
     biases_keep_projections_apart: true,
+    rotates_apart: true,
 
     // Whatever `stash_type` says.
     narrow_statistics: true,
@@ -71,6 +73,7 @@ pub static FACTS: Facts = Facts {
     // which FP16 cannot hold.
     scales_columns_behind: true,
     // It says so where another node reads one.
+    writes_bytes: true,
     confines_bytes: true,
     quantizes_transposed_conv: true,
     quantizes_results_of_conv: false,

@@ -235,7 +235,7 @@ impl Reference {
             };
             let margin = || {
                 let decision = margin::decision(&self.original.model.graph, &output.name)?;
-                let run = |model: &Model| self.run(model, case).ok();
+                let run = |model: &Model| self.run(model, &case.inputs, Side::Reference).ok();
                 let operands = decision.operands(&self.original.model, &case.inputs, run)?;
                 decision.margin(&operands, &a, &b, limit)
             };
@@ -303,7 +303,7 @@ impl Reference {
                 inputs: noise::perturbed_inputs(&case.inputs, seed),
             };
             let model = noise::perturbed(&self.original.model, seed);
-            if let Ok(found) = self.run(&model, &moved) {
+            if let Ok(found) = self.run(&model, &moved.inputs, Side::Reference) {
                 noise.add(expected, &found);
             }
         }

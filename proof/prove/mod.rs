@@ -81,7 +81,7 @@ pub struct Reference {
 /// A candidate's file, and what it was found to be at all cases. The same bytes are the same function.
 #[derive(Debug)]
 struct Judged {
-    sha256: Vec<u8>,
+    hash: blake3::Hash,
     report: parity::Report,
     placements: Vec<Placed>,
 }

@@ -104,8 +104,8 @@ impl Reference {
         // What wrote the candidate has read the original's weights.
         self.original.close();
         let written = onnx::read(path)?;
-        let sha256 = sessions::sha256(path, &written)?;
-        let same = |j: &&Judged| j.sha256 == sha256 && j.report.tolerance == *tolerance;
+        let hash = sessions::hash(path, &written)?;
+        let same = |j: &&Judged| j.hash == hash && j.report.tolerance == *tolerance;
         if let Some(known) = self.judged.iter().find(same) {
             self.placements = known.placements.clone();
             return Ok(known.report.clone());
@@ -116,7 +116,7 @@ impl Reference {
         drop(candidate);
         memory::give_back();
         self.judged.push(Judged {
-            sha256,
+            hash,
             report: report.clone(),
             placements: self.placements.clone(),
         });
@@ -214,17 +214,27 @@ impl Reference {
         }
     }
 
+    /// The original in memory.
+    pub fn original(&self) -> &Model {
+        &self.original.model
+    }
+
     /// The case of this name, else the typical one.
     pub fn case(&self, name: Option<&str>) -> Option<&Case> {
         let named = name.and_then(|name| self.cases.iter().find(|c| c.name == name));
         named.or(self.typical())
     }
 
-    /// The outputs of another model at a case, with what it rounds.
+    /// The outputs of a model that is made of the original or of a result, with what it rounds.
     ///
     /// # Errors
     /// When the model does not load or run.
-    pub fn run(&self, model: &Model, case: &Case) -> Result<Vec<(String, Tensor)>, Error> {
+    pub fn run(
+        &self,
+        model: &Model,
+        inputs: &[(String, Tensor)],
+        side: Side,
+    ) -> Result<Vec<(String, Tensor)>, Error> {
         let device = self.device.device;
         let twin = stand_in(model, device);
         let model = twin.as_ref().unwrap_or(model);
@@ -234,8 +244,11 @@ impl Reference {
         };
         let name = self.original.path.display().to_string();
         let mut session = mapped_session(self.original.runtime, &name, model, &unwatched)?;
-        let inputs = made::fed(session.inputs(), &self.fixed, &case.inputs);
-        self.original.tally.original();
+        let inputs = made::fed(session.inputs(), &self.fixed, inputs);
+        match side {
+            Side::Reference => self.original.tally.original(),
+            Side::Candidate => self.original.tally.result(),
+        }
         Ok(session.run(&inputs)?)
     }
 

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use kiln_graph::onnx::{self, ReadError, ReadErrorKind, WriteOptions};
 use kiln_graph::{DType, Model};
-use sha2::{Digest, Sha256};
 
 use super::Error;
 use crate::parity::{Placed, Side};
@@ -15,9 +14,9 @@ use kiln_runtime::{
     mapped,
 };
 
-/// The SHA-256 of a model's files: it is what was proved, whatever wrote it.
-pub(super) fn sha256(path: &Path, model: &Model) -> Result<Vec<u8>, ReadError> {
-    let mut hash = Sha256::new();
+/// The BLAKE3 hash of a model's files: it is what was proved, whatever wrote it.
+pub(super) fn hash(path: &Path, model: &Model) -> Result<blake3::Hash, ReadError> {
+    let mut hash = blake3::Hasher::new();
     hash.update(model.bytes.as_deref().unwrap_or_default());
     for source in model.sources.iter().filter(|s| s.path != path) {
         let map = mapped::own(&source.path).map_err(|e| ReadError {
@@ -26,7 +25,7 @@ pub(super) fn sha256(path: &Path, model: &Model) -> Result<Vec<u8>, ReadError> {
         })?;
         hash.update(&map);
     }
-    Ok(hash.finalize().to_vec())
+    Ok(hash.finalize())
 }
 
 /// The optimizer would hide what FP16 does: it takes roundings out. On a GPU products stay in FP32 where the model has them

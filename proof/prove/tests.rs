@@ -173,7 +173,7 @@ fn each_model_runs_once_at_each_case() {
 #[test]
 fn a_file_is_known_by_its_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let hash = |path: &Path| sessions::sha256(path, &onnx::read(path).unwrap()).unwrap();
+    let hash = |path: &Path| sessions::hash(path, &onnx::read(path).unwrap()).unwrap();
     let write = |name: &str, weight, inline_limit| {
         let path = folder.path().join(name);
         let options = WriteOptions { inline_limit };

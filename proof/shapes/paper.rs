@@ -221,11 +221,3 @@ fn scratch(graph: &Graph, facts: &Facts, id: NodeId) -> Option<u64> {
         _ => None,
     }
 }
-
-/// Memory that is free on this machine, where the system tells.
-pub(super) fn free() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024)
-}

@@ -10,6 +10,7 @@ use super::paper::{self, Look};
 use super::relate::{Misfit, Study};
 use super::roles::{self, Role};
 use super::{Point, Range, Shapes, SpecError};
+use kiln_runtime::memory;
 use kiln_runtime::setting::DIM;
 
 /// What values may take at the largest sizes that kiln chooses by itself, in bytes: what a machine that compiles models can
@@ -32,7 +33,7 @@ const SOUNDS: &[usize] = &[1600, 3200, 4800, 8000, 12_000];
 
 /// The most that sizes may take that kiln chooses: [`BUDGET`], or half of what is free where that is less.
 pub(super) fn budget() -> u64 {
-    paper::free().map_or(BUDGET, |free| BUDGET.min(free / 2))
+    memory::free().map_or(BUDGET, |free| BUDGET.min(free / 2))
 }
 
 /// Sets relations and default ranges.
@@ -305,7 +306,7 @@ fn spare(graph: &Graph, shapes: &mut Shapes) {
     let budget = budget();
     let before = shapes.ranges.clone();
     let asked = paper::look(graph, shapes, &shapes.point(|r| r.max)).bytes;
-    let most = paper::free().map_or(u64::MAX, |free| free / 2).max(budget);
+    let most = memory::free().map_or(u64::MAX, |free| free / 2).max(budget);
     let mut now = asked;
     while now > budget {
         let lower = |n: &&String| {

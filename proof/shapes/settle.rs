@@ -5,12 +5,12 @@
 
 use kiln_graph::Graph;
 
-use super::paper;
 use super::plan;
 use super::runs::{Probe, Runs, Settled};
 use super::search::{constants, search};
 use super::surround::surround;
 use super::{Point, Range, Shapes};
+use kiln_runtime::memory;
 
 /// The sizes tried for all dimensions at once where the typical ones do not run.
 const LOWER: &[usize] = &[8192, 4096, 2048, 1024, 512, 256, 64, 32, 16, 8, 4, 2, 1];
@@ -55,7 +55,7 @@ pub(crate) fn settle_near<'a>(
         original,
         probe: Some(probe),
         // What the user asks for may take what there is.
-        limit: plan::budget().max(paper::free().unwrap_or(u64::MAX)),
+        limit: plan::budget().max(memory::free().unwrap_or(u64::MAX)),
         enough,
     };
     let free = free(shapes);

@@ -1,4 +1,4 @@
-//! Memory that was freed, and that the allocator keeps for what comes.
+//! Memory: what is free, and what was freed and the allocator keeps for what comes.
 
 #![allow(unsafe_code)]
 
@@ -10,4 +10,12 @@ pub fn give_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Bytes that are free on this machine, where the system tells.
+pub fn free() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
 }

@@ -9,6 +9,7 @@ use crate::bundle::BundleError;
 use crate::engine::run::EngineRunError;
 use crate::fault::Fault;
 use crate::fixed::FixError;
+use crate::manifest::ManifestError;
 use crate::parity::{InputError, NpzError};
 use crate::runtime;
 use crate::shapes::{Point, SpecError};
@@ -27,6 +28,8 @@ pub enum BenchError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     #[error(transparent)]
     Spec(#[from] SpecError),
     #[error(transparent)]
@@ -91,7 +94,7 @@ impl BenchError {
             | BenchError::Inputs(_)
             | BenchError::Npz(_)
             | BenchError::Io { .. } => Fault::Request,
-            BenchError::Read(_) => Fault::Model,
+            BenchError::Read(_) | BenchError::Manifest(_) => Fault::Model,
             BenchError::Bundle(e) => e.fault(),
             BenchError::Spec(e) => e.fault(),
             BenchError::Runtime(e) => e.fault(),

@@ -300,7 +300,7 @@ fn load(request: &Request) -> Result<Vec<Loaded>, BenchError> {
     let (paths, names): (Vec<PathBuf>, Vec<Option<String>>) = given.into_iter().unzip();
     let named = names::named(&paths, &names).into_iter().zip(&paths);
     let load = |(name, given): (String, &PathBuf)| {
-        let path = bundle::find_model(given)?;
+        let path = bundle::find_model_for(given, request.device)?;
         let model = onnx::read(&path)?;
         Ok(Loaded { name, path, model })
     };

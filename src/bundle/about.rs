@@ -24,6 +24,8 @@ pub struct About {
     pub parity: String,
     pub engine: String,
     pub engine_parity: String,
+    /// What it has for other targets: `cuda, model.cuda.onnx: passes …`.
+    pub also: Vec<String>,
     /// What proved it, and where.
     pub runtime: String,
     /// What `kiln compile -c manifest.json` compiles again.
@@ -57,6 +59,9 @@ pub fn of(m: Manifest) -> About {
             EngineParity::NotRun { why } if why.is_empty() => String::new(),
             EngineParity::NotRun { why } => format!("not run: {why}"),
         },
+        also: (m.also.iter())
+            .map(|a| format!("{}, {}: {}", a.manifest.target, a.file, parity(&a.manifest)))
+            .collect(),
         runtime: match &m.device {
             Some(chosen) => format!("{runtime} on {}", chosen.device),
             None => runtime,

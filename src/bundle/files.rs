@@ -2,6 +2,8 @@
 
 /// The optimized model's file in a bundle.
 pub const MODEL: &str = "model.onnx";
+/// The model for ONNX Runtime's CUDA provider, in a bundle that has an engine too.
+pub const CUDA_MODEL: &str = "model.cuda.onnx";
 /// The engine's file in a bundle.
 pub const ENGINE: &str = "model.engine";
 /// What was done, for machines.

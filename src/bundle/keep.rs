@@ -7,15 +7,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::{BundleError, io_error};
-use super::files::{ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE, ROLES};
+use super::files::{CUDA_MODEL, ENGINE, MANIFEST, MODEL, PROOF, REPORT, REPORT_PAGE, ROLES};
 
 /// External data of [`MODEL`].
 const DATA: &str = "model.onnx.data";
+/// External data of [`CUDA_MODEL`].
+const CUDA_DATA: &str = "model.cuda.onnx.data";
 
 /// All that a bundle has of its own.
-const OURS: [&str; 8] = [
+const OURS: [&str; 10] = [
     MODEL,
     DATA,
+    CUDA_MODEL,
+    CUDA_DATA,
     ENGINE,
     MANIFEST,
     REPORT,

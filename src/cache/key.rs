@@ -158,8 +158,9 @@ fn settings(options: &Options, fact: &mut dyn FnMut(&str, String)) {
         trt_lib: _,
         builder: _,
         seed,
-        // What it asks for is checked by hashing the model itself.
+        // What they ask for is checked by hashing the model itself.
         sha256,
+        blake3,
         tolerance,
         limits,
         gates,
@@ -199,7 +200,7 @@ fn settings(options: &Options, fact: &mut dyn FnMut(&str, String)) {
     fact("explain", format!("{explain:?}"));
     fact("device", format!("{device:?}"));
     fact("seed", seed.to_string());
-    fact("asked sha256", format!("{sha256:?}"));
+    fact("asked hashes", format!("{sha256:?} {blake3:?}"));
     fact("tolerance", format!("{tolerance:?} {limits:?}"));
     fact("gates", format!("{gates:?}"));
 }

@@ -1,12 +1,13 @@
 //! Which tensor is the first that diverges: values of the same name in both graphs, compared in the order of computation.
 
-use kiln_graph::{DType, Graph, Model, Tensor, ValueId};
+use kiln_graph::{Graph, Model, Tensor, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Error;
-use crate::parity::{self, Report, Tolerance};
+use crate::inner::{common, exposed, wide};
+use crate::parity::{self, Report, Side, Tolerance};
 use crate::prove::Reference;
 
 /// What the comparison of inner values found.
@@ -86,8 +87,8 @@ pub(super) fn find(
             &group.iter().map(|p| p.candidate).collect::<Vec<_>>(),
             &names,
         );
-        let left = reference.run(&left, case)?;
-        let right = reference.run(&right, case)?;
+        let left = reference.run(&left, &case.inputs, Side::Reference)?;
+        let right = reference.run(&right, &case.inputs, Side::Candidate)?;
         for pair in group {
             let of = |side: &[(String, Tensor)]| {
                 side.iter()
@@ -135,59 +136,6 @@ pub(super) fn find(
         compared: layers,
         first,
     })
-}
-
-pub(super) struct Pair {
-    pub name: String,
-    pub original: ValueId,
-    pub candidate: ValueId,
-}
-
-/// Float values that nodes of both outermost graphs compute under one name, in the order of the original.
-pub(super) fn common(original: &Graph, candidate: &Graph) -> Vec<Pair> {
-    let float = |g: &Graph, v: ValueId| {
-        let dtype = g.value(v).ty().dtype();
-        g.producer(v).is_some() && dtype.is_none_or(|d| d.is_float())
-    };
-    let named: FxHashMap<&str, ValueId> = (candidate.values())
-        .filter(|&(v, value)| float(candidate, v) && !value.name().is_empty())
-        .map(|(v, value)| (value.name(), v))
-        .collect();
-    let order = original.topo_order().unwrap_or_default();
-    let outputs = order
-        .iter()
-        .flat_map(|&id| original.node(id).outputs().iter().flatten());
-    let pairs = outputs.filter(|&&v| float(original, v)).filter_map(|&v| {
-        let name = original.value(v).name();
-        Some(Pair {
-            name: name.to_string(),
-            original: v,
-            candidate: *named.get(name)?,
-        })
-    });
-    pairs.collect()
-}
-
-/// The model with these values as its outputs.
-fn exposed(model: &Model, values: &[ValueId], names: &[&str]) -> Model {
-    let mut model = model.clone();
-    model.graph.take_outputs();
-    for (&value, &name) in values.iter().zip(names) {
-        model.graph.add_output(name, value);
-    }
-    model
-}
-
-/// Halves as FP32, so that a value of one type in one graph and of another in the other compares.
-pub(super) fn wide(tensor: &Tensor) -> Option<Tensor> {
-    match tensor.dtype() {
-        DType::F32 => Some(tensor.clone()),
-        DType::F16 | DType::BF16 | DType::F64 => {
-            let values: Vec<f32> = tensor.to_f64s()?.into_iter().map(|v| v as f32).collect();
-            Tensor::from_values(tensor.dims(), &values).ok()
-        }
-        _ => None,
-    }
 }
 
 fn label(g: &Graph, v: ValueId) -> String {
@@ -249,7 +197,11 @@ fn operands(
     let names: Vec<&str> = computed.iter().map(|&v| g.value(v).name()).collect();
     let run = match computed.is_empty() {
         true => Vec::new(),
-        false => reference.run(&exposed(candidate, &computed, &names), case)?,
+        false => reference.run(
+            &exposed(candidate, &computed, &names),
+            &case.inputs,
+            Side::Candidate,
+        )?,
     };
     let mut all = Vec::new();
     for v in inputs {

@@ -4,7 +4,7 @@ mod error;
 mod golden;
 mod layers;
 mod options;
-mod pieces;
+pub(crate) mod pieces;
 mod precision;
 mod saved;
 mod suspects;
@@ -23,12 +23,12 @@ use crate::engine_runner;
 use crate::environment::{Environment, environment};
 use crate::fixed::Fixed;
 use crate::judge::Judgement;
-use crate::parity::{self, Case, Placed, Report, Tolerance};
+use crate::parity::{self, Placed, Report, Tolerance};
 use crate::precision::Format;
 use crate::prove::{self, Alone, Reference, Request};
 use crate::recipe;
-use crate::runtime::{Chosen, DeviceChoice, DeviceRequest};
-use crate::shapes::{self, Shapes};
+use crate::runtime::{Chosen, Device, DeviceChoice, DeviceRequest};
+use crate::shapes::Shapes;
 use crate::talk::Talk;
 
 pub use error::Error;
@@ -103,7 +103,7 @@ impl Checked {
 /// When a model cannot be read or run. Outputs that differ are in the report.
 pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     talk.stage("read");
-    let path = bundle::find_model(&options.candidate)?;
+    let path = bundle::find_model_for(&options.candidate, options.device)?;
     let candidate = onnx::read(&path)?;
     let options = &Options {
         device: device(options, &candidate),
@@ -178,6 +178,9 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         }
     };
     let (runtime, device, placements, engine_parity) = proved;
+    // ONNX Runtime's CUDA provider ran the model where it serves.
+    let served = matches!(device.device, Device::Cuda(_));
+    let engine_parity = engine_parity.filter(|_| !served || has_engine(options));
     Ok(Checked {
         kiln: env!("CARGO_PKG_VERSION").to_string(),
         candidate: options.candidate.display().to_string(),
@@ -228,14 +231,8 @@ fn in_pieces(
     infer::annotate(&mut original.graph);
     infer::annotate(&mut candidate.graph);
     let shapes = Shapes::new(&original.graph, &options.dims, &[])?;
-    let cases = shapes.points().into_iter().map(|(name, point)| {
-        let specs = shapes::specs(&original.graph, &shapes, &point);
-        Ok(Case {
-            name: name.to_string(),
-            inputs: parity::make(&specs, options.seed)?,
-        })
-    });
-    let cases = cases.collect::<Result<Vec<_>, Error>>()?;
+    let points = shapes.points();
+    let cases = pieces::cases(&original.graph, &shapes, &points, options.seed)?;
     let (report, pieces) = pieces::compare(&alone, &original, &candidate, &cases, tolerance, talk)?;
     Ok((report, pieces, alone))
 }
@@ -274,6 +271,10 @@ fn device(options: &Options, candidate: &Model) -> DeviceRequest {
         },
         _ => options.device,
     }
+}
+
+fn has_engine(options: &Options) -> bool {
+    options.candidate.join(bundle::ENGINE).is_file()
 }
 
 /// What runs the engine of the candidate, or why nothing does; `None` where it is no matter.

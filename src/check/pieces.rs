@@ -12,11 +12,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Error;
-use super::layers::{common, wide};
+use crate::inner::{common, wide};
 use crate::parity::{self, Case, Report, Side, Tolerance};
 use crate::prove::{self, Alone};
 use crate::runtime::Session;
+use crate::shapes::{self, Point, Shapes};
 use crate::talk::Talk;
 
 /// A part of both models that was run alone.
@@ -32,18 +32,38 @@ pub struct Piece {
     pub weight: String,
 }
 
+/// Inputs at these sizes.
+///
+/// # Errors
+/// When they cannot be made.
+pub(crate) fn cases(
+    graph: &Graph,
+    shapes: &Shapes,
+    points: &[(&'static str, Point)],
+    seed: u64,
+) -> Result<Vec<Case>, prove::Error> {
+    let cases = points.iter().map(|(name, point)| {
+        let specs = shapes::specs(graph, shapes, point);
+        Ok(Case {
+            name: (*name).to_string(),
+            inputs: parity::make(&specs, seed)?,
+        })
+    });
+    cases.collect()
+}
+
 /// Compares piece by piece, at every case. The types of both models must be inferred.
 ///
 /// # Errors
 /// When a piece does not load or run.
-pub(super) fn compare(
+pub(crate) fn compare(
     alone: &Alone,
     original: &Model,
     candidate: &Model,
     cases: &[Case],
     tolerance: &Tolerance,
     talk: &dyn Talk,
-) -> Result<(Report, Vec<Piece>), Error> {
+) -> Result<(Report, Vec<Piece>), prove::Error> {
     let open = |whole: &Model, piece: &Piece, values: &Values, side| {
         let path = whole.path.as_deref().unwrap_or(Path::new("model"));
         let model = cut(whole, piece, values);

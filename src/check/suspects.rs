@@ -40,7 +40,7 @@ pub(super) fn search(
     let mut recipe = recipe::read(&manifest)?;
     recipe.model = Some(reference.to_path_buf());
     // Another model than the recipe's may be the one that is right.
-    recipe.sha256 = None;
+    (recipe.sha256, recipe.blake3) = (None, None);
     if let Some(inputs) = &options.inputs {
         recipe.inputs = Some(inputs.clone());
     }

@@ -1,7 +1,7 @@
 //! `kiln bench`
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -14,8 +14,9 @@ use super::progress::Terminal;
 use super::{Failure, Globals, help, print, print_json};
 use crate::bench::baseline::{Baseline, Verdict};
 use crate::bench::{Axis, BenchOptions, Benchmark, Request, benchmark};
+use crate::gpu_check::{RESULTS, advice_for};
 use crate::report;
-use crate::runtime::GpuOptions;
+use crate::runtime::{Device, GpuOptions};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -222,6 +223,11 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let done = benchmark(&request, &terminal);
     terminal.clear();
     let result = done?;
+    if let Device::Cuda(_) = result.device.device
+        && let Some(told) = advice_for(Path::new(RESULTS), &result.device.why)
+    {
+        globals.say(format!("kiln: {told}"));
+    }
     for target in &args.report {
         target.write(&report::bench::Page(&result))?;
     }

@@ -38,8 +38,10 @@ pub(super) struct Args {
     /// How much of the sizes the proof runs [default: quick].
     ///
     /// quick: where a run at the largest sizes is more than 100 billion operations, a batch of two rows at these and the largest batch at a
-    /// short length stand for it; that rows are independent is checked. full: the largest sizes whole.
-    #[arg(long, value_enum, value_name = "quick|full", hide_possible_values = true, conflicts_with = "no_check", help_heading = help::PROOF)]
+    /// short length stand for it; that rows are independent is checked. full: the largest sizes whole. pieces: neither model whole, but
+    /// piece by piece as `kiln check --pieces` does, at the smallest and typical sizes; quick does that where the weights take more memory
+    /// than is free.
+    #[arg(long, value_enum, value_name = "quick|full|pieces", hide_possible_values = true, conflicts_with = "no_check", help_heading = help::PROOF)]
     proof: Option<Extent>,
     /// Prove, but time nothing.
     #[arg(long, conflicts_with = "latency", help_heading = help::PROOF)]
@@ -491,6 +493,14 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
     }
     if m.engine.is_some() {
         out += &format!("  engine parity   {}\n", m.engine_parity);
+    }
+    for also in &m.also {
+        let parity = also.manifest.parity.as_ref().map(parity::verdict);
+        let parity = parity.unwrap_or("not run".into());
+        out += &format!(
+            "  {:<8} {}, parity {parity}\n",
+            also.manifest.target, also.file
+        );
     }
     for gate in &m.gates {
         out += &format!("  {} gate   {gate}\n", gate.gate);

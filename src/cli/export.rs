@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::device::DeviceArgs;
 use super::progress::Terminal;
 use super::{Failure, Globals, exit, print, print_json};
-use crate::export::{ExportError, Exported, tei, triton};
+use crate::export::{ExportError, Exported, genai, tei, triton};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -19,6 +19,8 @@ enum Form {
     Triton(TritonArgs),
     /// A folder for Text Embeddings Inference.
     Tei(TeiArgs),
+    /// A folder for onnxruntime-genai.
+    Genai(GenaiArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -83,6 +85,33 @@ struct TeiArgs {
     json: bool,
 }
 
+#[derive(clap::Args, Debug)]
+struct GenaiArgs {
+    /// The bundle of a decoder with a cache.
+    bundle: PathBuf,
+    /// The folder.
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// The model's folder as it was published, for token ids, lengths and the tokenizer.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// A tokenizer.json instead of the one in that folder, or the one that the bundle names.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Tokens that end a row [default: those that the bundle or the published files name].
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    stop: Vec<i64>,
+    /// The most tokens of a row, prompt included [default: the model's end].
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// Replace what is in the folder.
+    #[arg(long)]
+    force: bool,
+    /// Print what was written as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 fn renamed(text: &str) -> Result<(String, String), String> {
     match text.rsplit_once('=') {
         Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.into(), to.into())),
@@ -129,6 +158,18 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
                 force: args.force,
             };
             (tei::export(&options), args.json)
+        }
+        Form::Genai(args) => {
+            let options = genai::Options {
+                bundle: args.bundle,
+                output: args.output,
+                from: args.from,
+                tokenizer: args.tokenizer,
+                stop: args.stop,
+                max_length: args.max_length,
+                force: args.force,
+            };
+            (genai::export(&options), args.json)
         }
     };
     terminal.clear();

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
+
 use super::progress::Terminal;
 use super::{Failure, Globals};
 use crate::gpu_check::{self, GpuCheckError, Kiln, Request};
@@ -23,12 +25,20 @@ pub(super) struct GpuCheckArgs {
     /// Run every step on the CPU, to see that it runs. Nothing that it measures is a GPU's.
     #[arg(long)]
     dry_run: bool,
+    /// Write the page of all records in --results into this file instead, and measure nothing.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "work", "dry_run"])]
+    page: Option<PathBuf>,
     /// The Python whose torch is timed as a comparison.
     #[arg(long, value_name = "PYTHON", default_value = "python3")]
     python: PathBuf,
 }
 
 pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> {
+    if let Some(page) = &args.page {
+        let written = gpu_check::page(&args.results).and_then(|text| std::fs::write(page, text));
+        written.map_err(|e| Failure::usage(anyhow!("{}: {e}", page.display())))?;
+        return Ok(0);
+    }
     let temporary = tempfile::tempdir()?;
     let request = Request {
         models: args.models,
@@ -37,6 +47,7 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
         dry_run: args.dry_run,
         device: args.device,
         python: Some(args.python),
+        ort_lib: globals.ort_lib.clone(),
     };
     let mut before = Vec::new();
     for (option, path) in [
@@ -66,12 +77,14 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
         Err(e) => return Err(Failure::usage(e)),
     };
     let (header, rows) = record.table();
+    let (forms_header, forms) = gpu_check::forms_table(&record.forms);
     let of = (record.gpu.as_deref()).unwrap_or("a dry run on the CPU: no measurement of a GPU");
     globals.show(&format!(
-        "{of}, batch {}, {} tokens\n\n{}\n  written to {}\n",
+        "{of}, batch {}, {} tokens\n\n{}\n{}\n  written to {}\n",
         record.batch,
         record.seq,
         globals.table(&header, &rows),
+        globals.table(&forms_header, &forms),
         path.display()
     ))?;
     Ok(u8::from(!record.pass()))

@@ -9,9 +9,11 @@ use kiln_graph::Model;
 use super::{Failure, Globals, help, print, print_json, table::table};
 use crate::bundle;
 use crate::bundle::about::{About, about};
+use crate::engine::run::RunOptions;
 use crate::manifest;
 use crate::recipe::Recipe;
 use crate::report::kernels as report;
+use crate::runtime::DeviceChoice;
 use crate::summary::{self, Summary};
 
 #[derive(clap::Args, Debug)]
@@ -29,6 +31,14 @@ pub(super) struct Args {
     /// As TensorRT's builder listed them, with what they cost on paper.
     #[arg(long, conflicts_with = "text", help_heading = help::OUTPUT)]
     engine: bool,
+    /// Open the engine on this machine's GPU, and hold that list against what TensorRT tells of it.
+    ///
+    /// Exit code 1 if a kernel, the type of an operand or a size differs.
+    #[arg(long, requires = "engine", help_heading = help::OUTPUT)]
+    opened: bool,
+    /// The GPU that opens it: cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", requires = "opened", help_heading = help::RUNTIME)]
+    device: DeviceChoice,
 }
 
 /// The name that stands for standard input.
@@ -54,6 +64,9 @@ fn read(path: &Path) -> Result<(Model, String), Failure> {
 }
 
 pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    if args.opened {
+        return opened(globals, &args);
+    }
     if args.engine {
         return engine(&args);
     }
@@ -107,6 +120,7 @@ pub(super) fn bundle_lines(folder: &Path, a: &About) -> String {
         ("parity", &a.parity),
         ("engine", &a.engine),
         ("its parity", &a.engine_parity),
+        ("also for", &a.also.join("; ")),
         ("made by", &made),
     ] {
         if !said.is_empty() {
@@ -150,6 +164,28 @@ fn engine(args: &Args) -> Result<u8, Failure> {
         print(&format!("  {line}\n"))?;
     }
     Ok(0)
+}
+
+fn opened(globals: &Globals, args: &Args) -> Result<u8, Failure> {
+    let options = RunOptions {
+        device: usize::try_from(args.device.gpu()).unwrap_or(0),
+        libraries: globals.trt_lib.clone(),
+        ..RunOptions::default()
+    };
+    let compared = crate::bench::gpu::opened(&args.model, &options)?;
+    let differ = !compared.differences.is_empty();
+    if args.json {
+        print_json(&compared)?;
+    } else {
+        let (listed, told) = (compared.listed, compared.told);
+        print(&format!(
+            "  {listed} kernels in the builder's list, {told} in the opened engine\n"
+        ))?;
+        for line in &compared.differences {
+            print(&format!("  {line}\n"))?;
+        }
+    }
+    Ok(u8::from(differ))
 }
 
 fn render(path: &str, s: &Summary) -> String {

@@ -8,6 +8,7 @@ use crate::manifest::{Judged, Manifest};
 use crate::nvidia::driver;
 use crate::options::Options;
 use crate::precision::Format;
+use crate::runtime::Device;
 use crate::setting::{MAX_LATENCY_RATIO, NO_CHECK, NO_LATENCY};
 use crate::targets::Targets;
 
@@ -45,10 +46,10 @@ pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), Compi
         (.., Some(precision)) if !engine => Some(format!("{precision}: no engine is built")),
         _ if gates.engine_parity => {
             let why = match (engine, options.check, driver::probe()) {
-                (false, ..) => Some(NotRun::no_engine()),
+                (false, ..) if *targets != Targets::Cuda => Some(NotRun::no_engine()),
                 (_, false, _) => Some(NotRun::unchecked()),
                 (_, _, Err(_)) => Some(NotRun::no_device()),
-                (true, true, Ok(_)) => None,
+                (_, true, Ok(_)) => None,
             };
             why.map(|why| format!("engine parity: not run, {}", why.0))
         }
@@ -132,6 +133,18 @@ fn sizes(options: &Options, m: &Manifest) -> impl Iterator<Item = Judged> {
     absolute.into_iter().chain(relative)
 }
 
+/// Whether what ONNX Runtime's CUDA provider is to run was proved there.
+fn served(m: &Manifest) -> Judged {
+    let ran = m.device.as_ref().map(|d| d.device);
+    let pass = matches!(ran, Some(Device::Cuda(_)));
+    let why = match ran {
+        Some(device) if pass => format!("the result ran where it serves ({device})"),
+        Some(device) => format!("engine parity: not run, the result ran on {device}"),
+        None => format!("engine parity: not run, {}", NotRun::unchecked().0),
+    };
+    judged("engine parity", pass, why)
+}
+
 /// Every gate that was set.
 pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<Judged> {
     let gates = &options.gates;
@@ -147,7 +160,9 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
             lacks.unwrap_or(asked.to_string()),
         ));
     }
-    if gates.engine_parity {
+    if gates.engine_parity && *targets == Targets::Cuda {
+        all.push(served(m));
+    } else if gates.engine_parity {
         let not_run = m.engine_parity.not_run();
         let why = not_run.map(|why| format!("engine parity: not run, {why}"));
         let pass = why.is_none();

@@ -20,6 +20,8 @@ pub(super) struct Job<'a> {
     pub partial: &'a Partial,
     /// `None` where no engine is built.
     pub builder: Option<&'a dyn EngineBuilder>,
+    /// Why the proof runs piece by piece, if it does.
+    pub in_pieces: Option<&'a str>,
 }
 
 impl Job<'_> {

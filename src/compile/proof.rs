@@ -4,19 +4,19 @@ use kiln_graph::onnx::{self, WriteOptions, Written};
 use kiln_graph::{DType, Model};
 
 use super::job::Job;
-use super::{CompileError, gates};
+use super::proved::{Proved, not_the_same};
+use super::{CompileError, gates, pieces};
 use crate::bench::{self, BenchOptions, BenchReport, Subject};
 use crate::bundle::{self, Partial};
 use crate::engine_parity::{EngineParity, NotRun};
 use crate::engine_runner;
-use crate::judge::Judgement;
 use crate::manifest::EngineFacts;
 use crate::options::Options;
 use crate::parity;
 use crate::pipeline::clock::Clock;
 use crate::pipeline::{Rewritten, tolerance};
 use crate::prove::{self, Proof};
-use crate::setting::{KEEP, LATENCY};
+use crate::setting::LATENCY;
 use crate::talk::Talk;
 use crate::targets::Targets;
 use crate::twin;
@@ -27,30 +27,6 @@ pub(crate) fn write(model: &Model, partial: &Partial) -> Result<Written, Compile
         partial.file(bundle::MODEL),
         &WriteOptions::default(),
     )?)
-}
-
-/// The result differs from the original, and what can be done about it.
-pub(crate) fn not_the_same(
-    options: &Options,
-    parity: parity::Report,
-    engine: Option<String>,
-) -> CompileError {
-    CompileError::NotTheSame {
-        model: options.model.clone(),
-        engine,
-        parity: Box::new(parity),
-        advice: match (options.precision.linear.format(), options.precision.half()) {
-            (Some(_), _) => {
-                format!(
-                    "Layers can be kept from quantization with {KEEP}; `kiln bisect` finds the pass"
-                )
-            }
-            (None, Some(_)) => {
-                format!("Nodes can be kept in FP32 with {KEEP}; `kiln bisect` finds the pass")
-            }
-            (None, None) => "`kiln bisect` finds the pass".into(),
-        },
-    }
 }
 
 /// Compares with the original and saves the typical case.
@@ -136,18 +112,6 @@ fn latency(proof: &Proof) -> Result<BenchReport, CompileError> {
     Ok(bench::measure(&mut subjects, &options)?)
 }
 
-/// What was proved and timed of a result.
-pub(super) struct Proved {
-    pub proof: Option<Proof>,
-    pub parity: Option<parity::Report>,
-    pub generation: Option<crate::generate::proof::Proof>,
-    pub fallback: Option<String>,
-    pub engine_parity: EngineParity,
-    pub judge: Option<Judgement>,
-    pub latency: Option<BenchReport>,
-    pub latency_not_run: Option<String>,
-}
-
 const NO_BF16: &str =
     "ONNX Runtime's CPU provider has no BF16 kernels, and its CUDA provider not all";
 
@@ -177,7 +141,14 @@ pub(super) fn all(
         judge: None,
         latency: None,
         latency_not_run: None,
+        in_pieces: None,
     };
+    if let Some(why) = job.in_pieces {
+        clock.time("parity", || {
+            pieces::prove(job, rewritten, why, &mut proved, talk)
+        })?;
+        return Ok(proved);
+    }
     let Some(proof) = &mut proved.proof else {
         return Ok(proved);
     };

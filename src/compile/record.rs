@@ -7,7 +7,7 @@ use kiln_graph::onnx::Written;
 use kiln_passes::{MissReport, PassReport, Remark};
 
 use super::job::Job;
-use super::proof::Proved;
+use super::proved::Proved;
 use super::typed::Typed;
 use super::{build, cuda, gates};
 use crate::engine_parity::NotRun;
@@ -52,16 +52,20 @@ pub(super) fn manifest(job: &Job<'_>, found: Done<'_>, talk: &dyn Talk) -> Manif
     );
     let proof = proved.proof.as_ref();
     let reference = proof.map(|p| &p.reference);
+    let in_pieces = proved.in_pieces.as_ref();
     let fixed = found.engine.as_ref();
     let fixed = fixed.and_then(|built| build::fixed_inputs(built, original));
     fixed.iter().for_each(|why| talk.warn(why));
     let mut manifest = Manifest {
         sizes: prepared.shapes.ranges.clone(),
-        runtime: proof.map(|s| s.runtime_version()),
-        device: reference.map(|r| r.device().clone()),
+        runtime: (proof.map(|s| s.runtime_version()))
+            .or_else(|| in_pieces.map(|p| p.alone.runtime_version())),
+        device: (reference.map(|r| r.device().clone()))
+            .or_else(|| in_pieces.map(|p| p.alone.device.clone())),
         optimization: reference.map(|r| r.optimization()),
         placements: reference.map_or(Vec::new(), |r| r.placements().to_vec()),
-        parted: reference.and_then(|r| r.parted.clone()),
+        parted: (reference.and_then(|r| r.parted.clone()))
+            .or_else(|| in_pieces.map(|p| p.shows.clone())),
         ran: reference.map_or(Vec::new(), |r| r.ran()),
         engine_parity: proved.engine_parity,
         engine: found.engine,
@@ -123,16 +127,12 @@ fn record(
     let mut manifest = Manifest {
         kiln: env!("CARGO_PKG_VERSION").into(),
         format: FORMAT,
-        source: SourceFacts {
-            path: source.path.display().to_string(),
-            bytes: source.bytes,
-            sha256: source.sha256.clone(),
-        },
+        source: facts(source),
         target: targets.to_string(),
         precision: options.precision.to_string(),
         recipe: Recipe {
             model: Some(options.model.clone()),
-            sha256: Some(source.sha256.clone()),
+            blake3: Some(source.blake3.clone()),
             ..options.recipe.clone()
         }
         .placed(Path::new(".")),
@@ -207,6 +207,15 @@ fn record(
         ));
     }
     manifest
+}
+
+fn facts(source: &Source) -> SourceFacts {
+    SourceFacts {
+        path: source.path.display().to_string(),
+        bytes: source.bytes,
+        blake3: Some(source.blake3.clone()),
+        sha256: source.sha256.clone(),
+    }
 }
 
 /// What a pass remarked.

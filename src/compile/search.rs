@@ -1,19 +1,23 @@
 //! The layers that must keep their precision for the result to hold its tolerance: few of them, found by parity.
 //!
-//! Every layer, or group of neighbours where there are many, is converted alone and compared with the original at
-//! the case that was furthest off, or at all of them where it changes nothing there: its error is its sensitivity. A layer
-//! that the target can run converted only is never kept, nor is a group that takes such a one with it. Then a bisection over the number
-//! of groups that are kept, the most sensitive first, finds where all cases pass. Then halves of the groups that are kept are converted again, those of the least sensitive
-//! first, as long as all cases pass. Errors of layers add up but may also cancel, so the set is the smallest
-//! that was found so, not proved to be the smallest of all. Where none is found, the layers that did no harm at the one case are
-//! measured at all of them, and it begins again.
+//! One run of the original and one of the converted model, at the case that was furthest off, show what each layer alone does to
+//! numbers (`alone.rs`). Neighbours form groups. A layer that the target can run converted only is never kept, nor is a group that takes such a
+//! one with it. A bisection over the number of groups that are kept, the worst first, finds where all cases pass. Then halves of
+//! what is kept are converted again, those of the least errors first, as long as all cases pass. Errors of layers add up but may
+//! also cancel, so the set is the smallest that was found so, not proved to be the smallest of all.
 //!
-//! An original that a last bit moves beyond the tolerance is beyond it with almost all layers spared, too: three groups, each
-//! converted alone, tell that.
+//! A group of which the run shows nothing is converted alone and compared. So are three groups of an original that a last bit moves
+//! beyond the tolerance: if each breaks it alone, sparing layers gains nothing.
+
+mod alone;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use kiln_graph::Model;
 use kiln_graph::onnx::Written;
 
+use super::proved::not_the_same;
 use super::{CompileError, proof};
 use crate::bundle::{self, Partial};
 use crate::manifest::{Group, Search, Tried};
@@ -22,16 +26,24 @@ use crate::parity::{Comparison, OutputReport, Report, Tolerance};
 use crate::pipeline::{self, Rewritten};
 use crate::prove::Reference;
 use crate::talk::{Silent, Talk};
+use alone::Alone;
 
-/// Groups whose sensitivity is measured. With the bisection that follows (at most 5 steps), [`HALVES`] and the first comparison
-/// no search compares more than 46 models, but for those in which a group changes nothing at the one case, and where all begins again.
+/// Groups that are kept or converted together. With the bisection over them (at most 5 steps), [`HALVES`], the first comparison and the
+/// run that shows what layers do alone, a search runs no more than 15 models, but for groups of which that shows nothing.
 pub const GROUPS: usize = 32;
 
 /// Groups that must each break the tolerance alone, where the original amplifies rounding, for the search to end.
 const TELLING: usize = 3;
 
-/// Halves of kept groups that are tried.
+/// Halves of what is kept that are tried.
 pub const HALVES: usize = 8;
+
+/// Kept layers of which none is converted again to see whether it must be kept.
+const FEW: usize = 4;
+
+/// Layers err in FP16 by 1e-4 to 1e-3 of their numbers, whatever they are; what errs by more than so many times what half of them do
+/// does something else.
+const OUTSTANDING: f64 = 8.0;
 
 /// What a search chooses from.
 pub struct Candidates<'a> {
@@ -41,6 +53,8 @@ pub struct Candidates<'a> {
     pub bound: Vec<String>,
     /// Whether the target has kernels for all of a model.
     pub fits: &'a dyn Fn(&Rewritten) -> bool,
+    /// The model whose nodes are the layers.
+    pub fused: &'a Model,
     /// Whether an engine can be built of a model; what cannot needs no search.
     pub builds: &'a dyn Fn(&Model) -> Result<(), CompileError>,
 }
@@ -116,23 +130,16 @@ pub fn run(
     talk: &dyn Talk,
 ) -> Result<Found, CompileError> {
     reference.begin("search");
-    let tolerance = pipeline::tolerance(options, Some(&rewritten))?;
-    let path = partial.file(bundle::MODEL);
-    let mut compared = 0;
-    // Of the first alone nobody knows whether more follow.
-    let most = std::cell::Cell::new(1);
-    let mut compare = |candidate: &Rewritten, case: Option<&str>| {
-        compared += 1;
-        talk.stage(&format!("search: model {compared}"));
-        talk.done(compared - 1, most.get().max(compared));
-        let written = proof::write(&candidate.model, partial)?;
-        let compared = match case {
-            None => reference.compare(&path, &tolerance, &Silent)?,
-            Some(case) => reference.compare_case(&path, case, &tolerance)?,
-        };
-        Ok::<(Report, Written), CompileError>((compared, written))
+    let mut trial = Trial {
+        tolerance: pipeline::tolerance(options, Some(&rewritten))?,
+        path: partial.file(bundle::MODEL),
+        reference,
+        partial,
+        talk,
+        compared: 0,
+        most: 1,
     };
-    let (first, written) = compare(&rewritten, None)?;
+    let (first, written) = trial.compare(&rewritten, None)?;
     if !first.failed() {
         return Ok(Found {
             rewritten,
@@ -140,60 +147,29 @@ pub fn run(
             written: Some(written),
         });
     }
-    let mut compare =
-        |candidate: &Rewritten, case| Ok::<_, CompileError>(compare(candidate, case)?.0);
     (candidates.builds)(&rewritten.model)?;
-    let worst = first.worst().map(|w| w.case.name.clone());
     let mut layers = rewritten.converted();
     layers.retain(|l| !candidates.bound.contains(l));
-    let mut curve = vec![tried(0, &first)];
-    let mut groups = Vec::new();
-    let mut held = Vec::new();
-    let noisy = amplifies(&first, &tolerance);
-    let mut broken = 0;
-    let size = layers.len().div_ceil(GROUPS).max(1);
-    let parts = spread(layers.chunks(size).collect());
-    most.set(models(parts.len(), size));
-    for group in parts {
-        if !candidates.keeps(group)? {
-            continue;
-        }
-        let others = without(&layers, group);
-        // What converts to nothing by itself, a body around which all keeps FP32, changes nothing by itself.
-        let error = match candidates.sparing(&others)? {
-            Some(candidate) => {
-                let report = compare(&candidate, worst.as_deref())?;
-                broken += usize::from(report.failed());
-                held.extend(group.iter().filter(|_| !report.failed()).cloned());
-                match error(&report) {
-                    // Another branch of an If may have been taken: the other cases take it, or none does.
-                    Some(0.0) => error(&compare(&candidate, None)?),
-                    measured => measured,
-                }
-            }
-            None => Some(0.0),
-        };
-        groups.push(Group {
-            layers: group.to_vec(),
-            error,
-        });
-        if noisy && groups.len() == TELLING && broken == TELLING {
-            talk.warn(
-                "the original amplifies rounding: a last bit of its weights moves it by more than the tolerance allows, and a few \
-                 converted layers move it as much as all of them, so no layers are looked for that could keep FP32",
-            );
-            return Err(proof::not_the_same(options, first, None));
-        }
-    }
-    let mut whole = |candidate: &Rewritten| compare(candidate, None);
-    let spared = (&layers[..], &held[..]);
-    let found = least(&mut groups, spared, candidates, &mut whole, &mut curve)?;
-    let Some((candidate, kept)) = found else {
-        return Err(proof::not_the_same(options, first, None));
+    let known = trial.alone(candidates, &first);
+    let Some(groups) = ranked(&mut trial, candidates, &layers, &known, &first)? else {
+        talk.warn(
+            "the original amplifies rounding: a last bit of its weights moves it by more than the tolerance allows, and a few \
+             converted layers move it as much as all of them, so no layers are looked for that could keep FP32",
+        );
+        return Err(not_the_same(options, first, None));
     };
+    // The steps of a bisection, and halves.
+    trial.most = trial.compared + groups.len().next_power_of_two().ilog2() as usize + HALVES;
+    let mut curve = vec![tried(0, &first)];
+    let Some((candidate, kept)) = fewest(&mut trial, candidates, &groups, &mut curve)? else {
+        return Err(not_the_same(options, first, None));
+    };
+    let kept = by_error(kept, &known);
+    let shown = (&known, common(&groups));
+    let (candidate, kept) = fewer(&mut trial, candidates, candidate, kept, shown, &mut curve)?;
     let search = Search {
         layers: layers.len(),
-        compared,
+        compared: trial.compared,
         groups,
         curve,
         kept,
@@ -205,50 +181,127 @@ pub fn run(
     })
 }
 
-/// How many models are compared at most, but for what is compared at all cases again: the first, each group, the steps of a
-/// bisection, halves of groups of more than one layer.
-fn models(groups: usize, size: usize) -> usize {
-    let bisection = (groups + 1).next_power_of_two().ilog2() as usize;
-    let halves = if size > 1 { HALVES } else { 0 };
-    1 + groups + bisection + halves
+/// Candidates against the original.
+struct Trial<'a> {
+    reference: &'a mut Reference,
+    tolerance: Tolerance,
+    partial: &'a Partial,
+    /// Where they are written.
+    path: PathBuf,
+    talk: &'a dyn Talk,
+    compared: usize,
+    /// How many will be compared, as far as that is known.
+    most: usize,
 }
 
-/// As [`fewest`]. Where that finds nothing, groups that held the tolerance at the one case (the second of `spared`; the first are
-/// all layers) are measured at all of them: what decides may decide otherwise elsewhere.
-fn least(
-    groups: &mut [Group],
-    spared: (&[String], &[String]),
-    candidates: &Candidates<'_>,
-    compare: &mut dyn FnMut(&Rewritten) -> Result<Report, CompileError>,
-    curve: &mut Vec<Tried>,
-) -> Result<Option<(Rewritten, Vec<String>)>, CompileError> {
-    // What is not finite is worst.
-    let badness = |g: &Group| g.error.unwrap_or(f64::INFINITY);
-    groups.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
-    let found = fewest(groups, candidates, compare, curve)?;
-    if found.is_some() {
-        return Ok(found);
+impl Trial<'_> {
+    /// Compares at one case, or at all.
+    fn compare(
+        &mut self,
+        candidate: &Rewritten,
+        case: Option<&str>,
+    ) -> Result<(Report, Written), CompileError> {
+        self.compared += 1;
+        self.talk.stage(&format!("search: model {}", self.compared));
+        (self.talk).done(self.compared - 1, self.most.max(self.compared));
+        let written = proof::write(&candidate.model, self.partial)?;
+        let report = match case {
+            None => (self.reference).compare(&self.path, &self.tolerance, &Silent)?,
+            Some(case) => (self.reference).compare_case(&self.path, case, &self.tolerance)?,
+        };
+        Ok((report, written))
     }
-    let (layers, held) = spared;
-    for group in groups
-        .iter_mut()
-        .filter(|g| g.layers.iter().any(|l| held.contains(l)))
-    {
-        let others = without(layers, &group.layers);
-        if let Some(candidate) = candidates.sparing(&others)? {
-            group.error = error(&compare(&candidate)?);
+
+    /// What the layers of the candidate that was written last do alone; nothing where it does not run so.
+    fn alone(&self, candidates: &Candidates<'_>, report: &Report) -> Alone {
+        let worst = report.worst().map(|w| w.case.name.as_str());
+        let case = self.reference.case(worst);
+        let fused = &candidates.fused.graph;
+        let measured = case.map(|case| alone::measure(self.reference, fused, &self.path, case));
+        match measured {
+            Some(Ok(alone)) => alone,
+            Some(Err(e)) => {
+                tracing::debug!("layers are converted one group after another: {e}");
+                Alone::default()
+            }
+            None => Alone::default(),
         }
     }
-    groups.sort_by(|a, b| badness(b).total_cmp(&badness(a)));
-    fewest(groups, candidates, compare, curve)
 }
 
-/// The fewest groups, the worst first, whose layers must keep their precision for the result to hold its tolerance, less what of
-/// them need not; `None` where all are not enough.
-fn fewest(
-    groups: &[Group],
+/// The groups that may be kept, the worst first; `None` where the original amplifies rounding, and the first of them each break the
+/// tolerance alone.
+fn ranked(
+    trial: &mut Trial<'_>,
     candidates: &Candidates<'_>,
-    compare: &mut dyn FnMut(&Rewritten) -> Result<Report, CompileError>,
+    layers: &[String],
+    known: &Alone,
+    first: &Report,
+) -> Result<Option<Vec<Group>>, CompileError> {
+    let worst = first.worst().map(|w| w.case.name.clone());
+    let noisy = amplifies(first, &trial.tolerance);
+    let mut broken = 0;
+    let mut groups = Vec::new();
+    let chunks = layers.chunks(layers.len().div_ceil(GROUPS).max(1));
+    for group in spread(chunks.collect()) {
+        if !candidates.keeps(group)? {
+            continue;
+        }
+        let shown = shown(known, group);
+        let tells = noisy && groups.len() < TELLING;
+        let error = match shown {
+            Some(error) if !tells => error,
+            _ => {
+                let others = without(layers, group);
+                // What converts to nothing by itself, a body around which all keeps FP32, changes nothing by itself.
+                let measured = match candidates.sparing(&others)? {
+                    Some(candidate) => {
+                        let (report, _) = trial.compare(&candidate, worst.as_deref())?;
+                        broken += usize::from(report.failed());
+                        match error(&report) {
+                            // Another branch of an If may have been taken: the other cases take it, or none does.
+                            Some(0.0) => error(&trial.compare(&candidate, None)?.0),
+                            measured => measured,
+                        }
+                    }
+                    None => Some(0.0),
+                };
+                shown.unwrap_or(measured)
+            }
+        };
+        groups.push(Group {
+            layers: group.to_vec(),
+            error,
+        });
+        if tells && groups.len() == TELLING && broken == TELLING {
+            return Ok(None);
+        }
+    }
+    groups.sort_by(|a, b| badness(b.error).total_cmp(&badness(a.error)));
+    Ok(Some(groups))
+}
+
+/// The largest error of a layer of the group, `Some(None)` if it is not finite. `None` if nothing is known of one that may have it.
+fn shown(known: &Alone, group: &[String]) -> Option<Option<f64>> {
+    let errors: Option<Vec<Option<f64>>> = group.iter().map(|l| known.get(l).copied()).collect();
+    let worst = |errors: Vec<Option<f64>>| {
+        let mut errors = errors.into_iter();
+        errors.try_fold(0f64, |worst, error| Some(worst.max(error?)))
+    };
+    errors.map(worst)
+}
+
+/// What is not finite is worst.
+fn badness(error: Option<f64>) -> f64 {
+    error.unwrap_or(f64::INFINITY)
+}
+
+/// The fewest groups, the worst first, whose layers must keep their precision for the result to hold its tolerance; `None` where all
+/// are not enough.
+fn fewest(
+    trial: &mut Trial<'_>,
+    candidates: &Candidates<'_>,
+    groups: &[Group],
     curve: &mut Vec<Tried>,
 ) -> Result<Option<(Rewritten, Vec<String>)>, CompileError> {
     let keeping = |count: usize| -> Vec<String> {
@@ -259,40 +312,111 @@ fn fewest(
     let bound = usize::from(!candidates.bound.is_empty());
     let (mut low, mut high) = (0, groups.len() + bound);
     let mut best = None;
+    // Where some stand out, it is mostly them.
+    let errors = groups.iter().map(|g| badness(g.error));
+    let mut next = outstanding(errors, common(groups));
     while high - low > 1 {
-        let middle = low.midpoint(high);
+        let middle = match std::mem::take(&mut next) {
+            few if few > low && few < high => few,
+            _ => low.midpoint(high),
+        };
         let kept = keeping(middle);
-        let candidate = candidates.sparing(&kept)?;
-        let Some(candidate) = candidate.filter(|c| (candidates.fits)(c)) else {
-            high = middle;
-            continue;
-        };
-        let report = compare(&candidate)?;
-        curve.push(tried(kept.len(), &report));
-        match !report.failed() {
-            true => {
+        match passing(trial, candidates, &kept, curve)? {
+            Tries::Passes(candidate) => {
                 high = middle;
-                best = Some((candidate, kept));
+                best = Some((*candidate, kept));
             }
-            false => low = middle,
+            Tries::Unfit => high = middle,
+            Tries::Fails => low = middle,
         }
     }
-    let Some((mut candidate, mut kept)) = best else {
-        return Ok(None);
+    Ok(best)
+}
+
+/// Less of what is kept, by halves of it and of those.
+fn fewer(
+    trial: &mut Trial<'_>,
+    candidates: &Candidates<'_>,
+    mut candidate: Rewritten,
+    mut kept: Vec<String>,
+    (known, common): (&Alone, f64),
+    curve: &mut Vec<Tried>,
+) -> Result<(Rewritten, Vec<String>), CompileError> {
+    // The rest of the groups that stand out, then halves.
+    let errors = kept.iter().map(|l| error_of(l, known));
+    let rest = kept[outstanding(errors, common)..].to_vec();
+    let whole = rest.len() == kept.len();
+    let mut parts: VecDeque<Vec<String>> = if whole { halves(&kept) } else { [rest].into() };
+    let mut tries = 0;
+    while let Some(part) = parts.pop_front() {
+        if tries == HALVES || kept.len() <= FEW {
+            break;
+        }
+        let fewer = without(&kept, &part);
+        match passing(trial, candidates, &fewer, curve)? {
+            Tries::Passes(found) => {
+                (candidate, kept) = (*found, fewer);
+                if parts.is_empty() {
+                    parts = halves(&kept);
+                }
+            }
+            Tries::Fails => parts.extend(halves(&part)),
+            Tries::Unfit => continue,
+        }
+        tries += 1;
+    }
+    Ok((candidate, kept))
+}
+
+/// What becomes of a model with some layers spared.
+enum Tries {
+    Passes(Box<Rewritten>),
+    Fails,
+    /// It is not made, or the target does not run it.
+    Unfit,
+}
+
+fn passing(
+    trial: &mut Trial<'_>,
+    candidates: &Candidates<'_>,
+    kept: &[String],
+    curve: &mut Vec<Tried>,
+) -> Result<Tries, CompileError> {
+    let candidate = candidates.sparing(kept)?;
+    let Some(candidate) = candidate.filter(|c| (candidates.fits)(c)) else {
+        return Ok(Tries::Unfit);
     };
-    for half in halves(&groups[..high]).take(HALVES) {
-        let fewer = without(&kept, half);
-        let found = candidates.sparing(&fewer)?;
-        let Some(found) = found.filter(|c| (candidates.fits)(c)) else {
-            continue;
-        };
-        let report = compare(&found)?;
-        curve.push(tried(fewer.len(), &report));
-        if !report.failed() {
-            (candidate, kept) = (found, fewer);
-        }
-    }
-    Ok(Some((candidate, kept)))
+    let (report, _) = trial.compare(&candidate, None)?;
+    curve.push(tried(kept.len(), &report));
+    Ok(match report.failed() {
+        true => Tries::Fails,
+        false => Tries::Passes(Box::new(candidate)),
+    })
+}
+
+/// The layers with the worst first; those of which nothing is known are before them.
+fn by_error(mut layers: Vec<String>, known: &Alone) -> Vec<String> {
+    layers.sort_by(|a, b| error_of(b, known).total_cmp(&error_of(a, known)));
+    layers
+}
+
+fn error_of(layer: &str, known: &Alone) -> f64 {
+    known
+        .get(layer)
+        .map_or(f64::INFINITY, |error| badness(*error))
+}
+
+/// What half of the groups err by at most.
+fn common(groups: &[Group]) -> f64 {
+    let middle = groups.get(groups.len() / 2);
+    middle.map_or(0.0, |g| badness(g.error))
+}
+
+/// How many of the errors, the largest first, stand out from what is common; 0 if all do.
+fn outstanding(errors: impl ExactSizeIterator<Item = f64>, common: f64) -> usize {
+    let all = errors.len();
+    let count = errors.take_while(|&e| e > OUTSTANDING * common).count();
+    if count < all { count } else { 0 }
 }
 
 /// Whether all that failed does so of a model that a last bit moves beyond the tolerance.
@@ -323,10 +447,12 @@ fn without(layers: &[String], group: &[String]) -> Vec<String> {
     others.cloned().collect()
 }
 
-/// Halves of the groups of more than one layer, those of the least sensitive first.
-fn halves(groups: &[Group]) -> impl Iterator<Item = &[String]> {
-    let groups = groups.iter().rev().filter(|g| g.layers.len() > 1);
-    groups.flat_map(|g| g.layers.chunks(g.layers.len().div_ceil(2)))
+/// The two halves of more than one layer, that of the least errors first.
+fn halves(layers: &[String]) -> VecDeque<Vec<String>> {
+    let (worse, less) = layers.split_at(layers.len() / 2);
+    let both = [less.to_vec(), worse.to_vec()].into_iter();
+    both.filter(|half| !half.is_empty() && half.len() < layers.len())
+        .collect()
 }
 
 fn tried(kept: usize, report: &Report) -> Tried {

@@ -67,6 +67,7 @@ pub(super) fn typed(
                 let passes = Passes { spared, ..passes };
                 rewrite(job, &passes, &Silent)
             },
+            fused: &job.prepared.fused.model,
             bound: job.bound(),
             fits: &|rewritten| job.has_kernels(rewritten).is_ok(),
             builds: &|model| job.engine(model, talk).map(|_| ()),

@@ -86,6 +86,15 @@ impl Facts {
         })
     }
 
+    /// The model for ONNX Runtime on a GPU: its CUDA provider's where the bundle has one.
+    pub(super) fn on_cuda(&self) -> PathBuf {
+        let own = self.bundle.join(bundle::CUDA_MODEL);
+        match own.is_file() {
+            true => own,
+            false => self.path.clone(),
+        }
+    }
+
     pub(super) fn unfit(&self, why: impl Into<String>) -> ExportError {
         ExportError::Unfit {
             model: self.path.clone(),

@@ -1,6 +1,7 @@
 //! Hands a bundle over to the servers that people run: their folders and configuration files, from what kiln knows of the model.
 
 mod facts;
+pub mod genai;
 mod pbtxt;
 pub mod tei;
 pub mod triton;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::bench::BenchError;
 use crate::bundle::BundleError;
 use crate::fault::Fault;
+use crate::generate::GenerateError;
 use crate::parity::NpzError;
 use crate::scratch;
 use crate::setting::{FORCE, NO_MEASURE, Setting};
@@ -21,6 +23,8 @@ use crate::setting::{FORCE, NO_MEASURE, Setting};
 pub enum ExportError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     #[error(transparent)]
     Read(#[from] kiln_graph::onnx::ReadError),
     #[error(transparent)]
@@ -52,6 +56,7 @@ impl ExportError {
                 Fault::Request
             }
             ExportError::Measure(e) => e.fault(),
+            ExportError::Generate(e) => e.fault(),
             _ => Fault::Model,
         }
     }

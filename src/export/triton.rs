@@ -214,7 +214,8 @@ fn encoder(
             let engine = bundle::find_engine(&facts.bundle)?;
             staged.copy(&engine, &format!("{version}/model.plan"))?;
         }
-        _ => model(facts, &mut staged, version)?,
+        Backend::OrtGpu => model(&facts.on_cuda(), &mut staged, version)?,
+        Backend::OrtCpu => model(&facts.path, &mut staged, version)?,
     }
     let warmup = warmup(facts, &mut staged)?;
     let mut m = Message::default();
@@ -260,13 +261,14 @@ fn encoder(
 }
 
 /// The ONNX file; with external data, a folder of this name.
-fn model(facts: &Facts, staged: &mut Staged, version: u32) -> Result<(), ExportError> {
-    let folder = facts.path.parent().unwrap_or(Path::new("."));
-    let data = folder.join(format!("{}.data", bundle::MODEL));
+fn model(path: &Path, staged: &mut Staged, version: u32) -> Result<(), ExportError> {
+    let mut data = path.as_os_str().to_os_string();
+    data.push(".data");
+    let data = PathBuf::from(data);
     match data.is_file() {
-        false => staged.copy(&facts.path, &format!("{version}/model.onnx")),
+        false => staged.copy(path, &format!("{version}/model.onnx")),
         true => {
-            staged.copy(&facts.path, &format!("{version}/model.onnx/model.onnx"))?;
+            staged.copy(path, &format!("{version}/model.onnx/model.onnx"))?;
             let name = data.file_name().unwrap_or_default().to_string_lossy();
             staged.copy(&data, &format!("{version}/model.onnx/{name}"))
         }

@@ -4,6 +4,8 @@
 //! takes down is a row that says so, and the next one runs.
 
 mod encoder;
+mod forms;
+mod page;
 mod record;
 mod step;
 
@@ -20,6 +22,8 @@ use crate::parity::{self, InputSpec};
 use crate::talk::Talk;
 
 pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
+pub use forms::{FormRow, advice, table as forms_table};
+pub use page::{RESULTS, advice_for, page};
 use record::{BATCH, SEQ};
 pub use record::{Outcome, Record, Row};
 pub use step::{Failed, Kiln, Ran, Steps};
@@ -39,6 +43,8 @@ pub struct Request {
     pub device: u32,
     /// The Python whose torch is timed as a comparison.
     pub python: Option<PathBuf>,
+    /// ONNX Runtime, where it is not found by itself.
+    pub ort_lib: Option<PathBuf>,
 }
 
 /// Why there is no check.
@@ -94,14 +100,24 @@ pub fn check(
     fs::create_dir_all(&request.work).map_err(io(&request.work))?;
     fs::create_dir_all(&request.results).map_err(io(&request.results))?;
     let mut record = Record::new(gpu.as_ref(), request.dry_run);
+    let path = request.results.join(record.file_name());
+    write(&record, &path).map_err(io(&path))?;
     for subject in subjects(request)? {
         talk.stage(&format!("check {}", subject.name));
         record.rows.extend(rows(request, &subject, steps, talk));
+        // What is measured stays, whatever becomes of the rest.
+        write(&record, &path).map_err(io(&path))?;
+        talk.stage(&format!("forms of {}", subject.name));
+        record
+            .forms
+            .extend(Work::of(request, &subject, steps).forms());
+        write(&record, &path).map_err(io(&path))?;
     }
-    let path = request.results.join(record.file_name());
-    let json = serde_json::to_vec_pretty(&record).unwrap_or_default();
-    fs::write(&path, json).map_err(io(&path))?;
     Ok((record, path))
+}
+
+fn write(record: &Record, path: &Path) -> std::io::Result<()> {
+    fs::write(path, serde_json::to_vec_pretty(record).unwrap_or_default())
 }
 
 /// What would run on a GPU, one line for each step.
@@ -115,7 +131,8 @@ fn plan(request: &Request) -> String {
     for name in names {
         lines.push(format!(
             "  {name}: parity and latency at batch {BATCH}, {SEQ} tokens: ONNX Runtime CUDA FP32 (TF32 off), FP16 and INT8 by \
-             kiln, the TensorRT engine where the card is served, PyTorch eager and torch.compile where torch is installed"
+             kiln, each form that attention and norms may take in FP16, without and with CUDA graphs, the TensorRT engine where the \
+             card is served and its kernels beside the builder's list, PyTorch eager and torch.compile where torch is installed"
         ));
     }
     lines.push(format!(
@@ -182,20 +199,15 @@ const DRY: Sizes = Sizes {
 };
 
 fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk) -> Vec<Row> {
-    let device = match request.dry_run {
-        true => "cpu".to_string(),
-        false => format!("cuda:{}", request.device),
-    };
-    let work = Work {
-        request,
-        subject,
-        steps,
-        device: &device,
-    };
+    let work = Work::of(request, subject, steps);
     let mut rows = Vec::new();
     // The bundles that ONNX Runtime runs, with what they gave.
     talk.stage(&format!("{}, fp16 in ONNX Runtime", subject.name));
-    let half = work.compile("fp16", &["--fp16", "--target", "cpu"]);
+    let provider = match request.dry_run {
+        true => "cpu",
+        false => "cuda",
+    };
+    let half = work.compile("fp16", &["--fp16", "--target", provider]);
     talk.stage(&format!("{}, int8 in ONNX Runtime", subject.name));
     let bytes = match work.calibration() {
         Ok(data) => {
@@ -210,7 +222,7 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
     talk.stage(&format!("{}, latency in ONNX Runtime", subject.name));
     rows.extend(work.latencies(&half, &bytes));
     talk.stage(&format!("{}, TensorRT", subject.name));
-    rows.push(work.engine());
+    rows.extend(work.engine());
     if let Some(sizes) = &subject.sizes {
         talk.stage(&format!("{}, PyTorch", subject.name));
         rows.extend(work.peers(sizes));
@@ -223,11 +235,26 @@ struct Work<'a> {
     request: &'a Request,
     subject: &'a Subject,
     steps: &'a dyn Steps,
-    device: &'a str,
+    device: String,
 }
 
 /// A bundle, and the manifest that was printed.
 type Compiled = Result<(PathBuf, Manifest), Failed>;
+
+impl<'a> Work<'a> {
+    fn of(request: &'a Request, subject: &'a Subject, steps: &'a dyn Steps) -> Work<'a> {
+        let device = match request.dry_run {
+            true => "cpu".to_string(),
+            false => format!("cuda:{}", request.device),
+        };
+        Work {
+            request,
+            subject,
+            steps,
+            device,
+        }
+    }
+}
 
 impl Work<'_> {
     fn bundle(&self, kind: &str) -> PathBuf {
@@ -239,7 +266,7 @@ impl Work<'_> {
         let (bundle, model) = (self.bundle(kind), self.subject.path.display().to_string());
         let out = bundle.display().to_string();
         let mut args = vec!["compile", &model, "-o", &out, "--no-latency", "--json"];
-        args.extend(["--device", self.device, "--quiet"]);
+        args.extend(["--device", &self.device, "--quiet"]);
         args.extend(options);
         let manifest = self.steps.kiln(&args).json()?;
         Ok((bundle, manifest))
@@ -280,7 +307,7 @@ impl Work<'_> {
         let mut args = vec!["bench".to_string(), original];
         let built: Vec<&(PathBuf, Manifest)> = [half, bytes].into_iter().flatten().collect();
         args.extend(built.iter().map(|(path, _)| path.display().to_string()));
-        let device = self.device;
+        let device = self.device.as_str();
         args.extend(["--json", "--quiet", "--device", device].map(str::to_string));
         args.extend(match self.request.dry_run {
             true => ["--runs", "3", "--duration", "0.1"].map(str::to_string),
@@ -322,8 +349,8 @@ impl Work<'_> {
         ]
     }
 
-    /// The engine for this machine's GPU: built, held against the original, timed.
-    fn engine(&self) -> Row {
+    /// The engine for this machine's GPU: built, held against the original, timed, and its kernels compared.
+    fn engine(&self) -> Vec<Row> {
         let row = Row::new(&self.subject.name, crate::engine::LIBRARY, "fp16");
         let target = match self.request.dry_run {
             true => "sm_89",
@@ -331,14 +358,13 @@ impl Work<'_> {
         };
         let manifest = match self.compile("engine", &["--fp16", "--target", target]) {
             Ok((_, manifest)) => manifest,
-            Err(why) => return row.failed(&why),
+            Err(why) => return vec![row.failed(&why)],
         };
         let row = match &manifest.engine_parity {
-            EngineParity::NotRun { why } => return row.not_run(why),
+            EngineParity::NotRun { why } => return vec![row.not_run(why)],
             EngineParity::Run { report, .. } => row.proved(Some(report)),
         };
         let bundle = self.bundle("engine").display().to_string();
-        let device = self.device.to_string();
         let args = [
             "bench",
             &bundle,
@@ -346,16 +372,41 @@ impl Work<'_> {
             "--streams",
             "1,2,4",
             "--device",
-            &device,
+            &self.device,
             "--json",
             "--quiet",
         ];
-        match self.steps.kiln(&args).json::<Value>() {
+        let row = match self.steps.kiln(&args).json::<Value>() {
             Err(why) => row.failed(&why),
             Ok(bench) => match bench.pointer("/engines/0/points/0") {
                 None => row.not_run("the benchmark has no points"),
                 Some(point) => row.engine(point),
             },
+        };
+        vec![row, self.kernels(&bundle)]
+    }
+
+    /// The kernels of a bundle's engine, as TensorRT tells them of it and as its builder listed them.
+    fn kernels(&self, bundle: &str) -> Row {
+        let row = Row::new(&self.subject.name, "the engine's inspector", "fp16");
+        let args = [
+            "inspect",
+            bundle,
+            "--engine",
+            "--opened",
+            "--device",
+            &self.device,
+            "--json",
+            "--quiet",
+        ];
+        let mut ran = self.steps.kiln(&args);
+        // Differences are a finding, and printed.
+        if ran.code == Some(1) && !ran.stdout.is_empty() {
+            ran.code = Some(0);
+        }
+        match ran.json() {
+            Ok(compared) => row.compared(compared),
+            Err(why) => row.failed(&why),
         }
     }
 

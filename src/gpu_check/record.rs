@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failed;
+use super::forms::FormRow;
+use crate::engine::inspected::Compared;
 use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
 use crate::parity::Report;
@@ -14,9 +16,9 @@ pub(super) const BATCH: usize = 1;
 pub(super) const SEQ: usize = 128;
 
 /// Everything that was checked on one GPU.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    pub kiln: &'static str,
+    pub kiln: String,
     /// As the driver names it; `null` for a dry run.
     pub gpu: Option<String>,
     /// `sm_90`
@@ -28,6 +30,9 @@ pub struct Record {
     pub seq: usize,
     pub environment: Environment,
     pub rows: Vec<Row>,
+    /// Forms that a model may take for ONNX Runtime's CUDA provider, timed in turns.
+    #[serde(default)]
+    pub forms: Vec<FormRow>,
 }
 
 /// One way to run one model.
@@ -43,6 +48,9 @@ pub struct Row {
     pub throughput: Option<f64>,
     /// Whether the outputs are those of the original; `null` where nothing was compared.
     pub parity: Option<Outcome>,
+    /// An engine's kernels beside the list that its builder wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Compared>,
     /// Why it was not run.
     pub not_run: Option<String>,
 }
@@ -56,10 +64,29 @@ pub struct Outcome {
     pub cosine: Option<f64>,
 }
 
+impl Outcome {
+    /// `passes (fp16), cosine 0.9999500`, or why nothing was compared.
+    pub(super) fn told(parity: Option<&Outcome>, not_run: Option<&str>) -> String {
+        match (not_run, parity) {
+            (Some(why), Some(p)) if p.pass => format!("not timed: {why}"),
+            (Some(why), Some(_)) => format!("FAILS: {why}"),
+            (Some(why), None) => format!("not run: {why}"),
+            (None, None) => String::new(),
+            (None, Some(p)) => {
+                let word = if p.pass { "passes" } else { "FAILS" };
+                let cosine = p
+                    .cosine
+                    .map_or(String::new(), |c| format!(", cosine {c:.7}"));
+                format!("{word} ({}){cosine}", p.tolerance)
+            }
+        }
+    }
+}
+
 impl Record {
     pub(super) fn new(gpu: Option<&Gpu>, dry_run: bool) -> Record {
         Record {
-            kiln: env!("CARGO_PKG_VERSION"),
+            kiln: env!("CARGO_PKG_VERSION").into(),
             gpu: gpu.map(|g| g.name.clone()),
             capability: gpu.map(Gpu::target),
             dry_run,
@@ -67,25 +94,19 @@ impl Record {
             seq: SEQ,
             environment: environment(),
             rows: Vec::new(),
+            forms: Vec::new(),
         }
     }
 
     /// `nvidia-h100-80gb-hbm3.json`
     pub fn file_name(&self) -> String {
-        let name = self.gpu.as_deref().unwrap_or("dry-run");
-        let letters = name.chars().map(|c| match c.is_ascii_alphanumeric() {
-            true => c.to_ascii_lowercase(),
-            false => '-',
-        });
-        let letters: String = letters.collect();
-        format!("{}.json", letters.trim_matches('-'))
+        file_name(self.gpu.as_deref().unwrap_or("dry-run"))
     }
 
     /// Whether everything that ran is right.
     pub fn pass(&self) -> bool {
-        self.rows
-            .iter()
-            .all(|r| r.parity.as_ref().is_none_or(|p| p.pass))
+        let right = |p: &Option<Outcome>| p.as_ref().is_none_or(|p| p.pass);
+        self.rows.iter().all(|r| right(&r.parity)) && self.forms.iter().all(|f| right(&f.parity))
     }
 
     /// A header and rows, each against the FP32 of its model.
@@ -107,17 +128,9 @@ impl Record {
                 v.map_or(String::new(), |v| format!("{v:.digits$}"))
             };
             let ratio = r.p50_ms.zip(base).map(|(p, b)| p / b);
-            let parity = match (&r.not_run, &r.parity) {
-                (Some(why), Some(_)) => format!("FAILS: {why}"),
-                (Some(why), None) => format!("not run: {why}"),
-                (None, None) => String::new(),
-                (None, Some(p)) => {
-                    let word = if p.pass { "passes" } else { "FAILS" };
-                    let cosine = p
-                        .cosine
-                        .map_or(String::new(), |c| format!(", cosine {c:.7}"));
-                    format!("{word} ({}){cosine}", p.tolerance)
-                }
+            let parity = match (&r.not_run, &r.parity, &r.kernels) {
+                (None, None, Some(kernels)) => compared(kernels),
+                (why, parity, _) => Outcome::told(parity.as_ref(), why.as_deref()),
             };
             vec![
                 r.model.clone(),
@@ -134,6 +147,25 @@ impl Record {
     }
 }
 
+/// What was found of an engine's kernels, and the first that is not as listed.
+fn compared(kernels: &Compared) -> String {
+    let Compared {
+        listed,
+        told,
+        differences,
+    } = kernels;
+    match differences.split_first() {
+        None => format!("{told} kernels, as listed"),
+        Some((first, rest)) => {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!("; {n} more"),
+            };
+            format!("{told} kernels, {listed} listed: {first}{more}")
+        }
+    }
+}
+
 impl Row {
     pub(super) fn new(model: &str, runner: &str, precision: &str) -> Row {
         Row {
@@ -144,6 +176,7 @@ impl Row {
             p99_ms: None,
             throughput: None,
             parity: None,
+            kernels: None,
             not_run: None,
         }
     }
@@ -190,6 +223,12 @@ impl Row {
         }
     }
 
+    /// With an engine's kernels beside the list.
+    pub(super) fn compared(mut self, kernels: Compared) -> Row {
+        self.kernels = Some(kernels);
+        self
+    }
+
     /// With a report of parity; `None` where nothing was compared.
     pub(super) fn proved(mut self, report: Option<&Report>) -> Row {
         self.parity = report.map(|report| Outcome {
@@ -215,4 +254,14 @@ impl Row {
             ..Row::new(model, text("runner"), text("precision"))
         }
     }
+}
+
+/// `nvidia-h100-80gb-hbm3.json`
+pub(super) fn file_name(gpu: &str) -> String {
+    let letters = gpu.chars().map(|c| match c.is_ascii_alphanumeric() {
+        true => c.to_ascii_lowercase(),
+        false => '-',
+    });
+    let letters: String = letters.collect();
+    format!("{}.json", letters.trim_matches('-'))
 }

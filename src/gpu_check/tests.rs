@@ -79,7 +79,19 @@ impl Steps for Recorded {
         let has = |arg: &str| args.contains(&arg);
         match args[0] {
             "compile" if has("--int8") => failing(1, "the result is not the same function"),
-            "compile" if has("cpu") => ok(json!({"parity": report(true, 0.99995)})),
+            "check" if args[1].contains("biases-apart") => failing(1, "the outputs differ"),
+            "check" => ok(json!({"parity": report(true, 0.99995)})),
+            "bench" if args[1].contains(".chosen.onnx") => {
+                let ms = if has("--cuda-graph") { 0.5 } else { 1.0 };
+                let subject =
+                    |k: usize| json!({"stats": stats(ms * [2.0, 2.0, 1.0, 4.0, 2.0, 3.0][k])});
+                let subjects: Vec<Value> =
+                    (0..args.iter().filter(|a| a.ends_with(".onnx")).count())
+                        .map(subject)
+                        .collect();
+                ok(json!({"points": [{"measured": {"subjects": subjects}}]}))
+            }
+            "compile" if has("cpu") || has("cuda") => ok(json!({"parity": report(true, 0.99995)})),
             "compile" if self.served => {
                 let parity =
                     json!({"status": "run", "runner": "TensorRT", "report": report(false, 0.5)});
@@ -90,6 +102,12 @@ impl Steps for Recorded {
                 "compute": stats(0.5),
                 "loads": [{"throughput": 1900.0}, {"throughput": 5200.0}],
             }]}]})),
+            "inspect" => Ran {
+                code: Some(1),
+                ..ok(
+                    json!({"listed": 26, "told": 25, "differences": ["a is listed by the builder alone"]}),
+                )
+            },
             _ => ok(json!({"points": [{"measured": {"subjects": [
                 {"stats": stats(4.0)}, {"stats": stats(1.5)},
             ]}}]})),
@@ -117,6 +135,7 @@ fn request(folder: &Path, dry_run: bool) -> Request {
         dry_run,
         device: 0,
         python: Some("python3".into()),
+        ort_lib: None,
     }
 }
 
@@ -178,6 +197,100 @@ fn every_way_to_run_a_model_is_a_row() {
     assert!(calibrated.contains("--calibrate"), "{calibrated}");
 }
 
+/// The encoder for dry runs, with what stands for a GPU beside it.
+fn forms_of(dry_run: bool) -> (Vec<FormRow>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let request = request(folder.path(), dry_run);
+    fs::create_dir_all(&request.work).unwrap();
+    let path = request.work.join("tiny.onnx");
+    let model = encoder(&DRY).unwrap();
+    onnx::write(&model, &path, &onnx::WriteOptions::default()).unwrap();
+    let subject = Subject {
+        name: "tiny".into(),
+        path,
+        sizes: Some(DRY),
+    };
+    let steps = Recorded::default();
+    let rows = Work::of(&request, &subject, &steps).forms();
+    let written = |form: &str| {
+        let model = onnx::read(request.work.join(format!("tiny.{form}.onnx"))).unwrap();
+        let names = model.graph.nodes().map(|(_, n)| n.op().to_string());
+        names.collect::<Vec<_>>()
+    };
+    let has = |form: &str, op: &str| written(form).iter().any(|o| o == op);
+    assert!(has("chosen", "com.microsoft.MultiHeadAttention"));
+    assert!(has("packed-attention", "com.microsoft.Attention"));
+    assert!(has("standard-attention", "Attention"));
+    assert!(has("products", "Softmax") && !has("chosen", "Softmax"));
+    assert!(has("chosen", "com.microsoft.SkipLayerNormalization"));
+    assert!(!has("norms-apart", "com.microsoft.SkipLayerNormalization"));
+    assert!(has("chosen", "com.microsoft.BiasGelu"));
+    assert!(!has("biases-apart", "com.microsoft.BiasGelu"));
+    (rows, steps.asked.into_inner())
+}
+
+#[test]
+fn each_form_is_timed_in_turns_without_and_with_graphs() {
+    let (rows, asked) = forms_of(false);
+    assert_eq!(rows.len(), 14);
+    let (header, table) = forms_table(&rows);
+    assert_eq!(header.len(), table[0].len());
+    let cells = |row: usize| table[row].join(" | ");
+    assert_eq!(
+        cells(0),
+        "tiny | chosen | off | 2.000 | 1.00 | passes (fp16), cosine 0.9999500"
+    );
+    assert_eq!(
+        cells(9),
+        "tiny | standard-attention | on | 0.500 | 0.25 | passes (fp16), cosine 0.9999500"
+    );
+    // What is wrong is not timed.
+    assert_eq!(
+        cells(6),
+        "tiny | biases-apart | off |  |  | FAILS: the outputs differ (exit code 1)"
+    );
+    let benches: Vec<_> = asked.iter().filter(|a| a.starts_with("bench")).collect();
+    assert_eq!(benches.len(), 2);
+    assert!(!benches[0].contains("--cuda-graph") && benches[1].contains("--cuda-graph"));
+    assert!(benches.iter().all(|b| !b.contains("biases-apart")));
+    let told = advice(&rows).unwrap();
+    assert!(
+        told.contains("standard-attention with CUDA graphs takes 0.25"),
+        "{told}"
+    );
+    // A form that is not faster gives no advice.
+    assert_eq!(advice(&rows[..1]), None);
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut record = Record::new(None, false);
+    (record.gpu, record.forms) = (Some("NVIDIA L4".into()), rows);
+    fs::write(folder.path().join("machines.json"), "{\"rows\": 3}").unwrap();
+    assert!(
+        page(folder.path())
+            .unwrap()
+            .contains("No GPU has been measured")
+    );
+    write(&record, &folder.path().join(record.file_name())).unwrap();
+    let page = page(folder.path()).unwrap();
+    assert!(
+        page.contains("## NVIDIA L4") && page.contains("standard-attention | on"),
+        "{page}"
+    );
+    assert_eq!(advice_for(folder.path(), "NVIDIA L4"), Some(told));
+    assert_eq!(advice_for(folder.path(), "NVIDIA L40"), None);
+}
+
+#[test]
+fn a_dry_run_records_no_graphs() {
+    let (rows, asked) = forms_of(true);
+    assert!(rows.iter().all(|r| r.precision == "fp32"));
+    let with = rows.iter().filter(|r| r.graph);
+    for row in with.filter(|r| r.form != "biases-apart") {
+        assert!(row.not_run.as_ref().unwrap().contains("no GPU"), "{row:?}");
+    }
+    assert!(asked.iter().all(|a| !a.contains("--cuda-graph")));
+}
+
 #[test]
 fn an_engine_that_differs_fails_the_check() {
     let steps = Recorded {
@@ -191,6 +304,14 @@ fn an_engine_that_differs_fails_the_check() {
         (Some(0.5), Some(5200.0))
     );
     assert_eq!(engine.parity.as_ref().unwrap().cosine, Some(0.5));
+    let kernels = record.rows[4].kernels.as_ref().unwrap();
+    assert_eq!((kernels.listed, kernels.told), (26, 25));
+    let (_, table) = record.table();
+    let said = table[4].join(" ");
+    assert!(
+        said.contains("25 kernels, 26 listed: a is listed"),
+        "{said}"
+    );
     assert!(!record.pass());
     let json = serde_json::to_string(&record).unwrap();
     let back: Value = serde_json::from_str(&json).unwrap();

@@ -9,7 +9,7 @@ use crate::fixed::Fixed;
 use crate::manifest::Calibrated;
 use crate::options::{Calibration, Options};
 use crate::parity::Case;
-use crate::precision::{Floats, Scheme};
+use crate::precision::{Floats, Linear, Scheme};
 use crate::runtime::DeviceRequest;
 use crate::setting::{CALIBRATE, INPUTS};
 use crate::shapes::Shapes;
@@ -86,7 +86,7 @@ pub(crate) fn warning(
     }
 }
 
-fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
+fn wanted(options: &Options, targets: &Targets, model: &Model) -> Vec<ValueId> {
     // Made-up inputs say nothing of the channels that dynamic quantization leaves apart.
     let ranges = match options.precision.linear.scheme() {
         Some(Scheme::Static) => true,
@@ -98,6 +98,10 @@ fn wanted(options: &Options, model: &Model) -> Vec<ValueId> {
         (_, true) => precision::wanted_by_int4(model).1,
         _ => Vec::new(),
     };
+    // Only TensorRT's products write INT8.
+    if ranges && options.precision.linear == Linear::Int8 && targets.is_engine() {
+        values.extend(precision::wanted_results(model));
+    }
     if let Some(half) = options
         .precision
         .half()
@@ -232,7 +236,7 @@ pub(crate) fn measure(
     talk: &dyn Talk,
 ) -> Result<Option<Measured>, Error> {
     nearest(options).into_iter().for_each(|why| talk.warn(&why));
-    let values = wanted(options, fused);
+    let values = wanted(options, targets, fused);
     if values.is_empty() && options.calibration.data.is_none() {
         return Ok(by_inputs(options, device, fused, talk));
     }

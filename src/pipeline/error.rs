@@ -43,9 +43,10 @@ pub enum Error {
     Tolerance(#[from] ToleranceError),
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
-    #[error("{} has the SHA-256 {found}, and the recipe asks for {asked}: it is not the model that the recipe was made for", model.display())]
+    #[error("{} has the {hash} hash {found}, and the recipe asks for {asked}: it is not the model that the recipe was made for", model.display())]
     OtherModel {
         model: PathBuf,
+        hash: &'static str,
         found: String,
         asked: String,
     },

@@ -14,7 +14,7 @@ pub(crate) mod written;
 pub use error::Error;
 pub(crate) use prepare::{fit, targets};
 pub use rewrite::Rewritten;
-pub(crate) use rewrite::{Passes, print, rewrite, split, steps, target};
+pub(crate) use rewrite::{Passes, print, proved_as_optimized, rewrite, split, steps, target};
 pub use source::Source;
 pub(crate) use source::{Fingerprint, data_is_there, is_unchanged, spares_inputs};
 pub(crate) use tolerance::tolerance;

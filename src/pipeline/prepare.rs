@@ -40,6 +40,9 @@ fn in_floats() -> String {
 
 /// Whether the targets have what is asked for.
 pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
+    if let Some(parts) = targets.parts() {
+        return parts.iter().try_for_each(|part| fit(options, part));
+    }
     let refuse = |what, why: String| Err(Error::Unsupported { what, why });
     let all = options.precision.formats();
     for (format, needs) in all.filter_map(|f| Some((f, f.needs()?))) {
@@ -66,7 +69,7 @@ pub(crate) fn fit(options: &Options, targets: &Targets) -> Result<(), Error> {
                     ),
                 );
             }
-            Targets::Engines(capabilities) => {
+            Targets::Engines(capabilities) | Targets::EnginesAndCuda(capabilities) => {
                 let without = |c: &&ComputeCapability| c.is_since(least) == Some(false);
                 if let Some(old) = capabilities.iter().find(without) {
                     let title = format.title();

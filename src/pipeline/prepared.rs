@@ -83,7 +83,7 @@ impl Input {
         let clock_talk = clock.talk;
         let mut original = clock.time("read", || source::read(options))?;
         named::outputs(options, &original)?;
-        let portable = clock.time("caches", || {
+        let portable = clock.time("KV caches", || {
             written::portable(options, &targets, &mut original, clock_talk)
         })?;
         Ok(Input {

@@ -70,7 +70,9 @@ pub(crate) fn spares_inputs(
 pub struct Source {
     pub path: PathBuf,
     pub bytes: u64,
-    pub sha256: String,
+    pub blake3: String,
+    /// Where it is asked for, or a proof takes much longer.
+    pub sha256: Option<String>,
 }
 
 /// Bytes that are hashed at once.
@@ -96,20 +98,26 @@ impl Fingerprint {
             true => original.sources.clone(),
             false => Vec::new(),
         };
+        let mut sha256 = (options.check || options.sha256.is_some()).then(Sha256::new);
         let running = Fingerprint::Running(thread::spawn(move || {
-            let mut hash = Sha256::new();
+            let mut blake3 = blake3::Hasher::new();
             for chunk in bytes.chunks(CHUNK) {
-                hash.update(chunk);
+                blake3.update(chunk);
+                if let Some(sha256) = &mut sha256 {
+                    sha256.update(chunk);
+                }
                 sources.iter().for_each(SourceFile::release);
             }
-            let digest = hash.finalize();
+            let digits =
+                |hash: Sha256| hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
             Source {
                 path,
                 bytes: bytes.len() as u64,
-                sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
+                blake3: blake3.finalize().to_hex().to_string(),
+                sha256: sha256.map(digits),
             }
         }));
-        if options.sha256.is_none() {
+        if options.sha256.is_none() && options.blake3.is_none() {
             return Ok(running);
         }
         let source = running.end();
@@ -128,14 +136,23 @@ impl Fingerprint {
 
 /// Whether the model is the one that the recipe names.
 fn is_asked_for(options: &Options, source: &Source) -> Result<(), Error> {
-    match &options.sha256 {
-        Some(asked) if !asked.eq_ignore_ascii_case(&source.sha256) => Err(Error::OtherModel {
-            model: options.model.clone(),
-            found: source.sha256.clone(),
-            asked: asked.clone(),
-        }),
-        _ => Ok(()),
+    let hashes = [
+        ("BLAKE3", &options.blake3, Some(&source.blake3)),
+        ("SHA-256", &options.sha256, source.sha256.as_ref()),
+    ];
+    for (hash, asked, found) in hashes {
+        if let (Some(asked), Some(found)) = (asked, found)
+            && !asked.eq_ignore_ascii_case(found)
+        {
+            return Err(Error::OtherModel {
+                model: options.model.clone(),
+                hash,
+                found: found.clone(),
+                asked: asked.clone(),
+            });
+        }
     }
+    Ok(())
 }
 
 /// Whether the model's files are still those that were read: ONNX Runtime opens them by their names, and so may have proved

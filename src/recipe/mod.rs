@@ -33,6 +33,9 @@ pub struct Recipe {
     /// The SHA-256 that the model must have, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The BLAKE3 hash that the model must have, in hexadecimal digits; faster than SHA-256 where no proof runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
     /// Where the bundle goes: MODEL.kiln beside the model unless given.
     #[serde(with = "path", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<PathBuf>")]

@@ -75,6 +75,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
     Ok(Options {
         output: recipe.output.clone(),
         sha256: recipe.sha256.clone(),
+        blake3: recipe.blake3.clone(),
         targets,
         precision,
         calibration: options::Calibration {

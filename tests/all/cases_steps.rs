@@ -4,7 +4,7 @@ use crate::common::{self, compiled};
 
 use std::sync::Mutex;
 
-use kiln::compile::{CompileError, Options};
+use kiln::compile::CompileError;
 use kiln::parity;
 use kiln::precision::Floats;
 use kiln::talk::{Silent, Talk};
@@ -140,38 +140,12 @@ g (float[batch, 4] t0) => (float[batch, 4] y)
     let stages = said.stages.lock().unwrap();
     let searched = stages.iter().filter(|s| s.starts_with("search: model"));
     assert_eq!(searched.count(), 4, "{stages:?}");
-}
-
-/// Which keys are seen, the scores decide: some layers do no harm at the case that was furthest off, and let a decision become
-/// another one elsewhere.
-#[test]
-fn a_search_measures_layers_at_all_cases_where_one_does_not_tell() {
-    if common::runtime().is_none() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let options = Options {
-        output: Some(folder.path().join("bundle")),
-        targets: Some("sm_89".parse().unwrap()),
-        engine: false,
-        latency: Some(false),
-        precision: Floats::Fp16.into(),
-        ..Options::new(common::fixture("cases/search_flips.onnx"))
-    };
-    let said = Said::default();
-    let outcome = kiln::compile::compile(&options, &said).unwrap();
-    assert!(outcome.manifest.search.is_some());
-    assert_eq!(
-        outcome.manifest.parity_outcome,
-        Some(parity::Outcome::Passes)
-    );
-    // The share that is done of the search, which has an end that is known.
     let shares = said.shares.lock().unwrap();
-    let search = || shares.iter().filter(|(s, ..)| s.starts_with("search"));
-    assert!(search().count() > 8 && search().all(|(_, done, of)| done < of));
+    let mut shares = shares.iter().filter(|(s, ..)| s.starts_with("search"));
+    assert!(shares.all(|(_, done, of)| done < of));
 }
 
-/// Of what takes as long as a search or many cases, the share that is done is told.
+/// Of many cases, the share that is done is told.
 #[test]
 fn cases_of_a_comparison_are_counted() {
     if common::runtime().is_none() {

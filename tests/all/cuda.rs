@@ -56,6 +56,115 @@ fn a_result_is_proved_here_and_says_that_its_kernels_did_not_run() {
     assert_eq!(attention["written"]["com.microsoft.MultiHeadAttention"], 2);
 }
 
+/// The CUDA kernel takes x, packed weights, scales and zero points, and ends with an error where there is more.
+#[test]
+fn int4_is_written_as_the_cuda_kernel_takes_it() {
+    let path = common::fixture("models/bert-tiny.ts.eager.opset11.onnx");
+    for (name, floats) in [
+        ("fp32", &[][..]),
+        ("fp16", registry::FP16),
+        ("bf16", registry::BF16),
+    ] {
+        let mut model = onnx::read(&path).unwrap();
+        compiled(&mut model, &[registry::INT4, floats].concat());
+        let fallen = cuda_kernels::fallen(&model);
+        let data: Vec<_> = fallen.iter().filter(|f| !f.sizes).collect();
+        assert!(data.is_empty(), "{name}: {data:?}");
+        let g = &model.graph;
+        let products = g.nodes().filter(|(_, n)| n.op().name() == "MatMulNBits");
+        let mut count = 0;
+        for (id, node) in products {
+            let attr = |name: &str| node.attrs().int(name).unwrap();
+            let block = attr("block_size");
+            assert_eq!(attr("bits"), 4);
+            assert!(block >= 16 && block.count_ones() == 1, "{block}");
+            assert!(node.inputs().len() <= 4, "{}: {name}", g.label(id));
+            let packed = g.constant(node.input(1).unwrap()).unwrap();
+            let blocks = attr("K").div_euclid(block) + i64::from(attr("K") % block != 0);
+            let dims = [attr("N"), blocks, block / 2].map(|n| n as usize);
+            assert_eq!(packed.dims(), dims);
+            count += 1;
+        }
+        // Queries, keys and values are one product.
+        assert_eq!(count, 9, "{name}");
+        let dequantized = g.nodes().any(|(_, n)| n.op().name() == "DequantizeLinear");
+        assert!(!dequantized, "{name}");
+    }
+}
+
+#[test]
+fn one_bundle_is_for_an_engine_and_for_the_provider() {
+    if common::runtime().is_none() || !common::tensorrt() {
+        return;
+    }
+    let folder = Folder::new();
+    let model = common::fixture("models/bert-tiny.ts.eager.opset11.onnx");
+    let model = model.to_str().unwrap();
+    let bundle = folder.path("b.kiln");
+    let targets = ["--target", "sm_89,cuda", "-o", &bundle];
+    let args = [
+        &["compile", model, "--fp16", "--proof", "quick"],
+        &targets[..],
+    ]
+    .concat();
+    let told = kiln(&args).expect(0).out;
+    assert!(
+        told.contains("cuda     model.cuda.onnx, parity passes"),
+        "{told}"
+    );
+    let names = ["model.onnx", "model.engine", "model.cuda.onnx"];
+    for name in names {
+        assert!(folder.listing().iter().any(|f| f.ends_with(name)), "{name}");
+    }
+    let manifest = folder.manifest("b.kiln");
+    assert_eq!(manifest["target"], "sm_89");
+    assert!(manifest["engine"]["bytes"].as_u64().unwrap() > 0);
+    assert_eq!(
+        manifest["recipe"]["target"],
+        serde_json::json!(["cuda", "sm_89"])
+    );
+    let also = &manifest["also"][0];
+    assert_eq!(also["file"], "model.cuda.onnx");
+    let other = &also["manifest"];
+    assert_eq!(other["target"], "cuda");
+    assert_eq!(other["parity_outcome"], "passes");
+    assert!(other["engine"].is_null() && other["also"].is_null());
+    assert!(other["ops_after"]["com.microsoft.MultiHeadAttention"].is_number());
+    assert!(manifest["ops_after"]["com.microsoft.MultiHeadAttention"].is_null());
+
+    let told = kiln(&["inspect", &bundle]).expect(0).out;
+    assert!(
+        told.contains("cuda, model.cuda.onnx: passes (fp16)"),
+        "{told}"
+    );
+    let page = std::fs::read_to_string(folder.path("b.kiln/report.md")).unwrap();
+    assert!(
+        page.contains("## For ONNX Runtime's CUDA provider"),
+        "{page}"
+    );
+    // Each is a model of its own.
+    let provider = folder.path("b.kiln/model.cuda.onnx");
+    kiln(&["check", &provider, "--reference", model, "--device", "cpu"]).expect(0);
+    let again = folder.path("b.kiln/manifest.json");
+    let planned = kiln(&["compile", "-c", &again, "--dry-run"]).expect(0);
+    assert!(planned.out.contains("cuda"), "{}", planned.out);
+}
+
+#[test]
+fn two_results_are_refused_where_one_is_meant() {
+    let folder = Folder::with_model();
+    let model = folder.path("model.onnx");
+    kiln(&["bisect", &model, "--target", "cuda,sm_89"])
+        .expect(2)
+        .says(&["stands for two results"]);
+    kiln(&["compile", &model, "--int8", "--target", "cuda,sm_89"])
+        .expect(2)
+        .says(&["CUDA provider"]);
+    kiln(&["compile", &model, "--target", "cuda,cpu"])
+        .expect(2)
+        .says(&["cannot be combined"]);
+}
+
 #[test]
 fn formats_that_the_provider_widens_are_refused() {
     let folder = Folder::with_model();

@@ -388,6 +388,54 @@ fn pieces_stand_for_a_model_that_is_too_large() {
 }
 
 #[test]
+fn a_compilation_proves_in_pieces_and_says_what_they_do_not_show() {
+    let Some(setup) = Setup::new(BERT) else {
+        return;
+    };
+    let bundle = setup.path("half.kiln");
+    let compile = |more: &[&str]| {
+        let dims = ["--dim", "seq=1:8:32", "--fp16", "--target", "cpu"];
+        let proof = [
+            "compile",
+            setup.original(),
+            "-o",
+            &bundle,
+            "--proof",
+            "pieces",
+        ];
+        kiln(&[&proof[..], &dims, more].concat())
+    };
+    let ran = compile(&[]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let manifest = fs::read_to_string(format!("{bundle}/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let shows = manifest["parted"].as_str().unwrap();
+    assert!(shows.contains(" pieces, as it was asked for") && shows.contains("was not seen"));
+    assert_eq!(manifest["parity_outcome"], "passes");
+    assert_eq!(manifest["latency"], Value::Null);
+    let cases = manifest["parity"]["cases"].as_array().unwrap();
+    let named = |name: &str| {
+        cases
+            .iter()
+            .any(|c| c["name"].as_str().unwrap().starts_with(name))
+    };
+    assert!(named("smallest, piece 1") && named("typical, piece 1") && !named("largest"));
+    assert!(
+        fs::read_to_string(format!("{bundle}/report.md"))
+            .unwrap()
+            .contains(shows)
+    );
+    // Pieces have no outputs of other types.
+    let ran = compile(&["--half-io"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(
+        ran.err.contains("run whole because of --half-io"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
 fn sizes_at_which_pieces_do_not_run_are_named() {
     // Its table of positions ends at 128.
     let Some(setup) = Setup::new("gpt2.ts.sdpa.onnx") else {

@@ -1,4 +1,5 @@
-//! All integration tests in one binary: one is linked, and its tests share two cores. Tests that take a GPU are in `gpu.rs`.
+//! All integration tests in one binary: one is linked, and its tests share two cores. Tests that take a GPU are in `gpu.rs`, those of a build
+//! without TensorRT in `without_tensorrt.rs`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -28,6 +29,7 @@ mod differential;
 mod docs;
 mod environment;
 mod export;
+mod export_genai;
 mod faults;
 mod fuzz;
 mod gates;
@@ -55,6 +57,5 @@ mod tables;
 mod terminal;
 mod verify;
 mod wheel;
-mod without_tensorrt;
 mod written_caches;
 mod zoo;

@@ -10,6 +10,7 @@ use kiln::parity::{self, InputKind, InputSpec};
 use kiln::recipe;
 use kiln_graph::DType;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 fn kiln(folder: &Path, args: &[&str]) -> (i32, String) {
@@ -90,7 +91,7 @@ fn a_bundle_is_made_again_byte_for_byte() {
         serde_json::from_slice(&fs::read(folder.join("third.kiln/manifest.json")).unwrap())
             .unwrap();
     assert_eq!(manifest["recipe"]["precision"]["linear"], "int8");
-    assert_eq!(manifest["recipe"]["sha256"], manifest["source"]["sha256"]);
+    assert_eq!(manifest["recipe"]["blake3"], manifest["source"]["blake3"]);
 
     // Options lie over the recipe.
     let (code, err) = kiln(
@@ -115,9 +116,48 @@ fn a_bundle_is_made_again_byte_for_byte() {
     );
     assert_eq!(code, 3, "{err}");
     assert!(
-        err.contains("SHA-256") && !folder.join("fourth.kiln").exists(),
+        err.contains("BLAKE3") && !folder.join("fourth.kiln").exists(),
         "{err}"
     );
+}
+
+#[test]
+fn a_model_is_known_by_two_hashes() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = common::fixture("models/bert-tiny.ts.eager.opset11.onnx");
+    fs::copy(&model, folder.join("model.onnx")).unwrap();
+    let compile = |asked: &str| {
+        fs::write(
+            folder.join("kiln.yaml"),
+            format!("{{model: model.onnx, target: cpu, check: false, {asked}}}"),
+        )
+        .unwrap();
+        kiln(folder, &["compile", "-c", "kiln.yaml"])
+    };
+    let source = || -> Value {
+        let manifest = fs::read(folder.join("model.kiln/manifest.json")).unwrap();
+        serde_json::from_slice::<Value>(&manifest).unwrap()["source"].take()
+    };
+    let bytes = fs::read(model).unwrap();
+    let blake3 = blake3::hash(&bytes).to_string();
+    let sha256: String = Sha256::digest(&bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+
+    // Without a proof the slower one is left out, unless it is asked for.
+    assert_eq!(compile("").0, 0);
+    assert_eq!(source()["blake3"], *blake3);
+    assert_eq!(source()["sha256"], Value::Null);
+    assert_eq!(compile(&format!("blake3: {blake3}")).0, 0);
+    assert_eq!(compile(&format!("sha256: {sha256}")).0, 0);
+    assert_eq!(source()["sha256"], *sha256);
+    for (asked, says) in [("sha256: '00'", "SHA-256"), ("blake3: '00'", "BLAKE3")] {
+        let (code, err) = compile(asked);
+        assert_eq!(code, 3, "{err}");
+        assert!(err.contains(says), "{err}");
+    }
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::rc::Rc;
 use cxx::UniquePtr;
 use trtx_sys::nvinfer1::{EngineStat, ICudaEngine, IExecutionContext, IRuntime, IRuntimeConfig};
 use trtx_sys::{
-    Dims64, ExecutionContextAllocationStrategy, OptProfileSelector, TensorIOMode, TensorLocation,
+    Dims64, ExecutionContextAllocationStrategy, LayerInformationFormat, OptProfileSelector,
+    TensorIOMode, TensorLocation,
 };
 
 use super::super::api::Api;
@@ -142,6 +143,21 @@ impl Engine {
 
     pub(super) fn layers(&self) -> usize {
         usize::try_from(self.engine.borrow().getNbLayers()).unwrap_or(0)
+    }
+
+    /// What TensorRT's inspector tells of the layers, as JSON.
+    ///
+    /// # Errors
+    /// When TensorRT makes no inspector, or that tells nothing.
+    pub(super) fn inspected(&self) -> Result<String, EngineError> {
+        let engine = self.engine.borrow();
+        // SAFETY: the inspector is fresh from TensorRT, owned by us and checked for null; it and the engine live until the text,
+        // which is the inspector's, is copied.
+        unsafe {
+            let inspector = own(engine.createEngineInspector(), "an inspector")?;
+            text(inspector.getEngineInformation(LayerInformationFormat::kJSON.into()))
+                .ok_or(EngineError::refused("what its inspector tells"))
+        }
     }
 
     /// Bytes that the activations take at the largest sizes.

@@ -14,7 +14,7 @@ use super::super::logger::Log;
 use super::ffi::{Context, Engine, Io, Runtime};
 use crate::cuda::{Buffer, Device, Event, Graph, Stream};
 use crate::run::{EngineRunError, Facts, LayerTime, RunOptions, Timing, choose};
-use crate::{DataType, EngineError, LIBRARY, Profile, kept, locate};
+use crate::{DataType, EngineError, Kernels, LIBRARY, Profile, inspected, kept, locate};
 
 /// One execution context of an engine, on one CUDA stream. It stays on the thread that made it.
 pub struct Session {
@@ -426,6 +426,15 @@ impl Session {
             Ok((io.name.clone(), tensor))
         });
         outputs.collect()
+    }
+
+    /// The kernels as TensorRT tells them of the opened engine.
+    ///
+    /// # Errors
+    /// When its inspector tells nothing, or what is not understood.
+    pub fn inspected(&self) -> Result<Kernels, EngineRunError> {
+        let json = self.shared.engine.inspected()?;
+        inspected::read(&json).map_err(EngineRunError::Inspected)
     }
 
     /// The time of each layer over so many runs of a context of its own, the slowest first. TensorRT waits after every

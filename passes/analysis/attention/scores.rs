@@ -1,6 +1,6 @@
 //! From the operand of attention's Softmax back to its product of queries and keys.
 
-use kiln_graph::infer::Facts;
+use kiln_graph::infer::{Expr, Facts};
 use kiln_graph::{Graph, Node, NodeId, ValueId, ops};
 
 use crate::core::pass::Miss;
@@ -27,7 +27,8 @@ pub struct Scores {
     pub depth: usize,
 }
 
-/// Something added to scores of a rank: 4, or 3 where batch and heads are one dimension.
+/// Something added to scores of a rank: 4, 3 where batch and heads are one dimension, or 5 where windows are told from pictures,
+/// or rows from columns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Addend {
     pub bias: Bias,
@@ -119,7 +120,7 @@ pub fn scores(g: &Graph, facts: &Facts, v: ValueId, depth: usize) -> Result<Scor
         // Batch and heads are told apart for a mask (fairseq, BART, BLOOM, DeBERTa).
         "Reshape" => {
             let x = operand(0)?;
-            if !regroups_batches(facts, x, v) {
+            if !regroups_batches(facts, x, v) && !splits_positions(facts, x, v) {
                 let why = "it rearranges more of the scores than batch and heads";
                 return Err(Miss::at(v, depth, why));
             }
@@ -135,13 +136,45 @@ pub fn scores(g: &Graph, facts: &Facts, v: ValueId, depth: usize) -> Result<Scor
     }
 }
 
-/// Whether a Reshape leaves queries and keys as they are, and tells batch and heads apart or joins them.
+/// Whether a Reshape leaves queries and keys as they are, and tells batch and heads apart, or pictures and windows, or joins
+/// them.
 pub fn regroups_batches(facts: &Facts, from: ValueId, to: ValueId) -> bool {
     let (Some(from), Some(to)) = (facts.dims(from), facts.dims(to)) else {
         return false;
     };
-    let ranks = [from, to].map(|d| (3..=4).contains(&d.len()));
-    ranks == [true, true] && from[from.len() - 2..] == to[to.len() - 2..]
+    let ranks = [from, to].map(|d| (3..=5).contains(&d.len()));
+    if ranks != [true, true] {
+        return false;
+    }
+    // Windows are told apart from pictures, with the heads as they are.
+    let same = match from.len().max(to.len()) {
+        5 => 3,
+        _ => 2,
+    };
+    let last = |d: &[Expr]| d.len().checked_sub(same).map(|k| d[k..].to_vec());
+    last(from) == last(to)
+}
+
+/// Whether a Reshape tells rows and columns of queries and keys apart, or joins them: [batch · heads, queries, keys] as
+/// [batch · heads, rows, columns, rows of keys, columns of keys].
+fn splits_positions(facts: &Facts, from: ValueId, to: ValueId) -> bool {
+    let (Some(from), Some(to)) = (facts.dims(from), facts.dims(to)) else {
+        return false;
+    };
+    let (joined, apart) = match from.len() < to.len() {
+        true => (from, to),
+        false => (to, from),
+    };
+    let (&[batch, queries, keys], &[apart_batch, a, b, c, d]) = (
+        &joined.iter().collect::<Vec<_>>()[..],
+        &apart.iter().collect::<Vec<_>>()[..],
+    ) else {
+        return false;
+    };
+    let product = |x: &Expr, y: &Expr| x.as_i64()?.checked_mul(y.as_i64()?);
+    batch == apart_batch
+        && product(a, b).is_some_and(|n| queries.as_i64() == Some(n))
+        && product(c, d).is_some_and(|n| keys.as_i64() == Some(n))
 }
 
 impl Scores {

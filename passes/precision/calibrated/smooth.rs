@@ -75,6 +75,17 @@ impl Smooth {
         }
     }
 
+    /// The means of the channels, as far as errors of the weights are multiplied by them.
+    pub fn means(&self, means: &[f64]) -> Vec<f64> {
+        let offset = |j: usize| match self.middle {
+            Some(_) => 0.0,
+            None => self.offsets.get(j).map_or(0.0, |&d| d.into()),
+        };
+        let factor = |j: usize| self.factors.get(j).map_or(1.0, |&s| s.into());
+        let means = means.iter().enumerate();
+        means.map(|(j, m)| (m - offset(j)) / factor(j)).collect()
+    }
+
     /// What the offsets add to the columns of a product with `matrix` [K, columns].
     pub fn given_back(&self, matrix: &[f32], columns: usize) -> Option<Vec<f64>> {
         let mut sums = vec![0f64; columns];

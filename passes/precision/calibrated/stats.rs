@@ -63,6 +63,13 @@ impl TensorStats {
         (self.rows > 0 && !self.channel_sumsq.is_empty()).then(|| all.collect())
     }
 
+    /// The mean of each channel; `None` if there are no statistics for channels.
+    pub fn channel_means(&self) -> Option<Vec<f64>> {
+        let rows = self.rows as f64;
+        let all = self.channel_sum.iter().map(|s| s / rows);
+        (self.rows > 0 && !self.channel_sum.is_empty()).then(|| all.collect())
+    }
+
     /// About what these would be without the elements beyond ±`most`: counts and ranges, but not sums and channels.
     pub fn truncated(&self, most: f32) -> TensorStats {
         let histogram = self.histogram.truncated(most);

@@ -112,6 +112,7 @@ impl Conv {
         let values = Tensor::from_raw(DType::I8, stored.dims(), codes.into());
         let scales = found.scales.reshaped(&[columns][..]);
         Ok(Weight {
+            lost: None,
             values: values.map_err(|_| weights::Unfit::Type)?,
             scales: scales.map_err(|_| weights::Unfit::Type)?,
             factors: None,

@@ -7,3 +7,4 @@ pub mod quantize;
 pub mod quantize_fp8;
 pub mod quantize_int8;
 mod reading;
+pub mod results;

@@ -14,6 +14,8 @@ pub(in crate::precision) struct Weight {
     pub scales: Tensor,
     /// [N]: what the product's columns are multiplied by.
     pub factors: Option<Tensor>,
+    /// [N]: what rounding takes from the means of the product's columns.
+    pub lost: Option<Vec<f64>>,
     /// Rows that are multiplied apart: which, and their floats.
     pub apart: Option<(Tensor, Tensor)>,
 }
@@ -234,11 +236,20 @@ impl Writer<'_> {
         wide
     }
 
-    /// Floats, of numbers that were quantized: what TensorRT and ONNX Runtime take for a product of integers.
-    pub fn product(&mut self, x: Quantized, weight: Weight) -> Option<ValueId> {
+    /// Floats, of numbers that were quantized: what TensorRT and ONNX Runtime take for a product of integers. `handed` is the scale
+    /// in which the product is INT8 itself.
+    pub fn product(
+        &mut self,
+        x: Quantized,
+        weight: Weight,
+        handed: Option<f32>,
+    ) -> Option<ValueId> {
         let w = self.dequantized(&weight, 1);
         let output = self.output_name();
         let mut product = self.matmul(&[x.wide, w], &format!("{output}_product"));
+        if let (Some(scale), Some(bare)) = (handed, product) {
+            product = self.handed(bare, scale);
+        }
         if let Some(factors) = weight.factors {
             let name = self.g.value(self.layer.weight).name();
             let factors = self.g.add_constant(&format!("{name}_factors"), factors);
@@ -247,6 +258,26 @@ impl Writer<'_> {
             self.like_output(product);
         }
         self.with_outliers(product, weight.apart)
+    }
+
+    /// A value as INT8 of one scale, and as floats again.
+    fn handed(&mut self, x: ValueId, scale: f32) -> Option<ValueId> {
+        let name = self.g.value(x).name().to_string();
+        let parts = [Tensor::scalar(scale), Tensor::scalar(0i8)];
+        let [scale, zero] = ["scale", "zero_point"].map(|s| format!("{name}_{s}"));
+        let [first, second] = parts;
+        let scale = Some(self.g.add_constant(&scale, first));
+        let zero = Some(self.g.add_constant(&zero, second));
+        let to = format!("{name}_quantized");
+        let values = self.node("QuantizeLinear", &[Some(x), scale, zero], &to, Attrs::new());
+        self.typed(values, x, DType::I8);
+        let q = Quantized {
+            values,
+            scale,
+            zero,
+            wide: None,
+        };
+        self.widened(q, x)
     }
 
     /// MatMulInteger, and its integers as floats.

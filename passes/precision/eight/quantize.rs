@@ -7,6 +7,7 @@ use super::columns;
 use super::conv::{self, Conv};
 use super::qdq::{Weight, Writer};
 use super::reading::{self, Form, Reading};
+use super::results;
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
 use crate::precision::calibrated::ranges::{self, Choice};
 use crate::precision::linear::{self, Linear};
@@ -97,6 +98,8 @@ struct Operand<'a> {
     outliers: &'a [usize],
     /// The mean square of each channel.
     moments: Option<&'a [f64]>,
+    /// The mean of each channel.
+    means: Option<&'a [f64]>,
     /// The largest magnitude, where the columns have their factors behind the product.
     behind: Option<f32>,
 }
@@ -333,6 +336,10 @@ impl Quantizer {
             let input = Operand {
                 outliers,
                 moments: reading.moments.as_deref(),
+                means: reading
+                    .means
+                    .as_deref()
+                    .filter(|_| self.weight == Rounding::Int8),
                 behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
             };
             let weight = weight.and_then(|m| self.weight(layer, m, &input));
@@ -343,7 +350,20 @@ impl Quantizer {
                     continue;
                 }
             };
-            let offset = reading.given_back(k, &weight);
+            let offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
+            // Products of one input become one, which writes all or nothing in bytes.
+            let results = match self.activation {
+                Form::Static(Format::Int8)
+                    if cx.target.facts.writes_bytes && group.layers.len() == 1 =>
+                {
+                    g.node(layer.node)
+                        .output(0)
+                        .and_then(|y| cx.options.stats.get(&y))
+                }
+                _ => None,
+            };
+            let handed =
+                results.and_then(|s| results::scale(g, layer, s, &weight, offset.as_deref()));
             let mut write = Writer {
                 g,
                 pass: self.pass,
@@ -352,7 +372,7 @@ impl Quantizer {
             let product = match (choice, self.activation) {
                 (Some(choice), Form::Static(format)) => {
                     let x = *activation.get_or_insert_with(|| write.activation(choice, format));
-                    write.product(x, weight)
+                    write.product(x, weight, handed)
                 }
                 (_, Form::Dynamic) => {
                     let x = *activation.get_or_insert_with(|| write.dynamic(outliers));
@@ -373,6 +393,25 @@ impl Quantizer {
             g.remove_unused_value(layer.weight);
         }
         done
+    }
+
+    /// What the columns of a layer get back behind the product. What rounding the weights takes from the means of the columns is
+    /// given back where a bias is added anyway.
+    fn offset(
+        &self,
+        g: &Graph,
+        layer: &Linear,
+        offset: Option<Vec<f64>>,
+        weight: &Weight,
+    ) -> Option<Vec<f64>> {
+        let lost = (weight.lost.as_ref())
+            .filter(|_| offset.is_some() || results::bias(g, layer).is_some());
+        match (offset, lost) {
+            (Some(offset), Some(lost)) => {
+                Some(offset.iter().zip(lost).map(|(a, b)| a + b).collect())
+            }
+            (offset, lost) => offset.or_else(|| lost.cloned()),
+        }
     }
 
     fn weight(
@@ -405,7 +444,18 @@ impl Quantizer {
             (scales, factors) = (Tensor::scalar(scale), Some(Tensor::vector(&behind)));
         }
         let indices: Vec<i64> = outliers.iter().map(|&j| j as i64).collect();
+        let steps = match &factors {
+            Some(factors) => to_f32s(factors)
+                .zip(scales.as_f64())
+                .map(|(f, s)| f.iter().map(|&f| f64::from(f) * s).collect::<Vec<_>>()),
+            None => to_f32s(&scales).map(|s| s.iter().map(|&s| f64::from(s)).collect()),
+        };
+        let lost = input
+            .means
+            .zip(steps)
+            .map(|(means, steps)| lost(&matrix, &found.values.bytes(), &steps, means));
         Ok(Weight {
+            lost,
             values: found.values,
             scales,
             factors,
@@ -418,6 +468,19 @@ impl Quantizer {
             },
         })
     }
+}
+
+/// The means of a product's columns that rounding a weight [K, N] to INT8 takes away.
+fn lost(matrix: &[f32], codes: &[u8], steps: &[f64], means: &[f64]) -> Vec<f64> {
+    let columns = steps.len().max(1);
+    let mut lost = vec![0f64; steps.len()];
+    let rows = matrix.chunks(columns).zip(codes.chunks(columns));
+    for ((row, codes), mean) in rows.zip(means) {
+        for (k, (v, &code)) in row.iter().zip(codes).enumerate() {
+            lost[k] += mean * (f64::from(*v) - f64::from(code as i8) * steps[k]);
+        }
+    }
+    lost
 }
 
 fn ranges_remark(

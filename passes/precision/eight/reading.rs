@@ -24,6 +24,8 @@ pub(in crate::precision) struct Reading {
     pub choice: Option<Choice>,
     /// The mean square of each channel.
     pub moments: Option<Vec<f64>>,
+    /// The mean of each channel, as far as errors of the weights are multiplied by it.
+    pub means: Option<Vec<f64>>,
     /// What the manifest calls the change of the input.
     pub smoothing: Option<&'static str>,
     /// What the columns of each layer get back for what the input lost.
@@ -68,6 +70,7 @@ pub(in crate::precision) fn of(
     let mut found = Reading {
         choice: ranges::choose(stats, format, &gains),
         moments: stats.channel_moments(),
+        means: stats.channel_means(),
         offsets: vec![None; layers.len()],
         ..Reading::default()
     };
@@ -113,6 +116,7 @@ pub(in crate::precision) fn of(
     }
     Reading {
         smoothing: Some(smooth.name(x == input)),
+        means: found.means.as_ref().map(|m| smooth.means(m)),
         choice: Some(smooth.choice),
         moments: Some(smooth.moments),
         middle: smooth.middle,

@@ -1,6 +1,6 @@
 //! Cases under `fixtures/passes/<pass>/<case>.onnxtxt` with the blessed diff beside them.
 //!
-//! `# ranges: even|uneven|outlier|infinite` invents what calibration found, and `# dynamic` does without.
+//! `# ranges: even|uneven|outlier|infinite` invents what calibration found, `# results` of products' results, too, and `# dynamic` does without.
 //! `# products: mixed|silent` invents what INT4 is planned by: channels that move together, or are always zero.
 //! `# measured: x=-1e5..20` says it of the values that it names, one or several with commas.
 //!
@@ -34,6 +34,8 @@ pub struct Case {
     pub keep: Option<String>,
     pub keep_op: Option<Op>,
     pub dynamic: bool,
+    /// Results of products have ranges, too.
+    pub results: bool,
     /// What activations are said to have been: `even`, `uneven`, `outlier` or `infinite`.
     pub ranges: Option<String>,
     /// How the channels of activations are said to move: `mixed` or `silent`.
@@ -100,6 +102,7 @@ fn sorted(folder: &Path) -> Vec<PathBuf> {
 /// What may stand at the top of a case; those with a colon take a value.
 const HEADERS: &[&str] = &[
     "dynamic",
+    "results",
     "half-io",
     "int4-block:",
     "keep-op:",
@@ -152,6 +155,7 @@ fn read(path: PathBuf, folder: &Path) -> Case {
         keep: header("keep:"),
         keep_op: header("keep-op:").map(|name| Op::onnx(&name)),
         dynamic: header("dynamic").is_some(),
+        results: header("results").is_some(),
         ranges: header("ranges:"),
         products: header("products:"),
         measured: header("measured:")
@@ -228,7 +232,12 @@ fn stats(case: &Case, model: &Model) -> Stats {
         collector.add(Some(channels), &values);
         Some((v, collector.finish()))
     };
-    let wanted = precision::wanted(&model);
+    let mut wanted = precision::wanted(&model);
+    if case.results {
+        wanted.extend(precision::wanted_results(&model));
+        wanted.sort_unstable();
+        wanted.dedup();
+    }
     wanted.into_iter().filter_map(measured).collect()
 }
 

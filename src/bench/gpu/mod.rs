@@ -1,6 +1,7 @@
 //! Engines timed on the GPU: latency with its parts, throughput over streams, what the GPU drew and how far from its roof it is.
 
 pub mod load;
+mod opened;
 pub mod telemetry;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::talk::Talk;
 
 use crate::engine::card::{self, Card, Format};
 use load::Load;
+pub use opened::opened;
 use telemetry::{Sampler, Telemetry};
 
 /// What to time.

@@ -58,6 +58,7 @@ fn changes(setup: &Setup) -> Vec<(&'static str, Value, bool)> {
     vec![
         ("/output", json!("elsewhere.kiln"), false),
         ("/sha256", json!("00"), true),
+        ("/blake3", json!("00"), true),
         ("/target", json!("sm_89"), true),
         ("/dialect", json!("standard"), true),
         ("/precision/floats", json!("bf16"), true),

@@ -14,7 +14,7 @@ use super::target::Document;
 use super::{kernels, latency_rows, parity_rows};
 use crate::bench::baseline::Verdict;
 use crate::engine::DataType;
-use crate::manifest::{Manifest, Search};
+use crate::manifest::{Also, Manifest, Search, SourceFacts};
 use crate::parity::{Comparison, decades, doubts};
 use crate::precision::{Floats, Precision, Scheme};
 use crate::runtime::{Device, Optimization};
@@ -96,6 +96,9 @@ fn sections(m: &Manifest) -> Vec<Section> {
     add("Generation", generation(m));
     add("Latency", latency(m));
     add("Engine", engine(m));
+    for also in &m.also {
+        add("For ONNX Runtime's CUDA provider", beside(also));
+    }
     add("What changed", changes::changes(m));
     add("Quantization of the original", requantized(m));
     if m.precision != "fp32" {
@@ -107,6 +110,19 @@ fn sections(m: &Manifest) -> Vec<Section> {
     add("Not run", not_run(m));
     add("Environment", environment(m));
     all
+}
+
+/// A result for another target in the same bundle.
+fn beside(also: &Also) -> Vec<Part> {
+    let m = &also.manifest;
+    let told = format!(
+        "`{}` has {} nodes (the original {}), precision {}.",
+        also.file, m.after.nodes, m.before.nodes, m.precision
+    );
+    let mut parts = vec![Part::Text(told)];
+    parts.extend(parity(m));
+    parts.extend((!m.warnings.is_empty()).then(|| Part::List(m.warnings.clone())));
+    parts
 }
 
 /// What a decoder generates, and what its caches take.
@@ -229,6 +245,15 @@ fn latency(m: &Manifest) -> Vec<Part> {
         ]),
         Part::List(warnings.collect()),
     ]
+}
+
+/// What identifies the input, by the hash that more tools know where there is one.
+fn hash(source: &SourceFacts) -> String {
+    match (&source.sha256, &source.blake3) {
+        (Some(sha256), _) => format!("SHA-256 {sha256}"),
+        (None, Some(blake3)) => format!("BLAKE3 {blake3}"),
+        (None, None) => "not identified".into(),
+    }
 }
 
 fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
@@ -432,8 +457,8 @@ fn sensitivity(search: &Search) -> Vec<Part> {
     };
     vec![
         Part::Text(format!(
-            "{} of {} layers are kept, found by comparing {} models with the original. Errors are the largest relative L2 of \
-             an output.",
+            "{} of {} layers are kept, found by comparing {} models with the original. Errors of models are the largest relative L2 of \
+             an output; those of layers are the largest of a value that they make of the original's numbers.",
             search.kept.len(),
             search.layers,
             search.compared
@@ -441,9 +466,9 @@ fn sensitivity(search: &Search) -> Vec<Part> {
         Part::Plots(vec![plot]),
         Part::Table(vec!["kept layers", "error", "verdict"], curve.collect()),
         Part::Fold(
-            "Layers converted alone".into(),
+            "What layers do alone".into(),
             vec![Part::Table(
-                vec!["converted alone", "error", "kept"],
+                vec!["layers", "error alone", "kept"],
                 groups.collect(),
             )],
         ),
@@ -509,7 +534,7 @@ fn environment(m: &Manifest) -> Vec<Part> {
             vec!["", ""],
             vec![
                 pair("kiln", &m.kiln),
-                pair("input", format!("SHA-256 {}", m.source.sha256)),
+                pair("input", hash(&m.source)),
                 pair("producer", &m.before.producer),
                 pair("proved with", runtime),
                 pair(

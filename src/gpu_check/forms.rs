@@ -1,0 +1,253 @@
+//! One model in each form that it may take for ONNX Runtime's CUDA provider, timed in turns: what decides the lowering.
+
+use std::path::{Path, PathBuf};
+
+use kiln_graph::{Model, onnx};
+use kiln_passes::targets::cuda_forms::{FORMS, Form};
+use kiln_passes::{Context, Options, Step, registry};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::record::Outcome;
+use super::step::Failed;
+use super::{Row, Work};
+use crate::runtime::OrtEvaluator;
+
+/// One form of one model, with CUDA graphs or without.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FormRow {
+    pub model: String,
+    pub form: String,
+    /// What differs from the form that `--target cuda` gives.
+    pub about: String,
+    pub precision: String,
+    /// Runs replay a CUDA graph.
+    pub graph: bool,
+    /// `null` where it was not run.
+    pub p50_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    /// Whether the outputs are those of the original; `null` where nothing was compared.
+    pub parity: Option<Outcome>,
+    /// Why it was not run.
+    pub not_run: Option<String>,
+}
+
+impl FormRow {
+    fn is_right(&self) -> bool {
+        self.parity.as_ref().is_some_and(|p| p.pass)
+    }
+}
+
+/// A form that was written and compared.
+struct Written {
+    form: &'static Form,
+    result: Result<(PathBuf, Row), Failed>,
+}
+
+impl Work<'_> {
+    /// All forms, without and with CUDA graphs.
+    pub(super) fn forms(&self) -> Vec<FormRow> {
+        let model = match onnx::read(&self.subject.path) {
+            Ok(model) => model,
+            Err(e) => return self.all_failed(&e.to_string()),
+        };
+        let written: Vec<Written> = FORMS
+            .iter()
+            .map(|form| self.written(form, &model))
+            .collect();
+        [false, true]
+            .into_iter()
+            .flat_map(|graph| self.timed_forms(&written, graph))
+            .collect()
+    }
+
+    fn all_failed(&self, why: &str) -> Vec<FormRow> {
+        let rows = FORMS.iter().map(|form| FormRow {
+            not_run: Some(why.into()),
+            ..self.form_row(form, false)
+        });
+        rows.collect()
+    }
+
+    /// FP16 on a GPU; a dry run has kernels of FP32 alone.
+    fn half(&self) -> (&'static str, &'static [Step]) {
+        match self.request.dry_run {
+            true => ("fp32", &[]),
+            false => ("fp16", registry::FP16),
+        }
+    }
+
+    fn form_row(&self, form: &Form, graph: bool) -> FormRow {
+        FormRow {
+            model: self.subject.name.clone(),
+            form: form.name.into(),
+            about: form.about.into(),
+            precision: self.half().0.into(),
+            graph,
+            p50_ms: None,
+            p99_ms: None,
+            parity: None,
+            not_run: None,
+        }
+    }
+
+    /// Writes the model in a form, and holds it against the original.
+    fn written(&self, form: &'static Form, model: &Model) -> Written {
+        let result = self.compared(form, model);
+        Written { form, result }
+    }
+
+    fn compared(&self, form: &Form, model: &Model) -> Result<(PathBuf, Row), Failed> {
+        let failed = |e: &dyn std::fmt::Display| Failed::from(e.to_string().as_str());
+        let mut model = model.clone();
+        let (precision, half) = self.half();
+        let (target, options) = (form.target(), Options::default());
+        let evaluator = OrtEvaluator::new(self.request.ort_lib.as_deref());
+        let mut cx = Context::new(&target, &options);
+        cx.evaluator = Some(&evaluator);
+        let steps = [registry::DEFAULT, half, registry::LOWER].concat();
+        kiln_passes::run(&mut model, &steps, &mut cx, &mut |_, _| {}).map_err(|e| failed(&e))?;
+        let name = format!("{}.{}.onnx", self.subject.name, form.name);
+        let path = self.request.work.join(name);
+        onnx::write(&model, &path, &onnx::WriteOptions::default()).map_err(|e| failed(&e))?;
+        let (candidate, original) = (shown(&path), shown(&self.subject.path));
+        let mut args = vec![
+            "check",
+            &candidate,
+            "--reference",
+            &original,
+            "--json",
+            "--quiet",
+        ];
+        args.extend(["--device", &self.device]);
+        let checked: Value = self.steps.kiln(&args).json()?;
+        let report = checked.get("parity").cloned().unwrap_or_default();
+        let report = serde_json::from_value(report).map_err(|e| failed(&e))?;
+        let row = Row::new(&self.subject.name, form.name, precision);
+        Ok((path, row.proved(Some(&report))))
+    }
+
+    /// Those that run, in turns.
+    fn timed_forms(&self, written: &[Written], graph: bool) -> Vec<FormRow> {
+        let none =
+            (graph && self.request.dry_run).then_some("a dry run has no GPU to record a graph on");
+        let running: Vec<String> = (written.iter())
+            .filter_map(|w| Some(shown(&w.result.as_ref().ok()?.0)))
+            .collect();
+        let bench = match none {
+            Some(why) => Err(Failed::from(why)),
+            None => self.bench_forms(&running, graph),
+        };
+        let mut next = 0;
+        let row = |w: &Written| {
+            let row = self.form_row(w.form, graph);
+            let proved = match &w.result {
+                Err(failed) => {
+                    let failed = Row::new("", "", "").failed(failed);
+                    return FormRow {
+                        parity: failed.parity,
+                        not_run: failed.not_run,
+                        ..row
+                    };
+                }
+                Ok((_, proved)) => proved.clone(),
+            };
+            let at = format!("/points/0/measured/subjects/{next}/stats");
+            next += 1;
+            let timed = match &bench {
+                Ok(bench) => match bench.pointer(&at) {
+                    Some(stats) => proved.timed(stats),
+                    None => proved.not_run("the benchmark has no such subject"),
+                },
+                Err(why) => proved.not_run(&why.why),
+            };
+            FormRow {
+                p50_ms: timed.p50_ms,
+                p99_ms: timed.p99_ms,
+                parity: timed.parity,
+                not_run: timed.not_run,
+                ..row
+            }
+        };
+        written.iter().map(row).collect()
+    }
+
+    fn bench_forms(&self, files: &[String], graph: bool) -> Result<Value, Failed> {
+        let mut args = vec!["bench"];
+        args.extend(files.iter().map(String::as_str));
+        args.extend(["--json", "--quiet", "--device", &self.device]);
+        args.extend(match self.request.dry_run {
+            true => ["--runs", "3", "--duration", "0.1"],
+            false => ["--runs", "100", "--duration", "1"],
+        });
+        args.extend(graph.then_some("--cuda-graph"));
+        self.steps.kiln(&args).json()
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A header and rows, each against the first form of its model without CUDA graphs.
+pub fn table(rows: &[FormRow]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let header = vec![
+        "model",
+        "form",
+        "CUDA graph",
+        "p50 ms",
+        "of the first",
+        "parity",
+    ];
+    let row = |r: &FormRow| {
+        let first = rows.iter().find(|f| f.model == r.model);
+        let ratio = r
+            .p50_ms
+            .zip(first.and_then(|f| f.p50_ms))
+            .map(|(p, f)| p / f);
+        let number =
+            |v: Option<f64>, digits: usize| v.map_or(String::new(), |v| format!("{v:.digits$}"));
+        vec![
+            r.model.clone(),
+            r.form.clone(),
+            if r.graph { "on" } else { "off" }.into(),
+            number(r.p50_ms, 3),
+            number(ratio, 2),
+            Outcome::told(r.parity.as_ref(), r.not_run.as_deref()),
+        ]
+    };
+    (header, rows.iter().map(row).collect())
+}
+
+/// Less than this is noise of a machine that others use.
+const CLEAR: f64 = 0.97;
+
+/// Which form goes fastest by the geometric mean over models that all forms ran, in one sentence; `None` where nothing right was
+/// timed, or where the first form is the fastest without CUDA graphs.
+pub fn advice(rows: &[FormRow]) -> Option<String> {
+    let base = |model: &str| {
+        let first = rows
+            .iter()
+            .find(|r| r.model == model && r.form == FORMS[0].name && !r.graph);
+        first.and_then(|r| r.p50_ms)
+    };
+    let mean = |form: &str, graph: bool| {
+        let same = rows.iter().filter(|r| r.form == form && r.graph == graph);
+        let mut logs = Vec::new();
+        for r in same {
+            logs.push((r.p50_ms.filter(|_| r.is_right())? / base(&r.model)?).ln());
+        }
+        let n = logs.len() as f64;
+        (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / n).exp())
+    };
+    let all = FORMS.iter().flat_map(|f| [(f, false), (f, true)]);
+    let measured = all.filter_map(|(f, graph)| Some((f, graph, mean(f.name, graph)?)));
+    let (form, graph, ratio) = measured.min_by(|a, b| a.2.total_cmp(&b.2))?;
+    (ratio < CLEAR).then(|| {
+        let graphs = if graph { " with CUDA graphs" } else { "" };
+        format!(
+            "of the forms measured on this GPU, {}{graphs} takes {ratio:.2} of the time of --target cuda's own ({})",
+            form.name, form.about
+        )
+    })
+}
