@@ -185,7 +185,10 @@ pub fn refusals(model: &Model) -> Vec<Refusal> {
                     node: g.label(id),
                     why,
                     quantization: quantized.is_some(),
-                    foreign: !op.domain().is_empty() && !op.name().starts_with(OWN),
+                    // ONNX's own domains, as that of classical machine learning, come from no optimizer.
+                    foreign: !op.domain().is_empty()
+                        && !op.domain().starts_with("ai.onnx")
+                        && !op.name().starts_with(OWN),
                     input: false,
                 });
             }

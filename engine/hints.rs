@@ -1,6 +1,6 @@
 //! What to do about the refusals of TensorRT for RTX 1.7 that are known.
 
-use kiln_runtime::setting::{DIM, FP16};
+use kiln_runtime::setting::{DIM, FP16, TARGET};
 
 /// A hint applies where its text occurs in the reason.
 type Hints = &'static [(&'static str, fn() -> String)];
@@ -41,8 +41,8 @@ const BUILD_HINTS: Hints = &[
     }),
     ("static_cast<size_t>(i) < op->input_size()", || {
         format!(
-            "branches of an If that give different sizes are built with no other dynamic dimension beside them: fix the batch, \
-         as in {DIM} batch=1"
+            "it fails so at an If whose branches give different sizes, or hold another If, beside dynamic dimensions: fix the \
+         batch, as in {DIM} batch=1"
         )
     }),
     ("not supported by a dedicated kernel", || {
@@ -61,6 +61,11 @@ const BUILD_HINTS: Hints = &[
         "inputs that share a dimension need the same size for it in a profile".into()
     }),
     ("violate shape constraints", || FIXED_SIZES.into()),
+    ("has no runners that implement it", || {
+        format!(
+            "TensorRT reads this operator and has no kernel for it: replace it in the model, or compile with {TARGET} cpu"
+        )
+    }),
     ("CUDA error", || {
         "no GPU can be used here: name the compute capability to build for, such as sm_89".into()
     }),

@@ -277,7 +277,7 @@ impl Search<'_> {
         })?;
         let path = folder.path().join(bundle::MODEL);
         onnx::write(&cut.model, &path, &onnx::WriteOptions::default())?;
-        let compared = match self.reference.compare(&path, self.tolerance) {
+        let compared = match self.reference.compare(&path, self.tolerance, &Silent) {
             Ok(parity) if differs(&parity) => Err(Failure::Differs { parity }),
             Ok(parity) => Ok(parity),
             // What is the candidate's is a finding; the original's failures are errors.

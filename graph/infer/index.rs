@@ -1,5 +1,7 @@
 //! How far indices reach, where they count up to a size, and what operators with several operands demand of these.
 
+use rustc_hash::FxHashMap;
+
 use super::call::Call;
 use super::expr::Expr;
 use crate::{Attr, DType};
@@ -88,6 +90,7 @@ fn counted(call: &Call<'_>) -> Option<Expr> {
 pub(super) fn demand(call: &Call<'_>) {
     match (call.node.op().domain(), call.node.op().name()) {
         ("", "Gather") => drop(table(call)),
+        ("", "Einsum") => drop(letters(call)),
         ("", "Attention") => drop(attention(call)),
         ("", "TensorScatter") => drop(written(call)),
         ("com.microsoft", "MultiHeadAttention") => drop(multi_head(call)),
@@ -103,6 +106,25 @@ fn written(call: &Call<'_>) -> Option<()> {
     let axis = call.int("axis").unwrap_or(-2);
     let axis = usize::try_from(axis.rem_euclid(cache.len().max(1) as i64)).ok()?;
     call.demands.at_most(new.get(axis)?, cache.get(axis)?);
+    Some(())
+}
+
+/// An axis that an equation names twice has one size. ONNX Runtime takes a 1 for any.
+fn letters(call: &Call<'_>) -> Option<()> {
+    let equation = call.node.attrs().str("equation")?.replace(' ', "");
+    let operands = equation.split("->").next()?.split(',');
+    let mut known: FxHashMap<char, &Expr> = FxHashMap::default();
+    for (k, letters) in operands.enumerate() {
+        let Some(dims) = call.dims(k) else { continue };
+        let (front, behind) = letters.split_once("...").unwrap_or((letters, ""));
+        let behind = behind.chars().rev().zip(dims.iter().rev());
+        for (letter, size) in front.chars().zip(dims).chain(behind) {
+            let before = *known.entry(letter).or_insert(size);
+            if ![before, size].iter().any(|e| e.as_i64() == Some(1)) {
+                call.demands.equal(before, size);
+            }
+        }
+    }
     Some(())
 }
 

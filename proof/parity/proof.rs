@@ -15,6 +15,8 @@ use super::number::{Floats, numbers};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum Unproved {
+    /// The reference's output has no elements, whatever the inputs.
+    Empty,
     /// Nothing in the reference's output is a finite number.
     NotFinite,
     /// All elements are the same number, whatever the inputs.
@@ -46,6 +48,7 @@ impl Unproved {
 impl fmt::Display for Unproved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Unproved::Empty => f.write_str("the original gives no elements, whatever its inputs"),
             Unproved::NotFinite => f.write_str("the original gives no finite number"),
             Unproved::Constant => {
                 f.write_str("all numbers that the original gives are equal, whatever its inputs")
@@ -90,20 +93,22 @@ impl Outcome {
 }
 
 /// What a tensor could show, in a few numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traits {
     pub empty: bool,
     /// There are elements, and one that is a finite number, or of no float.
     pub finite: bool,
     /// All finite elements are equal.
     pub uniform: bool,
+    /// The largest finite float, by its size; 0 of other dtypes.
+    pub largest: f64,
     /// Tensors of other values have another, all but surely.
     pub fingerprint: u64,
 }
 
 impl Traits {
     pub fn of(tensor: &Tensor) -> Traits {
-        let (finite, uniform) = match Floats::of(tensor) {
+        let (finite, uniform, largest) = match Floats::of(tensor) {
             Some(floats) => of_floats(&floats),
             None => {
                 let uniform = match (tensor.strings(), numbers(tensor)) {
@@ -111,13 +116,14 @@ impl Traits {
                     (None, Some(numbers)) => numbers.windows(2).all(|w| w[0] == w[1]),
                     (None, None) => false,
                 };
-                (!tensor.is_empty(), uniform)
+                (!tensor.is_empty(), uniform, 0.0)
             }
         };
         Traits {
             empty: tensor.is_empty(),
             finite,
             uniform,
+            largest,
             fingerprint: fingerprint(tensor, uniform),
         }
     }
@@ -153,15 +159,17 @@ fn pieces(floats: &Floats, mut each: impl FnMut(&[f64]) -> bool) {
     }
 }
 
-/// Whether a number is finite, and whether all that are equal the first.
-fn of_floats(floats: &Floats) -> (bool, bool) {
-    let (mut first, mut uniform) = (None, true);
+/// Whether a number is finite, whether all that are equal the first, and the largest.
+fn of_floats(floats: &Floats) -> (bool, bool, f64) {
+    let (mut first, mut uniform, mut largest) = (None, true, 0f64);
     pieces(floats, |piece| {
-        let mut finite = piece.iter().filter(|v| v.is_finite());
-        uniform = finite.all(|v| *first.get_or_insert(*v) == *v);
-        uniform
+        for v in piece.iter().filter(|v| v.is_finite()) {
+            uniform &= *first.get_or_insert(*v) == *v;
+            largest = largest.max(v.abs());
+        }
+        true
     });
-    (first.is_some(), uniform)
+    (first.is_some(), uniform, largest)
 }
 
 #[cfg(test)]

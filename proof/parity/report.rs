@@ -96,6 +96,18 @@ impl OutputReport {
         self.margin = Some(margin);
     }
 
+    /// Forgives differences that are less than the last bit of `largest`, the largest number that the output has at any case:
+    /// zeros that the reference leaves as 1e-26.
+    pub fn forgive_below(&mut self, largest: f64) {
+        if let Comparison::Compared { metrics, verdict } = &mut self.comparison
+            && let Some(float) = &metrics.float
+            && float.nonfinite.differ == 0
+            && float.max_abs <= largest * f64::from(f32::EPSILON / 2.0)
+        {
+            *verdict = verdict.clone().forgiven();
+        }
+    }
+
     /// Judges again, above what the reference differs from itself.
     pub fn raise(&mut self, floor: Floor, tolerance: &Tolerance) {
         if let Comparison::Compared { metrics, verdict } = &mut self.comparison {

@@ -169,6 +169,13 @@ impl Evidence {
         of.any(|(_, t)| t.finite && !t.uniform)
     }
 
+    /// The largest number of an output at any case.
+    pub fn largest(&self, name: &str) -> f64 {
+        let outputs = self.seen.values().flat_map(|s| &s.outputs);
+        let of = outputs.filter(|(n, _)| n == name).map(|(_, t)| t.largest);
+        of.fold(0.0, f64::max)
+    }
+
     /// Outputs that depend on the inputs by the graph, and have not been seen to.
     pub fn open(&self) -> Vec<String> {
         let open = self.computed.iter().filter(|n| !self.varied.contains(*n));
@@ -232,6 +239,9 @@ impl Evidence {
     fn why(&self, name: &str) -> Unproved {
         let outputs = || self.seen.values().flat_map(|s| &s.outputs);
         let of = || outputs().filter(|(n, _)| n == name).map(|(_, t)| t);
+        if of().all(|t| t.empty) {
+            return Unproved::Empty;
+        }
         match (of().any(|t| t.finite), of().all(|t| t.uniform)) {
             (false, _) => Unproved::NotFinite,
             (true, true) => Unproved::Constant,
@@ -261,6 +271,7 @@ fn wild(spec: &InputSpec, dims: &[usize], far: bool) -> InputKind {
         InputKind::Mask | InputKind::PaddedMask => InputKind::Index {
             upper: if far && whole { FAR } else { 2 },
         },
+        InputKind::Masking(mask) => InputKind::OneOf(vec![mask.kept, mask.hidden]),
         InputKind::FarPositions { upper } => InputKind::Index { upper },
         InputKind::Lengths { most } => InputKind::Index { upper: most + 1 },
         InputKind::Positions => InputKind::Index { upper: last },

@@ -137,6 +137,6 @@ pub fn open(
         parted: gathered.parted,
     };
     // While it is open: what follows may take as much memory.
-    reference.ready(None)?;
+    reference.ready(None, talk)?;
     Ok(reference)
 }

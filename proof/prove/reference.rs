@@ -12,6 +12,7 @@ use super::{Judged, Reference, TYPICAL};
 use crate::engine_parity::{EngineParity, Runner};
 use crate::made;
 use crate::parity::{self, Case, ParityError, Placed, Side, Tolerance};
+use kiln_runtime::talk::{Silent, Talk};
 use kiln_runtime::{self as runtime, Chosen, Optimization, Session, SessionOptions, memory};
 
 impl Reference {
@@ -94,7 +95,12 @@ impl Reference {
     /// # Errors
     /// [`Error::Read`], [`Error::Runtime`] and [`Error::Refused`] when the candidate does not load or run,
     /// [`Error::Parity`] when the reference does not run.
-    pub fn compare(&mut self, path: &Path, tolerance: &Tolerance) -> Result<parity::Report, Error> {
+    pub fn compare(
+        &mut self,
+        path: &Path,
+        tolerance: &Tolerance,
+        talk: &dyn Talk,
+    ) -> Result<parity::Report, Error> {
         // What wrote the candidate has read the original's weights.
         self.original.close();
         let written = onnx::read(path)?;
@@ -104,9 +110,9 @@ impl Reference {
             self.placements = known.placements.clone();
             return Ok(known.report.clone());
         }
-        self.ready(None)?;
+        self.ready(None, talk)?;
         let mut candidate = self.open(path, written)?;
-        let report = self.judge(&mut candidate, None, tolerance)?;
+        let report = self.judge(&mut candidate, None, tolerance, talk)?;
         drop(candidate);
         memory::give_back();
         self.judged.push(Judged {
@@ -127,9 +133,9 @@ impl Reference {
         case: &str,
         tolerance: &Tolerance,
     ) -> Result<parity::Report, Error> {
-        self.ready(Some(case))?;
+        self.ready(Some(case), &Silent)?;
         let mut candidate = self.candidate(path)?;
-        self.judge(&mut candidate, Some(case), tolerance)
+        self.judge(&mut candidate, Some(case), tolerance, &Silent)
     }
 
     fn judge(
@@ -137,6 +143,7 @@ impl Reference {
         candidate: &mut Session,
         only: Option<&str>,
         tolerance: &Tolerance,
+        talk: &dyn Talk,
     ) -> Result<parity::Report, Error> {
         let made = self.result.as_ref().map(|_| self.original.path.clone());
         let fixed = self.fixed.clone();
@@ -154,7 +161,7 @@ impl Reference {
                 }),
             })
         };
-        let report = self.judge_by(&mut run, only, tolerance)?;
+        let report = self.judge_by(&mut run, only, tolerance, talk)?;
         self.placements.clear();
         if self.device.device.is_cpu() {
             return Ok(report);
@@ -178,6 +185,7 @@ impl Reference {
         &mut self,
         engine: &mut dyn Runner,
         tolerance: &Tolerance,
+        talk: &dyn Talk,
     ) -> Result<EngineParity, Error> {
         let fixed = self.fixed.clone();
         let mut run = |case: &Case| {
@@ -188,8 +196,8 @@ impl Reference {
                 source,
             })
         };
-        self.ready(None)?;
-        let report = self.judge_by(&mut run, None, tolerance)?;
+        self.ready(None, talk)?;
+        let report = self.judge_by(&mut run, None, tolerance, talk)?;
         Ok(EngineParity::Run {
             runner: engine.describe(),
             report: Box::new(report),
@@ -299,8 +307,12 @@ impl Proof {
     ///
     /// # Errors
     /// When a model does not run.
-    pub fn compare(&mut self, tolerance: &Tolerance) -> Result<parity::Report, Error> {
-        self.reference.compare(&self.path, tolerance)
+    pub fn compare(
+        &mut self,
+        tolerance: &Tolerance,
+        talk: &dyn Talk,
+    ) -> Result<parity::Report, Error> {
+        self.reference.compare(&self.path, tolerance, talk)
     }
 
     /// Saves the typical inputs and the reference's outputs.

@@ -90,7 +90,7 @@ impl Bench {
 
     fn compare(&self, reference: &mut Reference, result: &Model) -> Report {
         let path = self.write("result.onnx", result);
-        reference.compare(&path, &tolerance()).unwrap()
+        reference.compare(&path, &tolerance(), &Silent).unwrap()
     }
 
     /// The cases of a quick proof at which a result is out of tolerance.

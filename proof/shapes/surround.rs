@@ -9,7 +9,8 @@ use super::{Point, Range, Shapes};
 use kiln_runtime::setting::DIM;
 
 /// Ranges around `found`, at which the model runs. A dimension for which no other size runs is tried together with those
-/// of the same size; what moves with none is held. `written` are sizes that the model's file holds.
+/// of the same size: first others of which that is true, then those that may be larger than they must, as the rows of a mask
+/// that are looked up by the places of a batch. What moves with none is held. `written` are sizes that the model's file holds.
 pub(super) fn surround(
     shapes: &mut Shapes,
     free: &[String],
@@ -30,10 +31,18 @@ pub(super) fn surround(
     }
     let mut held = Vec::new();
     while let Some((name, why)) = alone.first().cloned() {
-        let same = |other: &String| around.size(other) == around.size(&name);
+        let sizes = around.found.clone();
+        let size = |name: &String| sizes.get(name).copied().unwrap_or(1);
+        let same = |other: &String| size(other) == size(&name);
         let mut others: Vec<String> = alone.iter().skip(1).map(|(n, _)| n.clone()).collect();
         others.retain(same);
-        let group = around.together(shapes, &name, &others);
+        let mut group = around.together(shapes, &name, &others);
+        if group.is_empty() {
+            let held =
+                |other: &String| *other == name || held.contains(other) || others.contains(other);
+            let loose = free.iter().filter(|other| !held(other) && same(other));
+            group = around.together(shapes, &name, &loose.cloned().collect::<Vec<_>>());
+        }
         alone.retain(|(n, _)| *n != name && !group.contains(n));
         match group.is_empty() {
             true => held.push(name),

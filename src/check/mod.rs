@@ -146,7 +146,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
                 opened.save(file)?;
             }
             talk.stage("parity");
-            let report = opened.compare(&path, &tolerance)?;
+            let report = opened.compare(&path, &tolerance, talk)?;
             let layers = match options.layers {
                 true => {
                     talk.stage("layers");
@@ -162,7 +162,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
                 Some(Err(not_run)) => Some(not_run.into()),
                 Some(Ok(mut runner)) => {
                     talk.stage("engine parity");
-                    Some(opened.compare_engine(runner.as_mut(), &tolerance)?)
+                    Some(opened.compare_engine(runner.as_mut(), &tolerance, talk)?)
                 }
             };
             if let Some(asked) = &options.judge {

@@ -35,9 +35,10 @@ fn prove(
     rewritten: &Rewritten,
     proof: &mut Proof,
     partial: &Partial,
+    talk: &dyn Talk,
 ) -> Result<parity::Report, CompileError> {
     proof.reference.begin("parity");
-    let report = proof.compare(&tolerance(options, Some(rewritten))?)?;
+    let report = proof.compare(&tolerance(options, Some(rewritten))?, talk)?;
     if report.failed() {
         return Err(not_the_same(options, report, None));
     }
@@ -68,6 +69,7 @@ fn prove_engine(
     rewritten: &Rewritten,
     proof: &mut Proof,
     partial: &Partial,
+    talk: &dyn Talk,
 ) -> Result<EngineParity, CompileError> {
     let plan = partial.file(bundle::ENGINE);
     let mut runner = match engine_runner::open(
@@ -82,7 +84,7 @@ fn prove_engine(
     proof.reference.begin("engine parity");
     let parity = proof
         .reference
-        .compare_engine(runner.as_mut(), &tolerance)?;
+        .compare_engine(runner.as_mut(), &tolerance, talk)?;
     match parity {
         EngineParity::Run { report, runner } if report.failed() => {
             Err(not_the_same(options, *report, Some(runner.to_string())))
@@ -150,14 +152,14 @@ pub(super) fn all(
     let Some(proof) = &mut proved.proof else {
         return Ok(proved);
     };
-    proved.parity = Some(clock.time("parity", || prove(options, rewritten, proof, partial))?);
+    proved.parity = Some(clock.time("parity", || prove(options, rewritten, proof, partial, talk))?);
     proved.generation = clock.time("generation", || {
         super::generation::prove(options, rewritten, partial, talk)
     })?;
     proved.fallback = fallback(options, proof, talk)?;
     if engine.is_some() {
         proved.engine_parity = clock.time("engine parity", || {
-            prove_engine(options, rewritten, proof, partial)
+            prove_engine(options, rewritten, proof, partial, talk)
         })?;
     }
     if let Some(asked) = &options.judge {

@@ -25,7 +25,7 @@ use crate::options::Options;
 use crate::parity::{Comparison, OutputReport, Report, Tolerance};
 use crate::pipeline::{self, Rewritten};
 use crate::prove::Reference;
-use crate::talk::Talk;
+use crate::talk::{Silent, Talk};
 use alone::Alone;
 
 /// Groups that are kept or converted together. With the bisection over them (at most 5 steps), [`HALVES`], the first comparison and the
@@ -102,7 +102,7 @@ pub fn hold(
     proof::write(&rewritten.model, partial)?;
     let path = partial.file(bundle::MODEL);
     reference.begin("blocks");
-    let report = reference.compare(&path, &tolerance)?;
+    let report = reference.compare(&path, &tolerance, &Silent)?;
     Ok(!report.failed())
 }
 
@@ -137,6 +137,7 @@ pub fn run(
         partial,
         talk,
         compared: 0,
+        most: 1,
     };
     let (first, written) = trial.compare(&rewritten, None)?;
     if !first.failed() {
@@ -157,6 +158,8 @@ pub fn run(
         );
         return Err(not_the_same(options, first, None));
     };
+    // The steps of a bisection, and halves.
+    trial.most = trial.compared + groups.len().next_power_of_two().ilog2() as usize + HALVES;
     let mut curve = vec![tried(0, &first)];
     let Some((candidate, kept)) = fewest(&mut trial, candidates, &groups, &mut curve)? else {
         return Err(not_the_same(options, first, None));
@@ -187,6 +190,8 @@ struct Trial<'a> {
     path: PathBuf,
     talk: &'a dyn Talk,
     compared: usize,
+    /// How many will be compared, as far as that is known.
+    most: usize,
 }
 
 impl Trial<'_> {
@@ -198,9 +203,10 @@ impl Trial<'_> {
     ) -> Result<(Report, Written), CompileError> {
         self.compared += 1;
         self.talk.stage(&format!("search: model {}", self.compared));
+        (self.talk).done(self.compared - 1, self.most.max(self.compared));
         let written = proof::write(&candidate.model, self.partial)?;
         let report = match case {
-            None => self.reference.compare(&self.path, &self.tolerance)?,
+            None => (self.reference).compare(&self.path, &self.tolerance, &Silent)?,
             Some(case) => (self.reference).compare_case(&self.path, case, &self.tolerance)?,
         };
         Ok((report, written))

@@ -152,7 +152,8 @@ pub fn word(output: &OutputReport) -> &'static str {
         Comparison::Compared { verdict, .. } if !verdict.forgiven.is_empty());
     match output.outcome() {
         Outcome::Passes if forgiven && output.floor.is_some() => "ok, by noise",
-        Outcome::Passes if forgiven => "ok, by margin",
+        Outcome::Passes if forgiven && output.margin.is_some() => "ok, by margin",
+        Outcome::Passes if forgiven => "ok, below a bit",
         outcome => outcome.word(),
     }
 }

@@ -3,7 +3,8 @@
 use crate::common;
 use crate::common::command::{Ran, kiln};
 
-use kiln::parity;
+use kiln::parity::{self, Preset, Tolerance, compare_outputs};
+use kiln_graph::Tensor;
 
 use std::fs;
 use std::path::Path;
@@ -95,6 +96,7 @@ fn what_is_the_same_for_all_inputs_proves_nothing() {
         ("uniform", "constant", Some("table")),
         ("independent", "independent", None),
         ("nan", "not-finite", Some("good")),
+        ("empty", "empty", Some("good")),
     ] {
         let Some(bench) = Bench::new(case) else {
             return;
@@ -115,6 +117,11 @@ fn what_is_the_same_for_all_inputs_proves_nothing() {
                 why(&manifest, proved).iter().all(String::is_empty),
                 "{case}"
             );
+        }
+
+        for report in ["report.md", "report.html"] {
+            let text = bench.report(report).to_lowercase();
+            assert!(text.contains("not proved"), "{case}: {report}");
         }
 
         // The gate says the same, and a CI sees a test that was skipped.
@@ -170,6 +177,13 @@ fn inputs_that_show_something_are_found() {
             "int64[1] a0 = {0}, int64[1] a1 = {1}, int64[1] last = {-1}, float near = {2.5}",
             "y = MatMul(x, w) f = Cast<to = 1>(at) a = Unsqueeze(f, a0) b = Unsqueeze(f, a1) d = Sub(a, b) \
              q = Mul(d, d) t = ReduceSum<keepdims = 0>(q, last) l = Sqrt(t) z = Less(l, near)",
+            true,
+        ),
+        (
+            "(int64[b, s] ids, float[b, s, 2] x) => (float[b, s, 2] y, int64[b] z)",
+            "int64 pad = {1}, int64[1] a1 = {1}, int64[1] last = {-1}",
+            "e = Equal(ids, pad) n = Not(e) f = Cast<to = 1>(n) u = Unsqueeze(f, last) h = MatMul(x, w) y = Mul(h, u) \
+             t = ReduceSum<keepdims = 0>(f, a1) z = Cast<to = 7>(t)",
             true,
         ),
         (
@@ -288,6 +302,29 @@ fn a_result_is_held_to_what_the_original_differs_from_itself() {
         "{}",
         ran.err
     );
+}
+
+/// The entropy of a distribution all of whose weight is on one place: 1e-26 where the result has 0.
+#[test]
+fn less_than_the_last_bit_of_an_output_is_no_difference() {
+    let Some(bench) = Bench::new("small") else {
+        return;
+    };
+    let ran = bench.compile(&["--no-latency", "--fp16", "--seed", "0"], 0);
+    assert!(ran.out.contains("ok"), "{}", ran.out);
+    let difference = |largest: &str, found: f32| {
+        let (a, b) = (Tensor::vector(&[1e-26f32]), Tensor::vector(&[found]));
+        let tolerance = Tolerance::from(Preset::Fp16);
+        let named = |t: &Tensor| vec![("y".to_string(), t.clone())];
+        let mut report = compare_outputs("typical", &[], &named(&a), &named(&b), &tolerance);
+        report.outputs[0].forgive_below(largest.parse().unwrap());
+        report.outputs[0].outcome().word()
+    };
+    assert_eq!(difference("0.5", 0.0), "ok");
+    // Where the output is never larger, it is all that there is; and an error of a bit's size is one.
+    assert_eq!(difference("1e-26", 0.0), "FAIL");
+    assert_eq!(difference("0.5", 1e-7), "FAIL");
+    assert_eq!(difference("0.5", f32::NAN), "FAIL");
 }
 
 #[test]

@@ -1,4 +1,8 @@
 //! Models that were wrong once, or refused for an untrue reason, as they came: what becomes of each now.
+//!
+//! Of those that are large, smaller ones are among the cases: decisions on ids (`half_decisions`, `half_bodies`), masks of
+//! nn.MultiheadAttention (`mask_true_hides`, `mha_*`), sound (`cases_half`), random numbers (`proof_random`), numbers behind
+//! convolutions (`cases_trt`).
 
 use crate::common;
 

@@ -226,6 +226,21 @@ fn no_size_is_run_that_would_not_fit_into_memory() {
     assert!(why.contains("would take about"), "{why}");
 }
 
+/// A mask's rows are looked up by the places of a batch, so there may be more of them: newer exports of decoders name both sizes.
+#[test]
+fn a_batch_takes_the_rows_that_it_looks_up_with_it() {
+    let Some((outcome, _folder)) = compiled("sizes_rows", &[]) else {
+        return;
+    };
+    let sizes = &outcome.manifest.sizes;
+    assert_eq!(sizes["a"], range(1, 128, 512), "{sizes:?}");
+    assert!(
+        outcome.manifest.warnings.is_empty(),
+        "{:?}",
+        outcome.manifest.warnings
+    );
+}
+
 #[test]
 fn corners_that_run_need_no_search() {
     let cross = model("sizes_cross");

@@ -83,11 +83,18 @@ g (float[batch, 8] x) => (float[batch, 8] y)
 struct Said {
     stages: Mutex<Vec<String>>,
     warnings: Mutex<Vec<String>>,
+    shares: Mutex<Vec<(String, usize, usize)>>,
 }
 
 impl Talk for Said {
     fn stage(&self, stage: &str) {
         self.stages.lock().unwrap().push(stage.to_string());
+    }
+
+    fn done(&self, done: usize, of: usize) {
+        let stage = self.stages.lock().unwrap().last().cloned();
+        let mut shares = self.shares.lock().unwrap();
+        shares.push((stage.unwrap_or_default(), done, of));
     }
 
     fn warn(&self, message: &str) {
@@ -133,6 +140,28 @@ g (float[batch, 4] t0) => (float[batch, 4] y)
     let stages = said.stages.lock().unwrap();
     let searched = stages.iter().filter(|s| s.starts_with("search: model"));
     assert_eq!(searched.count(), 4, "{stages:?}");
+    let shares = said.shares.lock().unwrap();
+    let mut shares = shares.iter().filter(|(s, ..)| s.starts_with("search"));
+    assert!(shares.all(|(_, done, of)| done < of));
+}
+
+/// Of many cases, the share that is done is told.
+#[test]
+fn cases_of_a_comparison_are_counted() {
+    if common::runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let options = common::options(folder.path(), RESIDUAL, "cpu");
+    let said = Said::default();
+    let outcome = kiln::compile::compile(&options, &said).unwrap();
+    let cases = outcome.manifest.parity.unwrap().cases.len();
+    let shares = said.shares.lock().unwrap();
+    let parity = shares.iter().filter(|(s, ..)| s == "parity");
+    let told: Vec<(usize, usize)> = parity.map(|(_, done, of)| (*done, *of)).collect();
+    let runs = 2 * cases;
+    let expected: Vec<(usize, usize)> = (0..runs).map(|done| (done, runs)).collect();
+    assert_eq!(told, expected);
 }
 
 /// Attention as one operator rounds nothing between softmax and the values.

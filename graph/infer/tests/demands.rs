@@ -68,6 +68,24 @@ fn a_mask_is_demanded_as_long_as_past_and_new_keys() {
 }
 
 #[test]
+fn letters_of_an_equation_are_sizes() {
+    let mut b = Build::new(17);
+    let x = b.input(DType::F32, &["batch", "seq", "8"]);
+    let w = b.input(DType::F32, &["6", "1"]);
+    let rows = b.input(DType::F32, &["rows", "8"]);
+    let einsum = |b: &mut Build, of: &[ValueId], equation: &str| {
+        b.op("Einsum", of, none().with("equation", equation))
+    };
+    // A 1 is taken for any size.
+    einsum(&mut b, &[x, w], "bsd, sd -> bd");
+    einsum(&mut b, &[x, rows], "...d,bd->...b");
+    einsum(&mut b, &[rows, x], "s...,b...->bs...");
+    assert_eq!(demands(&b), ["seq = 6"]);
+    einsum(&mut b, &[x, rows], "bsd,bd->bs");
+    assert_eq!(demands(&b), ["seq = 6", "batch = rows"]);
+}
+
+#[test]
 fn tables_end_what_indexes_them() {
     let mut b = Build::new(17);
     let ids = b.input(DType::I64, &["batch", "seq"]);

@@ -57,12 +57,21 @@ pub(in crate::precision) fn run(
     let flow = Flow::of(&model.graph, format);
     let converted = conversion.graph(&mut model.graph, &edge, &flow, stats, cx)?;
     if converted == 0 && !cx.is_exhausted() {
-        return Err(PassFailure::Nothing(format!(
-            "no node was converted to {}: the model has no FP32 computation that may become half precision",
-            format.name()
-        )));
+        return Err(PassFailure::Nothing(nothing(&model.graph, format)));
     }
     Ok(converted)
+}
+
+/// Why no node was converted.
+fn nothing(g: &Graph, format: HalfFormat) -> String {
+    let holds = |dtype| g.values().any(|(_, v)| v.ty().dtype() == Some(dtype));
+    let name = format.name();
+    let why = match () {
+        () if holds(format.dtype()) => format!("what it computes in floats is {name} already"),
+        () if holds(DType::F64) => "it computes in FP64, which stays as it is".into(),
+        () => "the model has no FP32 computation that may become half precision".into(),
+    };
+    format!("no node was converted to {name}: {why}")
 }
 
 #[derive(Clone, Copy)]

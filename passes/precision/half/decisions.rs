@@ -1,5 +1,6 @@
 //! Nodes that keep FP32 because integers, or a divisor, would be other ones after a rounding.
 
+use kiln_graph::ops::kind::{Kind, kind};
 use kiln_graph::{DType, Graph, NodeId, ValueId};
 use rustc_hash::FxHashSet;
 
@@ -101,6 +102,7 @@ impl Counts<'_> {
     fn decisions(&self, order: &[NodeId], why: &mut [Option<String>]) {
         const WHY: &str = "it computes a position or its angle";
         const GIVEN: &str = "what the model decides by its inputs would change with a rounding";
+        const JOINED: &str = "it holds integers beside data, and a decision is made by them";
         let g = self.g;
         let mut todo: Vec<NodeId> = Vec::new();
         for &id in order {
@@ -121,6 +123,12 @@ impl Counts<'_> {
                 }
                 todo.push(id);
             }
+            for v in read() {
+                for joined in self.joined(v) {
+                    why[joined.index()].get_or_insert_with(|| JOINED.into());
+                    todo.push(joined);
+                }
+            }
         }
         while let Some(id) = todo.pop() {
             for v in self.operands(id).filter(|&v| self.decisive(v)) {
@@ -134,6 +142,35 @@ impl Counts<'_> {
                 }
             }
         }
+    }
+
+    /// The nodes that bring what is decisive to a value beside data: a column of ids that is joined with features, and taken
+    /// out again.
+    fn joined(&self, v: ValueId) -> Vec<NodeId> {
+        let g = self.g;
+        let moves = |id: NodeId| {
+            matches!(
+                kind(g.node(id).op()),
+                Kind::Move | Kind::Join | Kind::Update
+            )
+        };
+        let mut found = Vec::new();
+        let mut path = vec![(v, Vec::new())];
+        let mut seen = FxHashSet::default();
+        while let Some((v, behind)) = path.pop() {
+            let Some(id) = g.producer(v).filter(|&id| moves(id) && seen.insert(id)) else {
+                continue;
+            };
+            let mut all: Vec<NodeId> = behind;
+            all.push(id);
+            for v in self.operands(id).filter(|&v| is_f32(g, v)) {
+                match self.decisive(v) {
+                    true => found.extend(all.iter().copied()),
+                    false => path.push((v, all.clone())),
+                }
+            }
+        }
+        found
     }
 
     /// Whether it is what a rounding to whole numbers leaves: `x - floor(x)`.

@@ -217,6 +217,11 @@ fn ids_that_the_graph_decides_on_are_among_the_made_ones() {
     assert!(plain.marks.is_empty());
     let bound = ids("f = Cast <to = 1> (ids) g = Greater(f, half) x = Cast <to = 1> (g)");
     assert_eq!(bound.marks, [4, 5, 6, 7]);
+    let differs = ids("f = Cast <to = 1> (ids) d = Sub(f, half) a = Abs(d) x = Neg(a)");
+    assert_eq!(differs.marks, [4, 5, 6, 7]);
+    // What was not moved turns at zero, as everything does.
+    let plain = ids("f = Cast <to = 1> (ids) a = Relu(f) x = Neg(a)");
+    assert!(plain.marks.is_empty());
     // The id of the input, not the number that is compared.
     let moved = ids("m = Add(ids, two) g = Equal(m, two) x = Cast <to = 1> (g)");
     assert_eq!(moved.marks, [0, 1]);

@@ -297,6 +297,13 @@ impl<'a> Walk<'a> {
                 self.found.equal.extend(at.back(0.0));
                 self.on(scope, node, at.lost());
             }
+            ("", "Abs" | "LeakyRelu" | "PRelu" | "Relu" | "Sigmoid" | "Softplus" | "Tanh")
+                if k == 0 && at.exact && at.offset != 0.0 =>
+            {
+                // Where it is zero here, one side becomes the other.
+                self.found.bounds.extend(at.back(0.0));
+                self.on(scope, node, at.lost());
+            }
             ("", "Floor" | "Ceil" | "Round" | "Abs" | "Exp") => self.on(scope, node, at.lost()),
             ("", "MatMul" | "Gemm" | "Einsum") => {
                 self.found.data = true;
