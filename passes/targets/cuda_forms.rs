@@ -26,7 +26,7 @@ impl Form {
 pub static FORMS: [Form; 7] = [
     Form {
         name: "chosen",
-        about: "what --target cuda gives",
+        about: "the target's own",
         facts: &super::cuda::FACTS,
     },
     Form {

@@ -156,11 +156,7 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchE
     let loaded = load(request)?;
     let runtime = Runtime::load(request.ort_lib.as_deref())?;
     let device = runtime.device(request.device)?;
-    if request.gpu.graph && device.device.is_cpu() {
-        talk.warn(&format!(
-            "no CUDA graph is recorded: ONNX Runtime runs on {device}"
-        ));
-    }
+    graphs(request, &device, talk);
     let threads = request.threads.map_or_else(runtime::threads, usize::from);
     let options = SessionOptions {
         intra_threads: NonZeroUsize::new(threads),
@@ -252,6 +248,15 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchE
         profiles,
         gate: gate.map(|g| g.gate),
     })
+}
+
+/// Says where no CUDA graph can be recorded.
+fn graphs(request: &Request, device: &Chosen, talk: &dyn Talk) {
+    if request.gpu.graph && device.device.is_cpu() {
+        talk.warn(&format!(
+            "no CUDA graph is recorded: ONNX Runtime runs on {device}"
+        ));
+    }
 }
 
 /// Where the nodes of each model run at a point; what falls back is told.

@@ -223,11 +223,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     let done = benchmark(&request, &terminal);
     terminal.clear();
     let result = done?;
-    if let Device::Cuda(_) = result.device.device
-        && let Some(told) = advice_for(Path::new(RESULTS), &result.device.why)
-    {
-        globals.say(format!("kiln: {told}"));
-    }
+    advise(globals, &result);
     for target in &args.report {
         target.write(&report::bench::Page(&result))?;
     }
@@ -257,4 +253,13 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         code |= u8::from(failing(judged.verdict));
     }
     Ok(code)
+}
+
+/// What forms of models were measured to give on the GPU at hand.
+fn advise(globals: &Globals, result: &Benchmark) {
+    if let Device::Cuda(_) = result.device.device
+        && let Some(told) = advice_for(Path::new(RESULTS), &result.device.why)
+    {
+        globals.say(format!("kiln: {told}"));
+    }
 }

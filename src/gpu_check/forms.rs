@@ -246,7 +246,7 @@ pub fn advice(rows: &[FormRow]) -> Option<String> {
     (ratio < CLEAR).then(|| {
         let graphs = if graph { " with CUDA graphs" } else { "" };
         format!(
-            "of the forms measured on this GPU, {}{graphs} takes {ratio:.2} of the time of --target cuda's own ({})",
+            "of the forms measured on this GPU, {}{graphs} takes {ratio:.2} of the time of the cuda target's own ({})",
             form.name, form.about
         )
     })

@@ -58,7 +58,7 @@ fn section(record: &Record) -> String {
         let (header, rows) = forms::table(&record.forms);
         out += &markdown_table(&header, rows);
         let told = forms::advice(&record.forms);
-        let told = told.unwrap_or("no form is clearly faster than that of --target cuda".into());
+        let told = told.unwrap_or("no form is clearly faster than the cuda target's own".into());
         let _ = writeln!(out, "\nSo: {told}.");
     }
     out
