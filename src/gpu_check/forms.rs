@@ -5,38 +5,12 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{Model, onnx};
 use kiln_passes::targets::cuda_forms::{FORMS, Form};
 use kiln_passes::{Context, Options, Step, registry};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::record::Outcome;
+use super::record::{FormRow, Outcome};
 use super::step::Failed;
 use super::{Row, Work};
 use crate::runtime::OrtEvaluator;
-
-/// One form of one model, with CUDA graphs or without.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FormRow {
-    pub model: String,
-    pub form: String,
-    /// What differs from the form that `--target cuda` gives.
-    pub about: String,
-    pub precision: String,
-    /// Runs replay a CUDA graph.
-    pub graph: bool,
-    /// `null` where it was not run.
-    pub p50_ms: Option<f64>,
-    pub p99_ms: Option<f64>,
-    /// Whether the outputs are those of the original; `null` where nothing was compared.
-    pub parity: Option<Outcome>,
-    /// Why it was not run.
-    pub not_run: Option<String>,
-}
-
-impl FormRow {
-    fn is_right(&self) -> bool {
-        self.parity.as_ref().is_some_and(|p| p.pass)
-    }
-}
 
 /// A form that was written and compared.
 struct Written {

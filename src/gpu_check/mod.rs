@@ -22,10 +22,10 @@ use crate::parity::{self, InputSpec};
 use crate::talk::Talk;
 
 pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
-pub use forms::{FormRow, advice, table as forms_table};
+pub use forms::{advice, table as forms_table};
 pub use page::{RESULTS, advice_for, page};
 use record::{BATCH, SEQ};
-pub use record::{Outcome, Record, Row};
+pub use record::{FormRow, Outcome, Record, Row};
 pub use step::{Failed, Kiln, Ran, Steps};
 
 /// What to check, and where.

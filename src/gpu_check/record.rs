@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failed;
-use super::forms::FormRow;
 use crate::engine::inspected::Compared;
 use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
@@ -80,6 +79,31 @@ impl Outcome {
                 format!("{word} ({}){cosine}", p.tolerance)
             }
         }
+    }
+}
+
+/// One form of one model, with CUDA graphs or without.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FormRow {
+    pub model: String,
+    pub form: String,
+    /// What differs from the form that `--target cuda` gives.
+    pub about: String,
+    pub precision: String,
+    /// Runs replay a CUDA graph.
+    pub graph: bool,
+    /// `null` where it was not run.
+    pub p50_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    /// Whether the outputs are those of the original; `null` where nothing was compared.
+    pub parity: Option<Outcome>,
+    /// Why it was not run.
+    pub not_run: Option<String>,
+}
+
+impl FormRow {
+    pub(super) fn is_right(&self) -> bool {
+        self.parity.as_ref().is_some_and(|p| p.pass)
     }
 }
 

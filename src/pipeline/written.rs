@@ -159,6 +159,17 @@ pub(crate) fn portable(
         caches.len()
     ));
     lowered(options, &mut model)?;
+    let kept = kept(&model)?;
+    model.sources.clone_from(&original.sources);
+    model.bytes.clone_from(&original.bytes);
+    model.path.clone_from(&original.path);
+    infer::annotate(&mut model.graph);
+    *original = model;
+    Ok(Some(kept))
+}
+
+/// The model as a file, which the proof runs.
+fn kept(model: &Model) -> Result<Portable, Error> {
     let failed = |path: &Path, source| Error::Io {
         path: path.to_path_buf(),
         why: "cannot be written",
@@ -167,17 +178,12 @@ pub(crate) fn portable(
     let folder =
         Temporary::new().map_err(|e| failed(Path::new("a folder for temporary files"), e))?;
     let path = folder.path().join("model.onnx");
-    onnx::write(&model, path.clone(), &onnx::WriteOptions::default())
+    onnx::write(model, path.clone(), &onnx::WriteOptions::default())
         .map_err(|e| failed(&path, std::io::Error::other(e)))?;
-    model.sources.clone_from(&original.sources);
-    model.bytes.clone_from(&original.bytes);
-    model.path.clone_from(&original.path);
-    infer::annotate(&mut model.graph);
-    *original = model;
-    Ok(Some(Portable {
+    Ok(Portable {
         path,
         _folder: folder,
-    }))
+    })
 }
 
 /// Attention that was taken apart for its caches, in plain ONNX.
