@@ -23,8 +23,15 @@ impl Lower<'_, '_> {
 
     /// The queries, with zeros in rows whose keys all count the same: their scores are equal, whatever is added to them.
     pub(super) fn attending(&mut self, q: ValueId) -> Ref {
-        let uniform = self.told(Keyless::Uniform);
-        let Some(bias) = uniform.filter(|_| !self.cx.target.facts.joins_attention) else {
+        match self.cx.target.facts.joins_attention {
+            true => q.into(),
+            false => self.zeroed(q),
+        }
+    }
+
+    /// The same for every target: for an operator, between whose products nothing can be written.
+    pub(super) fn zeroed(&mut self, q: ValueId) -> Ref {
+        let Some(bias) = self.told(Keyless::Uniform) else {
             return q.into();
         };
         let seen = self.above(bias, HIDDEN);

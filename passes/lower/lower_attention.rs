@@ -138,9 +138,11 @@ impl Lower<'_, '_> {
         if self.attention.softcap() != 0.0 || self.attention.is_causal() {
             return None;
         }
-        let mut inputs = vec![Ref::Old(q), Ref::Old(k), Ref::Old(v)];
+        let query = self.zeroed(q);
+        let mut inputs = vec![query, Ref::Old(k), Ref::Old(v)];
         if let Some(bias) = self.attention.bias() {
-            inputs.push(self.full_bias(bias.into(), q, k)?);
+            let hiding = self.hiding(bias);
+            inputs.push(self.full_bias(hiding, q, k)?);
         }
         let attrs = Attrs::new().with("scale", self.attention.scale());
         let made = self.node("Attention", &inputs, attrs);

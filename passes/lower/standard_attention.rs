@@ -106,7 +106,7 @@ impl Lower<'_, '_> {
 
     /// The bias, told apart from what the operator takes for a row without keys: it gives zeros where all are the lowest number
     /// of the type (ONNX Runtime 1.31), and every key is to count the same there.
-    fn hiding(&mut self, bias: ValueId) -> Ref {
+    pub(super) fn hiding(&mut self, bias: ValueId) -> Ref {
         let at = self.shifted(bias);
         if self.attention.keyless() != Some(Keyless::Uniform) {
             return at;
