@@ -144,6 +144,13 @@ fn subtracted(g: &Graph, s: ValueId, b: ValueId, output: ValueId) -> Result<Patc
 /// Numbers up to this one absorb scores of ordinary size that they are added to, in FP32.
 const ABSORBS: f64 = -1e30;
 
+/// What a sum adds that one node alone reads.
+fn addends(g: &Graph, sum: ValueId) -> Option<[ValueId; 2]> {
+    let add = g.node(g.producer_if(sum, "Add")?);
+    let alone = g.value(sum).uses().len() == 1;
+    Some([add.input(0)?, add.input(1)?]).filter(|_| alone)
+}
+
 /// `max(s + m, c)` is `s + max(m, c)` where c is about the lowest number: a bound for masks that are added up.
 fn bounded(g: &Graph, a: ValueId, b: ValueId, output: ValueId) -> Result<Patch, Miss> {
     let lowest = |v: ValueId| number(g, v).is_some_and(|(_, c)| c <= ABSORBS && c.is_finite());
@@ -152,14 +159,7 @@ fn bounded(g: &Graph, a: ValueId, b: ValueId, output: ValueId) -> Result<Patch, 
         (true, false) => (b, a),
         _ => return Err(Miss::none()),
     };
-    let add = g
-        .producer_if(sum, "Add")
-        .filter(|_| g.value(sum).uses().len() == 1);
-    let (Some(x), Some(y)) = add.map_or((None, None), |id| {
-        (g.node(id).input(0), g.node(id).input(1))
-    }) else {
-        return Err(Miss::none());
-    };
+    let [x, y] = addends(g, sum).ok_or_else(Miss::none)?;
     let (s, m) = match (is_scores(g, x, 0), is_scores(g, y, 0)) {
         (true, false) => (x, y),
         (false, true) => (y, x),
@@ -217,14 +217,7 @@ fn scaled(g: &Graph, root: NodeId, a: ValueId, b: ValueId, output: ValueId) -> R
         return Err(Miss::none());
     };
     let factor = if divides { 1.0 / c } else { c };
-    let add = g
-        .producer_if(sum, "Add")
-        .filter(|_| g.value(sum).uses().len() == 1);
-    let (Some(x), Some(y)) = add.map_or((None, None), |id| {
-        (g.node(id).input(0), g.node(id).input(1))
-    }) else {
-        return Err(Miss::none());
-    };
+    let [x, y] = addends(g, sum).ok_or_else(Miss::none)?;
     if !is_scores(g, x, 0) && !is_scores(g, y, 0) {
         return Err(Miss::none());
     }
