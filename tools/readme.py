@@ -82,6 +82,14 @@ def performance():
            f"relative L2 {pieces['parity']['relative_l2']:.1e}", "performance")
 
 
+def proof():
+    costs = json.loads((RESULTS / "proof.json").read_text())["costs"]
+    now = {name: costs[f"{name}|--fp16 --target sm_89"]["now"] for name in ("minilm-l3", "bert-base", "gpt2-base")}
+    wall = {name: f"{cost['wall_s']:.1f} s" for name, cost in now.items()}
+    yield ("FP16, engine and proof, all of it, wall",
+           f"MiniLM-L3 {wall['minilm-l3']}, BERT-base {wall['bert-base']}, GPT-2 {wall['gpt2-base']}", "proof")
+
+
 def conformance():
     found = json.loads((RESULTS / "conformance.json").read_text())
     modes = [mode["counts"] for name, mode in found["modes"].items() if name != "proved"]
@@ -92,7 +100,7 @@ def conformance():
 
 
 def table():
-    rows = [row for part in (coverage, engines, precision, performance, conformance) for row in part()]
+    rows = [row for part in (coverage, engines, precision, performance, proof, conformance) for row in part()]
     lines = [f"| {what} | {number} | [{page}](docs/{page}.md) |" for what, number, page in rows]
     return "\n".join([BEGIN, "", "| | | |", "|---|---|---|", *lines, "", END])
 

@@ -102,7 +102,7 @@ def write_page(results):
     rows = [row for key, costs in results["costs"].items() for row in shown(key, costs)]
     PAGE.write_text(
         "# What a proof costs\n\n"
-        f"Written by `make bench-proof` on {results['machine']}, the fastest of {results['rounds']} rounds, in turns. Seconds by stages of the "
+        f"Written by `make bench-proof` on {results['machine']}, the fastest of {results['rounds']} rounds, in turns; *before* is an older kiln (`--before`). Seconds by stages of the "
         "compilation, then of all of it; peak memory as a multiple of the model's file, mapped files included; and runs of the original + of "
         "results in each stage, timed runs aside.\n\n" + table(header, rows) + "\n"
     )

@@ -42,7 +42,8 @@ pub(super) fn measure(
     let values: Vec<ValueId> = pairs.iter().map(|p| p.original).collect();
     let left = exposed(original, &values, &names);
     let left = prove::owned(reference.run(&left, &case.inputs, Side::Reference)?);
-    let (right, given) = cut(&candidate, &pairs, &left);
+    let numbers: FxHashMap<&str, &Tensor> = left.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    let (right, given) = cut(&candidate, &pairs, &numbers);
     let inputs = [&case.inputs[..], &given].concat();
     let right = reference.run(&right, &inputs, Side::Candidate)?;
     let cuts: FxHashSet<&str> = names.iter().copied().collect();
@@ -52,8 +53,8 @@ pub(super) fn measure(
         .collect();
     let mut alone = Alone::default();
     for (name, tensor) in &right {
-        let expected = left.iter().find(|(n, _)| n == name);
-        let (Some((_, expected)), Some(&made)) = (expected, named.get(name.as_str())) else {
+        let name = name.as_str();
+        let (Some(&expected), Some(&made)) = (numbers.get(name), named.get(name)) else {
             continue;
         };
         let Some(error) = error(expected, tensor) else {
@@ -111,16 +112,16 @@ fn within(original: &Graph, case: &Case, mut pairs: Vec<Pair>) -> Vec<Pair> {
 fn cut(
     candidate: &Model,
     pairs: &[Pair],
-    numbers: &[(String, Tensor)],
+    numbers: &FxHashMap<&str, &Tensor>,
 ) -> (Model, Vec<(String, Tensor)>) {
     let mut model = candidate.clone();
     let g = &mut model.graph;
     g.take_outputs();
     let mut given = Vec::new();
     for pair in pairs {
-        let number = numbers.iter().find(|(name, _)| *name == pair.name);
+        let number = numbers.get(pair.name.as_str());
         let ty = g.value(pair.candidate).ty().clone();
-        let tensor = number.and_then(|(_, t)| match ty.dtype() {
+        let tensor = number.and_then(|&t| match ty.dtype() {
             Some(DType::F32) => wide(t),
             Some(half) => wide(t)?.narrowed(half),
             None => None,
