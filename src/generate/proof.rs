@@ -13,7 +13,7 @@ use kiln_graph::onnx;
 pub use found::{Claim, Outcome, Proof, Step};
 
 use claims::{at_once, edge, greedy, held, rows, scores, unwritten};
-use distance::{distance, divergence};
+use distance::{centred, divergence, scores_apart};
 use prompt::made_prompt;
 use side::Side;
 
@@ -150,11 +150,12 @@ fn forced(
 
 /// Of the scores of both models, and of those that tokens are taken by.
 fn step(position: usize, (a, b): (&[f32], &[f32]), allowed: (&[f32], &[f32])) -> Step {
-    let (relative_l2, cosine) = distance(a, b);
+    let (relative_l2, cosine) = scores_apart(a, b);
     let best = largest(allowed.0);
     let second = allowed.0.iter().enumerate().filter(|(k, _)| *k != best);
     let second = second.map(|(_, s)| *s).fold(f32::NEG_INFINITY, f32::max);
-    let rms = (a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / a.len().max(1) as f64).sqrt();
+    let squares = centred(a).into_iter().map(|x| f64::from(x).powi(2));
+    let rms = (squares.sum::<f64>() / a.len().max(1) as f64).sqrt();
     let above = f64::from(a.get(best).copied().unwrap_or(0.0) - second);
     Step {
         position,
