@@ -176,10 +176,11 @@ bench: $(KILN)
 gpu-check: $(KILN)
 	scripts/gpu-check.sh
 
-# The same for another machine: a folder and a tarball with the binary, the libraries and MiniLM. No toolchain is needed there.
+# The same for another machine: a folder and a tarball with the binary, the libraries, MiniLM and two small decoders. No toolchain is
+# needed there.
 # With GPU=sm_90: packets of 44 MB with the CUDA provider's code of that GPU, and unpack.sh.
 gpu-bundle: $(KILN)
-	scripts/gpu-bundle.sh $(KILN) $(VENV) target/kiln-gpu "$(DEMO_MODEL)"
+	scripts/gpu-bundle.sh $(KILN) $(VENV) target/kiln-gpu "$(DEMO_MODEL)" fixtures/models/gpt2.ts.sdpa.onnx fixtures/models/llama.dynamo.eager.onnx
 
 # The Dockerfile's steps as plain shell in a bare Debian folder: takes root, debootstrap, and some minutes.
 container-check: $(KILN)

@@ -120,9 +120,11 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "tensorrt")]
     const BOTH: [&str; 2] = ["libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"];
 
     #[test]
+    #[cfg(feature = "tensorrt")]
     fn a_named_place_may_be_a_folder_an_archive_a_venv_or_the_library() {
         let venv = "lib/python3.12/site-packages/tensorrt_rtx_libs";
         for (name, folder, place) in [
@@ -140,6 +142,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "tensorrt")]
     fn a_named_place_without_the_parser_is_not_enough() {
         let scratch = Scratch::new("half", &BOTH[..1]);
         let error = locate(Some(&scratch.0)).unwrap_err();

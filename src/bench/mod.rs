@@ -3,13 +3,16 @@
 //! Turns make subjects comparable: whatever slows the machine for a while slows all of them. All raw samples are
 //! kept, and what casts doubt on them is part of the result ([`Warning`]).
 
+mod axis;
 pub mod baseline;
 pub(crate) mod error;
 pub mod gpu;
 pub mod grid;
+mod loaded;
 mod machine;
 mod measured;
 mod names;
+mod nodes;
 mod pin;
 mod profile;
 mod report;
@@ -25,8 +28,10 @@ use crate::runtime::{self, Session, SessionOptions};
 use pin::Pinned;
 
 pub use crate::engine::{Work, work};
+pub use axis::Axis;
 pub use error::BenchError;
-pub use grid::{Axis, Benchmark, PointReport, Request, benchmark};
+pub use grid::{Benchmark, PointReport, benchmark};
+pub use loaded::Request;
 pub use machine::Machine;
 pub use measured::{BenchOptions, Measured, SubjectReport};
 pub use profile::{Part, Profile, ProfileError};

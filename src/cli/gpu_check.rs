@@ -1,12 +1,13 @@
 //! `kiln gpu-check`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::anyhow;
 
 use super::progress::Terminal;
 use super::{Failure, Globals};
-use crate::gpu_check::{self, GpuCheckError, Kiln, Request};
+use crate::gpu_check::{self, GpuCheckError, Kiln, Limits, Request};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct GpuCheckArgs {
@@ -22,6 +23,12 @@ pub(super) struct GpuCheckArgs {
     /// The CUDA device.
     #[arg(long, value_name = "N", default_value_t = 0)]
     device: u32,
+    /// What one step may take; a step that takes longer is stopped, and is a row that says so.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    step_limit: u64,
+    /// What all steps together may take: those that come later are not run, which their rows say.
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
     /// Run every step on the CPU, to see that it runs. Nothing that it measures is a GPU's.
     #[arg(long)]
     dry_run: bool,
@@ -62,6 +69,10 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
     let kiln = Kiln {
         executable: std::env::current_exe()?,
         globals: before,
+        limits: Limits::from_now(
+            Duration::from_secs(args.step_limit),
+            args.limit.map(Duration::from_secs),
+        ),
     };
     let terminal = Terminal::new(globals.quiet);
     let done = gpu_check::check(&request, &kiln, &terminal);

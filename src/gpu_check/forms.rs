@@ -1,5 +1,6 @@
 //! One model in each form that it may take for ONNX Runtime's CUDA provider, timed in turns: what decides the lowering.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_graph::{Model, onnx};
@@ -25,10 +26,11 @@ impl Work<'_> {
             Ok(model) => model,
             Err(e) => return self.all_failed(&e.to_string()),
         };
-        let written: Vec<Written> = FORMS
-            .iter()
-            .map(|form| self.written(form, &model))
-            .collect();
+        let mut written: Vec<Written> = Vec::new();
+        for form in &FORMS {
+            let result = self.compared(form, &model, &written);
+            written.push(Written { form, result });
+        }
         [false, true]
             .into_iter()
             .flat_map(|graph| self.timed_forms(&written, graph))
@@ -65,13 +67,18 @@ impl Work<'_> {
         }
     }
 
-    /// Writes the model in a form, and holds it against the original.
-    fn written(&self, form: &'static Form, model: &Model) -> Written {
-        let result = self.compared(form, model);
-        Written { form, result }
+    fn path(&self, form: &Form) -> PathBuf {
+        let name = format!("{}.{}.onnx", self.subject.name, form.name);
+        self.request.work.join(name)
     }
 
-    fn compared(&self, form: &Form, model: &Model) -> Result<(PathBuf, Row), Failed> {
+    /// Writes the model in a form, and holds it against the original. A form that gives the file of an earlier one is not run again.
+    fn compared(
+        &self,
+        form: &Form,
+        model: &Model,
+        earlier: &[Written],
+    ) -> Result<(PathBuf, Row), Failed> {
         let failed = |e: &dyn std::fmt::Display| Failed::from(e.to_string().as_str());
         let mut model = model.clone();
         let (precision, half) = self.half();
@@ -81,9 +88,16 @@ impl Work<'_> {
         cx.evaluator = Some(&evaluator);
         let steps = [registry::DEFAULT, half, registry::LOWER].concat();
         kiln_passes::run(&mut model, &steps, &mut cx, &mut |_, _| {}).map_err(|e| failed(&e))?;
-        let name = format!("{}.{}.onnx", self.subject.name, form.name);
-        let path = self.request.work.join(name);
+        let path = self.path(form);
         onnx::write(&model, &path, &onnx::WriteOptions::default()).map_err(|e| failed(&e))?;
+        let bytes = fs::read(&path).map_err(|e| failed(&e))?;
+        let same = |w: &&Written| {
+            let path = self.path(w.form);
+            fs::read(path).is_ok_and(|other| other == bytes)
+        };
+        if let Some(same) = earlier.iter().find(same) {
+            return Err(failed(&format!("the same file as {}", same.form.name)));
+        }
         let (candidate, original) = (shown(&path), shown(&self.subject.path));
         let mut args = vec![
             "check",

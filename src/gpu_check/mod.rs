@@ -26,7 +26,7 @@ pub use forms::{advice, table as forms_table};
 pub use page::{RESULTS, advice_for, page};
 use record::{BATCH, SEQ};
 pub use record::{FormRow, Outcome, Record, Row};
-pub use step::{Failed, Kiln, Ran, Steps};
+pub use step::{Failed, Kiln, Limits, Ran, Steps};
 
 /// What to check, and where.
 #[derive(Clone, Debug)]
@@ -102,15 +102,21 @@ pub fn check(
     let mut record = Record::new(gpu.as_ref(), request.dry_run);
     let path = request.results.join(record.file_name());
     write(&record, &path).map_err(io(&path))?;
-    for subject in subjects(request)? {
-        talk.stage(&format!("check {}", subject.name));
-        record.rows.extend(rows(request, &subject, steps, talk));
-        // What is measured stays, whatever becomes of the rest.
-        write(&record, &path).map_err(io(&path))?;
+    let subjects = subjects(request)?;
+    // What is wrong shows first; what decides between right ones comes behind.
+    for subject in &subjects {
+        rows(request, subject, steps, talk, &mut |rows| {
+            record.rows.extend(rows);
+            // What is measured stays, whatever becomes of the rest.
+            write(&record, &path)
+        })
+        .map_err(io(&path))?;
+    }
+    for subject in &subjects {
         talk.stage(&format!("forms of {}", subject.name));
         record
             .forms
-            .extend(Work::of(request, &subject, steps).forms());
+            .extend(Work::of(request, subject, steps).forms());
         write(&record, &path).map_err(io(&path))?;
     }
     Ok((record, path))
@@ -198,9 +204,17 @@ const DRY: Sizes = Sizes {
     positions: 512,
 };
 
-fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk) -> Vec<Row> {
+/// All ways to run a model; `keep` has the rows of each as soon as they are there.
+fn rows(
+    request: &Request,
+    subject: &Subject,
+    steps: &dyn Steps,
+    talk: &dyn Talk,
+    keep: &mut dyn FnMut(Vec<Row>) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let work = Work::of(request, subject, steps);
-    let mut rows = Vec::new();
+    talk.stage(&format!("{}, fp32 in ONNX Runtime", subject.name));
+    let full = work.original();
     // The bundles that ONNX Runtime runs, with what they gave.
     talk.stage(&format!("{}, fp16 in ONNX Runtime", subject.name));
     let provider = match request.dry_run {
@@ -225,14 +239,17 @@ fn rows(request: &Request, subject: &Subject, steps: &dyn Steps, talk: &dyn Talk
         Err(why) => Err(Failed::from(why.as_str())),
     };
     talk.stage(&format!("{}, latency in ONNX Runtime", subject.name));
-    rows.extend(work.latencies(&[("fp16", &half), ("int8", &bytes), ("bf16", &brain)]));
+    keep(work.latencies(
+        &full,
+        &[("fp16", &half), ("int8", &bytes), ("bf16", &brain)],
+    ))?;
     talk.stage(&format!("{}, TensorRT", subject.name));
-    rows.extend(work.engine());
+    keep(work.engine())?;
     if let Some(sizes) = &subject.sizes {
         talk.stage(&format!("{}, PyTorch", subject.name));
-        rows.extend(work.peers(sizes));
+        keep(work.peers(sizes))?;
     }
-    rows
+    Ok(())
 }
 
 /// A subject in work.
@@ -277,6 +294,23 @@ impl Work<'_> {
         Ok((bundle, manifest))
     }
 
+    /// The original on the device against itself on the CPU.
+    fn original(&self) -> Result<parity::Report, Failed> {
+        let model = self.subject.path.display().to_string();
+        let golden = self.request.work.join(format!("{}.npz", self.subject.name));
+        let golden = golden.display().to_string();
+        let record = ["--reference", &model, "--record", &golden];
+        let run = |against: &[&str], device: &str| {
+            let mut args = vec!["check", &model, "--json", "--quiet", "--device", device];
+            args.extend(against);
+            self.steps.kiln(&args).json::<Value>()
+        };
+        run(&record, "cpu")?;
+        let checked = run(&["--golden", &golden], &self.device)?;
+        let report = checked.get("parity").cloned().unwrap_or_default();
+        serde_json::from_value(report).map_err(|e| Failed::from(e.to_string().as_str()))
+    }
+
     /// Made token ids, as many as calibration takes.
     fn calibration(&self) -> Result<PathBuf, String> {
         let model = onnx::read(&self.subject.path).map_err(|e| e.to_string())?;
@@ -303,13 +337,17 @@ impl Work<'_> {
     }
 
     /// The original and the bundles side by side.
-    fn latencies(&self, bundles: &[(&str, &Compiled)]) -> Vec<Row> {
+    fn latencies(
+        &self,
+        original: &Result<parity::Report, Failed>,
+        bundles: &[(&str, &Compiled)],
+    ) -> Vec<Row> {
         let provider = match self.request.dry_run {
             true => "ONNX Runtime CPU",
             false => "ONNX Runtime CUDA",
         };
-        let original = self.subject.path.display().to_string();
-        let mut args = vec!["bench".to_string(), original];
+        let model = self.subject.path.display().to_string();
+        let mut args = vec!["bench".to_string(), model];
         let built = bundles.iter().filter_map(|(_, b)| b.as_ref().ok());
         args.extend(built.map(|(path, _)| path.display().to_string()));
         let device = self.device.as_str();
@@ -342,9 +380,11 @@ impl Work<'_> {
                 (Err(why), _) => row.failed(why),
                 (Ok(_), None) => row.not_run("the benchmark has no such subject"),
             };
-            match compiled {
-                Some(Ok((_, manifest))) => row.proved(manifest.parity.as_ref()),
-                _ => row,
+            match (compiled, original) {
+                (Some(Ok((_, manifest))), _) => row.proved(manifest.parity.as_ref()),
+                (Some(Err(_)), _) => row,
+                (None, Ok(report)) => row.proved(Some(report)),
+                (None, Err(why)) => row.failed(why),
             }
         };
         let first = [row("fp32", None)].into_iter();

@@ -1,16 +1,21 @@
 //! Steps of the check: processes, and what they print.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use wait_timeout::ChildExt;
 
 /// What a process did.
 #[derive(Clone, Debug)]
 pub struct Ran {
-    /// The exit code; `None` if a signal ended it.
+    /// The exit code; `None` if it did not end by itself.
     pub code: Option<i32>,
+    /// Its time was over before it ended, or before it began.
+    pub late: bool,
     pub stdout: String,
     pub stderr: String,
 }
@@ -48,6 +53,7 @@ impl Ran {
         Err(Failed {
             why: match self.code {
                 Some(code) => format!("{last} (exit code {code})"),
+                None if self.late => last.to_string(),
                 None => format!("{last} (ended by a signal)"),
             },
             gate: self.code == Some(1),
@@ -73,52 +79,142 @@ pub trait Steps {
     fn python(&self, python: &Path, program: &str, args: &[String]) -> Ran;
 }
 
+/// The time that steps have.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of each step.
+    pub step: Duration,
+    /// Of all, from their beginning on.
+    pub all: Option<Duration>,
+    begun: Instant,
+}
+
+impl Limits {
+    /// Limits whose time begins now.
+    pub fn from_now(step: Duration, all: Option<Duration>) -> Limits {
+        let begun = Instant::now();
+        Limits { step, all, begun }
+    }
+
+    /// What a step that begins now has, and what to say when that is over.
+    ///
+    /// # Errors
+    /// If nothing is left.
+    fn of_next(&self) -> Result<(Duration, String), String> {
+        let own = format!("it took longer than {} s", self.step.as_secs());
+        let Some(all) = self.all else {
+            return Ok((self.step, own));
+        };
+        let over = format!("the {} s of the check are over", all.as_secs());
+        match all.saturating_sub(self.begun.elapsed()) {
+            Duration::ZERO => Err(over),
+            left if left < self.step => Ok((left, over)),
+            _ => Ok((self.step, own)),
+        }
+    }
+}
+
 /// Runs this very executable.
 #[derive(Clone, Debug)]
 pub struct Kiln {
     pub executable: PathBuf,
     /// What stands before every command: `--ort-lib`, `--trt-lib`.
     pub globals: Vec<String>,
+    pub limits: Limits,
 }
 
 impl Steps for Kiln {
     fn kiln(&self, args: &[&str]) -> Ran {
         let mut command = Command::new(&self.executable);
         command.args(&self.globals).args(args);
-        run(command, "")
+        run(command, "", &self.limits)
     }
 
     fn python(&self, python: &Path, program: &str, args: &[String]) -> Ran {
         let mut command = Command::new(python);
         command.arg("-").args(args);
-        run(command, program)
+        run(command, program, &self.limits)
     }
 }
 
-fn run(mut command: Command, input: &str) -> Ran {
-    let failed = |e: std::io::Error| Ran {
+fn run(command: Command, input: &str, limits: &Limits) -> Ran {
+    let none = |stderr: String, late: bool| Ran {
         code: None,
+        late,
         stdout: String::new(),
-        stderr: e.to_string(),
+        stderr,
     };
-    command
+    match limits.of_next() {
+        Err(over) => none(over, true),
+        Ok(limit) => within(command, input, limit).unwrap_or_else(|e| none(e.to_string(), false)),
+    }
+}
+
+/// Runs a process until it ends, or its time does.
+fn within(mut command: Command, input: &str, (limit, over): (Duration, String)) -> io::Result<Ran> {
+    // Files, as a pipe that nobody reads would stop the process.
+    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let mut child = command
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(e) => return failed(e),
-    };
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?)
+        .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that does not read its input ends by itself.
         let _ = stdin.write_all(input.as_bytes());
     }
-    match child.wait_with_output() {
-        Err(e) => failed(e),
-        Ok(output) => Ran {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        },
+    let ended = child.wait_timeout(limit)?;
+    if ended.is_none() {
+        child.kill()?;
+        child.wait()?;
+    }
+    let late = ended.is_none();
+    let mut told = text_of(&mut stderr)?;
+    if late {
+        told = format!("{told}\n{over}");
+    }
+    Ok(Ran {
+        code: ended.and_then(|status| status.code()),
+        late,
+        stdout: text_of(&mut stdout)?,
+        stderr: told,
+    })
+}
+
+fn text_of(file: &mut File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeping(seconds: &str) -> Command {
+        let mut command = Command::new("sleep");
+        command.arg(seconds);
+        command
+    }
+
+    #[test]
+    fn a_step_that_takes_too_long_is_stopped_and_says_so() {
+        let limits = Limits::from_now(Duration::from_millis(50), None);
+        let failed = run(sleeping("60"), "", &limits).text().unwrap_err().why;
+        assert_eq!(failed, "it took longer than 0 s");
+        let all = Some(Duration::from_millis(50));
+        let limits = Limits::from_now(Duration::from_secs(60), all);
+        let failed = || run(sleeping("60"), "", &limits).text().unwrap_err().why;
+        assert_eq!(failed(), "the 0 s of the check are over");
+        // What would begin after that does not.
+        assert_eq!(failed(), "the 0 s of the check are over");
+    }
+
+    #[test]
+    fn a_step_in_time_gives_what_it_prints() {
+        let limits = Limits::from_now(Duration::from_secs(60), Some(Duration::from_secs(90)));
+        let ran = run(Command::new("cat"), "a line", &limits);
+        assert_eq!((ran.text().unwrap(), ran.late), ("a line", false));
     }
 }

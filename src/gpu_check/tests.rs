@@ -60,6 +60,7 @@ fn stats(ms: f64) -> Value {
 fn ok(value: Value) -> Ran {
     Ran {
         code: Some(0),
+        late: false,
         stdout: value.to_string(),
         stderr: String::new(),
     }
@@ -68,6 +69,7 @@ fn ok(value: Value) -> Ran {
 fn failing(code: i32, why: &str) -> Ran {
     Ran {
         code: Some(code),
+        late: false,
         stdout: String::new(),
         stderr: format!("some talk\nkiln: {why}\n"),
     }
@@ -118,6 +120,7 @@ impl Steps for Recorded {
         assert!(program.contains("import torch") && args.len() == 8);
         Ran {
             code: Some(0),
+            late: false,
             stdout: "{\"runner\": \"PyTorch 2 eager\", \"precision\": \"fp16\", \"p50_ms\": 2.0, \"p99_ms\": 2.2}\n\
                      a line of some library\n\
                      {\"runner\": \"PyTorch 2 torch.compile\", \"precision\": \"fp16\", \"not_run\": \"no compiler\"}\n"
@@ -162,7 +165,11 @@ fn rows_of(steps: &Recorded) -> (Record, tempfile::TempDir) {
         memory: 80 << 30,
     };
     let mut record = Record::new(Some(&gpu), false);
-    record.rows = rows(&request, &subject, steps, &Silent);
+    rows(&request, &subject, steps, &Silent, &mut |rows| {
+        record.rows.extend(rows);
+        Ok(())
+    })
+    .unwrap();
     (record, folder)
 }
 
@@ -175,7 +182,7 @@ fn every_way_to_run_a_model_is_a_row() {
     let cells = |row: usize| table[row].join(" | ");
     assert_eq!(
         cells(0),
-        "tiny | ONNX Runtime CUDA, TF32 off | fp32 | 4.000 | 8.000 | 1.00 | 250 | "
+        "tiny | ONNX Runtime CUDA, TF32 off | fp32 | 4.000 | 8.000 | 1.00 | 250 | passes (fp16), cosine 0.9999500"
     );
     assert_eq!(
         cells(1),
@@ -191,7 +198,9 @@ fn every_way_to_run_a_model_is_a_row() {
     assert_eq!(record.file_name(), "nvidia-h100-80gb-hbm3.json");
     let asked = steps.asked.borrow();
     assert!(
-        asked.iter().all(|a| a.contains("--device cuda:0")),
+        asked
+            .iter()
+            .all(|a| a.contains("--device cuda:0") || a.contains("--record")),
         "{asked:?}"
     );
     let calibrated = asked.iter().find(|a| a.contains("--int8")).unwrap();
@@ -354,6 +363,7 @@ fn a_dry_run_is_marked_as_one() {
 fn a_step_that_a_signal_ends_says_so() {
     let ran = Ran {
         code: None,
+        late: false,
         stdout: String::new(),
         stderr: "about to run\n".into(),
     };

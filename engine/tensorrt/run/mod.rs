@@ -1,6 +1,8 @@
 //! Engines on a GPU.
 
+mod bound;
 mod ffi;
+mod given;
 mod profiler;
 mod refit;
 mod session;

@@ -7,14 +7,16 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use kiln_graph::{DType, Tensor};
+use kiln_graph::Tensor;
 
 use super::super::api::Api;
 use super::super::logger::Log;
+use super::bound::{Bound, BoundTensor, fill, packed};
 use super::ffi::{Context, Engine, Io, Runtime};
-use crate::cuda::{Buffer, Device, Event, Graph, Stream};
+use super::given::{dtype, matched, shape_of};
+use crate::cuda::{Device, Event, Graph, Stream};
 use crate::run::{EngineRunError, Facts, LayerTime, RunOptions, Timing, choose};
-use crate::{DataType, EngineError, Kernels, LIBRARY, Profile, inspected, kept, locate};
+use crate::{EngineError, Kernels, LIBRARY, Profile, inspected, kept, locate};
 
 /// One execution context of an engine, on one CUDA stream. It stays on the thread that made it.
 pub struct Session {
@@ -36,19 +38,6 @@ struct Shared {
     options: RunOptions,
     log: &'static Log,
     device: Device,
-}
-
-/// Buffers with the shapes that they were made for.
-struct Bound {
-    /// As in `Shared::io`.
-    tensors: Vec<BoundTensor>,
-}
-
-struct BoundTensor {
-    dtype: DType,
-    dims: Vec<usize>,
-    bytes: usize,
-    buffer: Buffer,
 }
 
 impl Session {
@@ -498,24 +487,6 @@ impl std::fmt::Debug for Session {
     }
 }
 
-impl BoundTensor {
-    fn holds(&self, tensor: &Tensor) -> bool {
-        let bytes = self.buffer.host().ok();
-        bytes.is_some_and(|b| b[..self.bytes] == tensor.bytes()[..])
-    }
-}
-
-fn fill(buffer: &mut Buffer, tensor: &Tensor) -> Result<(), EngineRunError> {
-    let bytes = tensor.bytes();
-    let host = buffer.host_mut()?;
-    let room = host.len();
-    let place = host.get_mut(..bytes.len()).ok_or_else(|| {
-        EngineRunError::Inputs(format!("{} bytes do not fit into {room}", bytes.len()))
-    })?;
-    place.copy_from_slice(&bytes);
-    Ok(())
-}
-
 fn refused(log: &Log, what: &str) -> EngineRunError {
     EngineRunError::Refused {
         what: what.into(),
@@ -525,110 +496,4 @@ fn refused(log: &Log, what: &str) -> EngineRunError {
 
 fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
-}
-
-fn shape_of(tensor: &Tensor) -> Vec<i64> {
-    let dims = tensor.dims().iter();
-    dims.map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
-        .collect()
-}
-
-fn packed(dtype: DType, dims: &[usize]) -> Option<usize> {
-    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-    dtype.packed_len(count)
-}
-
-/// The tensors by their places in the engine's list, in the types that it wants.
-fn matched(io: &[Io], inputs: &[(String, Tensor)]) -> Result<Vec<(usize, Tensor)>, EngineRunError> {
-    let wrong = |text: String| Err(EngineRunError::Inputs(text));
-    let known = |name: &str| io.iter().any(|io| io.is_input && io.name == name);
-    if let Some((name, _)) = inputs.iter().find(|(name, _)| !known(name)) {
-        return wrong(format!("the engine has no input `{name}`"));
-    }
-    let mut given = Vec::new();
-    for (index, io) in io.iter().enumerate().filter(|(_, io)| io.is_input) {
-        let Some((_, tensor)) = inputs.iter().find(|(name, _)| *name == io.name) else {
-            return wrong(format!("the engine's input `{}` is missing", io.name));
-        };
-        let wanted = dtype(io)?;
-        let tensor = match (tensor.dtype(), wanted) {
-            (found, wanted) if found == wanted => tensor.clone(),
-            // TensorRT has no double: its parser reads such an input as a float.
-            (DType::F64, DType::F32) => {
-                let values = tensor.to_f64s().unwrap_or_default();
-                let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-                let narrow = Tensor::from_values(tensor.dims().to_vec(), &narrow);
-                narrow.map_err(|e| EngineRunError::Inputs(e.to_string()))?
-            }
-            (found, wanted) => {
-                return wrong(format!(
-                    "the engine's input `{}` is {wanted}, but {found} is given",
-                    io.name
-                ));
-            }
-        };
-        given.push((index, tensor));
-    }
-    Ok(given)
-}
-
-fn dtype(io: &Io) -> Result<DType, EngineRunError> {
-    Ok(match io.dtype {
-        DataType::Float32 => DType::F32,
-        DataType::Float16 => DType::F16,
-        DataType::Bfloat16 => DType::BF16,
-        DataType::Float8 => DType::F8E4M3FN,
-        DataType::Float4 => DType::F4E2M1,
-        DataType::Int64 => DType::I64,
-        DataType::Int32 => DType::I32,
-        DataType::Int8 => DType::I8,
-        DataType::Int4 => DType::I4,
-        DataType::Uint8 => DType::U8,
-        DataType::Bool => DType::Bool,
-        DataType::Other => {
-            let text = format!("`{}` has a type that kiln does not know", io.name);
-            return Err(EngineRunError::Inputs(text));
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::CString;
-
-    use super::*;
-
-    fn io(name: &str, is_input: bool, dtype: DataType) -> Io {
-        Io {
-            name: name.into(),
-            raw_name: CString::new(name).unwrap(),
-            is_input,
-            dtype,
-            on_host: false,
-        }
-    }
-
-    #[test]
-    fn inputs_are_matched_by_name_and_type() {
-        let engine = [
-            io("y", false, DataType::Float32),
-            io("x", true, DataType::Float32),
-            io("ids", true, DataType::Int64),
-        ];
-        let x = || ("x".to_string(), Tensor::vector(&[1f32, 2.]));
-        let ids = || ("ids".to_string(), Tensor::vector(&[1i64]));
-        let given = matched(&engine, &[ids(), x()]).unwrap();
-        let places: Vec<_> = given.iter().map(|(i, t)| (*i, t.dtype())).collect();
-        assert_eq!(places, [(1, DType::F32), (2, DType::I64)]);
-
-        let double = ("x".to_string(), Tensor::vector(&[0.5f64]));
-        let given = matched(&engine, &[double, ids()]).unwrap();
-        assert_eq!(given[0].1.values::<f32>().unwrap(), [0.5]);
-
-        let error = |inputs: &[(String, Tensor)]| matched(&engine, inputs).unwrap_err().to_string();
-        assert!(error(&[x()]).contains("`ids` is missing"));
-        assert!(error(&[x(), ids(), ("y".into(), x().1)]).contains("no input `y`"));
-        let short = ("ids".to_string(), Tensor::vector(&[1i32]));
-        assert!(error(&[x(), short]).contains("int64, but int32"));
-    }
 }

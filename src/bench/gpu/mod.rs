@@ -221,11 +221,11 @@ fn format(model: &Model) -> Format {
 }
 
 fn grid(request: &Request, model: &Model) -> Result<Vec<Point>, BenchError> {
-    let shapes = super::grid::shapes_of(model, &request.axes)?;
+    let shapes = super::axis::shapes_of(model, &request.axes)?;
     let typical: Point = (shapes.ranges.iter())
         .map(|(name, r)| (name.clone(), r.opt))
         .collect();
-    let mut points = super::grid::spread(typical, &request.axes);
+    let mut points = super::axis::spread(typical, &request.axes);
     points.iter_mut().for_each(|p| shapes.complete(p));
     Ok(points)
 }
