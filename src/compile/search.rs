@@ -7,7 +7,8 @@
 //! also cancel, so the set is the smallest that was found so, not proved to be the smallest of all.
 //!
 //! Where the model decides by its own numbers (`decided.rs`), what each layer errs by says little: a rounding far before a TopK turns it. So
-//! the layers on the way to a decision form groups of their own, which come behind those that stand out and before all others.
+//! the layers on the way to a decision form groups of their own, which come behind those that stand out and before all others. Where they
+//! are needed, all of them stay: with less, the numbers at hand may be decided right by luck.
 //!
 //! A group of which the run shows nothing is converted alone and compared. So are three groups of an original that a last bit moves
 //! beyond the tolerance: if each breaks it alone, sparing layers gains nothing.
@@ -32,6 +33,7 @@ use crate::pipeline::{self, Rewritten};
 use crate::prove::Reference;
 use crate::talk::{Silent, Talk};
 use alone::Alone;
+use decided::Decisions;
 use order::{Ranked, by_error, error_of, in_order, outstanding, shown};
 
 /// Groups that are kept or converted together. With the bisection over them (at most 5 steps), [`HALVES`], the first comparison and the
@@ -164,17 +166,22 @@ pub fn run(
     trial.most =
         trial.compared + 2 + ranked.groups.len().next_power_of_two().ilog2() as usize + HALVES;
     let mut curve = vec![tried(0, &first)];
-    let Some((candidate, kept)) = fewest(&mut trial, candidates, &ranked, &mut curve)? else {
+    let Some((candidate, kept, decided)) = fewest(&mut trial, candidates, &ranked, &mut curve)?
+    else {
         return Err(not_the_same(options, first, None));
     };
     let kept = by_error(kept, &known);
-    // What stands out alone was tried and was not enough where the layers before decisions are kept.
-    let standing = match kept.len() == ranked.layers(ranked.chain) {
-        true => 0,
-        false => outstanding(kept.iter().map(|l| error_of(l, &known)), ranked.common),
+    let fixed = if decided { &ranked.leading[..] } else { &[] };
+    let free = without(&kept, fixed);
+    let standing = outstanding(free.iter().map(|l| error_of(l, &known)), ranked.common);
+    let parts = match (decided, standing) {
+        (false, 0) => halves(&free),
+        // All that is not fixed, or that does not stand out.
+        _ if free.is_empty() => VecDeque::new(),
+        _ => [free[standing..].to_vec()].into(),
     };
-    let kept = (kept, standing);
-    let (candidate, kept) = fewer(&mut trial, candidates, candidate, kept, &mut curve)?;
+    let parts = (parts, fixed);
+    let (candidate, kept) = fewer(&mut trial, candidates, candidate, kept, parts, &mut curve)?;
     let search = Search {
         layers: layers.len(),
         compared: trial.compared,
@@ -250,9 +257,9 @@ fn ranked(
     let noisy = amplifies(first, &trial.tolerance);
     let mut broken = 0;
     let mut groups = Vec::new();
-    let deciding = decided::deciding(&candidates.fused.graph);
+    let decisions = Decisions::of(&candidates.fused.graph);
     let (before, behind): (Vec<String>, Vec<String>) =
-        (layers.iter().cloned()).partition(|l| deciding.contains(l));
+        (layers.iter().cloned()).partition(|l| decisions.leads(l));
     let size = layers.len().div_ceil(GROUPS).max(1);
     let chunks = before.chunks(size).chain(behind.chunks(size));
     for group in spread(chunks.collect()) {
@@ -289,17 +296,17 @@ fn ranked(
             return Ok(None);
         }
     }
-    Ok(Some(in_order(groups, &deciding)))
+    Ok(Some(in_order(groups, &decisions)))
 }
 
 /// The fewest groups, the worst first, whose layers must keep their precision for the result to hold its tolerance; `None` where all
-/// are not enough.
+/// are not enough. Also whether decisions need it, which then need all that they follow from.
 fn fewest(
     trial: &mut Trial<'_>,
     candidates: &Candidates<'_>,
     ranked: &Ranked,
     curve: &mut Vec<Tried>,
-) -> Result<Option<(Rewritten, Vec<String>)>, CompileError> {
+) -> Result<Option<(Rewritten, Vec<String>, bool)>, CompileError> {
     let groups = &ranked.groups;
     let keeping = |count: usize| -> Vec<String> {
         let kept = groups.iter().take(count);
@@ -309,17 +316,16 @@ fn fewest(
     let bound = usize::from(!candidates.bound.is_empty());
     let (mut low, mut high) = (0, groups.len() + bound);
     let mut best = None;
-    let mut hints = [ranked.standing, ranked.chain].into_iter();
+    let mut hints = ranked.hints.iter().copied();
     while high - low > 1 {
-        let middle = hints.find(|&few| few > low && few < high);
-        let middle = middle.unwrap_or(low.midpoint(high));
+        let hint = hints.find(|&(few, _)| few > low && few < high);
+        let (middle, whole) = hint.unwrap_or((low.midpoint(high), false));
         let kept = keeping(middle);
         match passing(trial, candidates, &kept, curve)? {
             Tries::Passes(candidate) => {
                 high = middle;
-                best = Some((*candidate, kept));
-                // A decision needs all that it follows from.
-                if middle == ranked.chain && low == ranked.standing {
+                best = Some((*candidate, kept, whole));
+                if whole {
                     break;
                 }
             }
@@ -330,18 +336,15 @@ fn fewest(
     Ok(best)
 }
 
-/// Less of what is kept, by halves of it and of those.
+/// Less of what is kept: without these parts, then without their halves, as far as all that is not fixed goes.
 fn fewer(
     trial: &mut Trial<'_>,
     candidates: &Candidates<'_>,
     mut candidate: Rewritten,
-    (mut kept, standing): (Vec<String>, usize),
+    mut kept: Vec<String>,
+    (mut parts, fixed): (VecDeque<Vec<String>>, &[String]),
     curve: &mut Vec<Tried>,
 ) -> Result<(Rewritten, Vec<String>), CompileError> {
-    // The rest of the groups that stand out, then halves.
-    let rest = kept[standing..].to_vec();
-    let whole = rest.len() == kept.len();
-    let mut parts: VecDeque<Vec<String>> = if whole { halves(&kept) } else { [rest].into() };
     let mut tries = 0;
     while let Some(part) = parts.pop_front() {
         if tries == HALVES || kept.len() <= FEW {
@@ -352,7 +355,7 @@ fn fewer(
             Tries::Passes(found) => {
                 (candidate, kept) = (*found, fewer);
                 if parts.is_empty() {
-                    parts = halves(&kept);
+                    parts = halves(&without(&kept, fixed));
                 }
             }
             Tries::Fails => parts.extend(halves(&part)),

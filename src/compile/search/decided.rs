@@ -7,37 +7,65 @@ use kiln_graph::{Graph, NodeId};
 use kiln_passes::precision::decides;
 use rustc_hash::FxHashSet;
 
-/// The labels of nodes that a decision by floats follows from, of those that decide, and of all nodes of bodies among these.
-pub(super) fn deciding(g: &Graph) -> FxHashSet<String> {
-    let mut todo: Vec<NodeId> = (g.nodes().map(|(id, _)| id))
-        .filter(|&id| within(g, id, &turns))
-        .collect();
-    let mut seen: FxHashSet<NodeId> = todo.iter().copied().collect();
-    let mut labels = FxHashSet::default();
-    while let Some(id) = todo.pop() {
-        labels.insert(g.label(id));
-        let node = g.node(id);
-        for body in node.attrs().iter().flat_map(|(_, attr)| attr.graphs()) {
-            body.for_each_graph(&mut |g| labels.extend(g.nodes().map(|(id, _)| g.label(id))));
-        }
-        // Sizes follow from no number.
-        if node.op().is_any(&["Shape", "Size"]) {
-            continue;
-        }
-        let read = node.inputs().iter().flatten().chain(node.captures());
-        let made = read.filter_map(|&v| g.producer(v));
-        todo.extend(made.filter(|&p| seen.insert(p)));
-    }
-    labels
+/// The labels of nodes, those of bodies included.
+#[derive(Debug, Default)]
+pub(super) struct Decisions {
+    /// What decides by floats.
+    turning: FxHashSet<String>,
+    /// That, and all that it follows from.
+    way: FxHashSet<String>,
 }
 
-/// Whether it holds of a node, or of one in its bodies.
-fn within(g: &Graph, id: NodeId, of: &impl Fn(&Graph, NodeId) -> bool) -> bool {
-    let mut found = of(g, id);
-    for body in g.node(id).attrs().iter().flat_map(|(_, a)| a.graphs()) {
-        body.for_each_graph(&mut |g| found |= g.nodes().any(|(id, _)| of(g, id)));
+impl Decisions {
+    pub fn of(g: &Graph) -> Decisions {
+        let mut found = Decisions::default();
+        let mut todo: Vec<NodeId> = Vec::new();
+        for (id, _) in g.nodes() {
+            let decides = each(g, id).filter(|&(g, id)| turns(g, id));
+            let labels: Vec<String> = decides.map(|(g, id)| g.label(id)).collect();
+            if !labels.is_empty() {
+                todo.push(id);
+                found.turning.extend(labels);
+            }
+        }
+        let mut seen: FxHashSet<NodeId> = todo.iter().copied().collect();
+        while let Some(id) = todo.pop() {
+            found.way.extend(each(g, id).map(|(g, id)| g.label(id)));
+            let node = g.node(id);
+            // Sizes follow from no number.
+            if node.op().is_any(&["Shape", "Size"]) {
+                continue;
+            }
+            let read = node.inputs().iter().flatten().chain(node.captures());
+            let made = read.filter_map(|&v| g.producer(v));
+            todo.extend(made.filter(|&p| seen.insert(p)));
+        }
+        found
     }
-    found
+
+    /// Whether one of the layers decides.
+    pub fn turn(&self, layers: &[String]) -> bool {
+        layers.iter().any(|l| self.turning.contains(l))
+    }
+
+    /// Whether it decides, or a decision follows from it.
+    pub fn leads(&self, layer: &String) -> bool {
+        self.way.contains(layer)
+    }
+}
+
+/// A node, and those of its bodies.
+fn each(g: &Graph, id: NodeId) -> impl Iterator<Item = (&Graph, NodeId)> {
+    let mut all = vec![(g, id)];
+    for body in g
+        .node(id)
+        .attrs()
+        .iter()
+        .flat_map(|(_, attr)| attr.graphs())
+    {
+        body.for_each_graph(&mut |g| all.extend(g.nodes().map(|(id, _)| (g, id))));
+    }
+    all.into_iter()
 }
 
 /// Whether it decides by floats. The largest numbers themselves are as continuous as what they are taken from; their places are not.

@@ -1,8 +1,7 @@
 //! In which order layers are kept.
 
-use rustc_hash::FxHashSet;
-
 use super::alone::Alone;
+use super::decided::Decisions;
 use crate::manifest::Group;
 
 /// Layers err in FP16 by 1e-4 to 1e-3 of their numbers, whatever they are; what errs by more than so many times what half of them do
@@ -14,32 +13,34 @@ pub(super) struct Ranked {
     pub groups: Vec<Group>,
     /// What half of them err by at most.
     pub common: f64,
-    /// How many stand out.
-    pub standing: usize,
-    /// How many these are with all that the model's decisions follow from.
-    pub chain: usize,
+    /// How many are worth a try before a bisection, and whether they hold all that leads to a decision.
+    pub hints: Vec<(usize, bool)>,
+    /// The layers of these that lead to one.
+    pub leading: Vec<String>,
 }
 
-impl Ranked {
-    /// How many layers the first groups hold.
-    pub fn layers(&self, groups: usize) -> usize {
-        self.groups[..groups].iter().map(|g| g.layers.len()).sum()
-    }
-}
-
-/// The groups that stand out, the worst first, then those with a layer that decides or leads to a decision, then all others.
-pub(super) fn in_order(mut groups: Vec<Group>, deciding: &FxHashSet<String>) -> Ranked {
+/// The groups that stand out, the worst first, then those that lead to a decision, then all others.
+pub(super) fn in_order(mut groups: Vec<Group>, decisions: &Decisions) -> Ranked {
     groups.sort_by(|a, b| badness(b.error).total_cmp(&badness(a.error)));
     let common = common(&groups);
     let standing = outstanding(groups.iter().map(|g| badness(g.error)), common);
-    let decides = |g: &Group| g.layers.iter().any(|l| deciding.contains(l));
-    groups[standing..].sort_by_key(|g| !decides(g));
-    let chain = standing + groups[standing..].iter().filter(|g| decides(g)).count();
+    let leads = |g: &Group| g.layers.iter().any(|l| decisions.leads(l));
+    groups[standing..].sort_by_key(|g| !leads(g));
+    let way = standing + groups[standing..].iter().filter(|g| leads(g)).count();
+    let turned = groups[..standing].iter().any(|g| decisions.turn(&g.layers));
+    let leading = groups[..way].iter().flat_map(|g| &g.layers);
+    let leading = leading.filter(|l| decisions.leads(l)).cloned().collect();
+    // Where a decision was turned, to keep what stands out may hold by luck: other numbers turn it by another rounding.
+    let hints = match turned && way < groups.len() {
+        true => vec![(way, true)],
+        false if way == standing => vec![(standing, false)],
+        false => vec![(standing, false), (way, true)],
+    };
     Ranked {
         groups,
         common,
-        standing,
-        chain,
+        hints,
+        leading,
     }
 }
 
