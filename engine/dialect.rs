@@ -232,7 +232,17 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
     if plugin || MISSING.contains(&name) {
         return Some("TensorRT has no such operator".into());
     }
-    dropped(node).or_else(|| attention(g, id))
+    (scattered(node).or_else(|| dropped(node))).or_else(|| attention(g, id))
+}
+
+/// Scatters that reduce what meets at one place (each was given to TensorRT for RTX 1.7.1: its parser takes `none` alone).
+fn scattered(node: &Node) -> Option<String> {
+    let reduces = node.attrs().str("reduction").filter(|&r| r != "none");
+    let reduction = reduces.filter(|_| node.op().is_any(&["ScatterElements", "ScatterND"]))?;
+    Some(format!(
+        "TensorRT's {} has no reduction, and its is \"{reduction}\"",
+        node.op().name()
+    ))
 }
 
 /// What TensorRT's parser drops of a node without a word (each was given to TensorRT for RTX 1.7.1: no layer has it).
@@ -413,6 +423,14 @@ mod tests {
             (
                 "Attention<causal_kind = \"upper_left\">(x, z, z)",
                 "drop its causal_kind",
+            ),
+            (
+                "ScatterElements<reduction = \"add\">(x, n, x)",
+                "ScatterElements has no reduction, and its is \"add\"",
+            ),
+            (
+                "ScatterND<reduction = \"max\">(x, n, x)",
+                "ScatterND has no reduction, and its is \"max\"",
             ),
             (
                 "com.microsoft.RotaryEmbedding(x, at, cos, cos)",

@@ -63,6 +63,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::lower_int4::LowerInt4,
     &adopt::lower_nbits::LowerNbits,
     &lower::lower_norms::LowerNorms,
+    &lower::lower_one_hot::LowerOneHot,
     &lower::lower_rotary::LowerRotary,
     &lower::pad_columns::PadColumns,
     &lower::raise_for_attention::RaiseForAttention,
@@ -223,6 +224,7 @@ pub static LOWER: &[Step] = &[
     Step::Run(&lower::join_biases::JOIN_BIASED_GELU),
     Step::Run(&lower::lower_axes::LowerAxes),
     Step::Run(&lower::lower_eye_like::LowerEyeLike),
+    Step::Run(&lower::lower_one_hot::LowerOneHot),
     Step::Run(&lower::spread_offsets::SpreadOffsets),
     // After all that reads the types of results.
     Step::Run(&lower::flatten_branches::FlattenBranches),

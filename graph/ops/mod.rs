@@ -46,8 +46,8 @@ pub use quant::{DequantizeLinear, QuantizeLinear};
 pub use reduce::{ArgReduce, Axes, REDUCTIONS, REDUCTIONS_OF_18, Reduce, ReduceKind, TopK};
 pub use resize::Resize;
 pub use shape::{
-    Concat, ConstantOfShape, Expand, EyeLike, Flatten, Gather, GatherND, Reshape, Shape, Squeeze,
-    Transpose, Trilu, Unsqueeze,
+    Concat, ConstantOfShape, Expand, EyeLike, Flatten, Gather, GatherND, OneHot, Reshape, Shape,
+    Squeeze, Transpose, Trilu, Unsqueeze,
 };
 pub use slice::{Pad, Range, Slice, Split, Where};
 

@@ -126,6 +126,17 @@ impl Gather<'_> {
 }
 
 view! {
+    OneHot: "OneHot" { "axis": Int }
+}
+
+impl OneHot<'_> {
+    /// Where the new axis stands in the result.
+    pub fn axis(&self) -> i64 {
+        self.int("axis")
+    }
+}
+
+view! {
     EyeLike: "EyeLike" { "k": Int, "dtype": Int }
 }
 

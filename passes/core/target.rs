@@ -71,6 +71,8 @@ pub struct Facts {
     pub skip_norm_is_slow: bool,
     /// Layer and RMS normalization take operands of 16 bits and compute their statistics in FP32, so that they may be narrowed.
     pub half_norms: bool,
+    /// LSTM, GRU and RNN of 16 bits take lengths of sequences.
+    pub half_lengths: bool,
     /// Types of com.microsoft's SkipLayerNormalization and SkipSimplifiedLayerNormalization, which take in the residual sum in front
     /// of a norm and the bias of what is added.
     pub skip_norms: &'static [DType],
@@ -124,6 +126,8 @@ pub struct Facts {
     pub flattens_branches: bool,
     /// EyeLike has known sizes.
     pub needs_sizes_of_eye_like: bool,
+    /// OneHot has a known depth, and Hardmax a known axis.
+    pub needs_depth_of_one_hot: bool,
     /// One number added behind a convolution along one axis is written once for each channel.
     pub spreads_offsets: bool,
 }

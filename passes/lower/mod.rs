@@ -12,6 +12,7 @@ pub mod lower_axes;
 pub mod lower_eye_like;
 pub mod lower_int4;
 pub mod lower_norms;
+pub mod lower_one_hot;
 pub mod lower_rotary;
 mod packed_projections;
 pub mod pad_columns;

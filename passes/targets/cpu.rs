@@ -61,6 +61,7 @@ pub static FACTS: Facts = Facts {
     narrow_statistics: false,
     skip_norm_is_slow: true,
     half_norms: false,
+    half_lengths: true,
     skip_norms: &[],
     biased_gelu: &[],
 
@@ -88,5 +89,6 @@ pub static FACTS: Facts = Facts {
 
     flattens_branches: false,
     needs_sizes_of_eye_like: false,
+    needs_depth_of_one_hot: false,
     spreads_offsets: false,
 };

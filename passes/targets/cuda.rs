@@ -67,6 +67,7 @@ pub(super) const TABLE: Facts = Facts {
     // SkipLayerNormalization has a kernel of its own.
     skip_norm_is_slow: false,
     half_norms: true,
+    half_lengths: true,
     skip_norms: THREE_FLOATS,
     biased_gelu: FLOATS,
 
@@ -94,6 +95,7 @@ pub(super) const TABLE: Facts = Facts {
 
     flattens_branches: false,
     needs_sizes_of_eye_like: false,
+    needs_depth_of_one_hot: false,
     spreads_offsets: false,
 };
 

@@ -56,6 +56,8 @@ pub static FACTS: Facts = Facts {
     narrow_statistics: true,
     skip_norm_is_slow: false,
     half_norms: false,
+    // Its parser selects between numbers of 16 bits and its own of FP32.
+    half_lengths: false,
     skip_norms: &[],
     biased_gelu: &[],
 
@@ -90,6 +92,8 @@ pub static FACTS: Facts = Facts {
     flattens_branches: true,
     // Its parser refuses others.
     needs_sizes_of_eye_like: true,
+    // Its builder refuses others, and makes Hardmax of one.
+    needs_depth_of_one_hot: true,
     // Its builder makes it the bias, and stops at one of one element.
     spreads_offsets: true,
 };

@@ -289,7 +289,9 @@ impl Subject<'_> {
             return vec![mask];
         }
         let rank = self.dims.map_or(0, <[Dim]>::len);
-        let constants = !uses.equal.is_empty() || !uses.bounds.is_empty();
+        // A division rounded down asks for the sign and the rest. It does not select by them, and no length is negative.
+        let selects = |b: &f64| *b > 0.0 && !uses.moduli.contains(b);
+        let constants = !uses.equal.is_empty() || uses.bounds.iter().any(selects);
         // A mask of one number for each sample is how long it is.
         let counted = uses.versus.is_some() || uses.masks && rank == 1;
         let length = counted && rank < 2 && !constants;

@@ -128,6 +128,8 @@ impl CompileError {
         match self {
             known @ (CompileError::NotTheSame { .. }
             | CompileError::Prove(prove::Error::Refused { .. })
+            // No layers that keep FP32 would let it be built.
+            | CompileError::Engine { .. }
             | CompileError::Fallback { .. }) => known,
             known if matches!(known.fault(), Fault::Request | Fault::Machine) => known,
             other => CompileError::Search {

@@ -157,7 +157,7 @@ impl Conversion {
             flow,
             &masked,
             cx.options,
-            cx.target.facts.half_norms,
+            cx.target.facts,
         );
         let unfit = |v| edge.captured(g, v).is_some_and(|c| !c.fits);
         ranges.keep(g, order, &unfit, &mut kept);

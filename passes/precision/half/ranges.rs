@@ -13,6 +13,7 @@ use super::rules;
 use super::touch::{is_f32, touches};
 use crate::core::pass::Options;
 use crate::precision::calibrated::stats::Stats;
+use crate::targets::standard;
 
 /// What was measured may reach so many times as far on other inputs: calibration sees a sample.
 const MARGIN: f64 = 2.0;
@@ -402,7 +403,8 @@ pub fn wanted(model: &Model, format: HalfFormat) -> Vec<ValueId> {
         return Vec::new();
     };
     let flow = Flow::of(g, format);
-    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default(), false);
+    let facts = &standard::FACTS;
+    let kept = rules::kept(g, &order, format, &flow, &[], &Options::default(), facts);
     let mut all = Vec::new();
     for id in order {
         let node = g.node(id);

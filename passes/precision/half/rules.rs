@@ -8,6 +8,7 @@ use super::flow::Flow;
 use super::format::HalfFormat;
 use super::touch::{is_f32, touches};
 use crate::core::pass::{OUT_OF_TOLERANCE, Options};
+use crate::core::target::Facts;
 
 /// Normalizations sum squares of activations: FP16 overflows beyond 256, and BF16 adds no more to a sum than 256 of its
 /// terms (TensorRT takes the precision of the statistics from the operand since strong typing, `stash_type` does nothing).
@@ -44,7 +45,7 @@ pub(in crate::precision) fn input_stays(op: Op, k: usize) -> bool {
 }
 
 /// For each node: `None` if it may become half precision, else why it keeps its type. `masked` says which values hold a mask's
-/// number for infinity, `half_norms` whether norms sum in FP32 whatever their operands are.
+/// number for infinity, `facts` what the target takes.
 pub(in crate::precision) fn kept(
     g: &Graph,
     order: &[NodeId],
@@ -52,7 +53,7 @@ pub(in crate::precision) fn kept(
     flow: &Flow,
     masked: &[bool],
     options: &Options<'_>,
-    half_norms: bool,
+    facts: &Facts,
 ) -> Vec<Option<String>> {
     let mut why: Vec<Option<String>> = vec![None; g.node_bound()];
     let name = format.name();
@@ -62,7 +63,7 @@ pub(in crate::precision) fn kept(
             Some(why)
         } else if !options.wide.is_empty() && options.wide.contains(&g.label(id)) {
             Some(OUT_OF_TOLERANCE.into())
-        } else if is_norm(g, id) && !(half_norms && is_layer_norm(g, id)) {
+        } else if is_norm(g, id) && !(facts.half_norms && is_layer_norm(g, id)) {
             Some(norm_why(format))
         } else if op.domain() == INTERNAL_DOMAIN {
             None
@@ -73,6 +74,13 @@ pub(in crate::precision) fn kept(
         } else if format == HalfFormat::Bf16 && op.is("ConvTranspose") {
             // TensorRT for RTX 1.7 finds no result type for one and builds no engine.
             Some("TensorRT has no transposed convolution in BF16".into())
+        } else if !facts.half_lengths
+            && op.is_any(&["GRU", "LSTM", "RNN"])
+            && g.node(id).input(4).is_some()
+        {
+            Some(format!(
+                "the target takes lengths of sequences beside FP32 alone, not beside {name}"
+            ))
         } else if let Some(why) = scale_needs_f32(g, id, format) {
             Some(why)
         } else if op.is_any(&["Sin", "Cos"]) {

@@ -324,6 +324,11 @@ fn lengths_end_where_the_axis_does() {
         );
         all.0.last().cloned().unwrap()
     };
+    // torch's floor division asks for the sign.
+    let floor = "sum = Add(lens, four) below = Less(sum, i0) rest = Mod(sum, four) even = Equal(rest, i0) odd = Not(even)
+        both = And(below, odd) whole = Div(sum, four) less = Sub(whole, i1) strides = Where(both, less, whole)";
+    let floored = of("int64[batch]", floor).kind;
+    assert_eq!(floored, InputKind::Lengths { most: 1 });
     let plain = of("int64[batch]", "strides = Identity(lens)");
     assert_eq!(plain.kind, InputKind::Lengths { most: 1 });
     assert_eq!(

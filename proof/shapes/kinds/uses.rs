@@ -23,6 +23,8 @@ pub(super) struct Uses {
     pub equal: Vec<f64>,
     /// What it is held against as a bound.
     pub bounds: Vec<f64>,
+    /// Those of them by which it is divided for the rest.
+    pub moduli: Vec<f64>,
     /// What it is compared with is computed, at this node of the outermost graph; and the factor that it has there.
     pub versus: Option<(NodeId, f64)>,
     /// It is a condition, or part of one.
@@ -460,7 +462,10 @@ impl<'a> Walk<'a> {
                 true => numbers(tensor),
                 false => Vec::new(),
             };
-            let back = numbers.into_iter().filter_map(|y| at.back(y));
+            let back: Vec<f64> = numbers.into_iter().filter_map(|y| at.back(y)).collect();
+            if node.op().name() == "Mod" {
+                self.found.moduli.extend(&back);
+            }
             match equal {
                 true => self.found.equal.extend(back),
                 false => self.found.bounds.extend(back),
