@@ -2,6 +2,7 @@
 
 mod lazy;
 mod narrow;
+mod outer;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -51,9 +52,6 @@ enum Data {
     /// Bytes elsewhere, which become the tensor's when they are read or written.
     Lazy(Lazy),
 }
-
-/// Elements converted at a time while a narrowed tensor is streamed.
-const CHUNK: usize = 256 * 1024;
 
 impl Tensor {
     /// A tensor over `data`, little-endian and packed as `raw_data` packs it.
