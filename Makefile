@@ -28,7 +28,8 @@ SPEECH = Please call the office tomorrow morning and ask them to send the report
 
 demo-generate: $(KILN) $(GENERATE)/generation.json
 	@for p in "" --fp16 --int8; do \
-	    $(KILN) -q compile $(GENERATE)/generation.json $$p --dim batch=1 --target cpu --no-latency -o $(GENERATE)/whisper$$p.kiln && \
+	    $(KILN) -q compile $(GENERATE)/generation.json $$p --dim batch=1 --target cpu --no-latency --inputs $(GENERATE)/speech.npz \
+	        --force -o $(GENERATE)/whisper$$p.kiln && \
 	    echo "kiln $$p:" && $(KILN) generate $(GENERATE)/whisper$$p.kiln --features $(GENERATE)/speech.npz || exit 1; done
 	@echo "PyTorch:"; cat $(GENERATE)/speech.txt
 

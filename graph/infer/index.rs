@@ -90,6 +90,7 @@ fn counted(call: &Call<'_>) -> Option<Expr> {
 pub(super) fn demand(call: &Call<'_>) {
     match (call.node.op().domain(), call.node.op().name()) {
         ("", "Gather") => drop(table(call)),
+        ("", "GatherND") => drop(rows_of_table(call)),
         ("", "Einsum") => drop(letters(call)),
         ("", "Attention") => drop(attention(call)),
         ("", "TensorScatter") => drop(written(call)),
@@ -137,6 +138,16 @@ fn table(call: &Call<'_>) -> Option<()> {
         axis
     };
     let rows = rows.get(usize::try_from(axis).ok()?)?;
+    let end = call.input(1)?.end.as_ref()?;
+    call.demands.at_most(end, rows);
+    Some(())
+}
+
+/// Indices of one number each, as torch's newer exporter writes a table of positions.
+fn rows_of_table(call: &Call<'_>) -> Option<()> {
+    let axis = usize::try_from(call.int("batch_dims")?).ok()?;
+    let depth = call.dims(1)?.last()?.as_i64();
+    let rows = call.dims(0)?.get(axis).filter(|_| depth == Some(1))?;
     let end = call.input(1)?.end.as_ref()?;
     call.demands.at_most(end, rows);
     Some(())

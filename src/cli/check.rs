@@ -68,9 +68,9 @@ pub(super) struct Args {
     /// Prove a generation of N tokens instead.
     ///
     /// Scores at each step, tokens, caches, rows of unequal lengths, the end of the capacity. Both models are decoders with a
-    /// cache.
+    /// cache, or pairs behind an encoder. --inputs has what the encoder reads, or the tokens of a prompt.
     #[arg(long, value_name = "N", help_heading = help::PROOF,
-          conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "pieces", "judge"])]
+          conflicts_with_all = ["golden", "record", "saved", "layers", "bisect", "pieces", "judge"])]
     generate: Option<usize>,
     /// Run both models piece by piece, where they are too large to be run whole.
     ///
@@ -147,6 +147,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
                 tolerance: args.tolerance,
                 limits: args.limit,
                 seed: args.seed,
+                inputs: args.inputs,
                 reports: args.report,
                 json: args.json,
             },

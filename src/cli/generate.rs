@@ -10,7 +10,6 @@ use super::{Failure, Globals, print, print_json};
 use crate::generate::{
     self, End, GenerateError, Generated, Generator, Prompt, Roles, Rules, Source, Stream, Text,
 };
-use crate::parity;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -101,19 +100,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         }
         (None, _) => None,
     };
-    let features = args.features.map(|path| {
-        let is_npy = path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("npy"));
-        match is_npy {
-            true => Ok(vec![(
-                String::new(),
-                parity::npz::read_npy(&path, "", None)?,
-            )]),
-            false => parity::npz::read(&path),
-        }
-    });
-    let features = features.transpose().map_err(GenerateError::from)?;
+    let features = args.features.as_deref().map(generate::arrays).transpose()?;
     let mut generator = Generator::open(&roles, &options)?;
     let start = args.start.map(|ids| ids.0).unwrap_or(roles.start);
     let ids = args.ids.into_iter().map(|ids| ids.0);

@@ -1,6 +1,6 @@
 //! What the other verbs do of generations: `kiln compile generation.json`, `kiln check --generate`, `kiln bench --generate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, print_json, table::table};
@@ -8,7 +8,7 @@ use crate::bundle::{self, Partial};
 use crate::compile;
 use crate::generate::bench::{self, Size};
 use crate::generate::proof::{self, Request};
-use crate::generate::{GenerateError, Options, Roles};
+use crate::generate::{GenerateError, Given, Options, Roles, is_whole};
 use crate::parity::{self, Tolerance};
 use crate::precision::{Linear, Precision};
 use crate::report::{self, generation};
@@ -23,6 +23,8 @@ pub(super) struct Check {
     pub tolerance: Option<String>,
     pub limits: Vec<String>,
     pub seed: u64,
+    /// A real source or prompt.
+    pub inputs: Option<PathBuf>,
     pub reports: Vec<report::Target>,
     pub json: bool,
 }
@@ -40,11 +42,13 @@ pub(super) fn check(globals: &Globals, asked: Check) -> Result<u8, Failure> {
     for limit in &asked.limits {
         tolerance = tolerance.with_override(limit).map_err(Failure::usage)?;
     }
+    let given = given(asked.inputs.as_deref(), &reference)?;
     let found = proof::prove(&Request {
         original: &reference,
         result: &asked.candidate,
         steps: asked.steps,
-        prompt: None,
+        prompt: given.prompt,
+        source: given.source,
         tolerance,
         seed: asked.seed,
         options: Options {
@@ -72,6 +76,13 @@ pub(super) fn check(globals: &Globals, asked: Check) -> Result<u8, Failure> {
     }
 }
 
+fn given(inputs: Option<&Path>, original: &Path) -> Result<Given, GenerateError> {
+    match inputs {
+        Some(path) => Given::read(path, &Roles::find(original)?),
+        None => Ok(Given::default()),
+    }
+}
+
 /// Compiles each model of a `generation.json` into a folder of its role, and writes the file beside them.
 pub(super) fn by_roles(
     globals: &Globals,
@@ -87,11 +98,17 @@ pub(super) fn by_roles(
     let mut code = 0;
     let precision = precision(globals, options);
     for (role, path) in roles.models() {
+        // A source is the encoder's; what the others read is computed from it.
+        let inputs = match &options.inputs {
+            Some(source) if role == "encoder" => is_whole(source, path)?.then(|| source.clone()),
+            _ => None,
+        };
         let folder = PathBuf::from(role.replace(' ', "-"));
         let one = compile::Options {
             model: path.to_path_buf(),
             output: Some(partial.file(&folder.to_string_lossy())),
             precision,
+            inputs,
             // The others hold no cache.
             max_length: options.max_length.filter(|_| role == "decoder"),
             ..options.clone()
@@ -144,20 +161,23 @@ fn precision(globals: &Globals, options: &compile::Options) -> Precision {
     }
 }
 
-/// Tokens that a compilation generates for the proof.
+/// Tokens that a compilation generates for the proof from a source that is made.
 const STEPS: usize = 8;
+/// The most of a real source, which has an end.
+const REAL_STEPS: usize = 64;
 
 /// The proof that the models generate together what the originals do.
-fn together(
-    globals: &Globals,
-    options: &compile::Options,
-    output: &std::path::Path,
-) -> Result<(), Failure> {
+fn together(globals: &Globals, options: &compile::Options, output: &Path) -> Result<(), Failure> {
+    let given = given(options.inputs.as_deref(), &options.model)?;
     let found = proof::prove(&Request {
         original: &options.model,
         result: output,
-        steps: STEPS,
-        prompt: None,
+        steps: match options.inputs {
+            Some(_) => REAL_STEPS,
+            None => STEPS,
+        },
+        prompt: given.prompt,
+        source: given.source,
         tolerance: proof::tolerance_of(output)?,
         seed: options.seed,
         options: Options {

@@ -38,6 +38,7 @@ pub(super) fn prove(
         result: &result,
         steps: STEPS,
         prompt: None,
+        source: None,
         tolerance: pipeline::tolerance(options, Some(rewritten))?,
         seed: options.seed,
         options: generate::Options {

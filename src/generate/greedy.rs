@@ -45,7 +45,12 @@ pub struct Generated {
 
 impl Rules {
     /// The next token of a row by its scores.
-    pub fn pick(&self, mut scores: Vec<f32>, is_first: bool) -> i64 {
+    pub fn pick(&self, scores: Vec<f32>, is_first: bool) -> i64 {
+        largest(&self.allowed(scores, is_first)) as i64
+    }
+
+    /// The scores with those of tokens that are never taken at minus infinity.
+    pub fn allowed(&self, mut scores: Vec<f32>, is_first: bool) -> Vec<f32> {
         let first = self.suppress_first.iter().filter(|_| is_first);
         for token in self.suppress.iter().chain(first) {
             let place = usize::try_from(*token).ok();
@@ -53,7 +58,7 @@ impl Rules {
                 *score = f32::NEG_INFINITY;
             }
         }
-        largest(&scores) as i64
+        scores
     }
 }
 

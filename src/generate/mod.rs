@@ -6,6 +6,7 @@
 pub mod bench;
 mod decoder;
 mod error;
+mod given;
 mod greedy;
 mod pair;
 mod ports;
@@ -25,6 +26,7 @@ use crate::setting::ENCODER;
 
 pub use decoder::{Decoder, Scores, State, largest};
 pub use error::GenerateError;
+pub use given::{Given, arrays, is_whole};
 pub use greedy::{End, Generated, Rules, generate, go_on};
 pub use pair::{Once, Source, States, begin, encode};
 pub use ports::{CachePort, Feed, Port, Ports};

@@ -3,7 +3,7 @@
 use kiln_graph::caches::{self, Cache, Update};
 use kiln_graph::graph::Slot;
 use kiln_graph::infer::{self, Demand, Facts};
-use kiln_graph::{DType, Def, Dim, Graph, Tensor, ValueId};
+use kiln_graph::{DType, Def, Dim, Graph, Node, Tensor, ValueId};
 
 use crate::parity::InputKind;
 use crate::shapes::{Shapes, SpecError, input_kind};
@@ -349,7 +349,7 @@ fn within(g: &Graph, captured: Captured<'_>, ends: &mut Vec<usize>) {
             (table.rank() == 2).then(|| table.dims()[0] as i64)
         };
         let end = match (node.op().domain(), node.op().name()) {
-            ("", "Gather") if node.attrs().int("axis").unwrap_or(0) == 0 => {
+            ("", "Gather" | "GatherND") if of_rows(node) => {
                 let beyond = node.input(1);
                 let beyond = beyond.and_then(|v| beyond_count(g, v, captured, COUNTED));
                 rows(0).zip(beyond).map(|(rows, beyond)| rows - 1 - beyond)
@@ -363,6 +363,12 @@ fn within(g: &Graph, captured: Captured<'_>, ends: &mut Vec<usize>) {
             within(body, &of_body, ends);
         }
     }
+}
+
+/// Whether indices are of the table's rows.
+fn of_rows(node: &Node) -> bool {
+    let first = |name: &str| node.attrs().int(name).unwrap_or(0) == 0;
+    first("axis") && first("batch_dims")
 }
 
 /// Nodes between a count of tokens and the table that it indexes.

@@ -13,13 +13,15 @@ use kiln_graph::onnx;
 pub use found::{Claim, Outcome, Proof, Step};
 
 use claims::{at_once, edge, greedy, held, rows, scores, unwritten};
-use distance::{distance, divergence};
+use distance::{centred, divergence, scores_apart};
 use prompt::made_prompt;
 use side::Side;
 
 use super::Options;
 use super::decoder::{State, largest};
 use super::error::GenerateError;
+use super::greedy::Rules;
+use super::pair::Source;
 use super::roles::Roles;
 use crate::bundle;
 use crate::parity::Tolerance;
@@ -33,6 +35,8 @@ pub struct Request<'a> {
     pub steps: usize,
     /// Tokens to go on from; made if there are none.
     pub prompt: Option<Vec<i64>>,
+    /// What the encoder reads; made if there is none. Behind a real source, the generation ends at its stop token.
+    pub source: Option<Source>,
     pub tolerance: Tolerance,
     pub seed: u64,
     pub options: Options,
@@ -47,9 +51,9 @@ const PROMPT: usize = 9;
 /// When one is no decoder that runs alone, or a run fails. What differs is in the proof.
 pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
     let roles = (Roles::find(request.original)?, Roles::find(request.result)?);
-    let source = side::source(&roles.0, request.seed)?;
-    let mut original = Side::open(&roles.0, source.as_deref(), &request.options)?;
-    let mut result = Side::open(&roles.1, source.as_deref(), &request.options)?;
+    let source = side::source(&roles.0, request.source.as_ref(), request.seed)?;
+    let mut original = Side::open(&roles.0, source.as_ref(), &request.options)?;
+    let mut result = Side::open(&roles.1, source.as_ref(), &request.options)?;
     let prompt = match &request.prompt {
         Some(prompt) => prompt.clone(),
         // What a decoder behind an encoder starts with.
@@ -69,10 +73,20 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
         .tolerance
         .limits_of(&original.ports.logits.clone())
         .to_owned();
-    let tokens = original.greedy(&prompt, steps)?;
-    let result_tokens = result.greedy(&prompt, steps)?;
+    let rules = Rules {
+        // What is made has no end.
+        stop: match request.source {
+            Some(_) => roles.0.stop.clone(),
+            None => Vec::new(),
+        },
+        limit: steps,
+        suppress: roles.0.suppress.clone(),
+        suppress_first: roles.0.suppress_first.clone(),
+    };
+    let tokens = original.greedy(&prompt, &rules)?;
+    let result_tokens = result.greedy(&prompt, &rules)?;
 
-    let (steps, states) = forced(&mut original, &mut result, &prompt, &tokens)?;
+    let (steps, states) = forced(&mut original, &mut result, &prompt, &tokens, &rules)?;
     let claims = vec![
         scores(&steps, &limits),
         greedy(&tokens, &result_tokens, &steps, &limits),
@@ -117,6 +131,7 @@ fn forced(
     result: &mut Side,
     prompt: &[i64],
     tokens: &[i64],
+    rules: &Rules,
 ) -> Result<(Vec<Step>, (State, State)), GenerateError> {
     let mut states = (original.start(1)?, result.start(1)?);
     let mut steps = Vec::new();
@@ -125,27 +140,32 @@ fn forced(
         let new = [std::mem::take(&mut next)];
         let a = original.step(&mut states.0, &new)?.last(0);
         let b = result.step(&mut states.1, &new)?.last(0);
-        steps.push(step(prompt.len() + k, &a, &b));
+        let allowed = |scores: &[f32]| rules.allowed(scores.to_vec(), k == 0);
+        let chosen = (allowed(&a), allowed(&b));
+        steps.push(step(prompt.len() + k, (&a, &b), (&chosen.0, &chosen.1)));
         next = vec![token];
     }
     Ok((steps, states))
 }
 
-fn step(position: usize, a: &[f32], b: &[f32]) -> Step {
-    let (relative_l2, cosine) = distance(a, b);
-    let best = largest(a);
-    let second = a.iter().enumerate().filter(|(k, _)| *k != best);
+/// Of the scores of both models, and of those that tokens are taken by.
+fn step(position: usize, (a, b): (&[f32], &[f32]), allowed: (&[f32], &[f32])) -> Step {
+    let (relative_l2, cosine) = scores_apart(a, b);
+    let best = largest(allowed.0);
+    let second = allowed.0.iter().enumerate().filter(|(k, _)| *k != best);
     let second = second.map(|(_, s)| *s).fold(f32::NEG_INFINITY, f32::max);
-    let rms = (a.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / a.len().max(1) as f64).sqrt();
+    let squares = centred(a).into_iter().map(|x| f64::from(x).powi(2));
+    let rms = (squares.sum::<f64>() / a.len().max(1) as f64).sqrt();
+    let above = f64::from(a.get(best).copied().unwrap_or(0.0) - second);
     Step {
         position,
         relative_l2,
         cosine,
         kl: divergence(a, b),
         original: best as i64,
-        result: largest(b) as i64,
-        margin: f64::from(a.get(best).copied().unwrap_or(0.0) - second)
-            / rms.max(f64::MIN_POSITIVE),
+        result: largest(allowed.1) as i64,
+        // JSON has no infinity: where no other token may be taken.
+        margin: (above / rms.max(f64::MIN_POSITIVE)).min(f64::MAX),
         rms,
     }
 }
@@ -159,8 +179,9 @@ mod tests {
     #[test]
     fn a_tie_is_told_from_a_wrong_token() {
         let limits = Preset::Fp16.limits();
-        let near = step(9, &[1.0, 0.999, -1.0], &[0.999, 1.0, -1.0]);
-        let far = step(9, &[1.0, 0.5, -1.0], &[0.5, 1.0, -1.0]);
+        let both = |a: &[f32], b: &[f32]| step(9, (a, b), (a, b));
+        let near = both(&[1.0, 0.999, -1.0], &[0.999, 1.0, -1.0]);
+        let far = both(&[1.0, 0.5, -1.0], &[0.5, 1.0, -1.0]);
         assert!(is_tie(&near, &limits));
         let held = greedy(&[0], &[1], std::slice::from_ref(&near), &limits);
         assert_eq!(held.outcome, Outcome::Holds);

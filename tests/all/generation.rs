@@ -137,6 +137,7 @@ fn prove(original: &Path, result: &Path, tolerance: Preset) -> proof::Proof {
         result,
         steps: 16,
         prompt: None,
+        source: None,
         tolerance: Tolerance::from(tolerance),
         seed: 1,
         options: Options::default(),
@@ -539,4 +540,86 @@ fn scaled_head(path: &Path, folder: &Path) -> PathBuf {
     let out = folder.join("wrong.onnx");
     std::fs::write(&out, onnx::to_bytes(&read).unwrap()).unwrap();
     out
+}
+
+#[test]
+fn a_real_source_is_proved_to_its_stop_token() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let right = ids("t5.tokens.npz", "tokens");
+    // The fourth new token ends it; the second is never taken.
+    let roles = Roles {
+        encoder: Some(model("t5.encoder.ts.sdpa.onnx")),
+        first: Some(model("t5.first.ts.sdpa.onnx")),
+        decoder: model("t5.decoder.ts.sdpa.onnx"),
+        start: vec![0],
+        stop: vec![right[4]],
+        ..Roles::default()
+    };
+    let ends = (1..=4).find(|&k| right[k] == right[4]).unwrap();
+    roles.write(folder.path()).unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let source = Tensor::from_values(
+        vec![1, ids("t5.tokens.npz", "input_ids").len()],
+        &ids("t5.tokens.npz", "input_ids"),
+    );
+    let arrays = [("input_ids", source.unwrap())];
+    kiln::parity::npz::write(&folder.path().join("source.npz"), &arrays).unwrap();
+    let (file, bundle, source) = (
+        path("generation.json"),
+        path("pair.kiln"),
+        path("source.npz"),
+    );
+    let compile = ["compile", &file, "--target", "cpu", "--no-latency"];
+    kiln(&[&compile[..], &["--inputs", &source, "-o", &bundle]].concat()).expect(0);
+    let check = ["check", &bundle, "--reference", &file, "--generate", "24"];
+    let read = |more: &[&str]| -> serde_json::Value {
+        let out = kiln(&[&check[..], more, &["--json"]].concat())
+            .expect(0)
+            .out;
+        serde_json::from_str(&out).unwrap()
+    };
+    let found = read(&["--inputs", &source]);
+    assert_eq!(found["tokens"], serde_json::json!(right[1..=ends]));
+    assert_eq!(found["tokens"], found["result_tokens"]);
+    // Without one it is made, and has no end.
+    assert_eq!(read(&[])["tokens"].as_array().unwrap().len(), 24);
+    let never = Roles {
+        suppress_first: vec![right[1]],
+        ..roles
+    };
+    never.write(folder.path()).unwrap();
+    let found = read(&["--inputs", &source]);
+    assert_ne!(found["tokens"][0], right[1]);
+    assert_eq!(found["steps"][0]["original"], found["tokens"][0]);
+}
+
+#[test]
+fn a_real_prompt_is_one_row_of_the_decoders_tokens() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, dims: Vec<usize>, ids: &[i64]| {
+        let path = folder.path().join(format!("{name}.npz"));
+        let arrays = [(name, Tensor::from_values(dims, ids).unwrap())];
+        kiln::parity::npz::write(&path, &arrays).unwrap();
+        path.display().to_string()
+    };
+    let llama = model("llama.past.dynamo.sdpa.onnx").display().to_string();
+    let check = ["check", &llama, "--reference", &llama, "--generate", "4"];
+    let with = |inputs: &str| kiln(&[&check[..], &["--json", "--inputs", inputs]].concat());
+    let out = with(&file("in.input_ids", vec![1, 3], &[5, 9, 33]))
+        .expect(0)
+        .out;
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(found["prompt"], serde_json::json!([5, 9, 33]));
+    with(&file("rows", vec![2, 2], &[5, 9, 33, 2]))
+        .expect(2)
+        .says(&["rows.npz", "one row of token ids", "[2, 2]"]);
+    with(&file("beyond", vec![2], &[5, 96]))
+        .expect(2)
+        .says(&["token 96", "0 to 95"]);
 }

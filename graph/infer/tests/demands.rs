@@ -159,3 +159,35 @@ g (float[b,s,32] q, float[b,s,16] k, float[b,s,16] v, float[b,1,{past},16] pk, f
     let ends = |d: &Demand| matches!(d, Demand::AtMost(a, b) if a.to_string() == "t" && b.as_i64() == Some(99));
     assert!(model("64").iter().any(ends));
 }
+
+#[test]
+fn a_table_ends_what_indexes_its_rows_whatever_the_operator() {
+    let ends = |gather: &str| {
+        let text = format!(
+            r#"
+<ir_version: 10, opset_import: ["" : 18]>
+g (int64[b,s] ids) => (float[s,8] y)
+<int64 zero = {{0}}, int64 one = {{1}}, int64[1] last = {{-1}}, float[99,8] table = {{{zeros}}}>
+{{
+    shape = Shape (ids)
+    n = Gather <axis = 0> (shape, one)
+    at = Range (zero, n, one)
+    {gather}
+}}
+"#,
+            zeros = vec!["0.0"; 99 * 8].join(", ")
+        );
+        let model = crate::onnx::read_text(&text).unwrap_or_else(|e| panic!("{e}"));
+        let facts = infer(&model.graph);
+        let ends = |d: &Demand| matches!(d, Demand::AtMost(a, b) if a.to_string() == "s" && b.as_i64() == Some(99));
+        facts.demands().iter().any(ends)
+    };
+    assert!(ends("y = Gather <axis = 0> (table, at)"));
+    assert!(ends(
+        "i = Unsqueeze (at, last) y = GatherND <batch_dims = 0> (table, i)"
+    ));
+    // Two numbers are a place in a row.
+    assert!(!ends(
+        "i = Unsqueeze (at, last) two = Concat <axis = -1> (i, i) y = GatherND (table, two)"
+    ));
+}

@@ -13,8 +13,8 @@ use super::touch::is_f32;
 /// A constant from here on, times one less an integer, makes a mask of it.
 const MASK: f64 = 1000.0;
 
-/// The operands by which an operator decides: another one comes out after a rounding.
-fn decides(g: &Graph, id: NodeId) -> Option<&'static [usize]> {
+/// The operands by which an operator decides: something else comes out after a rounding.
+pub fn decides(g: &Graph, id: NodeId) -> Option<&'static [usize]> {
     const BOTH: &[usize] = &[0, 1];
     const FIRST: &[usize] = &[0];
     let op = g.node(id).op();

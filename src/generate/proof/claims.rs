@@ -6,7 +6,7 @@ use kiln_graph::caches::Update;
 use super::super::decoder::{Decoder, Scores, State};
 use super::super::error::GenerateError;
 use super::super::ports::Feed;
-use super::distance::distance;
+use super::distance::{distance, scores_apart};
 use super::found::{Claim, Outcome, Step};
 use super::prompt::made_prompt;
 use super::side::Side;
@@ -17,8 +17,8 @@ use crate::parity::{self, Limits};
 const CACHE_FACTOR: f64 = 4.0;
 
 /// How many times the limits a single step may be off. They are for a whole tensor of many rows, and a step's scores are one row: over
-/// the shapes of docs/generation.md, the worst of 64 steps is off by 1.2 to 2.4 times what all are together, and most where a row's scores
-/// are small (6.7 times in the first words of a trained Whisper in FP32). All steps together are held to the limits as they are.
+/// the shapes of docs/generation.md, the worst of 64 steps is off by 1.2 to 2.4 times what all are together. All steps together are held
+/// to the limits as they are.
 const STEP_FACTOR: f64 = 2.0;
 
 fn claim(name: &'static str, wrong: Option<String>, details: String) -> Claim {
@@ -180,7 +180,7 @@ fn ways(
         let one = model
             .step(&mut state, &[std::mem::take(&mut next)])?
             .last(0);
-        let (l2, cosine) = distance(&all.at(0, prompt.len() + k - 1), &one);
+        let (l2, cosine) = scores_apart(&all.at(0, prompt.len() + k - 1), &one);
         found.worst = found
             .worst
             .max(if l2.is_nan() { f64::INFINITY } else { l2 });
@@ -317,7 +317,7 @@ fn apart(
         let mut next = prompt.clone();
         for (k, scores) in both.iter().enumerate() {
             let one: Scores = model.step(&mut alone, &[std::mem::take(&mut next)])?;
-            let (l2, cosine) = distance(&one.last(0), &scores.last(row));
+            let (l2, cosine) = scores_apart(&one.last(0), &scores.last(row));
             worst = worst.max(if l2.is_nan() { f64::INFINITY } else { l2 });
             if !within(limits, l2, cosine, STEP_FACTOR) && wrong.is_none() {
                 wrong = Some(format!(
@@ -429,7 +429,7 @@ fn along(
 /// How far scores are apart at a step where that is beyond the limit; infinite where some are not finite.
 fn off(right: &[Vec<f32>], found: &[Vec<f32>], limits: &Limits) -> Option<f64> {
     right.iter().zip(found).find_map(|(a, b)| {
-        let (l2, cosine) = distance(a, b);
+        let (l2, cosine) = scores_apart(a, b);
         let beyond = !within(limits, l2, cosine, STEP_FACTOR);
         beyond.then(|| if l2.is_finite() { l2 } else { f64::INFINITY })
     })

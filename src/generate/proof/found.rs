@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     pub position: usize,
+    /// Of the scores without the mean of each row, as the cosine.
     pub relative_l2: f64,
     pub cosine: f64,
     /// Kullback-Leibler divergence of the result's distribution of tokens from the original's, in nats.
@@ -14,7 +15,7 @@ pub struct Step {
     /// The tokens of the largest scores.
     pub original: i64,
     pub result: i64,
-    /// How far the original's largest score is above its second, over the root of the mean square of all.
+    /// How far the original's largest score is above its second, over the root of the mean square of all, without their mean.
     pub margin: f64,
     /// That root.
     pub rms: f64,

@@ -6,9 +6,10 @@ use std::path::Path;
 use kiln_graph::{Model, Tensor, onnx};
 
 use super::super::Options;
-use super::super::decoder::{Decoder, Scores, State, largest};
+use super::super::decoder::{Decoder, Scores, State};
 use super::super::error::GenerateError;
-use super::super::pair::{self, Once, States};
+use super::super::greedy::Rules;
+use super::super::pair::{self, Once, Source, States};
 use super::super::ports::Ports;
 use super::super::roles::Roles;
 use crate::bundle;
@@ -32,14 +33,33 @@ impl Deref for Side {
     }
 }
 
-/// What an encoder reads, made from its graph; `None` where there is none.
+/// What an encoder reads.
+pub(super) enum Given {
+    Real(Source),
+    /// All inputs by their names.
+    Made(Vec<(String, Tensor)>),
+}
+
+/// What was given to an encoder, or is made from its graph; `None` where there is none.
 pub(super) fn source(
     roles: &Roles,
+    real: Option<&Source>,
     seed: u64,
-) -> Result<Option<Vec<(String, Tensor)>>, GenerateError> {
+) -> Result<Option<Given>, GenerateError> {
     let Some(path) = &roles.encoder else {
-        return Ok(None);
+        return match real {
+            Some(_) => Err(GenerateError::Pair {
+                why: format!(
+                    "{} is without an encoder that reads a source",
+                    roles.decoder.display()
+                ),
+            }),
+            None => Ok(None),
+        };
     };
+    if let Some(real) = real {
+        return Ok(Some(Given::Real(real.clone())));
+    }
     let graph = onnx::read(bundle::find_model(path)?)?.graph;
     let failed = |why: String| GenerateError::Pair {
         why: format!("{}: no inputs can be made: {why}", path.display()),
@@ -47,14 +67,14 @@ pub(super) fn source(
     let shapes = Shapes::new(&graph, &[], &[]).map_err(|e| failed(e.to_string()))?;
     let specs = Kinds::of(&graph).specs(&shapes, &shapes.typical());
     let made = parity::make(&specs, seed).map_err(|e| failed(e.to_string()))?;
-    Ok(Some(made))
+    Ok(Some(Given::Made(made)))
 }
 
 impl Side {
     /// Opens the models, which round where they say, and reads the source.
     pub fn open(
         roles: &Roles,
-        source: Option<&[(String, Tensor)]>,
+        source: Option<&Given>,
         options: &Options,
     ) -> Result<Side, GenerateError> {
         let (session, model) = rounding(&roles.decoder, options)?;
@@ -68,7 +88,10 @@ impl Side {
         };
         let encoder = roles.encoder.as_deref().map(once).transpose()?;
         let states = match (encoder, source) {
-            (Some(mut encoder), Some(source)) => Some(pair::read(&mut encoder, source)?),
+            (Some(mut encoder), Some(Given::Made(made))) => Some(pair::read(&mut encoder, made)?),
+            (Some(mut encoder), Some(Given::Real(source))) => {
+                Some(pair::encode(&mut encoder, source)?)
+            }
             _ => None,
         };
         let side = Side {
@@ -127,15 +150,18 @@ impl Side {
         Ok(begun.scores)
     }
 
-    /// The tokens of the largest scores, behind a prompt.
-    pub fn greedy(&mut self, prompt: &[i64], steps: usize) -> Result<Vec<i64>, GenerateError> {
+    /// The tokens of the largest scores, behind a prompt, until a stop token or the limit.
+    pub fn greedy(&mut self, prompt: &[i64], rules: &Rules) -> Result<Vec<i64>, GenerateError> {
         let mut state = self.start(1)?;
-        let mut tokens = Vec::with_capacity(steps);
+        let mut tokens = Vec::with_capacity(rules.limit);
         let mut next = prompt.to_vec();
-        while tokens.len() < steps {
+        while tokens.len() < rules.limit {
             let scores = self.step(&mut state, &[std::mem::take(&mut next)])?;
-            let token = largest(&scores.last(0)) as i64;
+            let token = rules.pick(scores.last(0), tokens.is_empty());
             tokens.push(token);
+            if rules.stop.contains(&token) {
+                break;
+            }
             next.push(token);
         }
         Ok(tokens)
