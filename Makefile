@@ -190,11 +190,11 @@ container-check: $(KILN)
 bench-micro:
 	cargo bench -p kiln-passes --bench micro
 
-# kiln beside other tools on the same files, in turns: docs/performance.md. Needs 8 GB for the peers' environments and 4 GB for
-# models; PEERS=minilm-l3 takes one model.
+# kiln beside other tools on the same files, in turns: docs/performance.md. Needs 1.5 GB for the peers' environments and 4 GB for
+# models, and 7 GB for PyTorch where these are to be exported; PEERS=minilm-l3 takes one model.
 PEERS = minilm-l3,bert-base-ts,bert-base-dynamo,gpt2-base,vit-base
 
-bench-peers: $(KILN) .venv-peers/.ready .venv-modelopt/.ready
+bench-peers: $(KILN) .venv-peers/.ready .venv-autocast/.ready
 	.venv-peers/bin/python tools/peers/bench.py --models $(PEERS)
 	.venv-peers/bin/python tools/peers/table.py
 	@python3 tools/readme.py

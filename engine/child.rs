@@ -210,7 +210,8 @@ impl EngineBuilder for ChildBuilder {
             // In a bundle that is not finished: it must not be in the finished one, and goes with the unfinished one.
             fs::remove_file(&copy).map_err(cannot_write(&copy))?;
         }
-        let facts = facts?;
+        // The child writes while it serializes, and may have stopped there. Without a plan, there is nothing to remove.
+        let facts = facts.inspect_err(|_| drop(fs::remove_file(&plan)))?;
         let map = mapped::own(&plan).map_err(cannot_write(&plan))?;
         Ok(Built {
             plan: Plan::in_file(plan, map),

@@ -56,6 +56,8 @@ pub struct BuildRequest<'a> {
     /// FP32 products round their factors to 10 bits of mantissa, where the GPU has TF32.
     pub tf32: bool,
     pub form: Form,
+    /// A file to write the plan into while it is made, so that it is never in memory whole. A builder in another process chooses its own.
+    pub plan: Option<&'a Path>,
 }
 
 /// What an engine can do beside running where it was built. TensorRT for RTX builds engines for several GPUs at once, keeps no
@@ -99,6 +101,7 @@ impl<'a> BuildRequest<'a> {
             detailed: false,
             tf32: true,
             form: Form::default(),
+            plan: None,
         }
     }
 }

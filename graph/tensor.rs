@@ -1,6 +1,8 @@
 //! Constant tensors: a dtype, dimensions and little-endian bytes that are shared, never copied by reading.
 
+mod lazy;
 mod narrow;
+mod outer;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use smallvec::SmallVec;
 
 use crate::DType;
 
+pub(crate) use lazy::Part;
+use lazy::{Lazy, same_bytes};
 pub use narrow::NarrowingLoss;
 
 /// Dimensions of a constant tensor; rank 0 is a scalar.
@@ -48,69 +52,6 @@ enum Data {
     /// Bytes elsewhere, which become the tensor's when they are read or written.
     Lazy(Lazy),
 }
-
-/// Matrices side by side; a tensor that is none is one row of one part.
-#[derive(Clone, Debug, PartialEq)]
-struct Lazy {
-    parts: Arc<[Part]>,
-    /// The parts are FP32 numbers that become the tensor's dtype, F16 or BF16.
-    narrows: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Part {
-    pub data: Bytes,
-    /// Bytes of a row.
-    pub width: usize,
-}
-
-impl PartialEq for Part {
-    fn eq(&self, other: &Part) -> bool {
-        self.width == other.width && same_bytes(&self.data, &other.data)
-    }
-}
-
-/// Whether they are equal, which one range of a mapped file is with itself without being read.
-fn same_bytes(a: &Bytes, b: &Bytes) -> bool {
-    (a.as_ptr() == b.as_ptr() && a.len() == b.len()) || a == b
-}
-
-impl Lazy {
-    fn whole(data: &Bytes) -> Arc<[Part]> {
-        Arc::new([Part {
-            data: data.clone(),
-            width: data.len(),
-        }])
-    }
-
-    fn source_len(&self) -> usize {
-        self.parts.iter().map(|p| p.data.len()).sum()
-    }
-
-    /// The bytes of the parts, row by row, in chunks of whole rows or, of a single part, whole elements.
-    fn chunks<E>(&self, out: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        const LEN: usize = CHUNK * 4;
-        if let [only] = &self.parts[..] {
-            return only.data.chunks(LEN).try_for_each(out);
-        }
-        let mut gathered = Vec::with_capacity(LEN);
-        let rows = |part: &Part| part.data.len() / part.width.max(1);
-        for row in 0..self.parts.first().map_or(0, rows) {
-            for part in self.parts.iter() {
-                let start = row * part.width;
-                gathered.extend_from_slice(&part.data[start..start + part.width]);
-            }
-            if gathered.len() >= LEN {
-                out(&gathered)?;
-                gathered.clear();
-            }
-        }
-        out(&gathered)
-    }
-}
-
-/// Elements converted at a time while a narrowed tensor is streamed.
-const CHUNK: usize = 256 * 1024;
 
 impl Tensor {
     /// A tensor over `data`, little-endian and packed as `raw_data` packs it.
@@ -289,29 +230,6 @@ impl Tensor {
         Some(())
     }
 
-    /// As parts of a wider matrix of `columns` bytes: what is stored, or a copy of what would have to be computed.
-    pub(crate) fn parts(&self, width: usize) -> Arc<[Part]> {
-        match &self.data {
-            Data::Lazy(lazy) if !lazy.narrows => lazy.parts.clone(),
-            _ => Arc::new([Part {
-                data: self.bytes(),
-                width,
-            }]),
-        }
-    }
-
-    /// A tensor whose rows are those of the parts, one after another. The caller answers for the lengths.
-    pub(crate) fn of_parts(dtype: DType, dims: impl Into<Dims>, parts: Arc<[Part]>) -> Tensor {
-        Tensor {
-            dtype,
-            dims: dims.into(),
-            data: Data::Lazy(Lazy {
-                parts,
-                narrows: false,
-            }),
-        }
-    }
-
     /// The strings of a string tensor.
     pub fn strings(&self) -> Option<&[Bytes]> {
         match &self.data {
@@ -426,7 +344,10 @@ impl Tensor {
         match &self.data {
             Data::Strings(strings) => strings.hash(&mut hasher),
             Data::Raw(data) => sample(data, &mut hasher),
-            Data::Lazy(lazy) => lazy.parts.iter().for_each(|p| sample(&p.data, &mut hasher)),
+            Data::Lazy(lazy) => lazy
+                .parts
+                .iter()
+                .for_each(|p| sample(p.data(), &mut hasher)),
         }
         hasher.finish()
     }

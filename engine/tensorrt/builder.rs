@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -11,6 +13,9 @@ use super::logger::Log;
 use super::monitor::Monitor;
 use super::network::{RawTensor, Session, Shapes};
 use super::raw;
+use super::stream::Stream;
+use kiln_runtime::mapped;
+
 use crate::explain::{self, RawFailure};
 use crate::network::Network;
 use crate::profile::{self, Input, Profile, ProfileError};
@@ -87,13 +92,14 @@ impl EngineBuilder for RtxBuilder {
 
         monitor.start(PHASE_BUILD);
         let started = Instant::now();
-        let plan = session.build();
+        let plan = plan(&mut session, request);
         let build_time = started.elapsed();
         monitor.finish(PHASE_BUILD);
         // A build that was asked to stop may still have come to its end.
         if monitor.cancelled() {
             return Err(EngineError::Cancelled);
         }
+        let plan = plan?;
         let lines = log.lines();
         let broken = explain::broken_profiles(&lines);
         let plan = match plan {
@@ -117,7 +123,7 @@ impl EngineBuilder for RtxBuilder {
             })?;
         }
         Ok(Built {
-            plan: Plan::in_memory(plan),
+            plan,
             parse_time,
             build_time,
             warnings: explain::warnings(&lines),
@@ -214,6 +220,28 @@ fn model_path(folder: &Path) -> Result<CString, EngineError> {
             "the folder of the external data has a NUL character in its path".into(),
         )
     })
+}
+
+/// The plan where it was asked for; `None` if TensorRT builds none.
+fn plan(
+    session: &mut Session<'_>,
+    request: &BuildRequest<'_>,
+) -> Result<Option<Plan>, EngineError> {
+    let Some(path) = request.plan else {
+        return Ok(session.build().map(Plan::in_memory));
+    };
+    let failed = |e: io::Error| EngineError::Write {
+        path: path.to_path_buf(),
+        reason: e.to_string(),
+    };
+    let mut stream = Stream::new(File::create(path).map_err(failed)?);
+    let built = session.build_into(&mut stream);
+    stream.end().map_err(failed)?;
+    if !built {
+        return Ok(None);
+    }
+    let map = mapped::own(path).map_err(failed)?;
+    Ok(Some(Plan::in_file(path.to_path_buf(), map)))
 }
 
 fn configure(

@@ -10,6 +10,7 @@ mod parser_error;
 mod raw;
 mod run;
 mod serve;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod timing_cache;

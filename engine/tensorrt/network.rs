@@ -22,6 +22,7 @@ use super::monitor::Monitor;
 use super::owned::{HostMemory, own, text};
 use super::parser_error::ParserError;
 use super::raw;
+use super::stream::Stream;
 use super::timing_cache::TimingCache;
 use crate::explain::RawFailure;
 use crate::network::Layer;
@@ -304,6 +305,15 @@ impl<'s> Session<'s> {
             .buildSerializedNetwork(self.network.pin_mut(), self.config.pin_mut());
         // SAFETY: TensorRT hands over the ownership of what it built, or null.
         (!raw.is_null()).then(|| HostMemory::from(unsafe { UniquePtr::from_raw(raw) }))
+    }
+
+    /// As [`build`](Self::build), into a file; whether there is an engine.
+    pub(super) fn build_into(&mut self, stream: &mut Stream) -> bool {
+        self.builder.pin_mut().buildSerializedNetworkToStream(
+            self.network.pin_mut(),
+            self.config.pin_mut(),
+            stream.as_pin(),
+        )
     }
 }
 

@@ -88,14 +88,11 @@ fn build(builder: &RtxBuilder, order: Order) -> Result<Facts, EngineError> {
         detailed: order.detailed,
         tf32: order.tf32,
         form: order.form,
+        plan: Some(&plan),
         capabilities: order.capabilities,
         ..BuildRequest::new(&map, first.unwrap_or(ComputeCapability::Current))
     };
     let built = builder.build(&request, &Relay)?;
-    built.plan.save(&plan).map_err(|e| EngineError::Write {
-        path: plan.clone(),
-        reason: e.to_string(),
-    })?;
     Ok(Facts {
         parse_time: built.parse_time,
         build_time: built.build_time,

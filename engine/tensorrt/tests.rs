@@ -3,6 +3,7 @@
 mod int4;
 mod onnx;
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use self::onnx::{
@@ -111,6 +112,36 @@ fn a_model_with_a_profile_becomes_an_engine() {
     assert!(lines[3].contains("in Some(\"build\")"), "{}", lines[3]);
     let count = |sign| lines.iter().filter(|l| l.starts_with(sign)).count();
     assert_eq!(count('+'), count('-'));
+}
+
+#[test]
+fn a_plan_is_written_while_it_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let onnx = matmul_inline();
+    let into = |path| BuildRequest {
+        plan: Some(path),
+        ..request(&onnx)
+    };
+    let path = folder.path().join("engine.part");
+    let Some(built) = build(&into(&path)) else {
+        return;
+    };
+    let plan = built.unwrap().plan;
+    let whole = build(&request(&onnx)).unwrap().unwrap().plan;
+    assert_eq!(plan.len(), whole.len());
+    assert!(std::fs::read(&path).unwrap() == *plan);
+    let moved = folder.path().join("model.engine");
+    plan.save(&moved).unwrap();
+    assert!(moved.exists() && !path.exists());
+    // Neither a place that is not there nor a full disk is TensorRT's fault.
+    let nowhere = folder.path().join("nowhere/engine.part");
+    for path in [nowhere.as_path(), Path::new("/dev/full")] {
+        let error = build(&into(path)).unwrap().unwrap_err();
+        assert!(
+            matches!(&error, EngineError::Write { path: p, .. } if p == path),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! plane. A bias b behind x · W is therefore part of a weight: x · (W + (1 / γ) bᵀ / Σ β / γ) = x · W + b. Where the sum is
 //! small, the weight would be large; adding t · γ to β makes it larger by t for each channel.
 
-use kiln_graph::{DType, Tensor};
+use kiln_graph::Tensor;
 
 /// A norm's scale γ, none of it 0, and the ratios β / γ.
 #[derive(Debug)]
@@ -104,25 +104,19 @@ impl Plane {
         })
     }
 
-    /// The FP32 weight with its bias in it, for rows that are moved by `step`. `None` where a number is too large.
+    /// The FP32 weight with its bias in it, for rows that are moved by `step`; it is computed where it is read. `None` where a number
+    /// may be too large.
     pub fn weigh(&self, weight: &Tensor, product: &Sums, step: f64) -> Option<Tensor> {
         let sum = self.sum(step);
         let columns = product.bias.iter().zip(&product.mixed[0]);
         let shares: Vec<f64> = columns.map(|(b, m)| (b - step * m) / sum).collect();
-        let mut bytes = vec![0; weight.byte_len()];
-        let mut out = bytes.chunks_exact_mut(size_of::<f32>());
-        let mut most = 0f32;
-        self.rows(weight, shares.len(), &mut |row, g, _| {
-            let inverse = g.recip();
-            for ((&w, share), out) in row.iter().zip(&shares).zip(&mut out) {
-                let weighed = (f64::from(w) + share * inverse) as f32;
-                // 0 of a finite number, NaN of any other.
-                most += weighed * 0.0;
-                out.copy_from_slice(&weighed.to_le_bytes());
-            }
-        })?;
-        let weighed = Tensor::from_raw(DType::F32, weight.dims(), bytes.into()).ok()?;
-        most.is_finite().then_some(weighed)
+        let inverse: Vec<f64> = self.scale.iter().map(|g| g.recip()).collect();
+        let most = |numbers: &[f64]| numbers.iter().fold(0.0, |m: f64, n| m.max(n.abs()));
+        // No |w| is more than the root of Σ γ² w² over the least |γ|. Neither bound is finite if a number is not.
+        let weights = product.squares[2].sqrt() * most(&inverse);
+        let added: f64 = shares.iter().map(|s| s.abs()).sum::<f64>() * most(&inverse);
+        let finite = weights + added < f64::from(f32::MAX);
+        finite.then(|| weight.plus_outer(&inverse, &shares))?
     }
 
     /// What the moved rows add to a product more, by an FP32 weight of [width, columns]: the numbers to take from its bias.

@@ -20,7 +20,8 @@ ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "peers"
 RESULTS = ROOT / "benches" / "results" / "peers.json"
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-MODELOPT = ROOT / ".venv-modelopt" / "bin" / "python"
+AUTOCAST = ROOT / ".venv-autocast" / "bin" / "python"
+EXPORTER = ROOT / ".venv-modelopt" / "bin" / "python"
 KILN = Path(os.environ.get("KILN", ROOT / "target" / "release" / "kiln"))
 LIMIT = 600
 TARGET = "sm_89"
@@ -47,10 +48,12 @@ def model_path(name):
     return found[0] if found else sys.exit("the demo's model is missing: run `make setup`")
 
 
-def export():
-    files = [WORK / "models" / file for file, _, _ in MODELS.values() if file]
+def export(names):
+    files = [WORK / "models" / MODELS[name][0] for name in names if MODELS[name][0]]
     if not all(file.exists() for file in files):
-        command = [MODELOPT, ROOT / "fixtures/models/export.py", "--out", WORK / "models", "--only", EXPORTED]
+        # PyTorch is 7 GB, for who has no exports.
+        subprocess.run(["make", ".venv-modelopt/.ready"], cwd=ROOT, check=True)
+        command = [EXPORTER, ROOT / "fixtures/models/export.py", "--out", WORK / "models", "--only", EXPORTED]
         subprocess.run(command, check=True)
 
 
@@ -63,9 +66,11 @@ def commands(name):
     made["kiln"] = ([*kiln, out / "kiln.kiln", "--no-engine"], out / "kiln.kiln" / "model.onnx")
     made["kiln+engine"] = ([*kiln, out / "engine.kiln"], out / "engine.kiln" / "model.onnx")
     for peer in PEERS:
-        python = MODELOPT if peer == "autocast" else PYTHON
         target = out / f"{peer}.onnx"
-        made[peer] = ([python, "-W", "ignore", HERE / "peer.py", peer, source, target, model_type], target)
+        command = [PYTHON, "-W", "ignore", HERE / "peer.py", peer, source, target, model_type]
+        if peer == "autocast":
+            command = [AUTOCAST, "-W", "ignore", ROOT / "tools/real/autocast.py", source, target]
+        made[peer] = (command, target)
     return made
 
 
@@ -144,7 +149,7 @@ def machine():
         "cpu": cpu, "cores": os.cpu_count(), "commit": commit,
         "versions": {
             **version_of(PYTHON, ["onnx", "onnxruntime", "onnxslim", "onnxsim", "onnxscript"]),
-            **version_of(MODELOPT, ["nvidia-modelopt"]),
+            **version_of(AUTOCAST, ["nvidia-modelopt"]),
         },
     }  # fmt: skip
 
@@ -182,10 +187,11 @@ def main():
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
-    export()
+    names = chosen.models.split(",")
+    export(names)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
     results.update(machine=machine(), rounds=chosen.rounds)
-    for name in chosen.models.split(","):
+    for name in names:
         results["models"][name] = measure(name, chosen.rounds)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 

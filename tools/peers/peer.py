@@ -24,13 +24,6 @@ def ort_optimizer(source, target, model_type):
     optimized.save_model_to_file(target)
 
 
-def autocast(source, target, _):
-    import onnx
-    from modelopt.onnx.autocast import convert_to_mixed_precision
-
-    onnx.save(convert_to_mixed_precision(source, low_precision_type="fp16", keep_io_types=True), target)
-
-
 def onnxslim(source, target, _):
     import onnxslim
 
@@ -58,7 +51,6 @@ PEERS = {
     "load-save": load_save,
     "ort-float16": ort_float16,
     "ort-optimizer": ort_optimizer,
-    "autocast": autocast,
     "onnxslim": onnxslim,
     "onnxsim": onnxsim,
     "onnxscript": onnxscript,

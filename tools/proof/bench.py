@@ -91,19 +91,21 @@ def shown(key, results):
         stages = cost.get("stages", {})
         times = [f"{stages[s]:.1f}" if s in stages else "" for s in STAGES]
         ran = "; ".join(f"{stage} {a} + {b}" for stage, (a, b) in cost.get("ran", {}).items())
-        peak = f"{cost['peak_mb'] / (path(name).stat().st_size / 2**20):.1f}"
+        size = path(name).stat().st_size / 2**20
+        peak, own = (f"{cost[key] / size:.1f}" if key in cost else "" for key in ("peak_mb", "anonymous_mb"))
         end = [cost["error"]] if cost["error"] else [ran]
-        rows.append([MODELS[name][1], f"`{way}`", kiln, *times, f"{cost['wall_s']:.1f}", f"{cost['cpu_s']:.1f}", peak, *end])
+        rows.append([MODELS[name][1], f"`{way}`", kiln, *times, f"{cost['wall_s']:.1f}", f"{cost['cpu_s']:.1f}", peak, own, *end])
     return rows
 
 
 def write_page(results):
-    header = ["model", "compiled", "kiln", *STAGES, "wall", "CPU", "peak", "runs"]
+    header = ["model", "compiled", "kiln", *STAGES, "wall", "CPU", "peak", "own", "runs"]
     rows = [row for key, costs in results["costs"].items() for row in shown(key, costs)]
     PAGE.write_text(
         "# What a proof costs\n\n"
         f"Written by `make bench-proof` on {results['machine']}, the fastest of {results['rounds']} rounds, in turns; *before* is an older kiln (`--before`). Seconds by stages of the "
-        "compilation, then of all of it; peak memory as a multiple of the model's file, mapped files included; and runs of the original + of "
+        "compilation, then of all of it; peak memory as a multiple of the model's file: *peak* of the largest process, mapped files and TensorRT's libraries included, *own* of what is "
+        "no mapped file, all processes together; and runs of the original + of "
         "results in each stage, timed runs aside.\n\n" + table(header, rows) + "\n"
     )
 
