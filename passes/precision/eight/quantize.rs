@@ -332,7 +332,7 @@ impl Quantizer {
         let mut done = 0;
         for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
-            let weight = matrix.ok_or(weights::Unfit::Type);
+            let matrix = matrix.ok_or(weights::Unfit::Type);
             let input = Operand {
                 outliers,
                 moments: reading.moments.as_deref(),
@@ -342,15 +342,15 @@ impl Quantizer {
                     .filter(|_| self.weight == Rounding::Int8),
                 behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
             };
-            let weight = weight.and_then(|m| self.weight(layer, m, &input));
-            let weight = match weight {
+            let weight = matrix.and_then(|m| Ok((self.weight(layer, m.clone(), &input, &[])?, m)));
+            let (mut weight, matrix) = match weight {
                 Ok(weight) => weight,
                 Err(why) => {
                     cx.kept(g, layer.node, why.to_string());
                     continue;
                 }
             };
-            let offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
+            let mut offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
             // Products of one input become one, which writes all or nothing in bytes.
             let results = match self.activation {
                 Form::Static(Format::Int8)
@@ -362,8 +362,16 @@ impl Quantizer {
                 }
                 _ => None,
             };
-            let handed =
-                results.and_then(|s| results::scale(g, layer, s, &weight, offset.as_deref()));
+            let known = (offset.as_deref(), input.moments);
+            let handed = results.and_then(|s| results::handed(g, layer, s, &weight, known));
+            let mut scale = handed.as_ref().map(|h| h.scale);
+            if let Some(how) = handed.filter(|h| !h.coarser.is_empty())
+                && let Ok(other) = self.weight(layer, matrix, &input, &how.coarser)
+            {
+                scale = how.with(&weight, &other);
+                weight = other;
+                offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
+            }
             let mut write = Writer {
                 g,
                 pass: self.pass,
@@ -372,7 +380,7 @@ impl Quantizer {
             let product = match (choice, self.activation) {
                 (Some(choice), Form::Static(format)) => {
                     let x = *activation.get_or_insert_with(|| write.activation(choice, format));
-                    write.product(x, weight, handed)
+                    write.product(x, weight, scale)
                 }
                 (_, Form::Dynamic) => {
                     let x = *activation.get_or_insert_with(|| write.dynamic(outliers));
@@ -414,11 +422,13 @@ impl Quantizer {
         }
     }
 
+    /// `coarser` says how many times as coarse each column is as it would be, if it is not empty.
     fn weight(
         &self,
         layer: &Linear,
         mut matrix: Vec<f32>,
         input: &Operand<'_>,
+        coarser: &[f32],
     ) -> Result<Weight, weights::Unfit> {
         let Linear { rows, columns, .. } = *layer;
         let outliers = input.outliers;
@@ -434,7 +444,10 @@ impl Quantizer {
             Tensor::from_values(dims, values).map_err(|_| weights::Unfit::Type)
         };
         let whole = tensor(&[rows, columns], &matrix)?;
-        let found = weights::quantize(&whole, self.weight, rows, input.moments)?;
+        let mut found = weights::quantize(&whole, self.weight, rows, input.moments)?;
+        if !coarser.is_empty() {
+            found = weights::coarser(&matrix, found, coarser)?;
+        }
         let scales = found.scales.reshaped(&[columns][..]);
         let mut scales = scales.map_err(|_| weights::Unfit::Type)?;
         let mut factors = None;

@@ -34,7 +34,8 @@ impl Pass for QuantizeInt8 {
          factors, and no channel stands apart there; where half of a range around zero would be empty, as behind Gelu, its middle is \
          taken away. The bias gives back what that takes, and, for all targets, what rounding the weight takes from the means of the columns. \
          TensorRT's products write INT8 themselves where the result is no output of the model, and one scale \
-         leaves an error 33 dB below it and 30 dB below the changes of its columns. \
+         leaves an error 33 dB below it and 30 dB below the changes of its columns; in front of Gelu and Relu, columns much wider than the \
+         others get coarser weights, so that all have more steps. \
          A Conv (for TensorRT also ConvTranspose) has INT8 weights with one scale for each output channel, where one scale leaves its \
          input, and for ONNX Runtime its result, an error 33 dB below them; ONNX Runtime convolves integers only if the result is \
          quantized too, so there it stays bytes through Reshape, Slice and their like. Where ranges are \
