@@ -4,11 +4,13 @@ use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
 use rustc_hash::FxHashMap;
 
 use super::columns;
+use super::compensate;
 use super::conv::{self, Conv};
 use super::qdq::{Weight, Writer};
 use super::reading::{self, Form, Reading};
 use super::results;
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
+use crate::precision::calibrated::gptq::Curvature;
 use crate::precision::calibrated::ranges::{self, Choice};
 use crate::precision::linear::{self, Linear};
 use crate::precision::numbers::format::Format;
@@ -100,6 +102,8 @@ struct Operand<'a> {
     moments: Option<&'a [f64]>,
     /// The mean of each channel.
     means: Option<&'a [f64]>,
+    /// With it, roundings make up for each other.
+    curvature: Option<&'a Curvature>,
     /// The largest magnitude, where the columns have their factors behind the product.
     behind: Option<f32>,
 }
@@ -328,12 +332,14 @@ impl Quantizer {
         };
         let choice = &reading.choice;
         let behind = cx.target.facts.scales_columns_behind;
+        let curvature = self.curvature(g, group, &layers, &reading, cx);
         let mut activation = None;
         let mut done = 0;
         for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let matrix = matrix.ok_or(weights::Unfit::Type);
-            let input = Operand {
+            let mut input = Operand {
+                curvature: None,
                 outliers,
                 moments: reading.moments.as_deref(),
                 means: reading
@@ -365,10 +371,12 @@ impl Quantizer {
             let known = (offset.as_deref(), input.moments);
             let handed = results.and_then(|s| results::handed(g, layer, s, &weight, known));
             let mut scale = handed.as_ref().map(|h| h.scale);
-            if let Some(how) = handed.filter(|h| !h.coarser.is_empty())
-                && let Ok(other) = self.weight(layer, matrix, &input, &how.coarser)
+            let coarser = handed.as_ref().map_or(&[][..], |h| &h.coarser);
+            input.curvature = curvature.as_ref();
+            if (curvature.is_some() || !coarser.is_empty())
+                && let Ok(other) = self.weight(layer, matrix, &input, coarser)
             {
-                scale = how.with(&weight, &other);
+                scale = handed.and_then(|h| h.with(&weight, &other));
                 weight = other;
                 offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
             }
@@ -401,6 +409,25 @@ impl Quantizer {
             g.remove_unused_value(layer.weight);
         }
         done
+    }
+
+    /// What errors of the layers' weights cost, if it is known.
+    fn curvature(
+        &self,
+        g: &Graph,
+        group: &Group,
+        layers: &[Linear],
+        reading: &Reading,
+        cx: &Context<'_>,
+    ) -> Option<Curvature> {
+        let int8 = self.weight == Rounding::Int8 && matches!(self.activation, Form::Static(_));
+        let gram = cx.options.grams.get(&group.input).filter(|_| int8)?;
+        let stats = cx.options.stats.get(&group.input)?;
+        let outliers = &reading.choice.as_ref()?.outliers;
+        // What rounding takes from the means is given back.
+        let biased = layers.iter().all(|l| results::bias(g, l).is_some());
+        let centred = (reading.gives_back() || biased).then_some(stats);
+        compensate::curvature(gram, centred, &reading.factors, outliers)
     }
 
     /// What the columns of a layer get back behind the product. What rounding the weights takes from the means of the columns is
@@ -447,6 +474,9 @@ impl Quantizer {
         let mut found = weights::quantize(&whole, self.weight, rows, input.moments)?;
         if !coarser.is_empty() {
             found = weights::coarser(&matrix, found, coarser)?;
+        }
+        if let Some(curvature) = input.curvature {
+            found = compensate::rounded(&matrix, found, curvature)?;
         }
         let scales = found.scales.reshaped(&[columns][..]);
         let mut scales = scales.map_err(|_| weights::Unfit::Type)?;

@@ -27,7 +27,7 @@ impl Pass for QuantizeInt8 {
          behind the product has the rest: its kernels apply one scale only. TensorRT takes x as INT8 around zero, ONNX Runtime as UINT8 with a zero \
          point; both are written as QuantizeLinear and DequantizeLinear, which they fuse into the product. Ranges are those \
          with the least expected error of min-max, percentile, entropy and MSE; weights are clamped where that lowers the error \
-         of the product. Up to 16 channels of x that are much larger than the others are multiplied apart as floats, or channels are \
+         of the product, and on data of the user rounded so that errors make up for each other (GPTQ), for inputs of up to 2048 channels. Up to 16 channels of x that are much larger than the others are multiplied apart as floats, or channels are \
          divided by factors that the rows of w take (SmoothQuant): in a norm that nothing else reads for free, else by a Mul if \
          that halves the error. \
          For TensorRT, whose kernels compute what is elementwise on the way, the result of a norm loses an offset in each channel and is divided by \
