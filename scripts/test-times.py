@@ -16,7 +16,7 @@ SHOWN = 40
 
 
 def binary():
-    built = (ROOT / "target" / "debug" / "deps").glob("all-*")
+    built = (Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "deps").glob("all-*")
     built = [p for p in built if not p.suffix and os.access(p, os.X_OK)]
     return max(built, key=lambda p: p.stat().st_mtime) if built else sys.exit("build it: cargo test --test all --no-run")
 

@@ -15,6 +15,7 @@ pub use eight::quantize::wanted;
 pub use eight::results::wanted as wanted_results;
 pub use four::layer::MIN_BLOCK as MIN_INT4_BLOCK;
 pub use four::plan::{plan as plan_int4, wanted as wanted_by_int4};
+pub use half::decisions::decides;
 pub use half::format::HalfFormat;
 pub use half::ranges::wanted as wanted_by_half;
 pub use numbers::{quantized, weights};

@@ -6,10 +6,16 @@
 //! what is kept are converted again, those of the least errors first, as long as all cases pass. Errors of layers add up but may
 //! also cancel, so the set is the smallest that was found so, not proved to be the smallest of all.
 //!
+//! Where the model decides by its own numbers (`decided.rs`), what each layer errs by says little: a rounding far before a TopK turns it. So
+//! the layers on the way to a decision form groups of their own, which come behind those that stand out and before all others. Where they
+//! are needed, all of them stay: with less, the numbers at hand may be decided right by luck.
+//!
 //! A group of which the run shows nothing is converted alone and compared. So are three groups of an original that a last bit moves
 //! beyond the tolerance: if each breaks it alone, sparing layers gains nothing.
 
 mod alone;
+mod decided;
+mod order;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -27,6 +33,8 @@ use crate::pipeline::{self, Rewritten};
 use crate::prove::Reference;
 use crate::talk::{Silent, Talk};
 use alone::Alone;
+use decided::Decisions;
+use order::{Ranked, by_error, error_of, in_order, outstanding, shown};
 
 /// Groups that are kept or converted together. With the bisection over them (at most 5 steps), [`HALVES`], the first comparison and the
 /// run that shows what layers do alone, a search runs no more than 15 models, but for groups of which that shows nothing.
@@ -40,10 +48,6 @@ pub const HALVES: usize = 8;
 
 /// Kept layers of which none is converted again to see whether it must be kept.
 const FEW: usize = 4;
-
-/// Layers err in FP16 by 1e-4 to 1e-3 of their numbers, whatever they are; what errs by more than so many times what half of them do
-/// does something else.
-const OUTSTANDING: f64 = 8.0;
 
 /// What a search chooses from.
 pub struct Candidates<'a> {
@@ -151,7 +155,7 @@ pub fn run(
     let mut layers = rewritten.converted();
     layers.retain(|l| !candidates.bound.contains(l));
     let known = trial.alone(candidates, &first);
-    let Some(groups) = ranked(&mut trial, candidates, &layers, &known, &first)? else {
+    let Some(ranked) = ranked(&mut trial, candidates, &layers, &known, &first)? else {
         talk.warn(
             "the original amplifies rounding: a last bit of its weights moves it by more than the tolerance allows, and a few \
              converted layers move it as much as all of them, so no layers are looked for that could keep FP32",
@@ -159,18 +163,29 @@ pub fn run(
         return Err(not_the_same(options, first, None));
     };
     // The steps of a bisection, and halves.
-    trial.most = trial.compared + groups.len().next_power_of_two().ilog2() as usize + HALVES;
+    trial.most =
+        trial.compared + 2 + ranked.groups.len().next_power_of_two().ilog2() as usize + HALVES;
     let mut curve = vec![tried(0, &first)];
-    let Some((candidate, kept)) = fewest(&mut trial, candidates, &groups, &mut curve)? else {
+    let Some((candidate, kept, decided)) = fewest(&mut trial, candidates, &ranked, &mut curve)?
+    else {
         return Err(not_the_same(options, first, None));
     };
     let kept = by_error(kept, &known);
-    let shown = (&known, common(&groups));
-    let (candidate, kept) = fewer(&mut trial, candidates, candidate, kept, shown, &mut curve)?;
+    let fixed = if decided { &ranked.leading[..] } else { &[] };
+    let free = without(&kept, fixed);
+    let standing = outstanding(free.iter().map(|l| error_of(l, &known)), ranked.common);
+    let parts = match (decided, standing) {
+        (false, 0) => halves(&free),
+        // All that is not fixed, or that does not stand out.
+        _ if free.is_empty() => VecDeque::new(),
+        _ => [free[standing..].to_vec()].into(),
+    };
+    let parts = (parts, fixed);
+    let (candidate, kept) = fewer(&mut trial, candidates, candidate, kept, parts, &mut curve)?;
     let search = Search {
         layers: layers.len(),
         compared: trial.compared,
-        groups,
+        groups: ranked.groups,
         curve,
         kept,
     };
@@ -229,7 +244,7 @@ impl Trial<'_> {
     }
 }
 
-/// The groups that may be kept, the worst first; `None` where the original amplifies rounding, and the first of them each break the
+/// The groups that may be kept, the worst first, then those of which the model's decisions follow; `None` where the original amplifies rounding, and the first of them each break the
 /// tolerance alone.
 fn ranked(
     trial: &mut Trial<'_>,
@@ -237,12 +252,16 @@ fn ranked(
     layers: &[String],
     known: &Alone,
     first: &Report,
-) -> Result<Option<Vec<Group>>, CompileError> {
+) -> Result<Option<Ranked>, CompileError> {
     let worst = first.worst().map(|w| w.case.name.clone());
     let noisy = amplifies(first, &trial.tolerance);
     let mut broken = 0;
     let mut groups = Vec::new();
-    let chunks = layers.chunks(layers.len().div_ceil(GROUPS).max(1));
+    let decisions = Decisions::of(&candidates.fused.graph);
+    let (before, behind): (Vec<String>, Vec<String>) =
+        (layers.iter().cloned()).partition(|l| decisions.leads(l));
+    let size = layers.len().div_ceil(GROUPS).max(1);
+    let chunks = before.chunks(size).chain(behind.chunks(size));
     for group in spread(chunks.collect()) {
         if !candidates.keeps(group)? {
             continue;
@@ -277,33 +296,18 @@ fn ranked(
             return Ok(None);
         }
     }
-    groups.sort_by(|a, b| badness(b.error).total_cmp(&badness(a.error)));
-    Ok(Some(groups))
-}
-
-/// The largest error of a layer of the group, `Some(None)` if it is not finite. `None` if nothing is known of one that may have it.
-fn shown(known: &Alone, group: &[String]) -> Option<Option<f64>> {
-    let errors: Option<Vec<Option<f64>>> = group.iter().map(|l| known.get(l).copied()).collect();
-    let worst = |errors: Vec<Option<f64>>| {
-        let mut errors = errors.into_iter();
-        errors.try_fold(0f64, |worst, error| Some(worst.max(error?)))
-    };
-    errors.map(worst)
-}
-
-/// What is not finite is worst.
-fn badness(error: Option<f64>) -> f64 {
-    error.unwrap_or(f64::INFINITY)
+    Ok(Some(in_order(groups, &decisions)))
 }
 
 /// The fewest groups, the worst first, whose layers must keep their precision for the result to hold its tolerance; `None` where all
-/// are not enough.
+/// are not enough. Also whether decisions need it, which then need all that they follow from.
 fn fewest(
     trial: &mut Trial<'_>,
     candidates: &Candidates<'_>,
-    groups: &[Group],
+    ranked: &Ranked,
     curve: &mut Vec<Tried>,
-) -> Result<Option<(Rewritten, Vec<String>)>, CompileError> {
+) -> Result<Option<(Rewritten, Vec<String>, bool)>, CompileError> {
+    let groups = &ranked.groups;
     let keeping = |count: usize| -> Vec<String> {
         let kept = groups.iter().take(count);
         kept.flat_map(|g| g.layers.iter().cloned()).collect()
@@ -312,19 +316,18 @@ fn fewest(
     let bound = usize::from(!candidates.bound.is_empty());
     let (mut low, mut high) = (0, groups.len() + bound);
     let mut best = None;
-    // Where some stand out, it is mostly them.
-    let errors = groups.iter().map(|g| badness(g.error));
-    let mut next = outstanding(errors, common(groups));
+    let mut hints = ranked.hints.iter().copied();
     while high - low > 1 {
-        let middle = match std::mem::take(&mut next) {
-            few if few > low && few < high => few,
-            _ => low.midpoint(high),
-        };
+        let hint = hints.find(|&(few, _)| few > low && few < high);
+        let (middle, whole) = hint.unwrap_or((low.midpoint(high), false));
         let kept = keeping(middle);
         match passing(trial, candidates, &kept, curve)? {
             Tries::Passes(candidate) => {
                 high = middle;
-                best = Some((*candidate, kept));
+                best = Some((*candidate, kept, whole));
+                if whole {
+                    break;
+                }
             }
             Tries::Unfit => high = middle,
             Tries::Fails => low = middle,
@@ -333,20 +336,15 @@ fn fewest(
     Ok(best)
 }
 
-/// Less of what is kept, by halves of it and of those.
+/// Less of what is kept: without these parts, then without their halves, as far as all that is not fixed goes.
 fn fewer(
     trial: &mut Trial<'_>,
     candidates: &Candidates<'_>,
     mut candidate: Rewritten,
     mut kept: Vec<String>,
-    (known, common): (&Alone, f64),
+    (mut parts, fixed): (VecDeque<Vec<String>>, &[String]),
     curve: &mut Vec<Tried>,
 ) -> Result<(Rewritten, Vec<String>), CompileError> {
-    // The rest of the groups that stand out, then halves.
-    let errors = kept.iter().map(|l| error_of(l, known));
-    let rest = kept[outstanding(errors, common)..].to_vec();
-    let whole = rest.len() == kept.len();
-    let mut parts: VecDeque<Vec<String>> = if whole { halves(&kept) } else { [rest].into() };
     let mut tries = 0;
     while let Some(part) = parts.pop_front() {
         if tries == HALVES || kept.len() <= FEW {
@@ -357,7 +355,7 @@ fn fewer(
             Tries::Passes(found) => {
                 (candidate, kept) = (*found, fewer);
                 if parts.is_empty() {
-                    parts = halves(&kept);
+                    parts = halves(&without(&kept, fixed));
                 }
             }
             Tries::Fails => parts.extend(halves(&part)),
@@ -392,31 +390,6 @@ fn passing(
         true => Tries::Fails,
         false => Tries::Passes(Box::new(candidate)),
     })
-}
-
-/// The layers with the worst first; those of which nothing is known are before them.
-fn by_error(mut layers: Vec<String>, known: &Alone) -> Vec<String> {
-    layers.sort_by(|a, b| error_of(b, known).total_cmp(&error_of(a, known)));
-    layers
-}
-
-fn error_of(layer: &str, known: &Alone) -> f64 {
-    known
-        .get(layer)
-        .map_or(f64::INFINITY, |error| badness(*error))
-}
-
-/// What half of the groups err by at most.
-fn common(groups: &[Group]) -> f64 {
-    let middle = groups.get(groups.len() / 2);
-    middle.map_or(0.0, |g| badness(g.error))
-}
-
-/// How many of the errors, the largest first, stand out from what is common; 0 if all do.
-fn outstanding(errors: impl ExactSizeIterator<Item = f64>, common: f64) -> usize {
-    let all = errors.len();
-    let count = errors.take_while(|&e| e > OUTSTANDING * common).count();
-    if count < all { count } else { 0 }
 }
 
 /// Whether all that failed does so of a model that a last bit moves beyond the tolerance.

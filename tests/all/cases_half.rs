@@ -148,7 +148,7 @@ fn decisions_on_ids_stay_what_they_are() {
     ];
     let exact = [
         "last", "first", "end", "before", "near", "bucket", "rest", "places", "order", "whole",
-        "chosen", "taken",
+        "chosen", "taken", "twice",
     ];
     for half in BOTH {
         holds("half_decisions", half, &inputs, &exact);

@@ -16,6 +16,7 @@ mod cases_half;
 mod cases_inputs;
 mod cases_proof;
 mod cases_reported;
+mod cases_search;
 mod cases_sizes;
 mod cases_steps;
 mod cases_trt;

@@ -2,7 +2,7 @@
 
 use kiln_graph::ops::kind::{Kind, kind};
 use kiln_graph::{DType, Graph, NodeId, ValueId};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::control::{Control, bodies};
 use super::flow::Flow;
@@ -13,8 +13,8 @@ use super::touch::is_f32;
 /// A constant from here on, times one less an integer, makes a mask of it.
 const MASK: f64 = 1000.0;
 
-/// The operands by which an operator decides: another one comes out after a rounding.
-fn decides(g: &Graph, id: NodeId) -> Option<&'static [usize]> {
+/// The operands by which an operator decides: something else comes out after a rounding.
+pub fn decides(g: &Graph, id: NodeId) -> Option<&'static [usize]> {
     const BOTH: &[usize] = &[0, 1];
     const FIRST: &[usize] = &[0];
     let op = g.node(id).op();
@@ -154,23 +154,32 @@ impl Counts<'_> {
                 Kind::Move | Kind::Join | Kind::Update
             )
         };
-        let mut found = Vec::new();
-        let mut path = vec![(v, Vec::new())];
-        let mut seen = FxHashSet::default();
-        while let Some((v, behind)) = path.pop() {
-            let Some(id) = g.producer(v).filter(|&id| moves(id) && seen.insert(id)) else {
+        let mut readers: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
+        let mut brings = Vec::new();
+        let mut todo = vec![(v, None)];
+        while let Some((v, reader)) = todo.pop() {
+            let Some(id) = g.producer(v).filter(|&id| moves(id)) else {
                 continue;
             };
-            let mut all: Vec<NodeId> = behind;
-            all.push(id);
+            let met = readers.contains_key(&id);
+            readers.entry(id).or_default().extend(reader);
+            if met {
+                continue;
+            }
             for v in self.operands(id).filter(|&v| is_f32(g, v)) {
                 match self.decisive(v) {
-                    true => found.extend(all.iter().copied()),
-                    false => path.push((v, all.clone())),
+                    true => brings.push(id),
+                    false => todo.push((v, Some(id))),
                 }
             }
         }
-        found
+        let mut found = FxHashSet::default();
+        while let Some(id) = brings.pop() {
+            if found.insert(id) {
+                brings.extend(&readers[&id]);
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// Whether it is what a rounding to whole numbers leaves: `x - floor(x)`.

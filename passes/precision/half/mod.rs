@@ -5,7 +5,7 @@ mod control;
 mod convert;
 pub mod convert_bf16;
 pub mod convert_fp16;
-mod decisions;
+pub mod decisions;
 mod flow;
 pub mod format;
 mod masks;
