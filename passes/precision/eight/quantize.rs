@@ -12,6 +12,7 @@ use super::results;
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
 use crate::precision::calibrated::gptq::Curvature;
 use crate::precision::calibrated::ranges::{self, Choice};
+use crate::precision::calibrated::stats::TensorStats;
 use crate::precision::linear::{self, Linear};
 use crate::precision::numbers::format::Format;
 use crate::precision::numbers::weights::{self, Rounding, to_f32s};
@@ -357,17 +358,7 @@ impl Quantizer {
                 }
             };
             let mut offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
-            // Products of one input become one, which writes all or nothing in bytes.
-            let results = match self.activation {
-                Form::Static(Format::Int8)
-                    if cx.target.facts.writes_bytes && group.layers.len() == 1 =>
-                {
-                    g.node(layer.node)
-                        .output(0)
-                        .and_then(|y| cx.options.stats.get(&y))
-                }
-                _ => None,
-            };
+            let results = self.results(g, group, layer, cx);
             let known = (offset.as_deref(), input.moments);
             let handed = results.and_then(|s| results::handed(g, layer, s, &weight, known));
             let mut scale = handed.as_ref().map(|h| h.scale);
@@ -409,6 +400,21 @@ impl Quantizer {
             g.remove_unused_value(layer.weight);
         }
         done
+    }
+
+    /// What was seen of a layer's results, if it may write them in INT8. Products of one input become one, which writes all or nothing
+    /// in bytes.
+    fn results<'s>(
+        &self,
+        g: &Graph,
+        group: &Group,
+        layer: &Linear,
+        cx: &Context<'s>,
+    ) -> Option<&'s TensorStats> {
+        let int8 = matches!(self.activation, Form::Static(Format::Int8));
+        let may = int8 && cx.target.facts.writes_bytes && group.layers.len() == 1;
+        let y = g.node(layer.node).output(0).filter(|_| may)?;
+        cx.options.stats.get(&y)
     }
 
     /// What errors of the layers' weights cost, if it is known.
