@@ -1,7 +1,9 @@
 //! The kernels of an engine as `IEngineInspector` tells them on a GPU, and how they differ from the builder's list.
 //!
-//! The JSON is that of TensorRT's documentation ("Engine Inspector" in its developer guide): `Layers` has an object for each layer of an engine
-//! that was built with detailed verbosity, and a name where it was not. Nothing of this has been read from a GPU.
+//! The JSON is that of TensorRT's documentation ("Engine Inspector" in its developer guide, and "Migrating IEngineInspector Usage from
+//! TensorRT 10.x to 11.x"): `Layers` has an object for each layer of an engine that was built with detailed verbosity, and a name where
+//! it was not. Until 10 a tensor's type is in its `Format/Datatype`, from 11 on `Format` and `DataType` stand apart, and `I/O Tensors` in
+//! the place of `Bindings`. Nothing of this has been read from a GPU.
 
 use std::collections::BTreeMap;
 
@@ -62,10 +64,11 @@ struct Tensor {
     shape: Vec<i64>,
     #[serde(rename = "Strides", default)]
     strides: Vec<i64>,
-    #[serde(rename = "Datatype", default)]
+    /// TensorRT 11 has it beside the format, TensorRT 10 in it.
+    #[serde(rename = "Datatype", alias = "DataType", default)]
     dtype: Option<String>,
     /// `Half`, or a sentence such as `Row major linear FP16 format`.
-    #[serde(rename = "Format/Datatype", default)]
+    #[serde(rename = "Format/Datatype", alias = "Format", default)]
     format: Option<String>,
 }
 
@@ -234,6 +237,55 @@ mod tests {
         assert_eq!(product.outputs[0].dtype, DataType::Float16);
         assert_eq!(product.constants[0].strides, [1536, 1]);
         assert_eq!(product.multiplies().to_string(), "int8");
+    }
+
+    /// TensorRT 8 to 10: sentences, locations, tactics as numbers, open sizes.
+    #[test]
+    fn layers_of_older_versions_are_read() {
+        let json = r#"{"Layers": [{
+            "Name": "Reformatting CopyNode for Input Tensor 0 to stem", "LayerType": "Reformat",
+            "Inputs": [{"Name": "x", "Location": "Device", "Dimensions": [1,3,224,224], "Format/Datatype": "Row major linear FP16 format"}],
+            "Outputs": [{"Name": "Reformatted Input Tensor 0 to stem", "Location": "Device", "Dimensions": [1,3,224,224],
+                "Format/Datatype": "Channel major FP16 format where channel % 4 == 0"}],
+            "ParameterType": "Reformat", "Origin": "REFORMAT", "TacticValue": "0x00000000000003e8", "StreamId": 0, "Metadata": ""
+          }, {
+            "Name": "stem + relu", "LayerType": "CaskConvolution",
+            "Inputs": [{"Name": "Reformatted Input Tensor 0 to stem", "Location": "Device", "Dimensions": [1,3,224,224],
+                "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format."}],
+            "Outputs": [{"Name": "y", "Location": "Device", "Dimensions": [-1,64,112,112], "Format/Datatype": "N/A due to dynamic shapes"}],
+            "ParameterType": "Convolution", "Kernel": [7,7], "PaddingMode": "kEXPLICIT_ROUND_DOWN", "Stride": [2,2], "Groups": 1,
+            "Weights": {"Type": "Int8", "Count": 9408}, "Bias": {"Type": "Float", "Count": 64}, "Activation": "RELU", "HasBias": 1,
+            "TacticName": "sm80_xmma_fprop", "TacticValue": "0x11bde0e1d9f2f35d", "StreamId": 0,
+            "Metadata": "[ONNX Layer: /stem/Conv]\u001e[ONNX Layer: /relu/Relu]"
+          }], "Bindings": ["x", "y"]}"#;
+        let found = read(json).unwrap();
+        let (copy, product) = (&found.0[0], &found.0[1]);
+        assert_eq!(copy.inputs[0].dtype, DataType::Float16);
+        assert_eq!(copy.outputs[0].dtype, DataType::Float16);
+        assert_eq!(copy.nodes, Vec::<String>::new());
+        assert_eq!(product.inputs[0].dtype, DataType::Int8);
+        assert_eq!(product.outputs[0].dtype, DataType::Other);
+        assert_eq!(product.outputs[0].shape, [-1, 64, 112, 112]);
+        assert_eq!(product.nodes, ["/stem/Conv", "/relu/Relu"]);
+    }
+
+    /// TensorRT 11: types beside formats.
+    #[test]
+    fn layers_of_newer_versions_are_read() {
+        let json = r#"{"Layers": [{
+            "Name": "_gemm_mha_v2_myl0_5", "LayerType": "kgen",
+            "Inputs": [{"Name": "q", "Dimensions": [12,128,32], "Format": "Row major linear format (kLINEAR)", "DataType": "Half"}],
+            "Outputs": [{"Name": "o", "Dimensions": [12,128,32], "Format": "Row major linear INT8 format (kLINEAR)"}],
+            "TacticName": "_gemm_mha_v2_0x5f", "StreamId": 0,
+            "Metadata": "[ONNX Layer: /a/MatMul][ONNX Layer: /a/Softmax]"
+          }],
+          "I/O Tensors": [{"Name": "x", "IOMode": "Input", "DataType": "Int64", "Dimensions": [1,128], "Location": "Device",
+            "IsShapeInferenceIO": false, "ProfileInfo": [{"MinShape": [1,1], "OptShape": [1,128], "MaxShape": [1,128], "Format": "kLINEAR"}]}],
+          "ProfilingVerbosity": "DETAILED"}"#;
+        let attention = &read(json).unwrap().0[0];
+        assert_eq!(attention.inputs[0].dtype, DataType::Float16);
+        assert_eq!(attention.outputs[0].dtype, DataType::Int8);
+        assert_eq!(attention.nodes, ["/a/MatMul", "/a/Softmax"]);
     }
 
     #[test]

@@ -250,12 +250,13 @@ fn numbers(list: &str) -> Option<Vec<i64>> {
     all.map(|n| n.trim().parse().ok()).collect()
 }
 
-/// `[ONNX Layer: a]` of each node, with a unit separator between them.
+/// `[ONNX Layer: a]` of each node, with a separator between them (a unit's here, a record's in TensorRT 10) or none. A name may have
+/// brackets of its own.
 pub(super) fn labels(metadata: &str) -> Vec<String> {
-    let all = metadata.split('\u{1f}').map(str::trim);
-    all.filter_map(|l| l.strip_prefix("[ONNX Layer: ")?.strip_suffix(']'))
-        .map(str::to_string)
-        .collect()
+    let parts = metadata.split("[ONNX Layer: ").skip(1);
+    let ends = |c: char| c.is_control() || c.is_whitespace();
+    let names = parts.filter_map(|part| part.trim_end_matches(ends).strip_suffix(']'));
+    names.map(str::to_string).collect()
 }
 
 /// The builder's word for a type.

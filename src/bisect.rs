@@ -199,6 +199,7 @@ impl Pipeline<'_> {
         let passes = Passes {
             stats: self.prepared.stats(),
             plans: self.prepared.plans(),
+            grams: self.prepared.grams(),
             limit,
             finish,
             ..Passes::of(self.suspects.steps, &self.prepared.held)

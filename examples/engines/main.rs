@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use kiln::compile::{Options, compile};
 use kiln::engine::card;
@@ -206,24 +207,36 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         for &kind in &kinds {
             for target in targets(kind, both) {
+                let model = all.models.entry(name.clone()).or_default();
                 let done = model.engines.entry(target.to_string()).or_default();
                 if done.get(&kind).is_some_and(Outcome::is_whole) {
                     continue;
                 }
-                eprintln!("{}/{} {name}: {kind:?}, {target}", at + 1, models.len());
+                let begun = Instant::now();
                 let made = match kind {
                     Kind::Plain => bench.plain(name, path, *tokens, target),
                     _ => bench.kiln(path, *tokens, kind, target),
                 };
                 let failed = |e: Box<dyn Error>| Outcome::Failed(brief(&e.to_string()));
                 done.insert(kind, made.map_or_else(failed, Outcome::Built));
+                let (at, count) = (at + 1, models.len());
+                let took = begun.elapsed().as_secs_f64();
+                eprintln!("{at}/{count} {name}: {kind:?}, {target}: {took:.1} s");
+                // What is interrupted goes on with the next engine.
+                save(results, &all)?;
             }
         }
-        // What is interrupted goes on there, and has a page.
-        fs::write(results, serde_json::to_string_pretty(&all)? + "\n")?;
+        save(results, &all)?;
         fs::write(page, table::page(&all))?;
     }
     Ok(())
+}
+
+/// Written whole or not at all.
+fn save(results: &Path, all: &Results) -> Result<(), Box<dyn Error>> {
+    let part = results.with_extension("part");
+    fs::write(&part, serde_json::to_string_pretty(all)? + "\n")?;
+    Ok(fs::rename(part, results)?)
 }
 
 /// What to build: all, or what `--kinds` names.

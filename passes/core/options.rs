@@ -7,6 +7,7 @@ use kiln_graph::infer::Expr;
 use kiln_graph::{Graph, INTERNAL_DOMAIN, NodeId, Op, limits};
 use rustc_hash::FxBuildHasher;
 
+use crate::precision::calibrated::gram::Grams;
 use crate::precision::calibrated::plan::Plans;
 use crate::precision::calibrated::stats::Stats;
 
@@ -34,6 +35,8 @@ pub struct Options<'a> {
     pub stats: &'a Stats,
     /// How weights become INT4, of what was calibrated for it.
     pub plans: &'a Plans,
+    /// How the channels of INT8 layers' inputs move together, so that roundings of weights make up for each other; empty without data.
+    pub grams: &'a Grams,
     /// Symbols of the graph's inputs that have one size in all runs.
     pub sizes: &'a BTreeMap<String, usize>,
 }
@@ -89,6 +92,7 @@ pub const INT4_BLOCK: usize = 32;
 
 static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);
 static NO_SIZES: BTreeMap<String, usize> = BTreeMap::new();
+static NO_GRAMS: Grams = Grams::with_hasher(FxBuildHasher);
 static NO_PLANS: Plans = Plans::with_hasher(FxBuildHasher);
 
 impl Default for Options<'_> {
@@ -105,6 +109,7 @@ impl Default for Options<'_> {
             dynamic: false,
             stats: &NO_STATS,
             plans: &NO_PLANS,
+            grams: &NO_GRAMS,
             sizes: &NO_SIZES,
         }
     }

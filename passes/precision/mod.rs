@@ -7,9 +7,10 @@ pub mod half;
 mod linear;
 pub mod numbers;
 
-pub use calibrated::gram::Gram;
+pub use calibrated::gram::{Gram, Grams};
 pub use calibrated::plan::{Plan, Plans};
 pub use calibrated::stats;
+pub use eight::compensate::wanted as wanted_to_compensate;
 pub use eight::quantize::wanted;
 pub use eight::results::wanted as wanted_results;
 pub use four::layer::MIN_BLOCK as MIN_INT4_BLOCK;

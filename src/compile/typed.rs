@@ -38,6 +38,7 @@ pub(super) fn typed(
         before: Some(&job.prepared.fused),
         stats: job.prepared.stats(),
         plans: job.prepared.plans(),
+        grams: job.prepared.grams(),
         // Whatever was chosen, no internal operator may be left.
         finish: registry::LOWER,
         ..Passes::of(lossy, &job.prepared.held)

@@ -1,7 +1,7 @@
 //! What the precision passes need to know of activations, and real inputs for the proof.
 
 use kiln_graph::{Model, ValueId};
-use kiln_passes::precision::{self, MIN_INT4_BLOCK, Plans, stats::Stats};
+use kiln_passes::precision::{self, Grams, MIN_INT4_BLOCK, Plans, stats::Stats};
 
 use super::Error;
 use crate::calibrate::{self, Source, SourceOptions};
@@ -25,6 +25,7 @@ const HELD_OUT: usize = 8;
 pub(crate) struct Measured {
     pub stats: Stats,
     pub plans: Plans,
+    pub grams: Grams,
     pub facts: Calibrated,
     /// Cases for the proof.
     pub cases: Vec<Case>,
@@ -117,6 +118,28 @@ fn wanted(options: &Options, targets: &Targets, model: &Model) -> Vec<ValueId> {
 /// Whether roundings to INT4 are planned.
 fn planned(options: &Options) -> bool {
     by_weights(options) && options.calibration.data.is_some()
+}
+
+/// Whether roundings of weights in INT8 make up for each other on the data.
+fn compensates(options: &Options) -> bool {
+    let linear = options.precision.linear;
+    let fixed = linear.scheme() == Some(Scheme::Static);
+    fixed && linear == Linear::Int8 && options.calibration.data.is_some()
+}
+
+fn grams(
+    fused: &Model,
+    source: &Source,
+    choices: &calibrate::Options<'_>,
+    talk: &dyn Talk,
+) -> Result<Grams, Error> {
+    let mut all = Grams::default();
+    let values = precision::wanted_to_compensate(fused);
+    calibrate::grams(fused, &values, source, choices, talk, &mut |x, gram| {
+        all.insert(x, gram);
+        Ok::<(), Error>(())
+    })?;
+    Ok(all)
 }
 
 fn by_weights(options: &Options) -> bool {
@@ -253,6 +276,10 @@ pub(crate) fn measure(
         true => plan(options, targets, fused, &source, &choices, talk)?,
         false => Plans::default(),
     };
+    let grams = match compensates(options) {
+        true => grams(fused, &source, &choices, talk)?,
+        false => Grams::default(),
+    };
     let mut cases = Vec::new();
     for batch in source.held_out().take(HELD_OUT) {
         let batch = batch?;
@@ -271,6 +298,7 @@ pub(crate) fn measure(
         },
         stats,
         plans,
+        grams,
         cases,
     }))
 }
@@ -308,6 +336,7 @@ fn by_inputs(
             },
             stats,
             plans: Plans::default(),
+            grams: Grams::default(),
             cases: Vec::new(),
         }),
         Err(e) => {

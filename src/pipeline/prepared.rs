@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use kiln_graph::Model;
 use kiln_passes::Step;
-use kiln_passes::precision::{Plans, stats::Stats};
+use kiln_passes::precision::{Grams, Plans, stats::Stats};
 
 use super::calibration::{self, Measured};
 use super::clock::Clock;
@@ -197,6 +197,11 @@ impl Prepared {
     /// Of layers of the fused model.
     pub fn plans(&self) -> Option<&Plans> {
         self.measured.as_ref().map(|m| &m.plans)
+    }
+
+    /// Of values of the fused model.
+    pub fn grams(&self) -> Option<&Grams> {
+        self.measured.as_ref().map(|m| &m.grams)
     }
 
     /// The model that passes begin with.

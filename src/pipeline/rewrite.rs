@@ -6,8 +6,8 @@ use std::path::Path;
 
 use kiln_graph::{Model, onnx, text};
 use kiln_passes::census::{AttentionBlock, census, packed_attentions};
-use kiln_passes::precision::Plans;
 use kiln_passes::precision::stats::Stats;
+use kiln_passes::precision::{Grams, Plans};
 use kiln_passes::{
     Application, Context, Exactness, MissReport, PassReport, Remark, Step, Target, registry,
 };
@@ -116,6 +116,8 @@ pub(crate) struct Passes<'a> {
     pub stats: Option<&'a Stats>,
     /// Of layers of the model.
     pub plans: Option<&'a Plans>,
+    /// Of inputs of INT8 layers.
+    pub grams: Option<&'a Grams>,
     /// Symbols of the original that have one size in all runs.
     pub sizes: &'a BTreeMap<String, usize>,
     /// Nodes that keep their precision beside those of the options: from quantization if that is asked for, else from
@@ -135,6 +137,7 @@ impl<'a> Passes<'a> {
             before: None,
             stats: None,
             plans: None,
+            grams: None,
             sizes,
             spared: &[],
             limit: None,
@@ -178,6 +181,7 @@ pub(crate) fn rewrite(
         dynamic: linear.scheme() == Some(Scheme::Dynamic),
         stats: passes.stats.unwrap_or(none.stats),
         plans: passes.plans.unwrap_or(none.plans),
+        grams: passes.grams.unwrap_or(none.grams),
         sizes: passes.sizes,
         ..none
     };

@@ -1,5 +1,11 @@
 //! How the channels of an activation move together.
 
+use kiln_graph::ValueId;
+use rustc_hash::FxHashMap;
+
+/// By value.
+pub type Grams = FxHashMap<ValueId, Gram>;
+
 /// `XᵀX` of an activation's rows X [rows, size]: what the error of a weight costs in the product. Of the symmetric matrix the
 /// lower triangle is kept, in FP64.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +61,30 @@ impl Gram {
 
     pub fn is_finite(&self) -> bool {
         self.lower.iter().all(|v| v.is_finite())
+    }
+
+    /// Of the activation's `rows` rows without their means.
+    pub fn centred(&self, means: &[f64], rows: u64) -> Gram {
+        let mut out = self.clone();
+        let mut values = out.lower.iter_mut();
+        for (i, a) in means.iter().enumerate().take(self.size) {
+            for (value, b) in values.by_ref().take(i + 1).zip(means) {
+                *value -= rows as f64 * a * b;
+            }
+        }
+        out
+    }
+
+    /// Channels of which nothing is known but their own size: no other makes up for them.
+    pub fn apart(mut self, channels: &[usize]) -> Gram {
+        for i in 0..self.size {
+            for j in 0..i {
+                if channels.contains(&i) || channels.contains(&j) {
+                    self.lower[i * (i + 1) / 2 + j] = 0.0;
+                }
+            }
+        }
+        self
     }
 
     /// Of the activation divided by a factor for each channel.

@@ -1,6 +1,7 @@
 //! Linear layers and convolutions in 8 bits, between QuantizeLinear and DequantizeLinear.
 
 mod columns;
+pub mod compensate;
 mod conv;
 mod qdq;
 pub mod quantize;

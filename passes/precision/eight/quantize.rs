@@ -4,12 +4,15 @@ use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
 use rustc_hash::FxHashMap;
 
 use super::columns;
+use super::compensate;
 use super::conv::{self, Conv};
 use super::qdq::{Weight, Writer};
 use super::reading::{self, Form, Reading};
 use super::results;
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
+use crate::precision::calibrated::gptq::Curvature;
 use crate::precision::calibrated::ranges::{self, Choice};
+use crate::precision::calibrated::stats::TensorStats;
 use crate::precision::linear::{self, Linear};
 use crate::precision::numbers::format::Format;
 use crate::precision::numbers::weights::{self, Rounding, to_f32s};
@@ -100,6 +103,8 @@ struct Operand<'a> {
     moments: Option<&'a [f64]>,
     /// The mean of each channel.
     means: Option<&'a [f64]>,
+    /// With it, roundings make up for each other.
+    curvature: Option<&'a Curvature>,
     /// The largest magnitude, where the columns have their factors behind the product.
     behind: Option<f32>,
 }
@@ -328,12 +333,14 @@ impl Quantizer {
         };
         let choice = &reading.choice;
         let behind = cx.target.facts.scales_columns_behind;
+        let curvature = self.curvature(g, group, &layers, &reading, cx);
         let mut activation = None;
         let mut done = 0;
         for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
-            let weight = matrix.ok_or(weights::Unfit::Type);
-            let input = Operand {
+            let matrix = matrix.ok_or(weights::Unfit::Type);
+            let mut input = Operand {
+                curvature: None,
                 outliers,
                 moments: reading.moments.as_deref(),
                 means: reading
@@ -342,28 +349,28 @@ impl Quantizer {
                     .filter(|_| self.weight == Rounding::Int8),
                 behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
             };
-            let weight = weight.and_then(|m| self.weight(layer, m, &input));
-            let weight = match weight {
+            let weight = matrix.and_then(|m| Ok((self.weight(layer, m.clone(), &input, &[])?, m)));
+            let (mut weight, matrix) = match weight {
                 Ok(weight) => weight,
                 Err(why) => {
                     cx.kept(g, layer.node, why.to_string());
                     continue;
                 }
             };
-            let offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
-            // Products of one input become one, which writes all or nothing in bytes.
-            let results = match self.activation {
-                Form::Static(Format::Int8)
-                    if cx.target.facts.writes_bytes && group.layers.len() == 1 =>
-                {
-                    g.node(layer.node)
-                        .output(0)
-                        .and_then(|y| cx.options.stats.get(&y))
-                }
-                _ => None,
-            };
-            let handed =
-                results.and_then(|s| results::scale(g, layer, s, &weight, offset.as_deref()));
+            let mut offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
+            let results = self.results(g, group, layer, cx);
+            let known = (offset.as_deref(), input.moments);
+            let handed = results.and_then(|s| results::handed(g, layer, s, &weight, known));
+            let mut scale = handed.as_ref().map(|h| h.scale);
+            let coarser = handed.as_ref().map_or(&[][..], |h| &h.coarser);
+            input.curvature = curvature.as_ref();
+            if (curvature.is_some() || !coarser.is_empty())
+                && let Ok(other) = self.weight(layer, matrix, &input, coarser)
+            {
+                scale = handed.and_then(|h| h.with(&weight, &other));
+                weight = other;
+                offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
+            }
             let mut write = Writer {
                 g,
                 pass: self.pass,
@@ -372,7 +379,7 @@ impl Quantizer {
             let product = match (choice, self.activation) {
                 (Some(choice), Form::Static(format)) => {
                     let x = *activation.get_or_insert_with(|| write.activation(choice, format));
-                    write.product(x, weight, handed)
+                    write.product(x, weight, scale)
                 }
                 (_, Form::Dynamic) => {
                     let x = *activation.get_or_insert_with(|| write.dynamic(outliers));
@@ -395,6 +402,40 @@ impl Quantizer {
         done
     }
 
+    /// What was seen of a layer's results, if it may write them in INT8. Products of one input become one, which writes all or nothing
+    /// in bytes.
+    fn results<'s>(
+        &self,
+        g: &Graph,
+        group: &Group,
+        layer: &Linear,
+        cx: &Context<'s>,
+    ) -> Option<&'s TensorStats> {
+        let int8 = matches!(self.activation, Form::Static(Format::Int8));
+        let may = int8 && cx.target.facts.writes_bytes && group.layers.len() == 1;
+        let y = g.node(layer.node).output(0).filter(|_| may)?;
+        cx.options.stats.get(&y)
+    }
+
+    /// What errors of the layers' weights cost, if it is known.
+    fn curvature(
+        &self,
+        g: &Graph,
+        group: &Group,
+        layers: &[Linear],
+        reading: &Reading,
+        cx: &Context<'_>,
+    ) -> Option<Curvature> {
+        let int8 = self.weight == Rounding::Int8 && matches!(self.activation, Form::Static(_));
+        let gram = cx.options.grams.get(&group.input).filter(|_| int8)?;
+        let stats = cx.options.stats.get(&group.input)?;
+        let outliers = &reading.choice.as_ref()?.outliers;
+        // What rounding takes from the means is given back.
+        let biased = layers.iter().all(|l| results::bias(g, l).is_some());
+        let centred = (reading.gives_back() || biased).then_some(stats);
+        compensate::curvature(gram, centred, &reading.factors, outliers)
+    }
+
     /// What the columns of a layer get back behind the product. What rounding the weights takes from the means of the columns is
     /// given back where a bias is added anyway.
     fn offset(
@@ -414,11 +455,13 @@ impl Quantizer {
         }
     }
 
+    /// `coarser` says how many times as coarse each column is as it would be, if it is not empty.
     fn weight(
         &self,
         layer: &Linear,
         mut matrix: Vec<f32>,
         input: &Operand<'_>,
+        coarser: &[f32],
     ) -> Result<Weight, weights::Unfit> {
         let Linear { rows, columns, .. } = *layer;
         let outliers = input.outliers;
@@ -434,7 +477,13 @@ impl Quantizer {
             Tensor::from_values(dims, values).map_err(|_| weights::Unfit::Type)
         };
         let whole = tensor(&[rows, columns], &matrix)?;
-        let found = weights::quantize(&whole, self.weight, rows, input.moments)?;
+        let mut found = weights::quantize(&whole, self.weight, rows, input.moments)?;
+        if !coarser.is_empty() {
+            found = weights::coarser(&matrix, found, coarser)?;
+        }
+        if let Some(curvature) = input.curvature {
+            found = compensate::rounded(&matrix, found, curvature)?;
+        }
         let scales = found.scales.reshaped(&[columns][..]);
         let mut scales = scales.map_err(|_| weights::Unfit::Type)?;
         let mut factors = None;

@@ -27,14 +27,15 @@ impl Pass for QuantizeInt8 {
          behind the product has the rest: its kernels apply one scale only. TensorRT takes x as INT8 around zero, ONNX Runtime as UINT8 with a zero \
          point; both are written as QuantizeLinear and DequantizeLinear, which they fuse into the product. Ranges are those \
          with the least expected error of min-max, percentile, entropy and MSE; weights are clamped where that lowers the error \
-         of the product. Up to 16 channels of x that are much larger than the others are multiplied apart as floats, or channels are \
+         of the product, and on data of the user rounded so that errors make up for each other (GPTQ), for inputs of up to 2048 channels. Up to 16 channels of x that are much larger than the others are multiplied apart as floats, or channels are \
          divided by factors that the rows of w take (SmoothQuant): in a norm that nothing else reads for free, else by a Mul if \
          that halves the error. \
          For TensorRT, whose kernels compute what is elementwise on the way, the result of a norm loses an offset in each channel and is divided by \
          factors, and no channel stands apart there; where half of a range around zero would be empty, as behind Gelu, its middle is \
          taken away. The bias gives back what that takes, and, for all targets, what rounding the weight takes from the means of the columns. \
          TensorRT's products write INT8 themselves where the result is no output of the model, and one scale \
-         leaves an error 33 dB below it and 30 dB below the changes of its columns. \
+         leaves an error 33 dB below it and 30 dB below the changes of its columns; in front of Gelu and Relu, columns much wider than the \
+         others get coarser weights, so that all have more steps. \
          A Conv (for TensorRT also ConvTranspose) has INT8 weights with one scale for each output channel, where one scale leaves its \
          input, and for ONNX Runtime its result, an error 33 dB below them; ONNX Runtime convolves integers only if the result is \
          quantized too, so there it stays bytes through Reshape, Slice and their like. Where ranges are \

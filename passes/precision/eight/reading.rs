@@ -26,6 +26,8 @@ pub(in crate::precision) struct Reading {
     pub moments: Option<Vec<f64>>,
     /// The mean of each channel, as far as errors of the weights are multiplied by it.
     pub means: Option<Vec<f64>>,
+    /// What the channels are divided by; empty where nothing is.
+    pub factors: Vec<f32>,
     /// What the manifest calls the change of the input.
     pub smoothing: Option<&'static str>,
     /// What the columns of each layer get back for what the input lost.
@@ -34,6 +36,12 @@ pub(in crate::precision) struct Reading {
 }
 
 impl Reading {
+    /// Whether all layers get something back behind the product.
+    pub fn gives_back(&self) -> bool {
+        let all = !self.offsets.is_empty() && self.offsets.iter().all(Option::is_some);
+        self.middle.is_some() || all
+    }
+
     /// What the columns of the layer at this place get back.
     pub fn given_back(&self, layer: usize, weight: &Weight) -> Option<Vec<f64>> {
         let rounded = self
@@ -117,6 +125,7 @@ pub(in crate::precision) fn of(
     Reading {
         smoothing: Some(smooth.name(x == input)),
         means: found.means.as_ref().map(|m| smooth.means(m)),
+        factors: smooth.factors,
         choice: Some(smooth.choice),
         moments: Some(smooth.moments),
         middle: smooth.middle,

@@ -2,6 +2,9 @@
 //!
 //! TensorRT's product of integers applies one scale and writes what the next node wants: INT8 where that is QuantizeLinear.
 //! Biases, factors of the columns and activations are kernels of their own behind it, which read a quarter of FP32's bytes then.
+//!
+//! One scale serves all columns, so that the widest would decide. A column of a coarser weight has smaller integers: what its weight
+//! loses, all others gain.
 
 use kiln_graph::{Graph, Model, NodeId, ValueId, ops};
 
@@ -11,11 +14,17 @@ use crate::precision::calibrated::stats::TensorStats;
 use crate::precision::linear::{self, Linear};
 
 /// Parts of the widest range that are tried.
-const PARTS: [f64; 7] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4];
+const PARTS: [f64; 12] = [
+    1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15,
+];
 
 /// What the columns may lose on average, each of its own variance: 30 dB. Else the widest ones decide for all, or those that are mostly
 /// one number, as in residual sums.
 const EACH: f64 = 2.0 * ENOUGH;
+
+/// Room beyond a column's range, which coarser weights leave it and which clips alike for all inputs beyond: ranges of made and of real
+/// inputs differ by as much.
+const ROOM: f64 = 1.4;
 
 /// Below it Gelu is zero within 2e-4.
 const GELU_ENDS: f64 = -4.0;
@@ -101,13 +110,18 @@ struct Column {
 }
 
 impl Column {
-    /// The expected squared error within ±`most`, clipped to it.
-    fn noise(&self, most: f64) -> f64 {
-        (most / 127.0).powi(2) / 12.0 + self.clipped(most)
+    /// The largest magnitude.
+    fn most(&self) -> f64 {
+        self.hi.max(-self.lo)
     }
 
     fn variance(&self) -> f64 {
         2.0 * self.spread.powi(2)
+    }
+
+    /// How many times as coarse the weight is with which all numbers are within ±`most`, with room for others.
+    fn coarser(&self, most: f64) -> f64 {
+        (ROOM * self.most() / most).max(1.0)
     }
 
     /// The expected squared error of what is clipped at ±`most`.
@@ -120,16 +134,70 @@ impl Column {
     }
 }
 
-/// The scale of a product's bare result in INT8, if what it loses is 33 dB below the result, and not much more of any part of it.
+/// A way to write the columns with one scale.
+struct Way<'a> {
+    columns: &'a [Column],
+    /// The widest magnitude that is written.
+    most: f64,
+    /// Columns beyond it get coarser weights; else they are clipped.
+    coarsens: bool,
+    /// The expected squared error of a column from rounding its weight.
+    weights: f64,
+}
+
+impl Way<'_> {
+    fn coarser(&self, column: &Column) -> f64 {
+        match self.coarsens {
+            true => column.coarser(self.most),
+            false => 1.0,
+        }
+    }
+
+    /// The expected squared error of a column's bare result, without what its weight loses anyway.
+    fn noise(&self, column: &Column) -> f64 {
+        let times = self.coarser(column).powi(2);
+        let step = (self.most / 127.0).powi(2) / 12.0;
+        let clipped = match self.coarsens {
+            true => 0.0,
+            false => column.clipped(self.most),
+        };
+        times * step + (times - 1.0) * self.weights + clipped
+    }
+
+    /// That of all columns.
+    fn total(&self) -> f64 {
+        let each = (self.columns.iter()).map(|c| c.factor.powi(2) * self.noise(c));
+        each.sum()
+    }
+}
+
+/// How a product's result is written in INT8.
+pub(super) struct Handed {
+    /// Of the bare result, in INT8.
+    pub scale: f32,
+    /// How many times as coarse as it would be the weight of each column is; empty where none is.
+    pub coarser: Vec<f32>,
+}
+
+impl Handed {
+    /// The scale behind the coarser weight, whose own scale is another.
+    pub fn with(&self, old: &Weight, coarser: &Weight) -> Option<f32> {
+        let times = coarser.scales.as_f64()? / old.scales.as_f64()?;
+        Some((f64::from(self.scale) * times) as f32)
+    }
+}
+
+/// How a product's bare result is written in INT8, if what it loses is 33 dB below the result, and not much more of any part of it.
 ///
-/// `stats` are of the layer's result, `given` what its columns get back behind their factors.
-pub(super) fn scale(
+/// `stats` are of the layer's result, `given` what its columns get back behind their factors, `moments` the mean squares of its
+/// input's channels.
+pub(super) fn handed(
     g: &Graph,
     layer: &Linear,
     stats: &TensorStats,
     weight: &Weight,
-    given: Option<&[f64]>,
-) -> Option<f32> {
+    (given, moments): (Option<&[f64]>, Option<&[f64]>),
+) -> Option<Handed> {
     let read = read(g, layer)?;
     let whole = stats.finite() == stats.count && stats.rows > 0 && weight.apart.is_none();
     let factors = weight.factors.as_ref()?.values::<f32>()?;
@@ -167,20 +235,78 @@ pub(super) fn scale(
         }
     };
     let columns: Vec<Column> = (0..factors.len()).map(column).collect();
-    let widest = columns.iter().fold(0f64, |m, c| m.max(c.hi).max(-c.lo));
+    let widest = columns.iter().fold(0f64, |m, c| m.max(c.most()));
     let power: f64 = stats.channel_sumsq.iter().sum::<f64>() / rows;
-    let noise = |most: f64| -> f64 {
-        let each = columns.iter().map(|c| c.factor.powi(2) * c.noise(most));
-        each.sum()
-    };
-    let tried = PARTS.map(|part| (part * widest, noise(part * widest)));
-    let (most, noise) = tried.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
-    let scale = (most / 127.0) as f32;
+    let step = weight.scales.as_f64()?;
+    let weights = moments.map(|m| m.iter().sum::<f64>() * step * step / 12.0);
+    let ways = PARTS.iter().flat_map(|part| {
+        [false, true].map(|coarsens| Way {
+            columns: &columns,
+            most: part * widest,
+            coarsens,
+            weights: weights.unwrap_or(0.0),
+        })
+    });
+    // What is added to a residual sum loses more than it gains by what other inputs clip.
+    let may = weights.is_some() && read.ends.is_some();
+    let ways = ways.filter(|w| !w.coarsens || may);
+    let way = ways.min_by(|a, b| a.total().total_cmp(&b.total()))?;
+    let scale = (way.most / 127.0) as f32;
     let of_own = |c: &Column| match c.variance() > 0.0 {
-        true => c.noise(most) / c.variance(),
+        true => way.noise(c) / c.variance(),
         false => 0.0,
     };
     let each = columns.iter().map(of_own).sum::<f64>() / columns.len() as f64;
-    let fits = noise <= ENOUGH * power && each <= EACH;
-    (fits && scale.is_normal()).then_some(scale)
+    let fits = way.total() <= ENOUGH * power && each <= EACH;
+    let coarser = columns.iter().map(|c| way.coarser(c) as f32);
+    (fits && scale.is_normal()).then(|| Handed {
+        scale,
+        coarser: match way.coarsens {
+            true => coarser.collect(),
+            false => Vec::new(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(most: f64) -> Column {
+        Column {
+            factor: 1.0,
+            lo: -most,
+            hi: most,
+            mean: 0.0,
+            spread: most / 8.0,
+        }
+    }
+
+    fn way(columns: &[Column], most: f64, coarsens: bool, weights: f64) -> f64 {
+        let way = Way {
+            columns,
+            most,
+            coarsens,
+            weights,
+        };
+        way.total()
+    }
+
+    #[test]
+    fn a_wide_column_gets_a_coarser_weight_where_all_others_gain() {
+        let mut columns: Vec<Column> = (0..63).map(|_| column(100.0)).collect();
+        columns.push(column(2000.0));
+        let whole = way(&columns, 2000.0, false, 0.01);
+        assert!(way(&columns, 200.0, true, 0.01) < whole / 10.0);
+        // Clipping it costs more than its steps.
+        assert!(way(&columns, 200.0, false, 0.01) > whole);
+        // With few steps for each weight it is not worth it.
+        assert!(way(&columns, 200.0, true, 200.0) > whole);
+    }
+
+    #[test]
+    fn a_column_within_the_range_keeps_its_weight() {
+        assert_eq!(column(100.0).coarser(200.0), 1.0);
+        assert_eq!(column(100.0).coarser(100.0), ROOM);
+    }
 }

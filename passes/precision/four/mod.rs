@@ -1,7 +1,6 @@
 //! Weights of linear layers in 4 bits.
 
 mod awq;
-mod gptq;
 pub mod layer;
 pub mod plan;
 pub mod quantize_int4;

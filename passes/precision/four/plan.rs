@@ -5,10 +5,10 @@ use kiln_graph::{Graph, Model, NodeId, Tensor, ValueId};
 use rustc_hash::FxHashMap;
 
 use super::awq::{self, Product};
-use super::gptq::{Curvature, Steps};
 use super::layer::fit;
 use crate::Target;
 use crate::core::pass::Options;
+use crate::precision::calibrated::gptq::{Curvature, SWEEPS, Steps};
 use crate::precision::calibrated::gram::Gram;
 use crate::precision::calibrated::plan::{Method, Plan, Rounded};
 use crate::precision::linear::{self, Linear};
@@ -148,6 +148,8 @@ fn best(
         scales: &scales,
         zeros: zeros.as_deref(),
         block,
+        range: (-8.0, 7.0),
+        sweeps: SWEEPS,
     };
     let cost = |codes: &mut dyn Iterator<Item = f32>| {
         let off = values.iter().zip(codes).enumerate().map(|(at, (w, code))| {

@@ -97,6 +97,30 @@ pub fn quantize(
     }
 }
 
+/// A weight [K, N] in INT8 with one scale for each column, each so many times as large as `found` has it; no code grows.
+///
+/// # Errors
+/// When the numbers do not belong together.
+pub(in crate::precision) fn coarser(
+    weight: &[f32],
+    found: Quantized,
+    times: &[f32],
+) -> Result<Quantized, Unfit> {
+    let old = to_f32s(&found.scales).filter(|s| s.len() == times.len() && !s.is_empty());
+    let old = old.ok_or(Unfit::Type)?;
+    let scales: Vec<f32> = old.iter().zip(times).map(|(s, t)| s * t.max(1.0)).collect();
+    let code = |(k, v): (usize, &f32)| Int8::byte(Int8::nearest(v / scales[k % scales.len()], 0.0));
+    let codes: Vec<u8> = weight.iter().enumerate().map(code).collect();
+    let (dims, like) = (found.values.dims(), found.scales.dims());
+    let values = Tensor::from_raw(DType::I8, dims, codes.into()).map_err(|_| Unfit::Type)?;
+    let scales = Tensor::from_values(like, &scales).map_err(|_| Unfit::Type)?;
+    Ok(Quantized {
+        values,
+        scales,
+        ..found
+    })
+}
+
 fn search<C: Code>(
     weight: &Tensor,
     rounding: Rounding,

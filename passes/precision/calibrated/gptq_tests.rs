@@ -39,6 +39,8 @@ fn steps(scales: &[f32]) -> Steps<'_> {
         scales,
         zeros: None,
         block: 16,
+        range: (-8.0, 7.0),
+        sweeps: SWEEPS,
     }
 }
 

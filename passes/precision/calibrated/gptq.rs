@@ -16,7 +16,7 @@ use crate::precision::numbers::weights::{LANES, Lane, whole};
 const DAMPING: f64 = 0.01;
 
 /// Rounds of rounding again. A third changes the error by less than 1 % (MiniLM-L3).
-const SWEEPS: usize = 2;
+pub(in crate::precision) const SWEEPS: usize = 2;
 
 /// H of one activation, made ready for all layers that read it. Rows are in the order of their squares.
 pub(in crate::precision) struct Curvature {
@@ -37,6 +37,10 @@ pub(in crate::precision) struct Steps<'a> {
     pub scales: &'a [f32],
     pub zeros: Option<&'a [f32]>,
     pub block: usize,
+    /// The least and the greatest integer.
+    pub range: (f32, f32),
+    /// Rounds of rounding again.
+    pub sweeps: usize,
 }
 
 impl Curvature {
@@ -82,7 +86,7 @@ impl Curvature {
         })
     }
 
-    /// The integers, in -8..7, of a weight [K, columns].
+    /// The integers of a weight [K, columns].
     pub fn rounded(&self, weight: &[f32], columns: usize, steps: Steps<'_>) -> Vec<i8> {
         let solved = self.tiles(columns, |tile| {
             let mut tile = Tile::load(self, weight, columns, tile, steps);
@@ -172,6 +176,8 @@ struct Tile {
     weight: Vec<Lane>,
     scales: Vec<Lane>,
     zeros: Vec<Lane>,
+    range: (f32, f32),
+    sweeps: usize,
     /// What the weight is over what it is rounded to.
     error: Vec<Lane>,
 }
@@ -196,6 +202,8 @@ impl Tile {
                 Some(zeros) => of(zeros, 0.0),
                 None => vec![[0f32; LANES]; weight.len()],
             },
+            range: steps.range,
+            sweeps: steps.sweeps,
             error: vec![[0f32; LANES]; weight.len()],
             weight,
         }
@@ -206,7 +214,7 @@ impl Tile {
             let wanted = along(&h.feedback, &self.error, i, i + 1, self.weight[i]);
             self.round(i, &wanted);
         }
-        for _ in 0..SWEEPS {
+        for _ in 0..self.sweeps {
             for i in (0..self.weight.len()).rev() {
                 let wanted = along(&h.coupling, &self.error, i, 0, self.weight[i]);
                 self.round(i, &wanted);
@@ -216,8 +224,9 @@ impl Tile {
 
     fn round(&mut self, i: usize, wanted: &Lane) {
         let (scales, zeros) = (&self.scales[i], &self.zeros[i]);
+        let (least, most) = self.range;
         for l in 0..LANES {
-            let bounded = (wanted[l] / scales[l]).clamp(-8.0 - zeros[l], 7.0 - zeros[l]);
+            let bounded = (wanted[l] / scales[l]).clamp(least - zeros[l], most - zeros[l]);
             self.error[i][l] = self.weight[i][l] - whole(bounded) * scales[l];
         }
     }
@@ -225,7 +234,8 @@ impl Tile {
     fn code(&self, i: usize) -> Lane {
         std::array::from_fn(|l| {
             let near = self.weight[i][l] - self.error[i][l];
-            ((near / self.scales[i][l]).round() + self.zeros[i][l]).clamp(-8.0, 7.0)
+            ((near / self.scales[i][l]).round() + self.zeros[i][l])
+                .clamp(self.range.0, self.range.1)
         })
     }
 }
