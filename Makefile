@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate generation-table man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
+.PHONY: setup demo demo-generate generation-table generation-engines man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -36,6 +36,11 @@ demo-generate: $(KILN) $(GENERATE)/generation.json
 # Exports of twelve shapes by torch's two exporters, proved by what they generate: the table in docs/generation.md.
 generation-table: $(KILN) target/generate/models/.ready
 	python3 tools/generate/table.py target/generate/models --kiln $(KILN)
+
+# Engines of decoders for several GPUs, and what their kernels say of attention and caches: the other table there.
+generation-engines: $(KILN) target/generate/models/.ready
+	.venv-generate/bin/python fixtures/generation/caches.py --wide --forms dynamo.sdpa --only gpt2,llama,qwen2,qwen3,gemma,phi,mistral,opt --out target/generate/wide
+	python3 tools/generate/engines.py target/generate/wide --kiln $(KILN)
 
 target/generate/models/.ready: fixtures/generation/caches.py tools/generate/requirements.txt
 	[ -x .venv-generate/bin/python ] || python3 -m venv .venv-generate

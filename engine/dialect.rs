@@ -27,7 +27,11 @@ impl fmt::Display for Refusal {
 }
 
 /// Operators of com.microsoft that TensorRT for RTX 1.7 implements.
-const FOREIGN: &[&str] = &["MultiHeadAttention", "GroupQueryAttention"];
+const FOREIGN: &[&str] = &["MultiHeadAttention"];
+
+/// An operator of com.microsoft whose importer makes it of a plugin, of which TensorRT for RTX 1.7.1 has none, whatever the attributes:
+/// with a scale it says "failed to load GroupQueryAttention plugin", and without one "scale is invalid".
+const GROUPED: &str = "GroupQueryAttention";
 
 /// Begins the names of TensorRT's own operators, which have no domain that its parser looks at.
 const OWN: &str = "TRT_";
@@ -222,6 +226,12 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
         }
         if known {
             return None;
+        }
+        if op.domain() == "com.microsoft" && name == GROUPED {
+            return Some(
+                "TensorRT makes it of a plugin that it does not come with; caches that grow by Concat become buffers"
+                    .into(),
+            );
         }
         return Some(match COLLIDING.contains(&name) {
             true => format!("TensorRT goes by the name and would read it as the standard {name}"),

@@ -30,6 +30,7 @@
 // What only the bindings of TensorRT use.
 #![cfg_attr(not(feature = "tensorrt"), allow(dead_code))]
 
+mod aliased;
 mod attention;
 #[cfg(not(feature = "tensorrt"))]
 #[path = "absent.rs"]
@@ -63,6 +64,7 @@ mod sizes;
 mod tensorrt;
 mod view;
 
+pub use aliased::{Aliased, aliased};
 pub use attention::{Attended, AttentionKernel, attended};
 pub use backend::{RtxBuilder, serve};
 pub use capability::{ComputeCapability, UnknownCapability};

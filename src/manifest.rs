@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::{self, baseline::Verdict};
-use crate::engine::{Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
+use crate::engine::{Aliased, Attended, Kernels, Network, Otherwise, Paper, TensorInfo};
 use crate::engine_parity::EngineParity;
 use crate::environment::Environment;
 use crate::judge::Judgement;
@@ -239,6 +239,9 @@ pub struct EngineKernels {
     /// Quantized layers that they multiply in another type.
     #[serde(default)]
     pub otherwise: Vec<Otherwise>,
+    /// Whether a decoder's caches are updated in place; `null` where none are written into.
+    #[serde(default)]
+    pub aliased: Option<Aliased>,
     /// What computes each attention of the model; empty where an older kiln made the bundle.
     #[serde(default)]
     pub attention: Vec<Attended>,

@@ -426,6 +426,9 @@ fn render(globals: &Globals, m: &Manifest, bundle: Option<&Path>) -> String {
         "  model    {} nodes → {}, {sizes}\n",
         m.before.nodes, m.after.nodes
     );
+    for caches in &m.after.caches {
+        out += &format!("  caches   a row: {}\n", caches.describe());
+    }
     let blocks = m.blocks.iter().filter(|b| b.found > 0);
     let blocks: Vec<String> = blocks.map(Found::describe).collect();
     if !blocks.is_empty() {

@@ -153,6 +153,7 @@ pub(super) fn build(
         return Err(EngineError::Dropped(dropped).into());
     }
     let (kernels, steps) = built.kernels.by_profile();
+    let aliased = engine::aliased(model, &kernels, &steps);
     let engine = partial.file(bundle::ENGINE);
     (built.plan.save(&engine)).map_err(|source| CompileError::Io {
         path: engine.clone(),
@@ -176,6 +177,7 @@ pub(super) fn build(
             kernels,
             steps,
             otherwise,
+            aliased,
             attention,
             paper,
         },

@@ -34,6 +34,9 @@ pub fn sentence(engine: &EngineKernels) -> String {
     if !engine.steps.is_empty() {
         all += &format!("; a step of one token: {}", step(&engine.steps));
     }
+    if let Some(aliased) = &engine.aliased {
+        all += &format!("; {}", aliased.describe());
+    }
     all
 }
 

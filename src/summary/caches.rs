@@ -21,6 +21,9 @@ pub struct Caches {
     pub tensors: usize,
     /// What one token of one row takes in all of them.
     pub bytes_per_token: Option<usize>,
+    /// Tokens that a buffer of one length holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<usize>,
 }
 
 /// The length at which a table says what caches take.
@@ -33,6 +36,7 @@ pub fn of(graph: &Graph) -> Vec<Caches> {
         let like = |k: &Cache| {
             (k.update, k.heads, k.size, k.dtype)
                 == (cache.update, cache.heads, cache.size, cache.dtype)
+                && capacity(graph, k) == capacity(graph, &cache)
         };
         match kinds.iter_mut().find(|(kind, _)| like(kind)) {
             Some((_, all)) => all.push(cache),
@@ -41,11 +45,17 @@ pub fn of(graph: &Graph) -> Vec<Caches> {
     }
     kinds
         .into_iter()
-        .map(|(kind, all)| row(&kind, &all))
+        .map(|(kind, all)| row(&kind, &all, capacity(graph, &kind)))
         .collect()
 }
 
-fn row(kind: &Cache, all: &[Cache]) -> Caches {
+/// The length of a cache that has one.
+fn capacity(graph: &Graph, cache: &Cache) -> Option<usize> {
+    let dims = graph.value(cache.input).ty().shape()?;
+    dims.get(cache.axis)?.known()
+}
+
+fn row(kind: &Cache, all: &[Cache], capacity: Option<usize>) -> Caches {
     let mut layers: Vec<usize> = all.iter().map(|c| c.attention).collect();
     layers.sort_unstable();
     layers.dedup();
@@ -63,6 +73,7 @@ fn row(kind: &Cache, all: &[Cache]) -> Caches {
         dtype: kind.dtype.to_string(),
         tensors: all.len(),
         bytes_per_token: all.iter().map(Cache::bytes).sum(),
+        capacity,
     }
 }
 
@@ -76,7 +87,8 @@ impl Caches {
         };
         let plural = if self.layers == 1 { "layer" } else { "layers" };
         let sizes = self.bytes_per_token.map_or(String::new(), |n| {
-            format!(": {} a token, {} at {LENGTH}", bytes(n), bytes(n * LENGTH))
+            let length = self.capacity.unwrap_or(LENGTH);
+            format!(": {} a token, {} at {length}", bytes(n), bytes(n * length))
         });
         format!(
             "{} {plural} of {heads}, {}, {}{sizes}",

@@ -158,3 +158,26 @@ fn a_length_that_changes_nothing_is_said() {
             .says(&["--max-length changes nothing"]);
     }
 }
+
+#[test]
+fn a_bundle_says_that_its_caches_are_updated_in_place_and_what_they_take() {
+    if !tensorrt() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("m.kiln").display().to_string();
+    let llama = fixture("generation").join("llama.past.dynamo.sdpa.onnx");
+    let llama = llama.display().to_string();
+    let compile = ["compile", &llama, "--fp16", "--target", "sm_89"];
+    let more = ["--max-length", "64", "--no-check", "-o", &bundle];
+    let ran = kiln(&[&compile[..], &more].concat()).expect(0);
+    // 2 layers, keys and values, 2 heads of 8 halves: 128 B a token.
+    for said in [
+        "caches 4 of 4 updated in place",
+        "128 B a token, 8.2 kB at 64",
+    ] {
+        assert!(ran.out.contains(said), "{}", ran.out);
+    }
+    let report = std::fs::read_to_string(folder.path().join("m.kiln/report.md")).unwrap();
+    assert!(report.contains("caches, a row") && report.contains("updated in place"));
+}

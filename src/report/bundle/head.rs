@@ -6,7 +6,7 @@ use crate::report::kernels::sentence;
 use crate::report::page::{Head, Tone, Verdict};
 use crate::report::verdict::{engine_verdict, parity_verdict};
 use crate::setting::NO_CHECK;
-use crate::summary::{bytes, count};
+use crate::summary::{Caches, bytes, count};
 use crate::targets::Targets;
 
 pub(super) fn head(m: &Manifest) -> Head {
@@ -128,6 +128,11 @@ fn facts(m: &Manifest) -> Vec<(&'static str, String)> {
         ("nodes", format!("{} → {}", m.before.nodes, m.after.nodes)),
         ("parameters", count(m.before.parameters)),
     ];
+    // Of one row.
+    let caches: Vec<String> = m.after.caches.iter().map(Caches::describe).collect();
+    if !caches.is_empty() {
+        facts.push(("caches, a row", caches.join("; ")));
+    }
     if let Some(e) = &m.engine {
         facts.push(("engine", bytes(e.bytes as usize)));
     }
