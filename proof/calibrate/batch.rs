@@ -23,13 +23,6 @@ pub enum DataError {
     NoFiles { path: PathBuf },
     #[error("{} is one array, but the model has the inputs {inputs}; give an .npz file", path.display())]
     ManyInputs { path: PathBuf, inputs: String },
-    #[error("the array \"{array}\" of {} has the shape {found:?}, but {why}", path.display())]
-    Shape {
-        path: PathBuf,
-        array: String,
-        found: Vec<usize>,
-        why: String,
-    },
     #[error("{} is read as lines of text, for which a tokenizer is needed (a tokenizer.json)", path.display())]
     NoTokenizer { path: PathBuf },
     #[error("{} is not a usable tokenizer: {reason}", path.display())]

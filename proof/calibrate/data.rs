@@ -7,7 +7,7 @@ use kiln_graph::{Dim, Graph, Tensor, ValueId};
 use sha2::{Digest, Sha256};
 
 use super::batch::{Batch, DataError, Port, SourceOptions};
-use super::files::{files, fits, has_extension, hash_file, is_array, slice};
+use super::files::{files, has_extension, hash_file, is_array, slice};
 use super::text::Text;
 use crate::parity::{self, InputSpec, Npz};
 use crate::shapes::{self, Shapes};
@@ -267,12 +267,10 @@ impl Source {
 
     fn load(&self, path: &Path) -> Result<Vec<(String, Tensor)>, DataError> {
         let infos: Vec<TensorInfo> = self.ports.iter().map(|p| p.info.clone()).collect();
-        let inputs = match (has_extension(path, "npy"), &infos[..]) {
+        Ok(match (has_extension(path, "npy"), &infos[..]) {
             (true, [only]) => vec![(only.name.clone(), parity::from_npy(path, only)?)],
             _ => parity::from_npz(&mut Npz::open(path)?, &infos)?,
-        };
-        fits(path, &self.ports, &inputs)?;
-        Ok(inputs)
+        })
     }
 
     /// The size of the batch, if every input's first dimension is called so and all can be split there.

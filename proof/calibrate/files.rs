@@ -1,10 +1,10 @@
-//! Files of arrays: which there are, whether they fit the model, and their rows.
+//! Files of arrays: which there are, and their rows.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Dim, Tensor};
+use kiln_graph::Tensor;
 use sha2::{Digest, Sha256};
 
 use super::batch::{DataError, Port};
@@ -85,45 +85,6 @@ pub(super) fn files(path: &Path, ports: &[Port]) -> Result<Vec<PathBuf>, DataErr
         }
     }
     Ok(files)
-}
-
-/// Checks ranks, fixed sizes, and that dimensions of one name are of one size.
-pub(super) fn fits(
-    path: &Path,
-    ports: &[Port],
-    inputs: &[(String, Tensor)],
-) -> Result<(), DataError> {
-    let mut sizes: Vec<(&str, usize, &str)> = Vec::new();
-    for (port, (name, tensor)) in ports.iter().zip(inputs) {
-        let refuse = |why: String| DataError::Shape {
-            path: path.to_path_buf(),
-            array: name.clone(),
-            found: tensor.dims().to_vec(),
-            why,
-        };
-        let Some(dims) = &port.dims else {
-            continue;
-        };
-        if dims.len() != tensor.rank() {
-            return Err(refuse(format!("the model takes {}", port.info)));
-        }
-        for (dim, &size) in dims.iter().zip(tensor.dims()) {
-            match dim {
-                Dim::Known(n) if *n != size => {
-                    return Err(refuse(format!("the model takes {}", port.info)));
-                }
-                Dim::Symbol(symbol) => match sizes.iter().find(|(s, ..)| **s == **symbol) {
-                    Some((_, other, by)) if *other != size => {
-                        return Err(refuse(format!("{symbol} is {other} in \"{by}\"")));
-                    }
-                    Some(_) => {}
-                    None => sizes.push((symbol, size, name)),
-                },
-                _ => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Rows `from` to `to` along the first axis; `None` where a row is not a whole number of bytes.

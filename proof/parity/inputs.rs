@@ -7,7 +7,7 @@ use kiln_graph::{DType, Tensor, limits};
 
 use super::npz::{Npz, NpzError};
 use super::number::{Number, Rounding, convert, from_numbers};
-use kiln_runtime::TensorInfo;
+use kiln_runtime::{Dim, TensorInfo};
 
 /// The prefix of a model's inputs in a file that holds outputs as well.
 pub const INPUT_PREFIX: &str = "in.";
@@ -39,6 +39,16 @@ pub enum InputError {
         wanted: DType,
         reason: String,
     },
+    #[error(
+        "the array \"{array}\" of {} has the shape {found:?}, but {why}",
+        path.display()
+    )]
+    Shape {
+        path: PathBuf,
+        array: String,
+        found: Vec<usize>,
+        why: String,
+    },
     #[error("the input \"{input}\" cannot be made as {dtype}{shape:?}: {reason}")]
     Make {
         input: String,
@@ -52,12 +62,13 @@ pub enum InputError {
 /// converted if that changes no value. Other arrays of the file are left alone.
 ///
 /// # Errors
-/// When the file cannot be read, when an input is missing, and when a conversion would change a value.
+/// When the file cannot be read, when an input is missing or of a shape that the model does not take, and when a conversion would
+/// change a value.
 pub fn from_npz(npz: &mut Npz, inputs: &[TensorInfo]) -> Result<Vec<(String, Tensor)>, InputError> {
-    inputs
-        .iter()
-        .map(|input| Ok((input.name.clone(), one_from_npz(npz, input)?)))
-        .collect()
+    let one = |input: &TensorInfo| Ok((input.name.clone(), one_from_npz(npz, input)?));
+    let read: Vec<_> = inputs.iter().map(one).collect::<Result<_, InputError>>()?;
+    fit(npz.path(), inputs, &read)?;
+    Ok(read)
 }
 
 fn one_from_npz(npz: &mut Npz, input: &TensorInfo) -> Result<Tensor, InputError> {
@@ -81,19 +92,58 @@ fn one_from_npz(npz: &mut Npz, input: &TensorInfo) -> Result<Tensor, InputError>
     })
 }
 
+/// Checks ranks, fixed sizes, and that dimensions of one name are of one size, as far as the model says them.
+fn fit(path: &Path, infos: &[TensorInfo], inputs: &[(String, Tensor)]) -> Result<(), InputError> {
+    let mut sizes: Vec<(&str, usize, &str)> = Vec::new();
+    for (info, (name, tensor)) in infos.iter().zip(inputs) {
+        let refuse = |why: String| InputError::Shape {
+            path: path.to_owned(),
+            array: name.clone(),
+            found: tensor.dims().to_vec(),
+            why,
+        };
+        if info.shape.is_empty() {
+            continue;
+        }
+        if info.shape.len() != tensor.rank() {
+            return Err(refuse(format!("the model takes {info}")));
+        }
+        for (dim, &size) in info.shape.iter().zip(tensor.dims()) {
+            match dim {
+                Dim::Fixed(n) if *n != size => {
+                    return Err(refuse(format!("the model takes {info}")));
+                }
+                Dim::Symbol(symbol) => match sizes.iter().find(|(s, ..)| s == symbol) {
+                    Some((_, other, by)) if *other != size => {
+                        return Err(refuse(format!("{symbol} is {other} in \"{by}\"")));
+                    }
+                    Some(_) => {}
+                    None => sizes.push((symbol, size, name)),
+                },
+                Dim::Fixed(_) | Dim::Unknown => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads the one input of a model from an `.npy` file, converted as by [`from_npz`].
 ///
 /// # Errors
-/// When the file cannot be read, and when a conversion would change a value.
+/// When the file cannot be read, when its shape is none that the model takes, and when a conversion would change a value.
 pub fn from_npy(path: &Path, input: &TensorInfo) -> Result<Tensor, InputError> {
     let tensor = super::npz::read_npy(path, &input.name, Some(input.dtype))?;
-    convert(&tensor, input.dtype).map_err(|reason| InputError::Lossy {
+    let converted = convert(&tensor, input.dtype).map_err(|reason| InputError::Lossy {
         path: path.to_owned(),
         array: input.name.clone(),
         found: tensor.dtype(),
         wanted: input.dtype,
         reason,
-    })
+    })?;
+    let read = [(input.name.clone(), converted)];
+    fit(path, std::slice::from_ref(input), &read)?;
+    let [(_, converted)] = read;
+    Ok(converted)
 }
 
 /// The elements of a text such as `16000`, `1,2,3`, `[0.5, 1]` or `true`; a string is one element whatever it holds.
@@ -199,5 +249,27 @@ mod tests {
         let err = from_npz(&mut npz, &[input("y", DType::F32)]).unwrap_err();
         let has = "it has: in.ids, mask, x, out.y";
         assert!(err.to_string().ends_with(has), "{err}");
+        let shaped = |name: &str, shape: &[Dim]| TensorInfo {
+            shape: shape.to_vec(),
+            ..input(name, DType::I64)
+        };
+        let seq = || Dim::Symbol("seq".into());
+        assert!(
+            from_npz(
+                &mut npz,
+                &[shaped("ids", &[seq()]), shaped("mask", &[seq()])]
+            )
+            .is_ok()
+        );
+        let mut refused = |shape: &[Dim]| {
+            let wanted = [shaped("ids", shape)];
+            from_npz(&mut npz, &wanted).unwrap_err().to_string()
+        };
+        let told = refused(&[Dim::Fixed(4)]);
+        assert!(
+            told.ends_with("io.npz has the shape [2], but the model takes int64[4]"),
+            "{told}"
+        );
+        assert!(refused(&[Dim::Unknown, Dim::Fixed(2)]).contains("takes int64[?,2]"));
     }
 }

@@ -3,8 +3,8 @@
 use crate::common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use common::command::{Folder, kiln};
 
@@ -376,18 +376,21 @@ fn an_interrupted_bench_speaks_of_no_bundle() {
     if common::runtime().is_none() {
         return;
     }
-    // Of a smaller model the runs that are kept would be full before.
     let model = common::fixture("models/vit.ts.eager.onnx");
     let mut bench = Command::new(env!("CARGO_BIN_EXE_kiln"));
-    let bench = bench.arg("bench").arg(&model).args(["--duration", "600"]);
+    let bench = bench.arg("bench").arg(&model).args(["--runs", "100000000"]);
     let bench = bench.current_dir(env!("CARGO_MANIFEST_DIR"));
-    let running = bench.stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    let mut running = bench.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(running.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("measure") {
+        assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "{said}");
+    }
     let id = running.id().to_string();
     Command::new("kill").args(["-INT", &id]).status().unwrap();
-    let ended = running.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(130));
-    let said = String::from_utf8(ended.stderr).unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    let ended = running.wait().unwrap();
+    assert_eq!(ended.code(), Some(130));
     let mut stages = said.lines().filter(|l| !l.starts_with('['));
     assert_eq!(stages.next_back(), Some("kiln: interrupted"));
     assert!(!said.contains("bundle"), "{said}");
