@@ -9,3 +9,4 @@ pub mod quantize_fp8;
 pub mod quantize_int8;
 mod reading;
 pub mod results;
+mod weighed;

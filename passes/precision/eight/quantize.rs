@@ -3,12 +3,12 @@
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
 use rustc_hash::FxHashMap;
 
-use super::columns;
 use super::compensate;
 use super::conv::{self, Conv};
 use super::qdq::{Weight, Writer};
 use super::reading::{self, Form, Reading};
 use super::results;
+use super::weighed::{Matrix, Operand};
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
 use crate::precision::calibrated::gptq::Curvature;
 use crate::precision::calibrated::ranges::{self, Choice};
@@ -93,20 +93,6 @@ impl Rounded {
         self.conv
             .write(g, pass, (&weight, bias), input, result, self.format);
     }
-}
-
-/// What a weight's rounding depends on.
-struct Operand<'a> {
-    /// Channels that are multiplied apart.
-    outliers: &'a [usize],
-    /// The mean square of each channel.
-    moments: Option<&'a [f64]>,
-    /// The mean of each channel.
-    means: Option<&'a [f64]>,
-    /// With it, roundings make up for each other.
-    curvature: Option<&'a Curvature>,
-    /// The largest magnitude, where the columns have their factors behind the product.
-    behind: Option<f32>,
 }
 
 /// Layers that read the same value.
@@ -338,9 +324,7 @@ impl Quantizer {
         let mut done = 0;
         for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
             let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
-            let matrix = matrix.ok_or(weights::Unfit::Type);
-            let mut input = Operand {
-                curvature: None,
+            let input = Operand {
                 outliers,
                 moments: reading.moments.as_deref(),
                 means: reading
@@ -349,7 +333,9 @@ impl Quantizer {
                     .filter(|_| self.weight == Rounding::Int8),
                 behind: choice.as_ref().map(|c| c.hi.max(-c.lo)).filter(|_| behind),
             };
-            let weight = matrix.and_then(|m| Ok((self.weight(layer, m.clone(), &input, &[])?, m)));
+            let matrix = matrix.ok_or(weights::Unfit::Type);
+            let matrix = matrix.and_then(|m| Matrix::of(layer, m, self.weight, &input));
+            let weight = matrix.and_then(|m| Ok((m.nearest()?, m)));
             let (mut weight, matrix) = match weight {
                 Ok(weight) => weight,
                 Err(why) => {
@@ -363,10 +349,7 @@ impl Quantizer {
             let handed = results.and_then(|s| results::handed(g, layer, s, &weight, known));
             let mut scale = handed.as_ref().map(|h| h.scale);
             let coarser = handed.as_ref().map_or(&[][..], |h| &h.coarser);
-            input.curvature = curvature.as_ref();
-            if (curvature.is_some() || !coarser.is_empty())
-                && let Ok(other) = self.weight(layer, matrix, &input, coarser)
-            {
+            if let Some(Ok(other)) = matrix.rounded_anew(coarser, curvature.as_ref()) {
                 scale = handed.and_then(|h| h.with(&weight, &other));
                 weight = other;
                 offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
@@ -454,82 +437,6 @@ impl Quantizer {
             (offset, lost) => offset.or_else(|| lost.cloned()),
         }
     }
-
-    /// `coarser` says how many times as coarse each column is as it would be, if it is not empty.
-    fn weight(
-        &self,
-        layer: &Linear,
-        mut matrix: Vec<f32>,
-        input: &Operand<'_>,
-        coarser: &[f32],
-    ) -> Result<Weight, weights::Unfit> {
-        let Linear { rows, columns, .. } = *layer;
-        let outliers = input.outliers;
-        let mut apart = Vec::with_capacity(outliers.len() * columns);
-        for &row in outliers {
-            let row = matrix
-                .get_mut(row * columns..(row + 1) * columns)
-                .ok_or(weights::Unfit::Moments)?;
-            apart.extend_from_slice(row);
-            row.fill(0.0);
-        }
-        let tensor = |dims: &[usize], values: &[f32]| {
-            Tensor::from_values(dims, values).map_err(|_| weights::Unfit::Type)
-        };
-        let whole = tensor(&[rows, columns], &matrix)?;
-        let mut found = weights::quantize(&whole, self.weight, rows, input.moments)?;
-        if !coarser.is_empty() {
-            found = weights::coarser(&matrix, found, coarser)?;
-        }
-        if let Some(curvature) = input.curvature {
-            found = compensate::rounded(&matrix, found, curvature)?;
-        }
-        let scales = found.scales.reshaped(&[columns][..]);
-        let mut scales = scales.map_err(|_| weights::Unfit::Type)?;
-        let mut factors = None;
-        if let Some(most) = input.behind {
-            let each = to_f32s(&scales).ok_or(weights::Unfit::Type)?;
-            let (scale, behind) = columns::behind(&matrix, &each, most);
-            (scales, factors) = (Tensor::scalar(scale), Some(Tensor::vector(&behind)));
-        }
-        let indices: Vec<i64> = outliers.iter().map(|&j| j as i64).collect();
-        let steps = match &factors {
-            Some(factors) => to_f32s(factors)
-                .zip(scales.as_f64())
-                .map(|(f, s)| f.iter().map(|&f| f64::from(f) * s).collect::<Vec<_>>()),
-            None => to_f32s(&scales).map(|s| s.iter().map(|&s| f64::from(s)).collect()),
-        };
-        let lost = input
-            .means
-            .zip(steps)
-            .map(|(means, steps)| lost(&matrix, &found.values.bytes(), &steps, means));
-        Ok(Weight {
-            lost,
-            values: found.values,
-            scales,
-            factors,
-            apart: match outliers.is_empty() {
-                true => None,
-                false => Some((
-                    Tensor::vector(&indices),
-                    tensor(&[outliers.len(), columns], &apart)?,
-                )),
-            },
-        })
-    }
-}
-
-/// The means of a product's columns that rounding a weight [K, N] to INT8 takes away.
-fn lost(matrix: &[f32], codes: &[u8], steps: &[f64], means: &[f64]) -> Vec<f64> {
-    let columns = steps.len().max(1);
-    let mut lost = vec![0f64; steps.len()];
-    let rows = matrix.chunks(columns).zip(codes.chunks(columns));
-    for ((row, codes), mean) in rows.zip(means) {
-        for (k, (v, &code)) in row.iter().zip(codes).enumerate() {
-            lost[k] += mean * (f64::from(*v) - f64::from(code as i8) * steps[k]);
-        }
-    }
-    lost
 }
 
 fn ranges_remark(
