@@ -57,12 +57,10 @@ struct Buffer<'a> {
 
 impl<'a> Buffer<'a> {
     fn of(g: &'a Graph, cache: &Cache) -> Option<Buffer<'a>> {
-        let input = g.value(cache.input);
-        let length = input.ty().shape()?.get(cache.axis)?.known()?;
         Some(Buffer {
-            input: input.name(),
+            input: g.value(cache.input).name(),
             output: &g.outputs().get(cache.output?)?.name,
-            length: length as i64,
+            length: cache.capacity(g)? as i64,
             size: cache.size? as i64,
         })
     }

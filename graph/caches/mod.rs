@@ -39,6 +39,12 @@ impl Cache {
         let bits = self.size? * self.heads.unwrap_or(1) * self.dtype.bits() as usize;
         Some(halves * bits.div_ceil(8))
     }
+
+    /// Tokens that it holds, if it is a buffer of one length.
+    pub fn capacity(&self, graph: &Graph) -> Option<usize> {
+        let dims = graph.value(self.input).ty().shape()?;
+        dims.get(self.axis)?.known()
+    }
 }
 
 /// The caches of a graph, in the order of its inputs; none where none is updated: then keys and values are what it computes on.

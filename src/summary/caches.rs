@@ -36,7 +36,7 @@ pub fn of(graph: &Graph) -> Vec<Caches> {
         let like = |k: &Cache| {
             (k.update, k.heads, k.size, k.dtype)
                 == (cache.update, cache.heads, cache.size, cache.dtype)
-                && capacity(graph, k) == capacity(graph, &cache)
+                && k.capacity(graph) == cache.capacity(graph)
         };
         match kinds.iter_mut().find(|(kind, _)| like(kind)) {
             Some((_, all)) => all.push(cache),
@@ -45,14 +45,8 @@ pub fn of(graph: &Graph) -> Vec<Caches> {
     }
     kinds
         .into_iter()
-        .map(|(kind, all)| row(&kind, &all, capacity(graph, &kind)))
+        .map(|(kind, all)| row(&kind, &all, kind.capacity(graph)))
         .collect()
-}
-
-/// The length of a cache that has one.
-fn capacity(graph: &Graph, cache: &Cache) -> Option<usize> {
-    let dims = graph.value(cache.input).ty().shape()?;
-    dims.get(cache.axis)?.known()
 }
 
 fn row(kind: &Cache, all: &[Cache], capacity: Option<usize>) -> Caches {
