@@ -13,7 +13,7 @@ use super::baseline::{self, Judged};
 use super::loaded::{Loaded, Request, bytes, inputs, load, session_options};
 use super::machine::Machine;
 use super::measured::{BenchOptions, Measured};
-use super::nodes::{self, Placed};
+use super::nodes::{Nodes, Placed};
 use super::profile::Profile;
 use super::report::BenchReport;
 use crate::engine::{Work, work};
@@ -138,14 +138,19 @@ pub fn benchmark(request: &Request, talk: &dyn Talk) -> Result<Benchmark, BenchE
         machine = machine.max(Machine::measure(runtime, &options, threads)?);
         points.iter_mut().for_each(|p| p.hold_against(&machine));
     }
-    let placements = match points.first() {
-        Some(point) if !device.device.is_cpu() => {
-            nodes::placements(request, runtime, &options, &loaded, &point.sizes, talk)?
-        }
-        _ => Vec::new(),
+    let nodes = Nodes {
+        request,
+        runtime,
+        options: &options,
+        loaded: &loaded,
+        talk,
+    };
+    let placements = match points.first().filter(|_| !device.device.is_cpu()) {
+        Some(point) => nodes.placements(&point.sizes)?,
+        None => Vec::new(),
     };
     let profiles = match points.last().filter(|_| request.profile > 0) {
-        Some(point) => nodes::profiles(request, runtime, &options, &loaded, &point.sizes, talk)?,
+        Some(point) => nodes.profiles(&point.sizes)?,
         None => Vec::new(),
     };
     Ok(Benchmark {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use kiln_graph::Model;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -25,101 +24,85 @@ pub struct Placed {
 /// What ONNX Runtime's profile of a GPU is.
 const LAUNCHES: &str = "the profile has the time that the host takes to launch kernels, not that in which the GPU runs them";
 
-/// Where the nodes of each model run at a point; what falls back is told.
-pub(super) fn placements(
-    request: &Request,
-    runtime: &'static Runtime,
-    options: &SessionOptions,
-    loaded: &[Loaded],
-    point: &Point,
-    talk: &dyn Talk,
-) -> Result<Vec<Placed>, BenchError> {
-    let mut placements = Vec::new();
-    for l in loaded {
-        talk.stage(&format!("placement of {}", l.name));
-        let placement = placement(request, runtime, options, l, point)?;
-        if !placement.pass() {
-            talk.warn(&format!("{}: {}", l.name, placement.describe()));
-        }
-        placements.push(Placed {
-            model: l.name.clone(),
-            placement,
-        });
+/// One model after another in sessions that are watched, at one point.
+pub(super) struct Nodes<'a> {
+    pub request: &'a Request,
+    pub runtime: &'static Runtime,
+    pub options: &'a SessionOptions,
+    pub loaded: &'a [Loaded],
+    pub talk: &'a dyn Talk,
+}
+
+impl Nodes<'_> {
+    /// Where the nodes of each model run; what falls back is told.
+    pub fn placements(&self, point: &Point) -> Result<Vec<Placed>, BenchError> {
+        let placed = |l: &Loaded| {
+            self.talk.stage(&format!("placement of {}", l.name));
+            let placement = self.placement(l, point)?;
+            if !placement.pass() {
+                let told = format!("{}: {}", l.name, placement.describe());
+                self.talk.warn(&told);
+            }
+            Ok(Placed {
+                model: l.name.clone(),
+                placement,
+            })
+        };
+        self.loaded.iter().map(placed).collect()
     }
-    Ok(placements)
-}
 
-/// Where the nodes of a model run at a point, from one run of a session of its own.
-fn placement(
-    request: &Request,
-    runtime: &'static Runtime,
-    options: &SessionOptions,
-    l: &Loaded,
-    point: &Point,
-) -> Result<Placement, BenchError> {
-    let options = SessionOptions {
-        watched: true,
-        ..nodewise(options, &l.model)
-    };
-    let mut session = Session::from_path(runtime, &l.path, &options)?;
-    session.excuse(shapes::derived(&l.model));
-    let (inputs, _) = inputs(request, &l.model, &session, point)?;
-    session.bind(&inputs)?.run_discarding()?;
-    let placement = session.placement()?;
-    placement.ok_or_else(|| {
-        BenchError::Runtime(runtime::Error::Run {
-            model: l.name.clone(),
-            reason: "ONNX Runtime does not say where its nodes ran".into(),
-        })
-    })
-}
-
-/// The profile of each model at a point.
-pub(super) fn profiles(
-    request: &Request,
-    runtime: &'static Runtime,
-    options: &SessionOptions,
-    loaded: &[Loaded],
-    point: &Point,
-    talk: &dyn Talk,
-) -> Result<Vec<Profile>, BenchError> {
-    if !options.device.is_cpu() {
-        talk.warn(LAUNCHES);
-    }
-    let profile = |l: &Loaded| {
-        talk.stage(&format!("profile {}", l.name));
-        profile(request, runtime, options, l, point)
-    };
-    loaded.iter().map(profile).collect()
-}
-
-fn profile(
-    request: &Request,
-    runtime: &'static Runtime,
-    options: &SessionOptions,
-    l: &Loaded,
-    point: &Point,
-) -> Result<Profile, BenchError> {
-    let folder = Temporary::new().map_err(|source| BenchError::Io {
-        path: std::env::temp_dir(),
-        why: "a folder for the profile cannot be made",
-        source,
-    })?;
-    let options = nodewise(options, &l.model);
-    let file = folder.path().join("profile");
-    let mut session = Session::profiled(runtime, &l.path, &options, &file)?;
-    let (inputs, _) = inputs(request, &l.model, &session, point)?;
-    for _ in 0..request.profile {
+    /// Where the nodes of a model run, from one run.
+    fn placement(&self, l: &Loaded, point: &Point) -> Result<Placement, BenchError> {
+        let options = SessionOptions {
+            watched: true,
+            ..self.options_of(l)
+        };
+        let mut session = Session::from_path(self.runtime, &l.path, &options)?;
+        session.excuse(shapes::derived(&l.model));
+        let (inputs, _) = inputs(self.request, &l.model, &session, point)?;
         session.bind(&inputs)?.run_discarding()?;
+        let placement = session.placement()?;
+        placement.ok_or_else(|| {
+            BenchError::Runtime(runtime::Error::Run {
+                model: l.name.clone(),
+                reason: "ONNX Runtime does not say where its nodes ran".into(),
+            })
+        })
     }
-    let written = session.end_profile()?;
-    let read = Profile::read(&l.name, Path::new(&written), request.profile);
-    Ok(read?)
-}
 
-/// A replayed graph has no nodes that could be watched.
-fn nodewise(options: &SessionOptions, model: &Model) -> SessionOptions {
-    let mut options = session_options(options, model);
-    options.gpu.graph = false;
-    options
+    /// The profile of each model.
+    pub fn profiles(&self, point: &Point) -> Result<Vec<Profile>, BenchError> {
+        if !self.options.device.is_cpu() {
+            self.talk.warn(LAUNCHES);
+        }
+        let profile = |l: &Loaded| {
+            self.talk.stage(&format!("profile {}", l.name));
+            self.profile(l, point)
+        };
+        self.loaded.iter().map(profile).collect()
+    }
+
+    fn profile(&self, l: &Loaded, point: &Point) -> Result<Profile, BenchError> {
+        let folder = Temporary::new().map_err(|source| BenchError::Io {
+            path: std::env::temp_dir(),
+            why: "a folder for the profile cannot be made",
+            source,
+        })?;
+        let file = folder.path().join("profile");
+        let mut session = Session::profiled(self.runtime, &l.path, &self.options_of(l), &file)?;
+        let (inputs, _) = inputs(self.request, &l.model, &session, point)?;
+        for _ in 0..self.request.profile {
+            session.bind(&inputs)?.run_discarding()?;
+        }
+        let written = session.end_profile()?;
+        let read = Profile::read(&l.name, Path::new(&written), self.request.profile);
+        Ok(read?)
+    }
+
+    /// A replayed graph has no nodes that could be watched.
+    fn options_of(&self, l: &Loaded) -> SessionOptions {
+        let mut options = session_options(self.options, &l.model);
+        options.gpu.graph = false;
+        options
+    }
 }
