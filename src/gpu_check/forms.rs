@@ -16,6 +16,8 @@ use crate::runtime::OrtEvaluator;
 /// A form that was written and compared.
 struct Written {
     form: &'static Form,
+    /// Of its file.
+    hash: Option<blake3::Hash>,
     result: Result<(PathBuf, Row), Failed>,
 }
 
@@ -28,8 +30,18 @@ impl Work<'_> {
         };
         let mut written: Vec<Written> = Vec::new();
         for form in &FORMS {
-            let result = self.compared(form, &model, &written);
-            written.push(Written { form, result });
+            // A form that gives the file of an earlier one is not run again.
+            let file = self.write_form(form, &model);
+            let hash = file.as_ref().ok().map(|(_, hash)| *hash);
+            let same = written.iter().find(|w| hash.is_some() && w.hash == hash);
+            let result = match same {
+                Some(same) => {
+                    let why = format!("the same file as {}", same.form.name);
+                    Err(Failed::from(why.as_str()))
+                }
+                None => file.and_then(|(path, _)| self.compared(form, path)),
+            };
+            written.push(Written { form, hash, result });
         }
         [false, true]
             .into_iter()
@@ -72,16 +84,11 @@ impl Work<'_> {
         self.request.work.join(name)
     }
 
-    /// Writes the model in a form, and holds it against the original. A form that gives the file of an earlier one is not run again.
-    fn compared(
-        &self,
-        form: &Form,
-        model: &Model,
-        earlier: &[Written],
-    ) -> Result<(PathBuf, Row), Failed> {
+    /// Writes the model in a form; its file and that file's hash.
+    fn write_form(&self, form: &Form, model: &Model) -> Result<(PathBuf, blake3::Hash), Failed> {
         let failed = |e: &dyn std::fmt::Display| Failed::from(e.to_string().as_str());
         let mut model = model.clone();
-        let (precision, half) = self.half();
+        let (_, half) = self.half();
         let (target, options) = (form.target(), Options::default());
         let evaluator = OrtEvaluator::new(self.request.ort_lib.as_deref());
         let mut cx = Context::new(&target, &options);
@@ -90,14 +97,13 @@ impl Work<'_> {
         kiln_passes::run(&mut model, &steps, &mut cx, &mut |_, _| {}).map_err(|e| failed(&e))?;
         let path = self.path(form);
         onnx::write(&model, &path, &onnx::WriteOptions::default()).map_err(|e| failed(&e))?;
-        let bytes = fs::read(&path).map_err(|e| failed(&e))?;
-        let same = |w: &&Written| {
-            let path = self.path(w.form);
-            fs::read(path).is_ok_and(|other| other == bytes)
-        };
-        if let Some(same) = earlier.iter().find(same) {
-            return Err(failed(&format!("the same file as {}", same.form.name)));
-        }
+        let hash = blake3::hash(&fs::read(&path).map_err(|e| failed(&e))?);
+        Ok((path, hash))
+    }
+
+    /// Holds a form's file against the original.
+    fn compared(&self, form: &Form, path: PathBuf) -> Result<(PathBuf, Row), Failed> {
+        let (precision, _) = self.half();
         let (candidate, original) = (shown(&path), shown(&self.subject.path));
         let mut args = vec![
             "check",
@@ -110,7 +116,8 @@ impl Work<'_> {
         args.extend(["--device", &self.device]);
         let checked: Value = self.steps.kiln(&args).json()?;
         let report = checked.get("parity").cloned().unwrap_or_default();
-        let report = serde_json::from_value(report).map_err(|e| failed(&e))?;
+        let report =
+            serde_json::from_value(report).map_err(|e| Failed::from(e.to_string().as_str()))?;
         let row = Row::new(&self.subject.name, form.name, precision);
         Ok((path, row.proved(Some(&report))))
     }
