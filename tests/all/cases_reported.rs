@@ -4,6 +4,8 @@
 //! nn.MultiheadAttention (`mask_true_hides`, `mha_*`), sound (`cases_half`), random numbers (`proof_random`), numbers behind
 //! convolutions (`cases_trt`).
 
+use std::path::Path;
+
 use crate::common;
 
 use kiln::compile::{Options, compile};
@@ -40,6 +42,17 @@ const REPORTED: &[(&str, &[&str], Outcome)] = &[
     ("self_qkv_3d", &[], Outcome::Passes),
 ];
 
+/// What compiles a model of `fixtures/cases` to FP16 for the CPU, into a folder.
+pub fn halves(case: &str, folder: &Path) -> Options {
+    Options {
+        targets: Some(Targets::Cpu),
+        output: Some(folder.join("m.kiln")),
+        precision: Floats::Fp16.into(),
+        latency: Some(false),
+        ..Options::new(common::fixture(&format!("cases/{case}.onnx")))
+    }
+}
+
 #[test]
 fn models_that_were_reported_do_what_is_right() {
     if common::runtime().is_none() {
@@ -48,12 +61,8 @@ fn models_that_were_reported_do_what_is_right() {
     for (name, dims, expected) in REPORTED {
         let folder = tempfile::tempdir().unwrap();
         let options = Options {
-            targets: Some(Targets::Cpu),
-            output: Some(folder.path().join("m.kiln")),
-            precision: Floats::Fp16.into(),
-            latency: Some(false),
             dims: dims.iter().map(|d| d.parse().unwrap()).collect(),
-            ..Options::new(common::fixture(&format!("cases/{name}.onnx")))
+            ..halves(name, folder.path())
         };
         let outcome = compile(&options, &Silent).unwrap_or_else(|e| panic!("{name}: {e}"));
         let report = outcome.manifest.parity.unwrap();

@@ -1,13 +1,11 @@
 //! What a search keeps of models that decide by their own numbers: which key is seen follows from every layer before it.
 
+use crate::cases_reported::halves;
 use crate::common;
 
-use kiln::compile::{Options, compile};
-
+use kiln::compile::compile;
 use kiln::parity::Outcome;
-use kiln::precision::Floats;
 use kiln::talk::Silent;
-use kiln::targets::Targets;
 
 /// Attention that sees the three best keys, or the best one alone. A rounding of queries or keys takes another one, so both products keep
 /// FP32, and those behind the decision do not.
@@ -22,13 +20,7 @@ fn the_way_to_a_decision_keeps_fp32_and_what_is_behind_it_does_not() {
     ];
     for (case, last) in behind {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options {
-            targets: Some(Targets::Cpu),
-            output: Some(folder.path().join("m.kiln")),
-            precision: Floats::Fp16.into(),
-            latency: Some(false),
-            ..Options::new(common::fixture(&format!("cases/{case}.onnx")))
-        };
+        let options = halves(case, folder.path());
         let outcome = compile(&options, &Silent).unwrap_or_else(|e| panic!("{case}: {e}"));
         let manifest = outcome.manifest;
         assert_eq!(manifest.parity_outcome, Some(Outcome::Passes), "{case}");
