@@ -229,7 +229,7 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
         }
         if op.domain() == "com.microsoft" && name == GROUPED {
             return Some(
-                "TensorRT makes it of a plugin that it does not come with; caches that grow by Concat become buffers"
+                "TensorRT makes it of a plugin that it does not come with: export the decoder with caches that grow by Concat, which kiln makes buffers of"
                     .into(),
             );
         }
