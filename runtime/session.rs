@@ -15,7 +15,7 @@ use super::device::Device;
 use super::info::{TensorInfo, infos};
 use super::options::SessionOptions;
 use super::placement::Placement;
-use super::values::{from_ort, to_ort};
+use super::values::{from_ort, to_host, to_ort};
 use super::{Error, Runtime, cuda, rtx};
 use crate::scratch::Temporary;
 
@@ -242,7 +242,7 @@ impl Session {
     }
 
     /// As [`Session::bind`], with the inputs copied to the device once, and the outputs left there: what remains of a run is
-    /// the model. Its outputs are dropped unread.
+    /// the model.
     ///
     /// # Errors
     /// As [`Session::bind`], and when the device refuses the memory.
@@ -351,16 +351,17 @@ enum Fed {
 }
 
 impl Bound<'_> {
-    /// Runs the model once. The outputs come in the model's order and are not copied.
+    /// Runs the model once. The outputs come in the model's order, and are copied only where they are on a device.
     ///
     /// # Errors
-    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor or not in the host's memory.
+    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor or cannot be copied.
     pub fn run(&mut self) -> Result<Vec<(String, Tensor)>, Error> {
         let outputs = raw_run(&mut self.session.session, &self.session.model, &self.fed)?;
         outputs
             .into_iter()
             .map(|(name, value)| {
-                let tensor = from_ort(value, &self.bytes).map_err(|reason| Error::Output {
+                let tensor = to_host(value).and_then(|value| from_ort(value, &self.bytes));
+                let tensor = tensor.map_err(|reason| Error::Output {
                     model: self.session.model.clone(),
                     name: name.to_owned(),
                     reason,

@@ -6,6 +6,7 @@ mod layers;
 mod options;
 pub(crate) mod pieces;
 mod precision;
+mod replayed;
 mod saved;
 mod suspects;
 
@@ -54,6 +55,8 @@ pub struct Checked {
     /// Whether the bundle's engine gives the same; `null` if it has none and none is required.
     pub engine_parity: Option<EngineParity>,
     pub engine_parity_required: bool,
+    /// Whether a CUDA graph of the candidate, replayed as it serves, gives the same; `null` if it was not asked for.
+    pub cuda_graph: Option<EngineParity>,
     /// What the user's own judge said; `null`: there is none.
     pub judge: Option<Judgement>,
     pub runtime: String,
@@ -74,6 +77,7 @@ impl Checked {
     pub fn failed(&self) -> bool {
         let others = self.precision.as_ref().is_none_or(|p| p.present)
             && self.unproved_engine().is_none()
+            && !self.cuda_graph.as_ref().is_some_and(EngineParity::failed)
             && self.judge.as_ref().is_none_or(|j| j.pass)
             && (self.fallback().is_none() || !self.device.asked);
         self.parity.failed() || !others
@@ -112,7 +116,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     let tolerance = tolerance(options, &candidate)?;
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
     let engine = engine(options);
-    let (mut pieces, mut judge) = (None, None);
+    let (mut pieces, mut judge, mut cuda_graph) = (None, None, None);
     let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
@@ -157,6 +161,17 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
                 false => None,
             };
             let placements = opened.placements().to_vec();
+            if options.cuda_graph {
+                talk.stage("CUDA graph");
+                cuda_graph = Some(replay(
+                    options,
+                    &path,
+                    &candidate,
+                    &mut opened,
+                    &tolerance,
+                    talk,
+                )?);
+            }
             let engine = match engine {
                 None => None,
                 Some(Err(not_run)) => Some(not_run.into()),
@@ -192,12 +207,30 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         bisection,
         engine_parity,
         engine_parity_required: options.require_engine_parity,
+        cuda_graph,
         judge,
         runtime,
         device,
         placements,
         environment: environment(),
     })
+}
+
+/// Holds a replayed CUDA graph of the candidate against the reference.
+fn replay(
+    options: &Options,
+    path: &Path,
+    candidate: &Model,
+    opened: &mut Reference,
+    tolerance: &Tolerance,
+    talk: &dyn Talk,
+) -> Result<EngineParity, Error> {
+    let mut typed = candidate.clone();
+    infer::annotate(&mut typed.graph);
+    match replayed::open(options, path, &typed, opened.device()) {
+        Err(not_run) => Ok(not_run.into()),
+        Ok(mut runner) => Ok(opened.compare_engine(runner.as_mut(), tolerance, talk)?),
+    }
 }
 
 /// The tolerance that was asked for or fits the candidate, with the limits given.
