@@ -122,9 +122,8 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
             talk.stage("parity");
             limits_fit(&tolerance, &candidate)?;
             let golden = golden::compare(options, file, &path, &candidate, &tolerance)?;
-            let engine = engine.map(|_| EngineParity::NotRun {
-                why: "recorded outputs are compared with the model, not with the engine".into(),
-            });
+            let why = "recorded outputs are compared with the model, not with the engine";
+            let engine = engine.map(|_| NotRun(why.into()).into());
             let proved = (golden.runtime, golden.device, golden.placements, engine);
             (golden.report, None, None, file, proved)
         }
@@ -134,9 +133,8 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
             fix(options, &mut original, &candidate)?;
             let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
             pieces = Some(found);
-            let engine = engine.map(|_| EngineParity::NotRun {
-                why: "the models were run in pieces, which an engine cannot be".into(),
-            });
+            let why = "the models were run in pieces, which an engine cannot be";
+            let engine = engine.map(|_| NotRun(why.into()).into());
             let proved = (alone.runtime_version(), alone.device, Vec::new(), engine);
             (report, None, None, given, proved)
         }
@@ -163,23 +161,14 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
             let placements = opened.placements().to_vec();
             if options.cuda_graph {
                 talk.stage("CUDA graph");
-                cuda_graph = Some(replay(
-                    options,
-                    &path,
-                    &candidate,
-                    &mut opened,
-                    &tolerance,
-                    talk,
-                )?);
+                let found = replayed::open(options, &path, &candidate, opened.device());
+                cuda_graph = Some(compared(found, &mut opened, &tolerance, talk)?);
             }
-            let engine = match engine {
-                None => None,
-                Some(Err(not_run)) => Some(not_run.into()),
-                Some(Ok(mut runner)) => {
-                    talk.stage("engine parity");
-                    Some(opened.compare_engine(runner.as_mut(), &tolerance, talk)?)
-                }
-            };
+            let engine = engine.map(|found| {
+                talk.stage("engine parity");
+                compared(found, &mut opened, &tolerance, talk)
+            });
+            let engine = engine.transpose()?;
             if let Some(asked) = &options.judge {
                 talk.stage("judge");
                 judge = Some(opened.ask(&path, asked, talk)?);
@@ -216,18 +205,14 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     })
 }
 
-/// Holds a replayed CUDA graph of the candidate against the reference.
-fn replay(
-    options: &Options,
-    path: &Path,
-    candidate: &Model,
+/// Holds what runs against the reference.
+fn compared(
+    found: Result<Box<dyn Runner>, NotRun>,
     opened: &mut Reference,
     tolerance: &Tolerance,
     talk: &dyn Talk,
 ) -> Result<EngineParity, Error> {
-    let mut typed = candidate.clone();
-    infer::annotate(&mut typed.graph);
-    match replayed::open(options, path, &typed, opened.device()) {
+    match found {
         Err(not_run) => Ok(not_run.into()),
         Ok(mut runner) => Ok(opened.compare_engine(runner.as_mut(), tolerance, talk)?),
     }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use kiln_graph::{DType, Model, Tensor};
+use kiln_graph::{DType, Model, Tensor, infer};
 use kiln_passes::cuda_kernels;
 
 use super::Options;
 use crate::engine_parity::{NotRun, Runner, RunnerError};
 use crate::runtime::{Chosen, Device, GpuOptions, Runtime, Session, SessionOptions};
 
-/// Opens a model whose types are inferred.
+/// Opens a model in its file and in memory.
 ///
 /// # Errors
 /// Why nothing is replayed: there is no CUDA device, or ONNX Runtime records no graph of this model.
@@ -19,9 +19,12 @@ pub(super) fn open(
     model: &Model,
     device: &Chosen,
 ) -> Result<Box<dyn Runner>, NotRun> {
-    if let Some(why) = obstacle(model) {
+    let mut typed = model.clone();
+    infer::annotate(&mut typed.graph);
+    if let Some(why) = obstacle(&typed) {
         return Err(NotRun(why));
     }
+    drop(typed);
     if !matches!(device.device, Device::Cuda(_)) {
         return Err(NotRun(format!("no CUDA device: models run on {device}")));
     }
@@ -51,8 +54,8 @@ fn served(device: Device) -> SessionOptions {
 }
 
 /// Why ONNX Runtime records no CUDA graph of a model, if it does not (`inference_session.cc`): it takes no control flow, and no copies
-/// between the GPU and the CPU.
-pub(crate) fn obstacle(model: &Model) -> Option<String> {
+/// between the GPU and the CPU. The model's types must be inferred.
+fn obstacle(model: &Model) -> Option<String> {
     let g = &model.graph;
     let flow = g
         .nodes()
@@ -123,7 +126,7 @@ impl Runner for Refused {
 mod tests {
     use super::*;
     use crate::runtime::Gpu;
-    use kiln_graph::{infer, onnx};
+    use kiln_graph::onnx;
 
     fn why(text: &str) -> Option<String> {
         let mut model = onnx::read_text(text).unwrap();
