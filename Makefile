@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate generation-table generation-engines man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage cuda-table engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
+.PHONY: setup demo demo-generate generation-table generation-engines man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage cuda-table engines gpu-check gpu-page gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -181,6 +181,11 @@ bench: $(KILN)
 # ends with exit code 5.
 gpu-check: $(KILN)
 	scripts/gpu-check.sh
+
+# docs/gpu.md and the README's rows, from the records in benches/results.
+gpu-page: $(KILN)
+	$(KILN) gpu-check --page docs/gpu.md
+	@python3 tools/readme.py
 
 # The same for another machine: a folder and a tarball with the binary, the libraries, MiniLM and two small decoders. No toolchain is
 # needed there.
