@@ -72,6 +72,10 @@ impl Session {
         match self.0 {}
     }
 
+    pub fn written_into(&self) -> Vec<&str> {
+        match self.0 {}
+    }
+
     pub fn begin(&mut self) -> Result<(), EngineRunError> {
         match self.0 {}
     }

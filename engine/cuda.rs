@@ -223,6 +223,13 @@ impl Stream {
         Ok(Room(room))
     }
 
+    /// Copies to the GPU and waits.
+    pub(super) fn set(&self, room: &mut Room, bytes: &[u8]) -> Result<(), CudaError> {
+        let queued = self.0.memcpy_htod(bytes, &mut room.0);
+        queued.map_err(failed("copy to the GPU"))?;
+        self.wait()
+    }
+
     /// Queues zeros.
     pub(super) fn clear(&self, room: &mut Room) -> Result<(), CudaError> {
         self.0

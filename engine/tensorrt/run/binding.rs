@@ -25,7 +25,7 @@ impl Session {
     ) -> Result<(), EngineRunError> {
         let given = matched(&self.shared.io, inputs, kept)?;
         if self.refill(&given, kept)? {
-            return Ok(());
+            return self.place(inputs, kept);
         }
         self.shared.device.bind()?;
         self.shared.log.clear();
@@ -37,6 +37,7 @@ impl Session {
         self.choose_profile(&given, kept)?;
         self.bound = Some(self.buffers(&given, kept, old.as_mut())?);
         self.refill(&given, kept)?;
+        self.place(inputs, kept)?;
         self.upload()?;
         // What is written in place is written again by the next run, with the same numbers at the same places.
         self.enqueue()?;
@@ -49,6 +50,32 @@ impl Session {
             self.graph = (stream.capture(|| self.enqueue()).ok()).and_then(Result::ok);
             self.launch()?;
             self.stream.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Copies what is given of inputs that are kept.
+    fn place(
+        &mut self,
+        inputs: &[(String, Tensor)],
+        kept: &[(usize, Vec<usize>)],
+    ) -> Result<(), EngineRunError> {
+        let Some(bound) = &mut self.bound else {
+            return Ok(());
+        };
+        for (index, _) in kept {
+            let name = &self.shared.io[*index].name;
+            let tensor = &mut bound.tensors[*index];
+            if let Some((_, given)) = inputs.iter().find(|(n, _)| n == name)
+                && let Memory::Kept(room) = &mut tensor.memory
+            {
+                if given.dtype() != tensor.dtype || given.dims() != tensor.dims {
+                    let text =
+                        format!("`{name}` is not of the type and shape that the engine takes");
+                    return Err(EngineRunError::Inputs(text));
+                }
+                self.stream.set(room, &given.bytes())?;
+            }
         }
         Ok(())
     }
@@ -129,12 +156,15 @@ impl Session {
             {
                 fill(buffer, tensor)?;
             }
-            let input = |input: usize| tensors.iter_mut().find(|(i, _)| *i == input);
             let address = match &mut memory {
                 Memory::Copied(buffer) if io.on_host => buffer.host_ptr()?,
                 Memory::Copied(buffer) => buffer.device_ptr(),
                 Memory::Kept(room) => room.device_ptr(),
-                Memory::Of(of) => match input(*of).map(|(_, t)| &mut t.memory) {
+                Memory::Of(of) => match tensors
+                    .iter()
+                    .find(|(i, _)| i == of)
+                    .map(|(_, t)| &t.memory)
+                {
                     Some(Memory::Copied(buffer)) => buffer.device_ptr(),
                     Some(Memory::Kept(room)) => room.device_ptr(),
                     Some(Memory::Of(_)) | None => {
@@ -154,6 +184,8 @@ impl Session {
                     dims,
                     bytes,
                     memory,
+                    given: None,
+                    is_there: false,
                 },
             ));
         }
@@ -189,9 +221,7 @@ impl Session {
             return Ok(false);
         }
         for (index, tensor) in given {
-            if let Some(buffer) = bound.tensors[*index].copied() {
-                fill(buffer, tensor)?;
-            }
+            bound.tensors[*index].take(tensor, !kept.is_empty())?;
         }
         Ok(true)
     }

@@ -16,6 +16,10 @@ pub(super) struct BoundTensor {
     pub dims: Vec<usize>,
     pub bytes: usize,
     pub memory: Memory,
+    /// What a step of a generation was given.
+    pub given: Option<Tensor>,
+    /// Whether the GPU has the input already.
+    pub is_there: bool,
 }
 
 /// Where a tensor is.
@@ -36,6 +40,20 @@ impl BoundTensor {
             Memory::Kept(_) | Memory::Of(_) => None,
         };
         bytes.is_some_and(|b| b[..self.bytes] == tensor.bytes()[..])
+    }
+
+    /// Takes an input. Where `stays`, what was given before is not copied again.
+    pub fn take(&mut self, tensor: &Tensor, stays: bool) -> Result<(), EngineRunError> {
+        let same = |a: &Tensor| a.bytes().as_ptr() == tensor.bytes().as_ptr();
+        self.is_there = stays && self.given.as_ref().is_some_and(same);
+        if self.is_there {
+            return Ok(());
+        }
+        self.given = stays.then(|| tensor.clone());
+        match self.copied() {
+            Some(buffer) => fill(buffer, tensor),
+            None => Ok(()),
+        }
     }
 
     /// What is copied at each run.

@@ -164,8 +164,8 @@ impl Session {
     }
 
     /// Runs one step of a generation. `kept` are inputs, with their shapes, in whose memory the engine writes outputs: they stay on
-    /// the GPU from step to step, and neither they nor these outputs are copied. They are zeros at first, and after
-    /// [`begin`](Self::begin).
+    /// the GPU from step to step, and neither they nor these outputs are copied. They are zeros at first and after
+    /// [`begin`](Self::begin), or what is given of them among `inputs`.
     ///
     /// # Errors
     /// As [`run`](Self::run), and when the engine writes no output in the memory of one of `kept`.
@@ -178,6 +178,13 @@ impl Session {
         self.bind_beside(inputs, &kept)?;
         self.run_bound()?;
         self.outputs()
+    }
+
+    /// The inputs in whose memory the engine writes outputs.
+    pub fn written_into(&self) -> Vec<&str> {
+        let io = &self.shared.io;
+        let inputs = io.iter().filter_map(|o| io.get(o.of?));
+        inputs.map(|input| input.name.as_str()).collect()
     }
 
     /// Clears what steps left on the GPU.
@@ -221,7 +228,7 @@ impl Session {
             return Err(EngineRunError::Inputs("no inputs were given yet".into()));
         };
         for (index, io) in self.shared.io.iter().enumerate() {
-            if io.on_host || io.is_input != inputs {
+            if io.on_host || io.is_input != inputs || bound.tensors[index].is_there {
                 continue;
             }
             match (inputs, bound.buffer_mut(index)) {
