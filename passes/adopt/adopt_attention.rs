@@ -279,28 +279,49 @@ impl Adopt<'_, '_> {
         let mut operands = [Ref::New(0); 3];
         let mut widths = [0; 3];
         let mut from = 0;
+        let packed = attention.input(1).is_none() && attention.input(2).is_none();
         for k in 0..3 {
-            let x = (attention.input(k))
-                .ok_or_else(|| Miss::because("its queries, keys and values are packed"))?;
-            let rank = self.rank(x)?;
-            if rank != 3 && (k == 0 || rank != 4) {
-                return Err(Miss::at(x, 1, "its layout is not [batch, seq, width]"));
-            }
-            widths[k] = match rank {
-                4 => 0,
-                _ => self.size(x, 2)?,
+            let rank = match attention.input(if packed { 0 } else { k }) {
+                Some(x) if packed => {
+                    (operands[k], widths[k]) = self.part(x, k)?;
+                    3
+                }
+                Some(x) => {
+                    let rank = self.rank(x)?;
+                    if rank != 3 && (k == 0 || rank != 4) {
+                        return Err(Miss::at(x, 1, "its layout is not [batch, seq, width]"));
+                    }
+                    widths[k] = match rank {
+                        4 => 0,
+                        _ => self.size(x, 2)?,
+                    };
+                    operands[k] = x.into();
+                    rank
+                }
+                None => return Err(Miss::because("its keys and values are packed")),
             };
-            operands[k] = x.into();
             let (Some(bias), 3) = (attention.projection_bias(), rank) else {
                 continue;
             };
             let bounds = [from, from + widths[k]].map(|at| Tensor::vector(&[at]));
             let bounds = bounds.map(|t| self.patch.constant(t));
             let part = self.node("Slice", &[bias.into(), bounds[0], bounds[1]], Attrs::new());
-            operands[k] = self.node("Add", &[x.into(), part], Attrs::new());
+            operands[k] = self.node("Add", &[operands[k], part], Attrs::new());
             from += widths[k];
         }
         Ok((operands, widths))
+    }
+
+    /// Queries, keys or values of [batch, seq, heads, 3, size] as [batch, seq, width], and their width.
+    fn part(&mut self, x: ValueId, place: usize) -> Result<(Ref, i64), Miss> {
+        let known = self.rank(x)? == 5 && self.size(x, 3)? == 3;
+        refuse(!known, "its queries, keys and values are packed otherwise")?;
+        let width = self.size(x, 2)?.checked_mul(self.size(x, 4)?);
+        let width = width.ok_or_else(|| Miss::at(x, 1, "its width is too large"))?;
+        let place = self.patch.constant(Tensor::scalar(place as i64));
+        let axis = Attrs::new().with("axis", 3i64);
+        let part = self.node("Gather", &[x.into(), place], axis);
+        Ok((self.reshape(part, &[0, 0, width]), width))
     }
 
     /// The mask and the bias as one bias.

@@ -6,7 +6,7 @@
 use kiln_graph::ops::Keyless;
 use kiln_graph::{Attrs, DType, Tensor, ValueId};
 
-use super::lower_attention::Lower;
+use super::attention_words::Lower;
 use crate::core::patch::Ref;
 
 /// A bias up to this one hides. FP16's number for a mask's -3.4e38 is below it, with a relative position added to it; what
