@@ -36,6 +36,9 @@ pub struct Facts {
     /// Operator sets beside the default one that its operators are of.
     pub imports: &'static [(&'static str, i64)],
 
+    /// Whether it has a kernel for an operator of this operator set over floats of a type. `None`: it runs all that its standard has.
+    pub has_kernel: Option<fn(Op, i64, DType) -> bool>,
+
     // What stands for internal operators. `None`: the operator is spelled out.
     /// x · σ(alpha · x) with the attribute `alpha`.
     pub swish: Option<Native>,
@@ -173,6 +176,10 @@ pub enum RotaryTables {
 pub enum AttentionForm {
     /// com.microsoft:MultiHeadAttention. `projects`: Attention of the same domain where it can project its one input itself.
     MultiHead { projects: bool },
+    /// com.microsoft:MultiHeadAttention, whose one operand has queries, keys and values where one product can give them so.
+    Packed,
+    /// com.microsoft:GroupQueryAttention, which rotates queries and keys itself, where each query sees the keys up to its own.
+    Grouped,
     /// ONNX's own Attention.
     Standard,
     /// MatMul, Softmax, MatMul.

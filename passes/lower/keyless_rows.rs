@@ -6,7 +6,7 @@
 use kiln_graph::ops::Keyless;
 use kiln_graph::{Attrs, DType, Tensor, ValueId};
 
-use super::lower_attention::Lower;
+use super::attention_words::Lower;
 use crate::analysis::attention::keyless;
 use crate::core::patch::Ref;
 

@@ -3,7 +3,7 @@
 use kiln_graph::ops::{self, InternalAttention, Keyless};
 use kiln_graph::{Attrs, DType, Graph, NodeId, Op, ValueId};
 
-use super::lower_attention::Lower;
+use super::attention_words::Lower;
 use crate::analysis::attention::keyless;
 use crate::analysis::depends::depends;
 use crate::analysis::mask;
