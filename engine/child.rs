@@ -251,7 +251,10 @@ fn listen(mut child: Child, order: &Order, progress: &dyn Progress) -> Result<Fa
             }
         }
     });
-    let written = child.stderr.take().map(|pipe| thread::spawn(move || tail(pipe)));
+    let written = child
+        .stderr
+        .take()
+        .map(|pipe| thread::spawn(move || tail(pipe)));
     let mut said = Said::default();
     let cancelled = loop {
         match events.recv_timeout(PATIENCE) {
