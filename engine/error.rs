@@ -159,7 +159,15 @@ impl EngineError {
             }
             Self::Profile(error) => error.hint(),
             Self::Parse { failures, .. } => failures.iter().find_map(ParseFailure::hint),
-            Self::Build { failures, .. } => failures.iter().find_map(BuildFailure::hint),
+            Self::Build { failures, .. } => {
+                let known = failures.iter().find_map(BuildFailure::hint);
+                known.or_else(|| {
+                    Some(format!(
+                        "its parser takes the model, and its builder does not: {NO_ENGINE} makes the model without an engine, and \
+                         {TARGET} cpu one for ONNX Runtime"
+                    ))
+                })
+            }
             Self::Dialect(refusals) if refusals.iter().any(|r| r.quantization) => Some(format!(
                 "TensorRT takes INT8 around zero with constant scales; `{EXPLAIN} all` says what kept kiln from writing it so"
             )),
@@ -315,5 +323,25 @@ fn some<T: fmt::Display>(failures: &[T]) -> String {
         [] => "it does not say why".to_owned(),
         [one] => one.to_string(),
         [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(reason: &str) -> String {
+        let failures = vec![BuildFailure {
+            node: None,
+            reason: reason.into(),
+        }];
+        let log = Vec::new();
+        EngineError::Build { failures, log }.hint().unwrap()
+    }
+
+    #[test]
+    fn what_no_one_knows_of_the_builder_still_says_what_to_do() {
+        assert!(hint("its check (false) failed").contains("`no-engine`"));
+        assert!(hint("reshaping failed").contains("exported with fixed sizes"));
     }
 }

@@ -46,8 +46,10 @@ impl Role {
 /// The roles of stand-ins by what the graph does, with those below each node.
 pub(super) fn by_use(graph: &Graph, facts: &Facts) -> BTreeMap<String, Role> {
     let mut roles = BTreeMap::new();
+    let tokens = tokens(graph, facts);
     walk(graph, facts, &mut |g, facts, id| {
-        for (name, role) in windows(g, facts, id) {
+        let windows = windows(g, facts, id).into_iter();
+        for (name, role) in windows.filter(|(name, _)| !tokens.contains(name)) {
             let known = roles.entry(name).or_insert(role);
             if role == Role::Samples {
                 *known = role;
@@ -67,6 +69,16 @@ pub(super) fn by_use(graph: &Graph, facts: &Facts) -> BTreeMap<String, Role> {
         }
     }
     roles
+}
+
+/// What inputs that index tables count: a window over what their rows become slides over tokens, not over a picture or a sound.
+fn tokens(graph: &Graph, facts: &Facts) -> BTreeSet<String> {
+    let rows = graph.nodes().filter_map(|(_, node)| {
+        let table = node.op().is("Gather") && graph.constant(node.input(0)?).is_some();
+        let source = given_indices(graph, node.input(1).filter(|_| table)?)?;
+        Some(facts.dims(source)?.iter().filter_map(Expr::lone_symbol))
+    });
+    rows.flatten().map(str::to_string).collect()
 }
 
 /// Lists whose items refer to each other, such as nodes and edges of a graph: what indices that are given point into, and

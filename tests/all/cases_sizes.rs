@@ -169,6 +169,23 @@ fn lines_have_one_height_and_any_width() {
     assert_eq!(found("N, 3, ?, W"), "N 1:1:8, W 32:320:640, x.2 48");
 }
 
+/// Pools over tokens, as Funnel's between its blocks.
+#[test]
+fn a_window_over_rows_of_a_table_slides_over_tokens() {
+    let pooled = onnx::read_text(
+        r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (int64[batch, seq] ids) => (float[batch, 1, half, 4] y)
+        <int64[1] axis = {1}, float[3, 4] table = {0.5, -0.25, 0.5, 0.25, 0.1, 0.2, 0.3, 0.4, -0.1, 0.6, 0.7, -0.8}>
+        {
+            rows = Gather(table, ids)
+            x = Unsqueeze(rows, axis)
+            y = MaxPool<kernel_shape = [2, 1], strides = [2, 1], ceil_mode = 1>(x)
+        }"#,
+    )
+    .unwrap();
+    assert_eq!(sizes(&pooled, &[]).unwrap(), "batch 1:1:8, seq 1:128:512");
+}
+
 #[test]
 fn an_n_that_is_not_in_front_is_no_batch() {
     assert_eq!(sizes(&model("sizes_points"), &[]).unwrap(), "N 1:128:512");
