@@ -324,19 +324,55 @@ impl Adopt<'_, '_> {
         Ok((self.reshape(part, &[0, 0, width]), width))
     }
 
+    fn truth(&mut self, mask: ValueId) -> Ref {
+        let to = Attrs::new().with("to", i64::from(DType::Bool.to_onnx()));
+        self.node("Cast", &[mask.into()], to)
+    }
+
+    /// Which keys are within the length of their sequence, as [batch, keys].
+    fn within(
+        &mut self,
+        attention: &ops::MicrosoftAttention<'_>,
+        lengths: ValueId,
+    ) -> Result<Ref, Miss> {
+        let x = attention.input(0).ok_or_else(Miss::none)?;
+        let batch = |v: ValueId| self.cx.facts.dims(v)?.first();
+        // Twice as many are ends and starts, and 3 · batch + 2 a form of packed sequences.
+        if batch(lengths).is_none() || batch(lengths) != batch(x) {
+            let why = "its mask is not one length for each sequence";
+            return Err(Miss::at(lengths, 1, why));
+        }
+        let keys = match attention.is_packed() {
+            true => x,
+            // Queries, keys and values of each head may be side by side.
+            false => attention.input(1).unwrap_or(x),
+        };
+        let axis = if self.rank(keys)? == 4 { 2 } else { 1 };
+        let size = Attrs::new().with("start", axis).with("end", axis + 1);
+        let size = self.node("Shape", &[keys.into()], size);
+        let [from, step] = [0i64, 1].map(|n| self.patch.constant(Tensor::scalar(n)));
+        let none = self.patch.constant(Tensor::vector::<i64>(&[]));
+        let count = self.node("Reshape", &[size, none], Attrs::new());
+        let places = self.node("Range", &[from, count, step], Attrs::new());
+        let to = Attrs::new().with("to", i64::from(DType::I64.to_onnx()));
+        let lengths = self.node("Cast", &[lengths.into()], to);
+        let axes = self.patch.constant(Tensor::vector(&[1i64]));
+        let lengths = self.node("Unsqueeze", &[lengths, axes], Attrs::new());
+        Ok(self.node("Less", &[places, lengths], Attrs::new()))
+    }
+
     /// The mask and the bias as one bias.
     fn mask(&mut self, attention: &ops::MicrosoftAttention<'_>) -> Result<Option<Ref>, Miss> {
         let bias = attention.attention_bias().map(Ref::Old);
         let Some(mask) = attention.mask() else {
             return Ok(bias);
         };
-        let axes: &[i64] = match self.rank(mask)? {
-            2 => &[1, 2],
-            3 => &[1],
+        let (axes, kept): (&[i64], Ref) = match self.rank(mask)? {
+            1 => (&[1, 2], self.within(attention, mask)?),
+            2 => (&[1, 2], self.truth(mask)),
+            3 => (&[1], self.truth(mask)),
             _ => return Err(Miss::at(mask, 1, "its mask is not one number for each key")),
         };
-        let to = Attrs::new().with("to", i64::from(DType::Bool.to_onnx()));
-        let kept = self.node("Cast", &[mask.into()], to);
         let axes = self.patch.constant(Tensor::vector(axes));
         let kept = self.node("Unsqueeze", &[kept, axes], Attrs::new());
         let (shown, hidden) = (self.number(0.0), self.number(attention.mask_filter_value()));

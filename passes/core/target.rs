@@ -17,6 +17,13 @@ pub struct Target {
     pub facts: &'static Facts,
 }
 
+impl Target {
+    /// Whether it has operators of this domain beside ONNX's own.
+    pub(crate) fn takes(&self, domain: &str) -> bool {
+        self.facts.imports.iter().any(|(name, _)| *name == domain)
+    }
+}
+
 /// What a runtime takes, and what goes fast on it: one table for each dialect, in `targets/`.
 #[derive(Debug)]
 pub struct Facts {

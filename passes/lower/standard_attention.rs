@@ -116,7 +116,8 @@ impl Lower<'_, '_> {
             _ => -1e38,
         };
         let lowest = self.number(lowest);
-        self.node("Max", &[at, lowest], Attrs::new())
+        let level = self.node("Max", &[at, lowest], Attrs::new());
+        self.counted(bias, level)
     }
 
     /// NaN for rows whose keys are all hidden by an infinite number that nothing guards: zeros are given there.
