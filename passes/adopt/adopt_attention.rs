@@ -312,6 +312,18 @@ impl Adopt<'_, '_> {
         Ok((operands, widths))
     }
 
+    /// Queries, keys or values of [batch, seq, heads, 3, size] as [batch, seq, width], and their width.
+    fn part(&mut self, x: ValueId, place: usize) -> Result<(Ref, i64), Miss> {
+        let known = self.rank(x)? == 5 && self.size(x, 3)? == 3;
+        refuse(!known, "its queries, keys and values are packed otherwise")?;
+        let width = self.size(x, 2)?.checked_mul(self.size(x, 4)?);
+        let width = width.ok_or_else(|| Miss::at(x, 1, "its width is too large"))?;
+        let place = self.patch.constant(Tensor::scalar(place as i64));
+        let axis = Attrs::new().with("axis", 3i64);
+        let part = self.node("Gather", &[x.into(), place], axis);
+        Ok((self.reshape(part, &[0, 0, width]), width))
+    }
+
     fn truth(&mut self, mask: ValueId) -> Ref {
         let to = Attrs::new().with("to", i64::from(DType::Bool.to_onnx()));
         self.node("Cast", &[mask.into()], to)
@@ -332,13 +344,10 @@ impl Adopt<'_, '_> {
         }
         let keys = match attention.is_packed() {
             true => x,
-            false => attention.input(1).ok_or_else(Miss::none)?,
+            // Queries, keys and values of each head may be side by side.
+            false => attention.input(1).unwrap_or(x),
         };
-        // Packed heads are [batch, seq, heads, 3, size].
-        let axis = match self.rank(keys)? {
-            5 => 1,
-            rank => rank as i64 - 2,
-        };
+        let axis = if self.rank(keys)? == 4 { 2 } else { 1 };
         let size = Attrs::new().with("start", axis).with("end", axis + 1);
         let size = self.node("Shape", &[keys.into()], size);
         let [from, step] = [0i64, 1].map(|n| self.patch.constant(Tensor::scalar(n)));
@@ -350,18 +359,6 @@ impl Adopt<'_, '_> {
         let axes = self.patch.constant(Tensor::vector(&[1i64]));
         let lengths = self.node("Unsqueeze", &[lengths, axes], Attrs::new());
         Ok(self.node("Less", &[places, lengths], Attrs::new()))
-    }
-
-    /// Queries, keys or values of [batch, seq, heads, 3, size] as [batch, seq, width], and their width.
-    fn part(&mut self, x: ValueId, place: usize) -> Result<(Ref, i64), Miss> {
-        let known = self.rank(x)? == 5 && self.size(x, 3)? == 3;
-        refuse(!known, "its queries, keys and values are packed otherwise")?;
-        let width = self.size(x, 2)?.checked_mul(self.size(x, 4)?);
-        let width = width.ok_or_else(|| Miss::at(x, 1, "its width is too large"))?;
-        let place = self.patch.constant(Tensor::scalar(place as i64));
-        let axis = Attrs::new().with("axis", 3i64);
-        let part = self.node("Gather", &[x.into(), place], axis);
-        Ok((self.reshape(part, &[0, 0, width]), width))
     }
 
     /// The mask and the bias as one bias.

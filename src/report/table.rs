@@ -28,10 +28,14 @@ pub(crate) fn fitted(header: &[&str], rows: &[Vec<String>], width: Option<usize>
             row.remove(at);
         }
     }
+    let heads = widths(&header, &[]);
     loop {
         let found = widths(&header, &rows);
         let over = wide(&found).saturating_sub(width);
-        let Some((at, &most)) = found.iter().enumerate().max_by_key(|(_, w)| **w) else {
+        // A column is as wide as its header at least.
+        let cells = found.iter().zip(&heads).enumerate();
+        let longer = cells.filter(|(_, (w, head))| w > head);
+        let Some((at, (&most, &head))) = longer.max_by_key(|(_, (w, _))| **w) else {
             break;
         };
         // Not below the next column at once, so that two long ones share the loss.
@@ -39,7 +43,8 @@ pub(crate) fn fitted(header: &[&str], rows: &[Vec<String>], width: Option<usize>
         let least = most
             .saturating_sub(over)
             .max(next.unwrap_or(0))
-            .max(SHORTEST);
+            .max(SHORTEST)
+            .max(head);
         if over == 0 || least >= most {
             break;
         }
@@ -152,6 +157,10 @@ mod tests {
         let rows = [vec!["päth/to/a/modél.onnx".to_string(), "x".repeat(300)]];
         for width in 0..60 {
             fitted(&["model", "why"], &rows, Some(width));
+            // Nor where a header is longer than what stands under it.
+            let short = [vec!["a".to_string(), "b".repeat(width)]];
+            let told = fitted(&["kernels of all attentions", "why"], &short, Some(width));
+            assert!(told.contains("kernels of all attentions"), "{told}");
         }
         assert!(widest(&fitted(&["model", "why"], &rows, Some(60))) <= 60);
         assert_eq!(shortened("abcdefghijklmnop", 12), "abcde…klmnop");
