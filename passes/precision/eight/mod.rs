@@ -3,6 +3,8 @@
 mod columns;
 pub mod compensate;
 mod conv;
+mod level;
+mod projections;
 mod qdq;
 pub mod quantize;
 pub mod quantize_fp8;
