@@ -4,6 +4,7 @@ mod columns;
 pub mod compensate;
 mod conv;
 mod level;
+mod levelling;
 mod projections;
 mod qdq;
 pub mod quantize;

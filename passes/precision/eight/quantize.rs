@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 use super::compensate::{Compensation, Without};
 use super::conv::{self, Conv};
 use super::level::Levelled;
+use super::projections::Projections;
 use super::qdq::{Weight, Writer};
 use super::reading::{self, Form, Reading};
 use super::results;
@@ -107,6 +108,15 @@ struct State {
 struct Group {
     input: ValueId,
     layers: Vec<Linear>,
+}
+
+impl Group {
+    /// The layers as they are now, reading `input`: weights of output projections may have become others.
+    fn now(&self, g: &Graph, input: ValueId) -> Vec<Linear> {
+        let again = |l: &Linear| Linear::of(g, l.node).and_then(Result::ok).unwrap_or(*l);
+        let layers = self.layers.iter().map(again);
+        layers.map(|l| Linear { input, ..l }).collect()
+    }
 }
 
 impl Quantizer {
@@ -309,26 +319,13 @@ impl Quantizer {
     ) -> usize {
         let input = state.written.get(&group.input);
         let input = input.copied().unwrap_or(group.input);
-        // Weights of output projections are others by now.
-        let again = |l: &Linear| Linear::of(g, l.node).and_then(Result::ok).unwrap_or(*l);
-        let mut layers: Vec<Linear> = group.layers.iter().map(again).collect();
-        layers.iter_mut().for_each(|layer| layer.input = input);
+        let mut layers = group.now(g, input);
         let mut matrices: Vec<Option<Vec<f32>>> = (layers.iter())
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
         let projections = self.projections(g, &layers, cx);
-        let reading = match state.levelled.stats(cx.options.stats, group.input) {
-            Some(stats) => {
-                let how = reading::How {
-                    form: self.activation,
-                    joins: cx.target.facts.joins_elementwise,
-                    projections: projections.as_ref(),
-                    pass: self.pass,
-                };
-                reading::of(g, stats, &mut layers, &mut matrices, how)
-            }
-            None => Reading::default(),
-        };
+        let known = (&state.levelled, projections.as_ref());
+        let reading = self.reading(g, group, (&mut layers, &mut matrices), known, cx);
         let choice = &reading.choice;
         let behind = cx.target.facts.scales_columns_behind;
         if let (Some(projections), Some(_)) = (&projections, &reading.freed) {
@@ -411,6 +408,26 @@ impl Quantizer {
             g.remove_unused_value(layer.weight);
         }
         done
+    }
+
+    fn reading(
+        &self,
+        g: &mut Graph,
+        group: &Group,
+        (layers, matrices): (&mut [Linear], &mut [Option<Vec<f32>>]),
+        (levelled, projections): (&Levelled, Option<&Projections>),
+        cx: &Context<'_>,
+    ) -> Reading {
+        let Some(stats) = levelled.stats(cx.options.stats, group.input) else {
+            return Reading::default();
+        };
+        let how = reading::How {
+            form: self.activation,
+            joins: cx.target.facts.joins_elementwise,
+            projections,
+            pass: self.pass,
+        };
+        reading::of(g, stats, layers, matrices, how)
     }
 
     /// What was seen of a layer's results, if it may write them in INT8. Products of one input become one, which writes all or nothing
