@@ -3,6 +3,9 @@
 //! Each step is a `kiln` of its own, started as a user would and read by what it prints as JSON: a step whose process a library
 //! takes down is a row that says so, and the next one runs.
 
+mod aims;
+mod beside;
+mod decoder;
 mod encoder;
 mod forms;
 mod page;
@@ -15,17 +18,18 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{DType, onnx};
 use serde_json::Value;
 
-use crate::engine_parity::EngineParity;
 use crate::manifest::Manifest;
 use crate::nvidia::driver::{self, NoDevice};
 use crate::parity::{self, InputSpec};
 use crate::talk::Talk;
 
+pub use aims::{Aim, aims, table as aims_table};
+pub use decoder::{LLAMA, Shape, decoder};
 pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
 pub use forms::{advice, table as forms_table};
 pub use page::{RESULTS, advice_for, page};
 use record::{BATCH, SEQ};
-pub use record::{FormRow, Outcome, Record, Row};
+pub use record::{FormRow, Outcome, Profiled, Record, Row};
 pub use step::{Failed, Kiln, Limits, Ran, Steps};
 
 /// What to check, and where.
@@ -119,6 +123,14 @@ pub fn check(
             .extend(Work::of(request, subject, steps).forms());
         write(&record, &path).map_err(io(&path))?;
     }
+    // Last, as it decides nothing.
+    for subject in &subjects {
+        talk.stage(&format!("profile of {}", subject.name));
+        record
+            .profiles
+            .extend(Work::of(request, subject, steps).profile());
+        write(&record, &path).map_err(io(&path))?;
+    }
     Ok((record, path))
 }
 
@@ -132,6 +144,7 @@ fn plan(request: &Request) -> String {
     let mut names = vec![
         "encoder-6x512 (made)".to_string(),
         "bert-base (made)".into(),
+        "llama-8x512 (made)".into(),
     ];
     names.extend(brought(request).into_iter().map(|s| s.name));
     for name in names {
@@ -170,24 +183,29 @@ fn brought(request: &Request) -> Vec<Subject> {
 
 fn subjects(request: &Request) -> Result<Vec<Subject>, GpuCheckError> {
     // Every step by the CPU takes minutes on BERT-base, and tells no more than the small one.
-    let made: &[(&str, Sizes)] = match request.dry_run {
-        true => &[("encoder-dry-run", DRY)],
-        false => &[("encoder-6x512", SMALL), ("bert-base", BERT_BASE)],
+    let (encoders, decoders): (&[(&str, Sizes)], &[(&str, Shape)]) = match request.dry_run {
+        true => (&[("encoder-dry-run", DRY)], &[("llama-dry-run", DRY_LLAMA)]),
+        false => (
+            &[("encoder-6x512", SMALL), (aims::MODEL, BERT_BASE)],
+            &[("llama-8x512", LLAMA)],
+        ),
     };
+    let encoders = encoders.iter().map(|(n, s)| (*n, Some(*s), encoder(s)));
+    let decoders = decoders.iter().map(|(n, s)| (*n, None, decoder(s)));
     let mut all = Vec::new();
-    for (name, sizes) in made {
+    for (name, sizes, model) in encoders.chain(decoders) {
         let path = request.work.join(format!("{name}.onnx"));
         let failed = |reason: String| GpuCheckError::Made {
-            name: (*name).into(),
+            name: name.into(),
             reason,
         };
-        let model = encoder(sizes).map_err(|e| failed(e.to_string()))?;
+        let model = model.map_err(|e| failed(e.to_string()))?;
         onnx::write(&model, &path, &onnx::WriteOptions::default())
             .map_err(|e| failed(e.to_string()))?;
         all.push(Subject {
-            name: (*name).into(),
+            name: name.into(),
             path,
-            sizes: Some(*sizes),
+            sizes,
         });
     }
     all.extend(brought(request));
@@ -202,6 +220,15 @@ const DRY: Sizes = Sizes {
     inner: 128,
     words: 100,
     positions: 512,
+};
+
+const DRY_LLAMA: Shape = Shape {
+    layers: 1,
+    width: 64,
+    heads: 4,
+    groups: 2,
+    inner: 96,
+    words: 100,
 };
 
 /// All ways to run a model; `keep` has the rows of each as soon as they are there.
@@ -374,6 +401,9 @@ impl Work<'_> {
                 return row.failed(why);
             }
             let found = subjects.and_then(|s| s.get(next));
+            let work = bench.as_ref().ok();
+            let work = work.and_then(|b| b.pointer(&format!("/points/0/work/{next}")));
+            let row = row.working(work);
             next += 1;
             let row = match (&bench, found.and_then(|s| s.get("stats"))) {
                 (_, Some(stats)) => row.timed(stats),
@@ -390,102 +420,6 @@ impl Work<'_> {
         let first = [row("fp32", None)].into_iter();
         let others: Vec<Row> = bundles.iter().map(|(p, b)| row(p, Some(b))).collect();
         first.chain(others).collect()
-    }
-
-    /// The engine for this machine's GPU: built, held against the original, timed, and its kernels compared.
-    fn engine(&self) -> Vec<Row> {
-        let row = Row::new(&self.subject.name, crate::engine::LIBRARY, "fp16");
-        let target = match self.request.dry_run {
-            true => "sm_89",
-            false => "local",
-        };
-        let manifest = match self.compile("engine", &["--fp16", "--target", target]) {
-            Ok((_, manifest)) => manifest,
-            Err(why) => return vec![row.failed(&why)],
-        };
-        let row = match &manifest.engine_parity {
-            EngineParity::NotRun { why } => return vec![row.not_run(why)],
-            EngineParity::Run { report, .. } => row.proved(Some(report)),
-        };
-        let bundle = self.bundle("engine").display().to_string();
-        let args = [
-            "bench",
-            &bundle,
-            "--engine",
-            "--streams",
-            "1,2,4",
-            "--device",
-            &self.device,
-            "--json",
-            "--quiet",
-        ];
-        let row = match self.steps.kiln(&args).json::<Value>() {
-            Err(why) => row.failed(&why),
-            Ok(bench) => match bench.pointer("/engines/0/points/0") {
-                None => row.not_run("the benchmark has no points"),
-                Some(point) => row.engine(point),
-            },
-        };
-        vec![row, self.kernels(&bundle)]
-    }
-
-    /// The kernels of a bundle's engine, as TensorRT tells them of it and as its builder listed them.
-    fn kernels(&self, bundle: &str) -> Row {
-        let row = Row::new(&self.subject.name, "the engine's inspector", "fp16");
-        let args = [
-            "inspect",
-            bundle,
-            "--engine",
-            "--opened",
-            "--device",
-            &self.device,
-            "--json",
-            "--quiet",
-        ];
-        let mut ran = self.steps.kiln(&args);
-        // Differences are a finding, and printed.
-        if ran.code == Some(1) && !ran.stdout.is_empty() {
-            ran.code = Some(0);
-        }
-        match ran.json() {
-            Ok(compared) => row.compared(compared),
-            Err(why) => row.failed(&why),
-        }
-    }
-
-    /// PyTorch with an encoder of the same sizes.
-    fn peers(&self, s: &Sizes) -> Vec<Row> {
-        let none = |why: &str| {
-            let row = Row::new(&self.subject.name, "PyTorch", "fp32");
-            vec![row.not_run(why)]
-        };
-        let Some(python) = &self.request.python else {
-            return none("no Python on the path");
-        };
-        if self.request.dry_run {
-            return none("a dry run has no GPU to run it on");
-        }
-        let sizes = [
-            s.layers,
-            s.width,
-            s.heads,
-            s.inner,
-            s.words,
-            s.positions,
-            BATCH,
-            SEQ,
-        ];
-        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
-        let ran = self.steps.python(python, PEERS, &sizes);
-        let lines = match ran.text() {
-            Ok(lines) => lines,
-            Err(failed) => return none(&failed.why),
-        };
-        let rows = lines
-            .lines()
-            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
-            .map(|peer| Row::peer(&self.subject.name, &peer));
-        rows.collect()
     }
 }
 
