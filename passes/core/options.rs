@@ -92,7 +92,7 @@ pub const INT4_BLOCK: usize = 32;
 
 static NO_STATS: Stats = Stats::with_hasher(FxBuildHasher);
 static NO_SIZES: BTreeMap<String, usize> = BTreeMap::new();
-static NO_GRAMS: Grams = Grams::with_hasher(FxBuildHasher);
+static NO_GRAMS: Grams = Grams::new();
 static NO_PLANS: Plans = Plans::with_hasher(FxBuildHasher);
 
 impl Default for Options<'_> {

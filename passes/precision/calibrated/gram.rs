@@ -1,10 +1,54 @@
 //! How the channels of an activation move together.
 
-use kiln_graph::ValueId;
-use rustc_hash::FxHashMap;
+use std::sync::{Mutex, PoisonError};
 
-/// By value.
-pub type Grams = FxHashMap<ValueId, Gram>;
+use kiln_graph::{Tensor, ValueId};
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
+/// By value. A search quantizes a model many times, mostly the same layers: what was rounded by these is kept.
+#[derive(Debug)]
+pub struct Grams {
+    all: FxHashMap<ValueId, Gram>,
+    rounded: Mutex<FxHashMap<u64, Tensor>>,
+}
+
+impl Grams {
+    pub const fn new() -> Grams {
+        Grams {
+            all: FxHashMap::with_hasher(FxBuildHasher),
+            rounded: Mutex::new(FxHashMap::with_hasher(FxBuildHasher)),
+        }
+    }
+
+    pub fn insert(&mut self, value: ValueId, gram: Gram) {
+        self.all.insert(value, gram);
+    }
+
+    pub fn get(&self, value: ValueId) -> Option<&Gram> {
+        self.all.get(&value)
+    }
+
+    /// A weight that was rounded before by all that `key` is the hash of, or else as `make` rounds it.
+    pub(in crate::precision) fn rounded(
+        &self,
+        key: u64,
+        make: impl FnOnce() -> Option<Tensor>,
+    ) -> Option<Tensor> {
+        let kept = || self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept().get(&key).cloned();
+        found.or_else(|| {
+            let made = make()?;
+            kept().insert(key, made.clone());
+            Some(made)
+        })
+    }
+}
+
+impl Default for Grams {
+    fn default() -> Grams {
+        Grams::new()
+    }
+}
 
 /// `XᵀX` of an activation's rows X [rows, size]: what the error of a weight costs in the product. Of the symmetric matrix the
 /// lower triangle is kept, in FP64.
@@ -63,13 +107,14 @@ impl Gram {
         self.lower.iter().all(|v| v.is_finite())
     }
 
-    /// Of the activation's `rows` rows without their means.
-    pub fn centred(&self, means: &[f64], rows: u64) -> Gram {
+    /// Of the activation's `rows` rows, which have these means, without these offsets.
+    pub fn shifted(&self, means: &[f64], offsets: &[f64], rows: u64) -> Gram {
         let mut out = self.clone();
         let mut values = out.lower.iter_mut();
-        for (i, a) in means.iter().enumerate().take(self.size) {
-            for (value, b) in values.by_ref().take(i + 1).zip(means) {
-                *value -= rows as f64 * a * b;
+        let channels = means.iter().zip(offsets);
+        for (i, (a, c)) in channels.clone().enumerate().take(self.size) {
+            for (value, (b, d)) in values.by_ref().take(i + 1).zip(channels.clone()) {
+                *value += rows as f64 * ((a - c) * (b - d) - a * b);
             }
         }
         out

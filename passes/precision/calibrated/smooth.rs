@@ -27,7 +27,7 @@ const HEADROOM: f64 = 1.25;
 const WORTH: f64 = 0.5;
 
 /// What saves a product of outliers may have so many times its noise.
-const SAVED: f64 = 2.0;
+pub(in crate::precision) const SAVED: f64 = 2.0;
 
 /// Offsets that the channels lose, factors that they are divided by, and how the activation is quantized then.
 #[derive(Clone, Debug)]
@@ -62,6 +62,34 @@ impl Smooth {
             moments: moments.map(|(m, s)| m / (s * s)).collect(),
             middle: None,
         }
+    }
+
+    /// No change. `None` where nothing is known of the channels.
+    pub fn plain(stats: &TensorStats, choice: &Choice) -> Option<Smooth> {
+        Some(Smooth {
+            offsets: Vec::new(),
+            factors: Vec::new(),
+            choice: choice.clone(),
+            moments: stats.channel_moments()?,
+            middle: None,
+        })
+    }
+
+    /// The same with each channel's offset larger by `more`. `None` where an offset is out of bounds.
+    pub fn moved(&self, stats: &TensorStats, more: impl Fn(usize) -> f64) -> Option<Smooth> {
+        let moments = stats.channel_moments()?;
+        let old = |j: usize| self.offsets.get(j).map_or(0.0, |&d| d.into());
+        let shifted = Shifted::by(stats, &moments, |j| old(j) + more(j))?;
+        let channels = shifted.absmax.len();
+        let factors: Vec<f64> = match self.factors.is_empty() {
+            true => vec![1.0; channels],
+            false => self.factors.iter().map(|&s| s.into()).collect(),
+        };
+        (self.middle.is_none() && factors.len() == channels).then_some(())?;
+        let each = shifted.absmax.iter().zip(&factors);
+        let most = HEADROOM * each.map(|(a, s)| f64::from(*a) / s).fold(0.0, f64::max);
+        let noise = self.choice.noise;
+        (most > 0.0).then(|| Smooth::new(&shifted, &factors, (-most, most), noise))
     }
 
     /// What the manifest calls it.
@@ -299,7 +327,7 @@ pub(in crate::precision) fn around(
 }
 
 /// The mean square of E4M3's relative error: steps are 1/8 of a power of two, and numbers are spread evenly between two of these.
-const FP8_ERROR: f64 = 1.0 / 64.0 / 12.0 / 2.0;
+pub(in crate::precision) const FP8_ERROR: f64 = 1.0 / 64.0 / 12.0 / 2.0;
 
 /// FP8 has relative steps, so that only what is far from zero for all inputs is worth an offset, the mean.
 fn float(stats: &TensorStats, readers: &Readers<'_>, plain: &Choice, free: Free) -> Option<Smooth> {

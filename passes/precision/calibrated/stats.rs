@@ -4,6 +4,7 @@
 //! counts are integers, extremes are exact, and sums are taken in integers. Only the rows
 //! of a tensor, which are its slices along the last axis, must come whole.
 
+mod changed;
 mod exact;
 mod histogram;
 mod range;

@@ -3,10 +3,14 @@
 //! What rounding takes from the means of a product's columns is given back by a bias where there is one. Then only how the channels
 //! change together counts: `XᵀX` without the means.
 
+use std::cell::OnceCell;
+use std::hash::{Hash, Hasher};
+
 use kiln_graph::{DType, Model, Tensor, ValueId};
+use rustc_hash::FxHasher;
 
 use crate::precision::calibrated::gptq::{Curvature, Steps};
-use crate::precision::calibrated::gram::Gram;
+use crate::precision::calibrated::gram::{Gram, Grams};
 use crate::precision::calibrated::stats::TensorStats;
 use crate::precision::linear::{self, Linear};
 use crate::precision::numbers::weights::{Quantized, Unfit, to_f32s};
@@ -27,53 +31,111 @@ pub fn wanted(model: &Model) -> Vec<ValueId> {
     all
 }
 
-/// What errors of weights cost that read a value divided by `factors` (empty where there are none), without the channels apart.
-/// `centred` has the value's statistics where the means of the products are given back.
-pub(super) fn curvature(
-    gram: &Gram,
-    centred: Option<&TensorStats>,
-    factors: &[f32],
-    apart: &[usize],
-) -> Option<Curvature> {
-    let mut gram = match centred {
-        Some(stats) => {
-            let means = stats.channel_means().filter(|m| m.len() == gram.size())?;
-            gram.centred(&means, stats.rows)
-        }
-        None => gram.clone(),
-    };
-    if !factors.is_empty() {
-        gram = gram.divided(factors);
-    }
-    Curvature::of(&gram.apart(apart))
+/// What the input of layers is taken without.
+#[derive(Clone, Debug)]
+pub(super) enum Without {
+    Nothing,
+    /// The means, where those of the products are given back.
+    Means,
+    /// An offset for each channel.
+    Offsets(Vec<f64>),
 }
 
-/// A weight [K, N] in INT8, with the scales of its columns as they were found, rounded anew.
-///
-/// # Errors
-/// When the numbers do not belong together.
-pub(super) fn rounded(
-    matrix: &[f32],
-    found: Quantized,
-    curvature: &Curvature,
-) -> Result<Quantized, Unfit> {
-    let scales = to_f32s(&found.scales).filter(|s| !s.is_empty());
-    let scales = scales.ok_or(Unfit::Type)?;
-    let steps = Steps {
-        scales: &scales,
-        zeros: None,
-        block: matrix.len() / scales.len(),
-        range: (-127.0, 127.0),
-        // Rounding again takes four times as long, and moves the error by a few percent.
-        sweeps: 0,
-    };
-    let codes = curvature.rounded(matrix, scales.len(), steps);
-    let codes: Vec<u8> = codes.iter().map(|&c| c as u8).collect();
-    let values = Tensor::from_raw(DType::I8, found.values.dims(), codes.into());
-    Ok(Quantized {
-        values: values.map_err(|_| Unfit::Type)?,
-        ..found
-    })
+/// What errors of weights cost that read one value.
+pub(super) struct Compensation<'a> {
+    grams: &'a Grams,
+    value: ValueId,
+    gram: Gram,
+    factors: Vec<f32>,
+    apart: Vec<usize>,
+    without: Without,
+    /// Found when it is asked for.
+    curvature: OnceCell<Option<Curvature>>,
+}
+
+impl<'a> Compensation<'a> {
+    /// For weights that read the value divided by `factors` (empty where there are none), without the channels apart. `None` where
+    /// nothing is known of how its channels move together.
+    pub fn of(
+        (grams, value): (&'a Grams, ValueId),
+        stats: &TensorStats,
+        without: Without,
+        factors: Vec<f32>,
+        apart: &[usize],
+    ) -> Option<Compensation<'a>> {
+        let gram = grams.get(value)?;
+        let means = || stats.channel_means().filter(|m| m.len() == gram.size());
+        let gram = match &without {
+            Without::Nothing => gram.clone(),
+            Without::Means => gram.shifted(&means()?, &means()?, stats.rows),
+            Without::Offsets(offsets) => gram.shifted(&means()?, offsets, stats.rows),
+        };
+        Some(Compensation {
+            grams,
+            value,
+            gram,
+            factors,
+            apart: apart.to_vec(),
+            without,
+            curvature: OnceCell::new(),
+        })
+    }
+
+    fn curvature(&self) -> Option<&Curvature> {
+        let find = || {
+            let gram = match self.factors.is_empty() {
+                true => self.gram.clone(),
+                false => self.gram.divided(&self.factors),
+            };
+            Curvature::of(&gram.apart(&self.apart))
+        };
+        self.curvature.get_or_init(find).as_ref()
+    }
+
+    /// The hash of all that the rounding of a weight depends on.
+    fn key(&self, matrix: &[f32], scales: &[f32]) -> u64 {
+        let mut hasher = FxHasher::default();
+        (self.value, &self.apart).hash(&mut hasher);
+        let offsets: &[f64] = match &self.without {
+            Without::Nothing => &[],
+            Without::Means => &[f64::NAN],
+            Without::Offsets(offsets) => offsets,
+        };
+        for values in [matrix, scales, &self.factors] {
+            values.len().hash(&mut hasher);
+            values.iter().for_each(|v| hasher.write_u32(v.to_bits()));
+        }
+        offsets.iter().for_each(|v| hasher.write_u64(v.to_bits()));
+        hasher.finish()
+    }
+
+    /// A weight [K, N] in INT8, with the scales of its columns as they were found, rounded anew. As it was found, where the data says
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the numbers do not belong together.
+    pub fn rounded(&self, matrix: &[f32], found: Quantized) -> Result<Quantized, Unfit> {
+        let scales = to_f32s(&found.scales).filter(|s| !s.is_empty());
+        let scales = scales.ok_or(Unfit::Type)?;
+        let steps = Steps {
+            scales: &scales,
+            zeros: None,
+            block: matrix.len() / scales.len(),
+            range: (-127.0, 127.0),
+            // Rounding again takes four times as long, and moves the error by a few percent.
+            sweeps: 0,
+        };
+        let dims = found.values.dims();
+        let values = self.grams.rounded(self.key(matrix, &scales), || {
+            let codes = self.curvature()?.rounded(matrix, scales.len(), steps);
+            let codes: Vec<u8> = codes.iter().map(|&c| c as u8).collect();
+            Tensor::from_raw(DType::I8, dims, codes.into()).ok()
+        });
+        Ok(match values {
+            Some(values) => Quantized { values, ..found },
+            None => found,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -132,20 +194,64 @@ mod tests {
         (0..N).map(column).sum()
     }
 
+    fn value() -> ValueId {
+        let mut g = kiln_graph::Graph::new(kiln_graph::graph::Opsets::default());
+        g.add_constant("x", Tensor::scalar(0f32))
+    }
+
+    fn grams(gram: Gram) -> Grams {
+        let mut grams = Grams::new();
+        grams.insert(value(), gram);
+        grams
+    }
+
+    fn compensated(
+        grams: &Grams,
+        stats: &TensorStats,
+        without: Without,
+        factors: &[f32],
+        apart: &[usize],
+        weight: &[f32],
+        nearest: &Quantized,
+    ) -> Quantized {
+        let found = Compensation::of((grams, value()), stats, without, factors.to_vec(), apart);
+        found.unwrap().rounded(weight, nearest.clone()).unwrap()
+    }
+
     #[test]
     fn roundings_make_up_for_each_other_around_the_means() {
         let (x, gram, stats) = input();
         let weight = noise(K * N, 7);
         let whole = Tensor::from_values(&[K, N][..], &weight).unwrap();
         let nearest = quantize(&whole, Rounding::Int8, K, None).unwrap();
-        let h = curvature(&gram, Some(&stats), &[], &[]).unwrap();
-        let made = rounded(&weight, nearest.clone(), &h).unwrap();
+        let grams = grams(gram);
+        let made = compensated(&grams, &stats, Without::Means, &[], &[], &weight, &nearest);
         let (before, after) = (error(&x, &weight, &nearest), error(&x, &weight, &made));
         assert!(after < before / 3.0, "{before} {after}");
         // With the means in it, these have most of the say.
-        let h = curvature(&gram, None, &[], &[]).unwrap();
-        let made = rounded(&weight, nearest, &h).unwrap();
-        assert!(error(&x, &weight, &made) > after);
+        let other = compensated(
+            &grams,
+            &stats,
+            Without::Nothing,
+            &[],
+            &[],
+            &weight,
+            &nearest,
+        );
+        assert!(error(&x, &weight, &other) > after);
+        // The same again is what was kept.
+        let again = compensated(&grams, &stats, Without::Means, &[], &[], &weight, &nearest);
+        assert_eq!(again.values.bytes(), made.values.bytes());
+        let finer = compensated(
+            &grams,
+            &stats,
+            Without::Means,
+            &[],
+            &[],
+            &noise(K * N, 8),
+            &nearest,
+        );
+        assert_ne!(finer.values.bytes(), made.values.bytes());
     }
 
     #[test]
@@ -160,8 +266,16 @@ mod tests {
         let weight = noise(K * N, 9);
         let whole = Tensor::from_values(&[K, N][..], &weight).unwrap();
         let nearest = quantize(&whole, Rounding::Int8, K, None).unwrap();
-        let h = curvature(&gram, Some(&stats), &factors, &[]).unwrap();
-        let made = rounded(&weight, nearest.clone(), &h).unwrap();
+        let grams = grams(gram);
+        let made = compensated(
+            &grams,
+            &stats,
+            Without::Means,
+            &factors,
+            &[],
+            &weight,
+            &nearest,
+        );
         let (before, after) = (
             error(&divided, &weight, &nearest),
             error(&divided, &weight, &made),
@@ -176,8 +290,8 @@ mod tests {
         weight[4 * N..5 * N].fill(0.0);
         let whole = Tensor::from_values(&[K, N][..], &weight).unwrap();
         let nearest = quantize(&whole, Rounding::Int8, K, None).unwrap();
-        let h = curvature(&gram, Some(&stats), &[], &[4]).unwrap();
-        let made = rounded(&weight, nearest, &h).unwrap();
+        let grams = grams(gram);
+        let made = compensated(&grams, &stats, Without::Means, &[], &[4], &weight, &nearest);
         assert!(made.values.bytes()[4 * N..5 * N].iter().all(|&c| c == 0));
     }
 }

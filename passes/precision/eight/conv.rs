@@ -117,6 +117,7 @@ impl Conv {
             scales: scales.map_err(|_| weights::Unfit::Type)?,
             factors: None,
             apart: None,
+            rounds_apart: false,
         })
     }
 

@@ -3,6 +3,9 @@
 mod columns;
 pub mod compensate;
 mod conv;
+mod level;
+mod levelling;
+mod projections;
 mod qdq;
 pub mod quantize;
 pub mod quantize_fp8;

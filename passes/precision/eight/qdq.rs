@@ -18,6 +18,8 @@ pub(in crate::precision) struct Weight {
     pub lost: Option<Vec<f64>>,
     /// Rows that are multiplied apart: which, and their floats.
     pub apart: Option<(Tensor, Tensor)>,
+    /// These rows are multiplied by the quantized numbers.
+    pub rounds_apart: bool,
 }
 
 impl Weight {
@@ -257,7 +259,11 @@ impl Writer<'_> {
             product = self.node("Mul", &columns, &format!("{output}_scaled"), Attrs::new());
             self.like_output(product);
         }
-        self.with_outliers(product, weight.apart)
+        let from = match weight.rounds_apart {
+            true => x.wide?,
+            false => self.layer.input,
+        };
+        self.with_outliers(product, weight.apart, from)
     }
 
     /// A value as INT8 of one scale, and as floats again.
@@ -300,7 +306,7 @@ impl Writer<'_> {
             none(),
         );
         let product = self.node("Mul", &[wide, scale], &format!("{output}_product"), none());
-        self.with_outliers(product, weight.apart)
+        self.with_outliers(product, weight.apart, self.layer.input)
     }
 
     /// What the layer's new values are called after: its result, or itself where that has no name.
@@ -329,6 +335,7 @@ impl Writer<'_> {
         &mut self,
         product: Option<ValueId>,
         apart: Option<(Tensor, Tensor)>,
+        from: ValueId,
     ) -> Option<ValueId> {
         let Some((indices, rows)) = apart else {
             return product;
@@ -340,7 +347,7 @@ impl Writer<'_> {
         let last = Attrs::new().with("axis", -1i64);
         let x = self.node(
             "Gather",
-            &[Some(self.layer.input), Some(indices)],
+            &[Some(from), Some(indices)],
             &format!("{name}_outlier_channels"),
             last,
         );

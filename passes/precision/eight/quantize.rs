@@ -3,14 +3,15 @@
 use kiln_graph::{DType, Graph, Model, NodeId, Tensor, ValueId, opset};
 use rustc_hash::FxHashMap;
 
-use super::compensate;
+use super::compensate::{Compensation, Without};
 use super::conv::{self, Conv};
+use super::level::Levelled;
+use super::projections::Projections;
 use super::qdq::{Weight, Writer};
 use super::reading::{self, Form, Reading};
 use super::results;
 use super::weighed::{Matrix, Operand};
 use crate::core::pass::{Activation, Context, OUT_OF_TOLERANCE, PassFailure, Remark};
-use crate::precision::calibrated::gptq::Curvature;
 use crate::precision::calibrated::ranges::{self, Choice};
 use crate::precision::calibrated::stats::TensorStats;
 use crate::precision::linear::{self, Linear};
@@ -95,10 +96,27 @@ impl Rounded {
     }
 }
 
+/// What earlier groups changed for later ones.
+#[derive(Default)]
+struct State {
+    /// What stands for the results of layers that are quantized already.
+    written: FxHashMap<ValueId, ValueId>,
+    levelled: Levelled,
+}
+
 /// Layers that read the same value.
 struct Group {
     input: ValueId,
     layers: Vec<Linear>,
+}
+
+impl Group {
+    /// The layers as they are now, reading `input`: weights of output projections may have become others.
+    fn now(&self, g: &Graph, input: ValueId) -> Vec<Linear> {
+        let again = |l: &Linear| Linear::of(g, l.node).and_then(Result::ok).unwrap_or(*l);
+        let layers = self.layers.iter().map(again);
+        layers.map(|l| Linear { input, ..l }).collect()
+    }
 }
 
 impl Quantizer {
@@ -124,9 +142,9 @@ impl Quantizer {
         let g = &mut model.graph;
         let (groups, refused) = self.groups(g, cx)?;
         let mut quantized = 0;
-        let mut written = FxHashMap::default();
+        let mut state = State::default();
         for group in &groups {
-            quantized += self.group(g, group, &mut written, cx);
+            quantized += self.group(g, group, &mut state, cx);
         }
         // After linear layers, whose ranges are those of values that this replaces.
         let refused = !self.convolutions(g, &mut quantized, cx)? || refused;
@@ -291,41 +309,47 @@ impl Quantizer {
         Ok(true)
     }
 
-    /// Quantizes the layers of a group. `written` has what stands for the results of layers that are quantized already, as the
-    /// group's input may be one of these.
+    /// Quantizes the layers of a group, whose input may be the result of an earlier one.
     fn group(
         &self,
         g: &mut Graph,
         group: &Group,
-        written: &mut FxHashMap<ValueId, ValueId>,
+        state: &mut State,
         cx: &mut Context<'_>,
     ) -> usize {
-        let input = written.get(&group.input).copied().unwrap_or(group.input);
-        let mut layers = group.layers.clone();
-        layers.iter_mut().for_each(|layer| layer.input = input);
-        let mut matrices: Vec<Option<Vec<f32>>> = (group.layers.iter())
+        let input = state.written.get(&group.input);
+        let input = input.copied().unwrap_or(group.input);
+        let mut layers = group.now(g, input);
+        let mut matrices: Vec<Option<Vec<f32>>> = (layers.iter())
             .map(|l| l.matrix(g).and_then(|m| to_f32s(&m)))
             .collect();
-        let reading = match cx.options.stats.get(&group.input) {
-            Some(stats) => {
-                let how = reading::How {
-                    form: self.activation,
-                    joins: cx.target.facts.joins_elementwise,
-                    pass: self.pass,
-                };
-                reading::of(g, stats, &mut layers, &mut matrices, how)
-            }
-            None => Reading::default(),
-        };
+        let projections = self.projections(g, &layers, cx);
+        let known = (&state.levelled, projections.as_ref());
+        let reading = self.reading(g, group, (&mut layers, &mut matrices), known, cx);
         let choice = &reading.choice;
         let behind = cx.target.facts.scales_columns_behind;
-        let curvature = self.curvature(g, group, &layers, &reading, cx);
+        if let (Some(projections), Some(_)) = (&projections, &reading.freed) {
+            let matrix = matrices.first_mut().and_then(Option::take);
+            let of = (&layers[..], projections, &reading);
+            let seen = (group.input, &mut state.levelled);
+            return self.level(g, of, matrix, seen, cx);
+        }
+        let wide = self.wide_rows((group.input, &layers), &matrices, &reading, &state.levelled);
+        let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
+        let outliers = wide.as_deref().unwrap_or(outliers);
+        let compensation = self.compensation(
+            g,
+            (group, &layers),
+            (&reading, outliers),
+            &state.levelled,
+            cx,
+        );
         let mut activation = None;
         let mut done = 0;
         for (k, (layer, matrix)) in layers.iter().zip(matrices).enumerate() {
-            let outliers = choice.as_ref().map_or(&[][..], |c| &c.outliers);
             let input = Operand {
                 outliers,
+                rounds_apart: wide.is_some(),
                 moments: reading.moments.as_deref(),
                 means: reading
                     .means
@@ -344,12 +368,12 @@ impl Quantizer {
                 }
             };
             let mut offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
-            let results = self.results(g, group, layer, cx);
+            let results = self.results(g, group, (layer, &state.levelled), cx);
             let known = (offset.as_deref(), input.moments);
             let handed = results.and_then(|s| results::handed(g, layer, s, &weight, known));
             let mut scale = handed.as_ref().map(|h| h.scale);
             let coarser = handed.as_ref().map_or(&[][..], |h| &h.coarser);
-            if let Some(Ok(other)) = matrix.rounded_anew(coarser, curvature.as_ref()) {
+            if let Some(Ok(other)) = matrix.rounded_anew(coarser, compensation.as_ref()) {
                 scale = handed.and_then(|h| h.with(&weight, &other));
                 weight = other;
                 offset = self.offset(g, layer, reading.given_back(k, &weight), &weight);
@@ -370,7 +394,8 @@ impl Quantizer {
                 }
                 _ => continue,
             };
-            written.extend(write.finish(product, offset.as_deref()));
+            let finished = write.finish(product, offset.as_deref());
+            state.written.extend(finished);
             done += 1;
             let label = g.label(layer.node);
             cx.remarks.push(Remark::Quantized { layer: label });
@@ -385,38 +410,61 @@ impl Quantizer {
         done
     }
 
+    fn reading(
+        &self,
+        g: &mut Graph,
+        group: &Group,
+        (layers, matrices): (&mut [Linear], &mut [Option<Vec<f32>>]),
+        (levelled, projections): (&Levelled, Option<&Projections>),
+        cx: &Context<'_>,
+    ) -> Reading {
+        let Some(stats) = levelled.stats(cx.options.stats, group.input) else {
+            return Reading::default();
+        };
+        let how = reading::How {
+            form: self.activation,
+            joins: cx.target.facts.joins_elementwise,
+            projections,
+            pass: self.pass,
+        };
+        reading::of(g, stats, layers, matrices, how)
+    }
+
     /// What was seen of a layer's results, if it may write them in INT8. Products of one input become one, which writes all or nothing
     /// in bytes.
     fn results<'s>(
         &self,
         g: &Graph,
         group: &Group,
-        layer: &Linear,
+        (layer, levelled): (&Linear, &'s Levelled),
         cx: &Context<'s>,
     ) -> Option<&'s TensorStats> {
         let int8 = matches!(self.activation, Form::Static(Format::Int8));
         let may = int8 && cx.target.facts.writes_bytes && group.layers.len() == 1;
         let y = g.node(layer.node).output(0).filter(|_| may)?;
-        cx.options.stats.get(&y)
+        levelled.stats(cx.options.stats, y)
     }
 
     /// What errors of the layers' weights cost, if it is known.
-    fn curvature(
+    fn compensation<'s>(
         &self,
         g: &Graph,
-        group: &Group,
-        layers: &[Linear],
-        reading: &Reading,
-        cx: &Context<'_>,
-    ) -> Option<Curvature> {
+        (group, layers): (&Group, &[Linear]),
+        (reading, outliers): (&Reading, &[usize]),
+        levelled: &Levelled,
+        cx: &Context<'s>,
+    ) -> Option<Compensation<'s>> {
         let int8 = self.weight == Rounding::Int8 && matches!(self.activation, Form::Static(_));
-        let gram = cx.options.grams.get(&group.input).filter(|_| int8)?;
-        let stats = cx.options.stats.get(&group.input)?;
-        let outliers = &reading.choice.as_ref()?.outliers;
+        let stats = cx.options.stats.get(&group.input).filter(|_| int8)?;
         // What rounding takes from the means is given back.
         let biased = layers.iter().all(|l| results::bias(g, l).is_some());
-        let centred = (reading.gives_back() || biased).then_some(stats);
-        compensate::curvature(gram, centred, &reading.factors, outliers)
+        let without = match reading.gives_back() || biased {
+            true => Without::Means,
+            false => Without::Nothing,
+        };
+        let factors = levelled.factors(group.input, &reading.factors);
+        let of = (cx.options.grams, group.input);
+        Compensation::of(of, stats, without, factors, outliers)
     }
 
     /// What the columns of a layer get back behind the product. What rounding the weights takes from the means of the columns is
@@ -439,7 +487,7 @@ impl Quantizer {
     }
 }
 
-fn ranges_remark(
+pub(super) fn ranges_remark(
     g: &Graph,
     layer: &Linear,
     choice: Option<&Choice>,

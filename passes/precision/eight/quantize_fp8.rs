@@ -28,6 +28,7 @@ impl Pass for QuantizeFp8 {
          DequantizeLinear of operator set 19. Steps \
          are relative, so that outlier channels rarely matter; those that do are multiplied apart, as with `quantize-int8`, or lose their mean where a norm \
          makes them for TensorRT. \
+         Attention's projections get one scale and no biases, as with `quantize-int8`. \
          TensorRT multiplies in FP8 from sm_89 on."
             .into()
     }

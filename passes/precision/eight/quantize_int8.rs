@@ -36,6 +36,9 @@ impl Pass for QuantizeInt8 {
          TensorRT's products write INT8 themselves where the result is no output of the model, and one scale \
          leaves an error 33 dB below it and 30 dB below the changes of its columns; in front of Gelu and Relu, columns much wider than the \
          others get coarser weights, so that all have more steps. \
+         Queries, keys and values that one product projects become three with one scale and no biases where nothing else reads what is projected, or there is \
+         one batch: attention then reads their result where it lies. Scales of columns go from queries to keys and from values to the output projection, \
+         biases into weights and the output projection's bias. \
          A Conv (for TensorRT also ConvTranspose) has INT8 weights with one scale for each output channel, where one scale leaves its \
          input, and for ONNX Runtime its result, an error 33 dB below them; ONNX Runtime convolves integers only if the result is \
          quantized too, so there it stays bytes through Reshape, Slice and their like. Where ranges are \

@@ -2,6 +2,7 @@
 
 use kiln_graph::Graph;
 
+use super::projections::Projections;
 use super::qdq::Weight;
 use crate::precision::calibrated::ranges::{self, Choice};
 use crate::precision::calibrated::smooth;
@@ -33,6 +34,8 @@ pub(in crate::precision) struct Reading {
     /// What the columns of each layer get back for what the input lost.
     offsets: Vec<Option<Vec<f64>>>,
     middle: Option<f32>,
+    /// Where attention's projections are without biases: what the channels add up to 1 with.
+    pub freed: Option<Vec<f64>>,
 }
 
 impl Reading {
@@ -40,6 +43,22 @@ impl Reading {
     pub fn gives_back(&self) -> bool {
         let all = !self.offsets.is_empty() && self.offsets.iter().all(Option::is_some);
         self.middle.is_some() || all
+    }
+
+    /// What is added to the columns of the only layer, with its bias.
+    pub fn shift(&self, bias: &[f64]) -> Vec<f64> {
+        match self.offsets.first().and_then(Option::as_ref) {
+            Some(back) => back.iter().zip(bias).map(|(a, b)| a + b).collect(),
+            None => bias.to_vec(),
+        }
+    }
+
+    /// What is taken from the channels before they are divided by the factors.
+    pub fn taken(&self, stats: &TensorStats) -> Option<Vec<f64>> {
+        let (before, after) = (stats.channel_means()?, self.means.as_ref()?);
+        let factor = |j: usize| self.factors.get(j).map_or(1.0, |&f| f64::from(f));
+        let each = before.iter().zip(after).enumerate();
+        Some(each.map(|(j, (a, b))| a - b * factor(j)).collect())
     }
 
     /// What the columns of the layer at this place get back.
@@ -54,20 +73,22 @@ impl Reading {
 
 /// What decides how an input may be read.
 #[derive(Clone, Copy)]
-pub(in crate::precision) struct How {
+pub(super) struct How<'a> {
     pub form: Form,
     /// What computes each element by itself costs nothing.
     pub joins: bool,
+    /// What the one layer projects for attention, if it may be without biases.
+    pub projections: Option<&'a Projections>,
     pub pass: &'static str,
 }
 
 /// The reading of the input that all layers have, written into the graph, the layers and their matrices.
-pub(in crate::precision) fn of(
+pub(super) fn of(
     g: &mut Graph,
     stats: &TensorStats,
     layers: &mut [Linear],
     matrices: &mut [Option<Vec<f32>>],
-    how: How,
+    how: How<'_>,
 ) -> Reading {
     // Channels apart and factors help ranges of each run as well.
     let format = match how.form {
@@ -109,7 +130,15 @@ pub(in crate::precision) fn of(
     if smooth.is_none() && joins && format == Format::Int8 {
         smooth = smooth::around(stats, &gains, plain);
     }
+    if let (Some(projections), [Some(matrix)]) = (how.projections, &*matrices) {
+        let readings = (smooth.as_ref(), plain);
+        if let Some(freed) = projections.freed(stats, matrix, readings, format, &gains) {
+            found.freed = Some(freed.plane);
+            smooth = Some(freed.smooth);
+        }
+    }
     let Some(smooth) = smooth else { return found };
+    let changed = !smooth.offsets.is_empty() || !smooth.factors.is_empty();
     let change = (&smooth.offsets[..], &smooth.factors[..]);
     let Some(x) = smooth::apply(g, input, norm, change, how.pass) else {
         return found;
@@ -123,7 +152,7 @@ pub(in crate::precision) fn of(
         }
     }
     Reading {
-        smoothing: Some(smooth.name(x == input)),
+        smoothing: changed.then(|| smooth.name(x == input)),
         means: found.means.as_ref().map(|m| smooth.means(m)),
         factors: smooth.factors,
         choice: Some(smooth.choice),

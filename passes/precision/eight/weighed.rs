@@ -3,9 +3,8 @@
 use kiln_graph::Tensor;
 
 use super::columns;
-use super::compensate;
+use super::compensate::Compensation;
 use super::qdq::Weight;
-use crate::precision::calibrated::gptq::Curvature;
 use crate::precision::linear::Linear;
 use crate::precision::numbers::weights::{self, Quantized, Rounding, Unfit, to_f32s};
 
@@ -14,6 +13,8 @@ use crate::precision::numbers::weights::{self, Quantized, Rounding, Unfit, to_f3
 pub(super) struct Operand<'a> {
     /// Channels that are multiplied apart.
     pub outliers: &'a [usize],
+    /// These are multiplied by the quantized numbers.
+    pub rounds_apart: bool,
     /// The mean square of each channel.
     pub moments: Option<&'a [f64]>,
     /// The mean of each channel.
@@ -85,17 +86,17 @@ impl<'a> Matrix<'a> {
     pub fn rounded_anew(
         &self,
         coarser: &[f32],
-        curvature: Option<&Curvature>,
+        compensation: Option<&Compensation<'_>>,
     ) -> Option<Result<Weight, Unfit>> {
         let coarser = (!coarser.is_empty()).then_some(coarser);
-        let asked = coarser.is_some() || curvature.is_some();
+        let asked = coarser.is_some() || compensation.is_some();
         asked.then(|| {
             let mut found = self.found.clone();
             if let Some(times) = coarser {
                 found = weights::coarser(&self.values, found, times)?;
             }
-            if let Some(curvature) = curvature {
-                found = compensate::rounded(&self.values, found, curvature)?;
+            if let Some(compensation) = compensation {
+                found = compensation.rounded(&self.values, found)?;
             }
             self.weight(found)
         })
@@ -125,6 +126,7 @@ impl<'a> Matrix<'a> {
             scales,
             factors,
             apart: self.apart.clone(),
+            rounds_apart: self.input.rounds_apart,
         })
     }
 }

@@ -121,6 +121,33 @@ pub(in crate::precision) fn coarser(
     })
 }
 
+/// A weight [K, N] in 8 bits with this scale for all columns.
+///
+/// # Errors
+/// When the numbers do not belong together, or the format has not 8 bits.
+pub(in crate::precision) fn with_scale(
+    weight: &[f32],
+    columns: usize,
+    rounding: Rounding,
+    scale: f32,
+) -> Result<Quantized, Unfit> {
+    let code: fn(f32) -> u8 = match rounding {
+        Rounding::Int8 => |v| Int8::byte(Int8::nearest(v, 0.0)),
+        Rounding::Fp8 => |v| Fp8::byte(Fp8::nearest(v, 0.0)),
+        Rounding::Int4 | Rounding::Int4Affine => return Err(Unfit::Type),
+    };
+    let codes = weight.iter().map(|v| code(v / scale)).collect();
+    let rows = weight.len().checked_div(columns).ok_or(Unfit::Empty)?;
+    let values = pack(rounding.format().dtype(), &[rows, columns], codes);
+    let scales = Tensor::from_values(&[1, columns][..], &vec![scale; columns]);
+    Ok(Quantized {
+        values: values.ok_or(Unfit::Type)?,
+        scales: scales.map_err(|_| Unfit::Type)?,
+        zeros: None,
+        error: 0.0,
+    })
+}
+
 fn search<C: Code>(
     weight: &Tensor,
     rounding: Rounding,
