@@ -50,6 +50,7 @@ pub static ALL: &[&dyn Pass] = &[
     &adopt::dequantize_constants::DequantizeConstants,
     &lower::detach_heads::DetachHeads,
     &adopt::expand_attention::EXPAND_ATTENTION,
+    &adopt::expand_grouped::EXPAND_GROUPED,
     &adopt::expand_qoperators::ExpandQoperators,
     &adopt::expand_rotary::EXPAND_ROTARY,
     &lower::flatten_branches::FlattenBranches,

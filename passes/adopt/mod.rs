@@ -5,6 +5,7 @@ pub mod absorb_offsets;
 pub mod adopt_attention;
 pub mod dequantize_constants;
 pub mod expand_attention;
+pub mod expand_grouped;
 pub mod expand_qoperators;
 pub mod expand_rotary;
 pub mod lower_nbits;
