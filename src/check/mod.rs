@@ -1,5 +1,6 @@
 //! The parity gate: comparing a model or bundle with its original, or with what the original gave before.
 
+mod caches;
 mod error;
 mod golden;
 mod layers;
@@ -31,6 +32,7 @@ use crate::runtime::{Chosen, Device, DeviceChoice, DeviceRequest};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 
+pub use caches::InPlace;
 pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use options::{Against, Options, Suspects};
@@ -46,6 +48,8 @@ pub struct Checked {
     pub against: String,
     pub parity: Report,
     pub precision: Option<PrecisionReport>,
+    /// Whether the engine's steps leave caches where they are; `null` where that was not required.
+    pub caches: Option<InPlace>,
     pub layers: Option<Layers>,
     /// What was run instead of the whole models; `null` if those were.
     pub pieces: Option<Vec<Piece>>,
@@ -75,6 +79,7 @@ impl Checked {
         let others = self.precision.as_ref().is_none_or(|p| p.present)
             && self.unproved_engine().is_none()
             && self.judge.as_ref().is_none_or(|j| j.pass)
+            && self.caches.as_ref().is_none_or(|c| c.pass)
             && (self.fallback().is_none() || !self.device.asked);
         self.parity.failed() || !others
     }
@@ -111,6 +116,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     };
     let tolerance = tolerance(options, &candidate)?;
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
+    let caches = (options.require_in_place).then(|| caches::find(&options.candidate));
     let engine = engine(options);
     let (mut pieces, mut judge) = (None, None);
     let (parity, layers, bisection, against, proved) = match &options.against {
@@ -187,6 +193,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         against: against.display().to_string(),
         parity: broken_first(parity),
         precision,
+        caches,
         layers,
         pieces,
         bisection,

@@ -106,3 +106,41 @@ fn their_engines_update_caches_in_place() {
         );
     }
 }
+
+#[test]
+fn a_gate_holds_that_steps_leave_caches_where_they_are() {
+    if runtime().is_none() || !tensorrt() {
+        return;
+    }
+    let folder = Folder::new();
+    let (llama, bundle) = (model("llama.past.dynamo.sdpa.onnx"), folder.path("d.kiln"));
+    let all = ["compile", &llama, "--fp16", "--no-check", "-o", &bundle];
+    let gate = ["--require", "cache-in-place"];
+    let engine = ["--target", "sm_89", "--max-length", "48"];
+    kiln(&[&all[..], &engine, &gate].concat()).expect(0);
+    let gates = folder.manifest("d.kiln")["gates"].clone();
+    assert_eq!(gates[0]["gate"], "cache in place");
+    assert_eq!(gates[0]["verdict"], "pass");
+    let check = ["check", &bundle, "--reference", &bundle, "--json"];
+    let told = kiln(&[&check[..], &gate].concat()).expect(0).json();
+    assert_eq!(told["caches"]["pass"], true);
+    // Caches that grow, and no engine at all.
+    let growing = ["--target", "sm_89", "--growing-caches"];
+    kiln(&[&all[..], &growing, &gate].concat())
+        .expect(1)
+        .says(&["caches in place: the engine has none that are written into"]);
+    let none = ["--target", "sm_89", "--no-engine"];
+    kiln(&[&all[..], &none, &gate].concat())
+        .expect(1)
+        .says(&["caches in place: no engine is built"]);
+    // A cap on the scores is computed between two products, which read a copy.
+    let capped = model("grouped.softcap.onnx");
+    let recipe = folder.path("kiln.yaml");
+    let text = format!(
+        "model: {capped}\noutput: {bundle}\nprecision: {{floats: fp16}}\ntarget: sm_89\ngates: {{cache-in-place: true}}\n"
+    );
+    std::fs::write(&recipe, text).unwrap();
+    kiln(&["compile", "-c", &recipe])
+        .expect(1)
+        .says(&["kernels of a step copy one"]);
+}
