@@ -41,6 +41,8 @@ pub struct Options {
     pub require_engine_parity: bool,
     /// Fail unless steps of the bundle's engine leave caches where they are.
     pub require_in_place: bool,
+    /// Compare a replayed CUDA graph of the candidate, too. Takes a reference.
+    pub cuda_graph: bool,
     pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
@@ -75,6 +77,7 @@ impl Options {
             seed: 1,
             require_engine_parity: false,
             require_in_place: false,
+            cuda_graph: false,
             device: DeviceRequest::default(),
             ort_lib: None,
             trt_lib: None,

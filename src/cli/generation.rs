@@ -8,7 +8,7 @@ use crate::bundle::{self, Partial};
 use crate::compile;
 use crate::generate::bench::{self, Size};
 use crate::generate::proof::{self, Request};
-use crate::generate::{GenerateError, Given, Options, Roles, is_whole};
+use crate::generate::{GenerateError, Given, Gpu, Options, Roles, is_whole};
 use crate::parity::{self, Tolerance};
 use crate::precision::{Linear, Precision};
 use crate::report::{self, generation};
@@ -54,6 +54,10 @@ pub(super) fn check(globals: &Globals, asked: Check) -> Result<u8, Failure> {
         options: Options {
             ort_lib: globals.ort_lib.clone(),
             plain: true,
+            gpu: Gpu {
+                libraries: globals.trt_lib.clone(),
+                ..Gpu::default()
+            },
             ..Options::default()
         },
     })?;

@@ -1,4 +1,6 @@
-//! A decoder in ONNX Runtime, run step after step on its own cache.
+//! A decoder, run step after step on its own cache.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -7,13 +9,13 @@ use kiln_graph::{DType, Tensor};
 
 use super::error::GenerateError;
 use super::ports::{CachePort, Feed, Port, Ports};
-use crate::runtime::Session;
+use super::ran::{At, Ran};
 use crate::setting::{ENCODER, FIRST, MAX_LENGTH};
 
 /// A model with a cache.
 #[derive(Debug)]
 pub struct Decoder {
-    pub session: Session,
+    pub(super) ran: Ran,
     pub ports: Ports,
     /// The length of buffers that the caller chooses, and the most tokens of a row.
     max_length: Option<usize>,
@@ -22,7 +24,7 @@ pub struct Decoder {
 /// Where the rows of one generation are.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// In the order of the ports.
+    /// In the order of the ports. While they stay where the decoder runs, these are the ones of the start.
     pub caches: Vec<Tensor>,
     /// What stays as it is from step to step.
     given: Vec<(String, Tensor)>,
@@ -32,6 +34,15 @@ pub struct State {
     pads: Vec<usize>,
     /// Places of a cache so far, padding included.
     past: usize,
+    generation: u64,
+    /// Whether the caches stay where the decoder runs.
+    is_away: bool,
+}
+
+/// A number that no other generation has.
+fn new_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl State {
@@ -43,6 +54,8 @@ impl State {
             lengths: vec![0; rows],
             pads: vec![0; rows],
             past: 0,
+            generation: new_generation(),
+            is_away: false,
         }
     }
 
@@ -63,7 +76,7 @@ impl Decoder {
     /// # Errors
     /// When a `--max-length` is beyond what the model holds.
     pub fn new(
-        session: Session,
+        ran: Ran,
         ports: Ports,
         max_length: Option<usize>,
     ) -> Result<Decoder, GenerateError> {
@@ -73,19 +86,19 @@ impl Decoder {
             return Err(GenerateError::Usage {
                 what: format!(
                     "{MAX_LENGTH} {asked}: {} holds {capacity} tokens",
-                    session.model()
+                    ran.name()
                 ),
             });
         }
         Ok(Decoder {
-            session,
+            ran,
             ports,
             max_length,
         })
     }
 
     pub fn name(&self) -> &str {
-        self.session.model()
+        self.ran.name()
     }
 
     /// The most tokens of a row, if there is an end.
@@ -174,6 +187,8 @@ impl Decoder {
             lengths: vec![0; rows],
             pads: vec![0; rows],
             past: 0,
+            generation: new_generation(),
+            is_away: false,
         })
     }
 
@@ -255,7 +270,14 @@ impl Decoder {
             state.pads = new.iter().map(|row| longest - row.len()).collect();
         }
         let inputs = self.inputs(state, new, longest)?;
-        let mut outputs = self.session.run(&inputs)?;
+        let at = At {
+            generation: state.generation,
+            past: state.past,
+            new: longest,
+            is_away: state.is_away,
+        };
+        let mut outputs = self.ran.step(at, &self.ports, inputs)?;
+        state.is_away = self.ran.keeps();
         for (c, held) in self.ports.caches.iter().zip(&mut state.caches) {
             if let Some(name) = c.output.as_ref().filter(|_| !c.is_given())
                 && let Some((_, tensor)) = outputs.iter_mut().find(|(n, _)| n == name)

@@ -11,6 +11,7 @@ mod greedy;
 mod pair;
 mod ports;
 pub mod proof;
+mod ran;
 mod roles;
 mod text;
 
@@ -21,7 +22,7 @@ use std::time::Instant;
 use kiln_graph::{Tensor, onnx};
 
 use crate::bundle;
-use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{Optimization, SessionOptions};
 use crate::setting::ENCODER;
 
 pub use decoder::{Decoder, Scores, State, largest};
@@ -30,6 +31,7 @@ pub use given::{Given, arrays, is_whole};
 pub use greedy::{End, Generated, Rules, generate, go_on};
 pub use pair::{Once, Source, States, begin, encode};
 pub use ports::{CachePort, Feed, Port, Ports};
+pub use ran::{Gpu, Place, Ran};
 pub use roles::{FILE, Roles};
 pub use text::{Stream, Text};
 
@@ -41,9 +43,16 @@ pub struct Options {
     pub max_length: Option<usize>,
     /// For proofs: ONNX Runtime changes nothing.
     pub plain: bool,
+    pub place: Place,
+    /// For proofs: where the engine of a bundle runs, beside its model.
+    pub gpu: Gpu,
 }
 
 impl Options {
+    fn open(&self, path: &Path) -> Result<Ran, GenerateError> {
+        Ran::open(path, &self.place, self.ort_lib.as_deref(), &self.session())
+    }
+
     fn session(&self) -> SessionOptions {
         SessionOptions {
             optimization: match self.plain {
@@ -67,10 +76,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
         model: path.to_path_buf(),
         why,
     })?;
-    let runtime = Runtime::load(options.ort_lib.as_deref())?;
-    let session = Session::from_path(runtime, &file, &options.session())?;
-    let name = path.display().to_string();
-    Decoder::new(session.called(&name), ports, options.max_length)
+    Decoder::new(options.open(path)?, ports, options.max_length)
 }
 
 /// Opens what runs once.
@@ -80,10 +86,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
 pub fn open_once(path: &Path, options: &Options) -> Result<Once, GenerateError> {
     let file = bundle::find_model(path)?;
     let model = onnx::read(&file)?;
-    let runtime = Runtime::load(options.ort_lib.as_deref())?;
-    let session = Session::from_path(runtime, &file, &options.session())?;
-    let name = path.display().to_string();
-    Once::new(session.called(&name), &model.graph)
+    Once::new(options.open(path)?, &model.graph)
 }
 
 /// The models of a generation, opened.

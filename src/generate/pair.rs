@@ -7,15 +7,15 @@ use kiln_graph::{DType, Graph, Tensor, ValueId};
 use super::decoder::{Decoder, Scores};
 use super::error::GenerateError;
 use super::ports::{CachePort, Port, port};
+use super::ran::Ran;
 use crate::parity::{self, InputKind};
-use crate::runtime::Session;
 use crate::setting::{ENCODER, FEATURES};
 use crate::shapes::input_kind;
 
 /// What runs once, before the decoder.
 #[derive(Debug)]
 pub struct Once {
-    pub session: Session,
+    pub(super) ran: Ran,
     tokens: Option<Port>,
     mask: Option<Port>,
     /// Floats: features of an encoder, states of a first step.
@@ -30,9 +30,9 @@ impl Once {
     ///
     /// # Errors
     /// When an input is neither tokens, a mask nor floats.
-    pub fn new(session: Session, graph: &Graph) -> Result<Once, GenerateError> {
+    pub fn new(ran: Ran, graph: &Graph) -> Result<Once, GenerateError> {
         let mut once = Once {
-            session,
+            ran,
             tokens: None,
             mask: None,
             floats: Vec::new(),
@@ -64,7 +64,7 @@ impl Once {
                     return Err(GenerateError::Pair {
                         why: format!(
                             "what {} wants of its input \"{}\" is not known",
-                            once.session.model(),
+                            once.ran.name(),
                             p.name
                         ),
                     });
@@ -80,7 +80,7 @@ impl Once {
 
     fn refuse(&self, why: String) -> GenerateError {
         GenerateError::Pair {
-            why: format!("{}: {why}", self.session.model()),
+            why: format!("{}: {why}", self.ran.name()),
         }
     }
 }
@@ -115,7 +115,7 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
             };
             let vocabulary = encoder.vocabulary.and_then(|n| usize::try_from(n).ok());
             let end = vocabulary.unwrap_or(usize::MAX);
-            super::greedy::tokens_fit(encoder.session.model(), end, tokens)?;
+            super::greedy::tokens_fit(encoder.ran.name(), end, tokens)?;
             length = tokens.len();
             inputs.push((port.name.clone(), row(port.dtype, tokens)));
         }
@@ -150,7 +150,7 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
 /// # Errors
 /// When it does not run, or gives no states.
 pub fn read(encoder: &mut Once, inputs: &[(String, Tensor)]) -> Result<States, GenerateError> {
-    let outputs = encoder.session.run(inputs)?;
+    let outputs = encoder.ran.run(inputs)?;
     let states: Vec<_> = (outputs.into_iter())
         .filter(|(_, t)| t.dtype().is_float() && t.rank() == 3)
         .collect();
@@ -234,7 +234,7 @@ pub fn begin(
         return Err(first.refuse("no input of the first step is tokens".into()));
     };
     let end = first.vocabulary.and_then(|n| usize::try_from(n).ok());
-    super::greedy::tokens_fit(first.session.model(), end.unwrap_or(usize::MAX), tokens)?;
+    super::greedy::tokens_fit(first.ran.name(), end.unwrap_or(usize::MAX), tokens)?;
     let mut inputs = vec![(port.name.clone(), row(port.dtype, tokens))];
     for port in &first.floats {
         let found = states.and_then(|s| s.for_input(port));
@@ -255,7 +255,7 @@ pub fn begin(
     if let (Some(port), Some(states)) = (&first.mask, states) {
         inputs.push((port.name.clone(), states.mask(port.dtype)));
     }
-    let outputs = first.session.run(&inputs)?;
+    let outputs = first.ran.run(&inputs)?;
     let mut given = states.map_or_else(Vec::new, |s| s.given(decoder));
     let mut order: Vec<_> = decoder.ports.caches.iter().collect();
     order.sort_by_key(|c| (c.cache.attention, c.cache.holds));

@@ -381,6 +381,7 @@ fn check_names_the_pass_that_broke_a_bundle() {
         ort_lib: None,
         require_engine_parity: false,
         require_in_place: false,
+        cuda_graph: false,
         trt_lib: None,
     };
     let checked = check::check(&options, &Silent).unwrap();

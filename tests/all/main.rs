@@ -42,6 +42,7 @@ mod house;
 mod int4;
 mod int8;
 mod judge;
+mod kept_caches;
 mod machine;
 mod manifest;
 mod moves;

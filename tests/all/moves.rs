@@ -126,6 +126,7 @@ fn comparing(candidate: PathBuf, reference: PathBuf) -> check::Options {
         seed: 1,
         require_engine_parity: false,
         require_in_place: false,
+        cuda_graph: false,
         device: Default::default(),
         ort_lib: None,
         trt_lib: None,

@@ -161,6 +161,7 @@ fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
         ort_lib: None,
         require_engine_parity: false,
         require_in_place: false,
+        cuda_graph: false,
         trt_lib: None,
     };
     let report = check::check(&options, &Silent).unwrap();
