@@ -89,6 +89,22 @@ fn copies(kernels: &Kernels, buffers: &[Buffer<'_>]) -> Vec<String> {
 }
 
 impl Aliased {
+    /// Why a step moves more of the caches than its new tokens; `None` if it does not.
+    pub fn moves(&self) -> Option<String> {
+        let copies = self.copies_in_steps.len();
+        match (self.caches - self.in_place.min(self.caches), copies) {
+            (0, 0) => None,
+            (0, n) => {
+                let first = &self.copies_in_steps[0];
+                Some(format!("{n} kernels of a step copy one, such as {first}"))
+            }
+            (n, _) => Some(format!(
+                "{n} of {} are not one memory with their outputs",
+                self.caches
+            )),
+        }
+    }
+
     /// `caches 4 of 4 updated in place, none copied`
     pub fn describe(&self) -> String {
         let said = |kernels: &[String], what: &str| match kernels.len() {

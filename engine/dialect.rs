@@ -3,6 +3,7 @@
 use std::fmt;
 
 use kiln_graph::{DType, Graph, INTERNAL_DOMAIN, Model, Node, NodeId, ops};
+use kiln_passes::adopt::expand_grouped;
 use kiln_runtime::setting::{DROP_INPUTS, INPUT};
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +214,16 @@ fn text(name: &str) -> Refusal {
     }
 }
 
+fn grouped(g: &Graph, id: NodeId) -> String {
+    let op = ops::GroupQueryAttention::of(g, id);
+    match op.and_then(|op| expand_grouped::stays(&op)) {
+        Some(why) => {
+            format!("TensorRT makes it of a plugin that it does not come with, and {why}")
+        }
+        None => "TensorRT makes it of a plugin that it does not come with, and its cache was left as it is".into(),
+    }
+}
+
 fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
     let op = node.op();
     let name = op.name();
@@ -228,10 +239,7 @@ fn refusal(g: &Graph, id: NodeId, node: &Node) -> Option<String> {
             return None;
         }
         if op.domain() == "com.microsoft" && name == GROUPED {
-            return Some(
-                "TensorRT makes it of a plugin that it does not come with: export the decoder with caches that grow by Concat, which kiln makes buffers of"
-                    .into(),
-            );
+            return Some(grouped(g, id));
         }
         return Some(match COLLIDING.contains(&name) {
             true => format!("TensorRT goes by the name and would read it as the standard {name}"),

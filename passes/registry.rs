@@ -51,6 +51,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::detach_heads::DetachHeads,
     &adopt::expand_attention::EXPAND_ATTENTION,
     &adopt::expand_fused::EXPAND_FUSED,
+    &adopt::expand_grouped::EXPAND_GROUPED,
     &adopt::expand_qoperators::ExpandQoperators,
     &adopt::expand_rotary::EXPAND_ROTARY,
     &lower::flatten_branches::FlattenBranches,

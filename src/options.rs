@@ -139,6 +139,8 @@ pub struct Gates {
     pub bytes_ratio: Option<f64>,
     /// The engine must have run on a GPU, and be right.
     pub engine_parity: bool,
+    /// The engine's steps must leave a decoder's caches where they are.
+    pub in_place: bool,
     /// What the engine's products must multiply in.
     pub precision: Option<Format>,
 }

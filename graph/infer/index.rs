@@ -94,6 +94,7 @@ pub(super) fn demand(call: &Call<'_>) {
         ("", "Einsum") => drop(letters(call)),
         ("", "Attention") => drop(attention(call)),
         ("", "TensorScatter") => drop(written(call)),
+        ("com.microsoft", "Attention") => drop(packed(call)),
         ("com.microsoft", "MultiHeadAttention") => drop(multi_head(call)),
         ("com.microsoft", "GroupQueryAttention") => drop(grouped(call)),
         ("", "LSTM" | "GRU" | "RNN") => drop(recurrent(call)),
@@ -172,6 +173,19 @@ fn attention(call: &Call<'_>) -> Option<()> {
     }
     if let [batch, _, _, _] = mask {
         call.demands.broadcast(batch, q.first()?);
+    }
+    Some(())
+}
+
+/// A mask has a number for each key, of earlier steps (`[2, batch, heads, past, size]`) and new ones.
+fn packed(call: &Call<'_>) -> Option<()> {
+    let new = call.dims(0)?.get(1)?;
+    let total = match call.dims(4).and_then(|p| p.get(3)) {
+        Some(past) => past.add(new)?,
+        None => new.clone(),
+    };
+    if let Some(mask @ ([_, _] | [_, _, _])) = call.dims(3) {
+        call.demands.equal(mask.last()?, &total);
     }
     Some(())
 }

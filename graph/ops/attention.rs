@@ -123,14 +123,19 @@ impl<'g> MicrosoftAttention<'g> {
         self.input(5)
     }
 
-    /// Whether it has keys and values from earlier steps.
-    pub fn has_past(&self) -> bool {
-        let later = if self.is_packed() {
-            &[4, 6][..]
-        } else {
-            &[6, 7, 8, 9]
-        };
-        later.iter().any(|&k| self.input(k).is_some())
+    /// Keys and values of earlier steps, [batch, heads, past, size]; where it is packed both are the first, [2, batch, heads,
+    /// past, size].
+    pub fn past(&self) -> [Option<ValueId>; 2] {
+        match self.is_packed() {
+            true => [self.input(4), None],
+            false => [self.input(6), self.input(7)],
+        }
+    }
+
+    /// Whether it is told where in a buffer the earlier steps end.
+    pub fn shares_past(&self) -> bool {
+        let told = if self.is_packed() { &[6][..] } else { &[8, 9] };
+        told.iter().any(|&k| self.input(k).is_some())
     }
 }
 

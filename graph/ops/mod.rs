@@ -19,6 +19,7 @@
 //! Facts are those of ONNX's `docs/Operators.md` and `docs/Changelog.md`, quoted as `Op-version`.
 
 mod attention;
+mod grouped;
 pub mod internal;
 pub mod kind;
 mod math;
@@ -36,6 +37,7 @@ pub use attention::{
     Attention, InternalAttention, Keyless, MicrosoftAttention, MicrosoftRotaryEmbedding,
     RotaryEmbedding,
 };
+pub use grouped::GroupQueryAttention;
 pub use math::{Cast, Clip, Dropout, Einsum, Gelu, Gemm, LeakyRelu};
 pub use nn::{AutoPad, Conv, Pool};
 pub use norm::{

@@ -12,8 +12,9 @@ pub static ADOPT_ATTENTION: Local = Local {
     about: "attention operators that the model came with become the internal one, as if they had been fused",
     why: "The standard Attention (opset 23) and Attention and MultiHeadAttention of com.microsoft become \
          `internal::Attention(q, k, v, bias)` over [batch, heads, sequence, size]: packed projections become a product and \
-         a Split, heads are split by Reshape and Transpose, masks become a bias. What keeps keys and values of earlier \
-         steps, or gives more than its first result, is left alone. It is no part of `default`: such operators are fast as \
+         a Split, heads are split by Reshape and Transpose, masks become a bias. Keys and values of earlier steps of \
+         com.microsoft's are joined in front and given back; the standard one's (`expand-attention` has them), buffers that \
+         past and present share, and scores that are read are left alone. It is no part of `default`: such operators are fast as \
          they are. `kiln attention` runs it to see their probabilities.",
     exactness: Exactness::Rounding,
     since: 13,
@@ -23,13 +24,16 @@ pub static ADOPT_ATTENTION: Local = Local {
 
 fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
     let node = g.node(root);
-    let later = node.outputs().iter().skip(1).flatten();
-    let read = later.into_iter().any(|&v| !g.value(v).is_unused());
+    let read = |from: usize| {
+        let mut later = node.outputs().iter().skip(from).flatten();
+        later.any(|&v| !g.value(v).is_unused())
+    };
     let mut adopt = Adopt::new(g, root, cx);
     let made = if let Some(attention) = ops::Attention::of(g, root) {
-        adopt.standard(&attention, read)?
+        adopt.standard(&attention, read(1))?
     } else if let Some(attention) = ops::MicrosoftAttention::of(g, root) {
-        adopt.microsoft(&attention, read)?
+        let scores = if attention.is_packed() { 2 } else { 3 };
+        adopt.microsoft(&attention, read(scores))?
     } else if node.op().name().ends_with("Attention") && node.op().domain() != INTERNAL_DOMAIN {
         return Err(Miss::because(format!("{} is not one it knows", node.op())));
     } else {
@@ -212,10 +216,10 @@ impl Adopt<'_, '_> {
         read: bool,
     ) -> Result<Ref, Miss> {
         refuse(
-            attention.has_past(),
-            "it has keys and values of earlier steps",
+            attention.shares_past(),
+            "its past and present share a buffer",
         )?;
-        refuse(read, "its keys, values or scores are read")?;
+        refuse(read, "its scores are read")?;
         refuse(attention.rotates(), "it rotates queries and keys itself")?;
         let heads = attention.num_heads();
         let heads = heads.ok_or_else(|| Miss::because("its number of heads is unknown"))?;
@@ -235,14 +239,93 @@ impl Adopt<'_, '_> {
                 _ => self.apart(x, heads, self.head(width, heads)?),
             };
         }
-        let bias = self.mask(attention)?;
+        let first = self.joined(attention, &mut operands);
+        let mut bias = self.mask(attention)?;
+        if let Some(first) = first.filter(|_| attention.is_causal()) {
+            bias = Some(self.behind(first, operands, bias));
+        }
         let how = How {
             scale: attention.scale().unwrap_or(1.0 / (size as f32).sqrt()),
             softcap: 0.0,
-            causal: attention.is_causal(),
+            causal: attention.is_causal() && first.is_none(),
         };
         let made = self.attention(operands, bias, &how);
         Ok(self.together(made))
+    }
+
+    /// Joins keys and values with those of earlier steps, whose number it gives, and gives them back as results.
+    fn joined(
+        &mut self,
+        attention: &ops::MicrosoftAttention<'_>,
+        operands: &mut [Ref; 3],
+    ) -> Option<Ref> {
+        let past = match (attention.is_packed(), attention.past()) {
+            (_, [None, _]) => None,
+            (true, [Some(both), _]) => Some([0i64, 1].map(|k| {
+                let at = self.patch.constant(Tensor::scalar(k));
+                let axis = Attrs::new().with("axis", 0i64);
+                self.node("Gather", &[both.into(), at], axis)
+            })),
+            (false, [Some(keys), Some(values)]) => Some([keys.into(), values.into()]),
+            (false, [Some(_), None]) => None,
+        };
+        for (k, past) in past.into_iter().flatten().enumerate() {
+            let along = Attrs::new().with("axis", 2i64);
+            operands[k + 1] = self.node("Concat", &[past, operands[k + 1]], along);
+        }
+        let [_, keys, values] = *operands;
+        let result = |k: usize| attention.output(k);
+        match attention.is_packed() {
+            true => {
+                if let Some(both) = result(1) {
+                    let parts = [keys, values].map(|x| self.along(x, &[0]));
+                    let axis = Attrs::new().with("axis", 0i64);
+                    let joined = self.node("Concat", &parts, axis);
+                    self.patch.replace(both, joined);
+                }
+            }
+            false => {
+                for (result, of) in [(result(1), keys), (result(2), values)] {
+                    if let Some(result) = result {
+                        // An operand may be an input of the graph, which is no output by another name.
+                        let present = self.node("Identity", &[of], Attrs::new());
+                        self.patch.replace(result, present);
+                    }
+                }
+            }
+        }
+        past.map(|[keys, _]| self.length(keys, 2))
+    }
+
+    /// Hides keys behind each query, the first of which is at a place of its own: [1, 1, queries, keys] or as the bias is.
+    fn behind(&mut self, first: Ref, [q, k, _]: [Ref; 3], bias: Option<Ref>) -> Ref {
+        let [new, all] = [q, k].map(|x| self.length(x, 2));
+        let [counted, keys] = [new, all].map(|n| self.counted(n));
+        let places = self.node("Add", &[counted, first], Attrs::new());
+        let queries = self.along(places, &[0, 1, 3]);
+        let seen = self.node("LessOrEqual", &[keys, queries], Attrs::new());
+        let shown = bias.unwrap_or_else(|| self.number(0.0));
+        let hidden = self.number(f32::NEG_INFINITY);
+        self.node("Where", &[seen, shown, hidden], Attrs::new())
+    }
+
+    /// How long an axis of `x` is, as a scalar.
+    pub(crate) fn length(&mut self, x: Ref, axis: i64) -> Ref {
+        let part = Attrs::new().with("start", axis).with("end", axis + 1);
+        let length = self.node("Shape", &[x], part);
+        let axes = self.patch.constant(Tensor::vector(&[0i64]));
+        self.node("Squeeze", &[length, axes], Attrs::new())
+    }
+
+    /// 0, 1, … below a scalar.
+    pub(crate) fn counted(&mut self, length: Ref) -> Ref {
+        let [from, step] = [0i64, 1].map(|k| self.patch.constant(Tensor::scalar(k)));
+        self.node("Range", &[from, length, step], Attrs::new())
+    }
+
+    pub(crate) fn along(&mut self, x: Ref, axes: &[i64]) -> Ref {
+        let axes = self.patch.constant(Tensor::vector(axes));
+        self.node("Unsqueeze", &[x, axes], Attrs::new())
     }
 
     /// Queries, keys and values of packed weights, as [batch, seq, width], and their widths.

@@ -227,6 +227,8 @@ impl<'a, 'c> Expansion<'a, 'c> {
                 let first = self.write.node("Sub", &[lengths, count], Attrs::new());
                 queries = self.write.node("Add", &[queries, first], Attrs::new());
             } else if let Some(past) = self.op.past_key() {
+                // Each row may have places of its own later.
+                queries = self.write.along(queries, &[0, 1]);
                 let first = self.length(past.into());
                 queries = self.write.node("Add", &[queries, first], Attrs::new());
             }

@@ -7,6 +7,7 @@ mod blocks;
 pub mod dequantize_constants;
 pub mod expand_attention;
 pub mod expand_fused;
+pub mod expand_grouped;
 pub mod expand_qoperators;
 pub mod expand_rotary;
 pub mod lower_nbits;

@@ -1,5 +1,6 @@
 //! The parity gate: comparing a model or bundle with its original, or with what the original gave before.
 
+mod caches;
 mod error;
 mod golden;
 mod layers;
@@ -32,6 +33,7 @@ use crate::runtime::{Chosen, Device, DeviceChoice, DeviceRequest};
 use crate::shapes::Shapes;
 use crate::talk::Talk;
 
+pub use caches::InPlace;
 pub use error::Error;
 pub use layers::{Divergence, Layer, Layers, Operand};
 pub use options::{Against, Options, Suspects};
@@ -47,6 +49,8 @@ pub struct Checked {
     pub against: String,
     pub parity: Report,
     pub precision: Option<PrecisionReport>,
+    /// Whether the engine's steps leave caches where they are; `null` where that was not required.
+    pub caches: Option<InPlace>,
     pub layers: Option<Layers>,
     /// What was run instead of the whole models; `null` if those were.
     pub pieces: Option<Vec<Piece>>,
@@ -79,6 +83,7 @@ impl Checked {
             && self.unproved_engine().is_none()
             && !self.cuda_graph.as_ref().is_some_and(EngineParity::failed)
             && self.judge.as_ref().is_none_or(|j| j.pass)
+            && self.caches.as_ref().is_none_or(|c| c.pass)
             && (self.fallback().is_none() || !self.device.asked);
         self.parity.failed() || !others
     }
@@ -191,6 +196,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         against: against.display().to_string(),
         parity: broken_first(parity),
         precision,
+        caches: (options.require_in_place).then(|| caches::find(&options.candidate)),
         layers,
         pieces,
         bisection,

@@ -39,6 +39,8 @@ pub struct Options {
     pub seed: u64,
     /// Fail unless the bundle's engine ran on a GPU and is right.
     pub require_engine_parity: bool,
+    /// Fail unless steps of the bundle's engine leave caches where they are.
+    pub require_in_place: bool,
     /// Compare a replayed CUDA graph of the candidate, too. Takes a reference.
     pub cuda_graph: bool,
     pub device: DeviceRequest,
@@ -74,6 +76,7 @@ impl Options {
             dims: Vec::new(),
             seed: 1,
             require_engine_parity: false,
+            require_in_place: false,
             cuda_graph: false,
             device: DeviceRequest::default(),
             ort_lib: None,

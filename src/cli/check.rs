@@ -59,11 +59,12 @@ pub(super) struct Args {
     /// Other limits for an output: logits:cosine=0.999,max_abs=1e-3.
     #[arg(long, value_name = "OUTPUT:METRIC=LIMIT", help_heading = help::PROOF)]
     limit: Vec<String>,
-    /// Fail unless products are computed in this precision, or the engine is right on a GPU.
+    /// Fail unless products are computed in this precision, the engine is right on a GPU, or leaves caches where they are.
     ///
     /// A precision (fp32, fp16, bf16, int8, fp8, int4): the engine, or else the model, computes products in it. engine-parity:
-    /// the bundle's engine runs on a GPU of this machine and is right. Can be given for both.
-    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required, help_heading = help::PROOF)]
+    /// the bundle's engine runs on a GPU of this machine and is right. cache-in-place: by its plan no step of a decoder copies a
+    /// cache. Can be given several times.
+    #[arg(long, value_name = "PRECISION|engine-parity|cache-in-place", value_parser = required, help_heading = help::PROOF)]
     require: Vec<Required>,
     /// Prove a generation of N tokens instead.
     ///
@@ -111,6 +112,7 @@ pub(super) struct Args {
 pub(super) enum Required {
     Precision(Format),
     EngineParity,
+    InPlace,
 }
 
 impl Required {
@@ -118,8 +120,12 @@ impl Required {
     pub(super) fn precision(all: &[Required]) -> Option<Format> {
         all.iter().find_map(|r| match r {
             Required::Precision(p) => Some(*p),
-            Required::EngineParity => None,
+            Required::EngineParity | Required::InPlace => None,
         })
+    }
+
+    pub(super) fn in_place(all: &[Required]) -> bool {
+        all.iter().any(|r| matches!(r, Required::InPlace))
     }
 
     pub(super) fn engine_parity(all: &[Required]) -> bool {
@@ -128,13 +134,15 @@ impl Required {
 }
 
 pub(super) fn required(text: &str) -> Result<Required, String> {
-    if text == "engine-parity" {
-        return Ok(Required::EngineParity);
+    match text {
+        "engine-parity" => return Ok(Required::EngineParity),
+        "cache-in-place" => return Ok(Required::InPlace),
+        _ => {}
     }
     let found = Format::from_str(text, true).map(Required::Precision);
     found.map_err(|_| {
         let names = Format::ALL.map(Format::name).join(", ");
-        format!("one of: {names}, engine-parity")
+        format!("one of: {names}, engine-parity, cache-in-place")
     })
 }
 
@@ -177,6 +185,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         limits: args.limit,
         require: Required::precision(&args.require),
         require_engine_parity: Required::engine_parity(&args.require),
+        require_in_place: Required::in_place(&args.require),
         cuda_graph: args.cuda_graph,
         device: args.device.request(),
         trt_lib: globals.trt_lib.clone(),
@@ -202,6 +211,9 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     say_parity(globals, &result.parity);
     if let Some(p) = result.precision.as_ref().filter(|p| !p.present) {
         globals.fail(p.describe());
+    }
+    if let Some(caches) = result.caches.as_ref().filter(|c| !c.pass) {
+        globals.fail(&caches.why);
     }
     if let Some(why) = result.unproved_engine() {
         globals.fail(why);

@@ -66,11 +66,12 @@ pub(super) struct Args {
     /// off drops a recipe's gate.
     #[arg(long, value_name = "RATIO|off", value_parser = ratio, help_heading = help::PROOF)]
     max_size_ratio: Option<Ratio>,
-    /// Fail unless the engine is right on a GPU, or multiplies in a precision.
+    /// Fail unless the engine is right on a GPU, multiplies in a precision, or leaves caches where they are.
     ///
     /// engine-parity: the engine runs on a GPU of this machine and gives what the original gives. int8, fp8, int4, fp16, bf16:
-    /// the engine's kernels multiply in this precision. Can be given several times.
-    #[arg(long, value_name = "PRECISION|engine-parity", value_parser = required, help_heading = help::PROOF)]
+    /// the engine's kernels multiply in this precision. cache-in-place: by its plan no step of a decoder copies a cache. Can be
+    /// given several times.
+    #[arg(long, value_name = "PRECISION|engine-parity|cache-in-place", value_parser = required, help_heading = help::PROOF)]
     require: Vec<Required>,
     /// Where the bundle goes [default: MODEL.kiln beside the model].
     #[arg(short, long, value_name = "BUNDLE", help_heading = help::OUTPUT)]
@@ -178,6 +179,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
                 max_ratio: args.max_latency_ratio.and_then(Ratio::limit),
             },
             engine_parity: Required::engine_parity(&args.require).then_some(true),
+            cache_in_place: Required::in_place(&args.require).then_some(true),
             precision: Required::precision(&args.require),
             judge: args.judge.recipe(),
             size: Size {

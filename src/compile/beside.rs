@@ -43,6 +43,7 @@ pub(super) fn written(
         gates: Gates {
             precision: None,
             engine_parity: false,
+            in_place: false,
             ..options.gates
         },
         engine: false,

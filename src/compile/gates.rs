@@ -2,7 +2,7 @@
 
 use super::CompileError;
 use crate::bench::{Ratio, baseline::Verdict};
-use crate::check::Multiplication;
+use crate::check::{InPlace, Multiplication};
 use crate::engine_parity::NotRun;
 use crate::manifest::{Judged, Manifest};
 use crate::nvidia::driver;
@@ -44,6 +44,7 @@ pub(super) fn possible(options: &Options, targets: &Targets) -> Result<(), Compi
             "judge: not run, there are no outputs to judge ({NO_CHECK})"
         )),
         (.., Some(precision)) if !engine => Some(format!("{precision}: no engine is built")),
+        _ if gates.in_place && !engine => Some("caches in place: no engine is built".into()),
         _ if gates.engine_parity => {
             let why = match (engine, options.check, driver::probe()) {
                 (false, ..) if *targets != Targets::Cuda => Some(NotRun::no_engine()),
@@ -159,6 +160,11 @@ pub(super) fn judge(options: &Options, targets: &Targets, m: &Manifest) -> Vec<J
             pass,
             lacks.unwrap_or(asked.to_string()),
         ));
+    }
+    if gates.in_place {
+        let listed = m.engine.as_ref().map(|e| &e.listed);
+        let found = InPlace::of(listed.and_then(|l| l.aliased.as_ref()));
+        all.push(judged("cache in place", found.pass, found.why));
     }
     if gates.engine_parity && *targets == Targets::Cuda {
         all.push(served(m));

@@ -355,6 +355,9 @@ fn within(g: &Graph, captured: Captured<'_>, ends: &mut Vec<usize>) {
                 rows(0).zip(beyond).map(|(rows, beyond)| rows - 1 - beyond)
             }
             ("com.microsoft", "GroupQueryAttention") => rows(7),
+            // Its tables are as long as they are, however their rows are found.
+            ("com.microsoft", "RotaryEmbedding") => rows(2),
+            ("", "RotaryEmbedding") if node.input(3).is_some() => rows(1),
             _ => None,
         };
         ends.extend(end.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0));

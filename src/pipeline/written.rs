@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_graph::{Model, Tensor, infer, onnx};
+use kiln_graph::caches::{Cache, Update};
+use kiln_graph::{Model, Tensor, infer, onnx, ops};
 use kiln_passes::adopt::written_caches::{self, Written};
 use kiln_passes::{Step, Target, adopt, clean, fold, lower, registry};
 
@@ -59,13 +60,15 @@ fn with_cache(
 const BRANCH: &[Step] = &[Step::Run(&fold::fold_branches::FoldBranches)];
 const ADOPT: &[Step] = &[
     Step::Run(&adopt::raise_opset::RaiseOpset),
+    Step::Run(&adopt::expand_rotary::EXPAND_ROTARY),
     Step::Run(&adopt::expand_attention::EXPAND_ATTENTION),
+    Step::Run(&adopt::expand_grouped::EXPAND_GROUPED),
 ];
 
 /// Whether a model's caches come in and go out in the engine's type, whatever it had: what is written into is one buffer.
 pub(crate) fn are_narrowed(targets: &Targets, model: &Model) -> bool {
     let found = kiln_graph::caches::caches(&model.graph);
-    let written = |c: &kiln_graph::caches::Cache| c.update == kiln_graph::caches::Update::Written;
+    let written = |c: &Cache| c.update == Update::Written;
     matches!(targets, Targets::Engines(_)) && found.iter().any(written)
 }
 
@@ -92,7 +95,7 @@ pub(crate) fn portable(
         return Ok(None);
     }
     let found = kiln_graph::caches::caches(&original.graph);
-    let grows = |c: &kiln_graph::caches::Cache| c.update == kiln_graph::caches::Update::Grows;
+    let grows = |c: &Cache| matches!(c.update, Update::Grows | Update::Shared);
     if !found.iter().any(grows) {
         return useless("the model has no cache that grows");
     }
@@ -127,24 +130,24 @@ pub(crate) fn portable(
         return Err(SpecError::TooLong { asked, end }.into());
     }
     let capacity = options.max_length.or(ports.capacity).unwrap_or(CAPACITY);
-    let steps = [ADOPT, registry::CLEANUP].concat();
-    let folded = rewrite(options, targets, &Passes::of(&steps, &none), branch, talk)?;
-    let mut model = folded.model;
-    let written = written_caches::write(
-        &mut model,
-        capacity,
-        &|name| relations.get(name).cloned(),
-        &masks,
-    );
-    let written = match written {
+    let written = match joined(options, targets, branch, talk)? {
+        Ok(mut joined) => {
+            let same = |name: &str| relations.get(name).cloned();
+            let written = written_caches::write(&mut joined.model, capacity, &same, &masks);
+            written.map(|w| (joined, w)).map_err(|e| e.to_string())
+        }
+        Err(why) => Err(why),
+    };
+    let (joined, written) = match written {
         Ok(written) => written,
-        Err(why) => return stays(&why.to_string()),
+        Err(why) => return stays(&why),
     };
     let Written {
         indices,
         capacity,
         caches,
     } = written;
+    let mut model = joined.model;
     infer::annotate(&mut model.graph);
     if options.max_length.is_none()
         && Shapes::new(&model.graph, &options.dims, &options.shapes).is_err()
@@ -158,6 +161,7 @@ pub(crate) fn portable(
         "caches: {} inputs hold {capacity} tokens each, and {indices} says how many tokens each row has",
         caches.len()
     ));
+    told(talk, &joined.parted, &joined.counters, &indices);
     lowered(options, &mut model)?;
     let kept = kept(&model)?;
     model.sources.clone_from(&original.sources);
@@ -166,6 +170,87 @@ pub(crate) fn portable(
     infer::annotate(&mut model.graph);
     *original = model;
     Ok(Some(kept))
+}
+
+/// Says which inputs are other ones now.
+fn told(talk: &dyn Talk, parted: &[String], counters: &[String], indices: &str) {
+    for name in parted {
+        talk.note(&format!(
+            "\"{name}\" holds keys and values, which are inputs of their own now: {name}.key and {name}.value"
+        ));
+    }
+    for name in counters {
+        talk.note(&format!(
+            "\"{name}\" only counted tokens, and is no input any more: {indices} does"
+        ));
+    }
+}
+
+/// A decoder whose caches grow by Concat, whatever operators held them.
+struct Joined {
+    model: Model,
+    /// Caches that are two now.
+    parted: Vec<String>,
+    /// Inputs that are none any more.
+    counters: Vec<String>,
+}
+
+/// Takes operators that hold caches apart, or says why not.
+fn joined(
+    options: &Options,
+    targets: &Targets,
+    mut branch: Model,
+    talk: &dyn Talk,
+) -> Result<Result<Joined, String>, Error> {
+    let read = read(&branch);
+    written_caches::open_buffers(&mut branch.graph);
+    let steps = [ADOPT, registry::CLEANUP].concat();
+    let none = std::collections::BTreeMap::new();
+    let passes = Passes::of(&steps, &none);
+    let mut model = rewrite(options, targets, &passes, branch, talk)?.model;
+    if let Some(why) = peculiar(&model) {
+        return Ok(Err(why));
+    }
+    let counters = counters(&mut model, &read);
+    let parted = written_caches::part_halves(&mut model.graph);
+    Ok(Ok(Joined {
+        model,
+        parted,
+        counters,
+    }))
+}
+
+/// Why an operator that has a cache of its own keeps it.
+fn peculiar(model: &Model) -> Option<String> {
+    let mut nodes = model.graph.nodes();
+    nodes.find_map(|(id, _)| {
+        let op = ops::GroupQueryAttention::of(&model.graph, id)?;
+        let why = adopt::expand_grouped::stays(&op);
+        Some(why.unwrap_or_else(|| format!("{} is not understood", model.graph.label(id))))
+    })
+}
+
+/// The names of inputs that something reads.
+fn read(model: &Model) -> Vec<String> {
+    let g = &model.graph;
+    let read = g.inputs().iter().filter(|v| !g.value(**v).is_unused());
+    read.map(|v| g.value(*v).name().to_string()).collect()
+}
+
+/// Takes away inputs that were read before, and by nothing now, and gives their names: what told an operator how many tokens
+/// there are.
+fn counters(model: &mut Model, before: &[String]) -> Vec<String> {
+    let now = read(model);
+    let gone: Vec<String> = (before.iter().filter(|n| !now.contains(n)))
+        .cloned()
+        .collect();
+    let g = &mut model.graph;
+    for v in g.inputs().to_vec() {
+        if gone.iter().any(|n| n == g.value(v).name()) {
+            g.remove_input(v);
+        }
+    }
+    gone
 }
 
 /// The model as a file, which the proof runs.
@@ -186,13 +271,14 @@ fn kept(model: &Model) -> Result<Portable, Error> {
     })
 }
 
-/// Attention that was taken apart for its caches, in plain ONNX.
+/// Attention and rotations that were taken apart for caches, in plain ONNX.
 fn lowered(options: &Options, model: &mut Model) -> Result<(), Error> {
     let target = Target::standard();
     let choices = kiln_passes::Options::default();
     let mut cx = kiln_passes::Context::new(&target, &choices);
     let steps = [
         Step::Run(&lower::lower_attention::LOWER_ATTENTION),
+        Step::Run(&lower::lower_rotary::LowerRotary),
         Step::Run(&clean::eliminate_dead::EliminateDead),
     ];
     let lowered = kiln_passes::run(model, &steps, &mut cx, &mut |_, _| {});

@@ -241,6 +241,9 @@ pub struct Gates {
     /// The engine must run on a GPU of this machine, and give what the original gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_parity: Option<bool>,
+    /// Steps of a decoder's engine must leave caches where they are: none is copied, and input and output are one memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_in_place: Option<bool>,
     #[serde(skip_serializing_if = "is_default")]
     pub judge: Judge,
     /// What the engine's products must multiply in, as its own plan says: fp32, fp16, bf16, int8, fp8 or int4.

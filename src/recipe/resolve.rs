@@ -116,6 +116,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
             bytes: recipe.gates.size.max_bytes,
             bytes_ratio: recipe.gates.size.max_ratio,
             engine_parity: recipe.gates.engine_parity.unwrap_or(false),
+            in_place: recipe.gates.cache_in_place.unwrap_or(false),
             precision: recipe.gates.precision,
         },
         judge: judge(&recipe.gates.judge)?,

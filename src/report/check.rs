@@ -97,6 +97,16 @@ impl Document for Page<'_> {
                 seconds: 0.0,
             });
         }
+        cases.extend(self.0.caches.iter().map(|caches| Case {
+            name: caches.why.clone(),
+            group: "caches".into(),
+            outcome: match caches.pass {
+                true => Outcome::Pass,
+                false => Outcome::Fail(caches.why.clone()),
+            },
+            details: String::new(),
+            seconds: 0.0,
+        }));
         cases.extend(self.0.judge.iter().map(|judge| Case {
             name: "judge".into(),
             group: "gates".into(),
@@ -201,6 +211,12 @@ fn head(c: &Checked) -> Head {
             },
             None => verdict,
         }
+    }));
+    verdicts.extend(c.caches.iter().map(|caches| Verdict {
+        what: "caches",
+        word: if caches.pass { "in place" } else { "moved" }.into(),
+        why: caches.why.clone(),
+        tone: tone(caches.pass),
     }));
     verdicts.extend(c.judge.iter().map(|judge| Verdict {
         what: "own judge",
@@ -335,6 +351,7 @@ pub fn facts(c: &Checked) -> Vec<String> {
             .iter()
             .map(|p| format!("engine parity: {p}")),
     );
+    lines.extend(c.caches.iter().map(|caches| caches.why.clone()));
     lines.extend(c.cuda_graph.iter().map(|p| format!("CUDA graph: {p}")));
     lines.extend(c.judge.iter().map(|judge| match judge.pass {
         true => format!("judge: passes: {}", judge.why),

@@ -477,7 +477,8 @@ fn bad_input_is_named_with_its_exit_code() {
     }
     // Before anything is calibrated or searched.
     let grouped = model("decoder.gqa.onnx").display().to_string();
-    let refused = kiln(&["compile", &grouped, "--fp16", "--target", "sm_89"]).expect(4);
+    let growing_caches = ["--growing-caches", "--fp16", "--target", "sm_89"];
+    let refused = kiln(&[&["compile", &grouped][..], &growing_caches].concat()).expect(4);
     refused.says(&["GroupQueryAttention", "a plugin that it does not come with"]);
     let engine = ["--target", "sm_89", "--no-engine", "--max-length", "65"];
     kiln(&[&["compile", &growing][..], &engine].concat())

@@ -36,6 +36,7 @@ mod fuzz;
 mod gates;
 mod generation;
 mod gpu_bundle;
+mod grouped_caches;
 mod hostile;
 mod house;
 mod int4;

@@ -160,6 +160,7 @@ fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
         device: kiln::runtime::DeviceRequest::default(),
         ort_lib: None,
         require_engine_parity: false,
+        require_in_place: false,
         cuda_graph: false,
         trt_lib: None,
     };

@@ -8,6 +8,7 @@
 //!
 //! Inputs keep their names. A mask of past and new tokens is as long as the cache; it is 1 for tokens so far and 0 behind them.
 
+mod halves;
 mod hide;
 mod places;
 mod rows;
@@ -17,6 +18,7 @@ use kiln_graph::caches::{self, Update};
 use kiln_graph::infer::{self, Expr, Facts};
 use kiln_graph::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Type, ValueId, opset};
 
+pub use halves::part_halves;
 use rows::Rows;
 use rustc_hash::FxHashMap;
 pub use stays::Stays;
@@ -97,6 +99,23 @@ pub fn write(
     *model = made;
     Ok(written)
 }
+
+/// Makes buffers of one length that an operator updates as the caller likes ones of any length.
+pub fn open_buffers(g: &mut Graph) {
+    let found = caches::caches(g).into_iter();
+    for cache in found.filter(|c| c.update == Update::Shared) {
+        if cache.capacity(g).is_some() {
+            resize(g, cache.input, cache.axis, Dim::Symbol(PAST.into()));
+        }
+        let given = cache.output.and_then(|k| g.outputs().get(k));
+        if let Some(given) = given.map(|port| port.value) {
+            resize(g, given, cache.axis, Dim::Unknown);
+        }
+    }
+}
+
+/// What the length of such a buffer is called.
+const PAST: &str = "past_length";
 
 /// A cache and the node that joins it with what is new.
 struct Join {
