@@ -1,4 +1,4 @@
-//! What the other verbs do of generations: `kiln compile generation.json`, `kiln check --generate`, `kiln bench --generate`.
+//! What other verbs do of generations: `kiln compile generation.json`, `kiln check --generate`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,6 @@ use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, print_json, table::table};
 use crate::bundle::{self, Partial};
 use crate::compile;
-use crate::generate::bench::{self, Size};
 use crate::generate::proof::{self, Request};
 use crate::generate::{GenerateError, Given, Options, Roles, is_whole};
 use crate::parity::{self, Tolerance};
@@ -198,37 +197,4 @@ fn together(globals: &Globals, options: &compile::Options, output: &Path) -> Res
         }),
         false => Ok(()),
     }
-}
-
-/// What of `kiln bench` bears on a generation.
-#[derive(Debug)]
-pub(super) struct Bench {
-    pub models: Vec<PathBuf>,
-    pub size: Size,
-    pub repetitions: usize,
-    pub threads: Option<std::num::NonZeroUsize>,
-    pub reports: Vec<report::Target>,
-    pub json: bool,
-}
-
-pub(super) fn bench(globals: &Globals, asked: Bench) -> Result<u8, Failure> {
-    let options = Options {
-        ort_lib: globals.ort_lib.clone(),
-        threads: asked.threads,
-        ..Options::default()
-    };
-    let found = bench::bench(&asked.models, asked.size, asked.repetitions, &options);
-    let found = found.map_err(|e: GenerateError| Failure::from(e))?;
-    for target in &asked.reports {
-        target.write(&generation::Timed(&found))?;
-    }
-    match asked.json {
-        true => print_json(&found)?,
-        false => {
-            let (header, rows) = generation::times(&found);
-            globals.show(&table(&header, &rows))?;
-            globals.show(&format!("\n  {}\n", generation::asked(&found)))?;
-        }
-    }
-    Ok(0)
 }

@@ -19,6 +19,7 @@ mod failure;
 mod flags;
 mod generate;
 mod generation;
+mod generation_bench;
 mod globals;
 mod gpu_check;
 mod help;

@@ -11,6 +11,7 @@ use super::ports::{Feed, Ports};
 use super::roles::Roles;
 use crate::bundle;
 use crate::parity::{self, INPUT_PREFIX};
+use crate::shapes::{Kinds, Shapes};
 
 /// What a generation goes on from, where it is not made.
 #[derive(Clone, Debug, Default)]
@@ -105,4 +106,18 @@ impl Given {
             prompt: Some(prompt),
         })
     }
+}
+
+/// Inputs of an encoder by their names, made at its typical sizes.
+///
+/// # Errors
+/// When it cannot be read, or its inputs cannot be made.
+pub fn made(encoder: &Path, seed: u64) -> Result<Vec<(String, Tensor)>, GenerateError> {
+    let graph = onnx::read(bundle::find_model(encoder)?)?.graph;
+    let failed = |why: String| GenerateError::Pair {
+        why: format!("{}: no inputs can be made: {why}", encoder.display()),
+    };
+    let shapes = Shapes::new(&graph, &[], &[]).map_err(|e| failed(e.to_string()))?;
+    let specs = Kinds::of(&graph).specs(&shapes, &shapes.typical());
+    parity::make(&specs, seed).map_err(|e| failed(e.to_string()))
 }

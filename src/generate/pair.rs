@@ -4,9 +4,10 @@
 use kiln_graph::caches::{self, Holds};
 use kiln_graph::{DType, Graph, Tensor, ValueId};
 
-use super::decoder::{Decoder, Scores};
+use super::decoder::Decoder;
 use super::error::GenerateError;
 use super::ports::{CachePort, Port, port};
+use super::scores::Scores;
 use crate::parity::{self, InputKind};
 use crate::runtime::Session;
 use crate::setting::{ENCODER, FEATURES};
@@ -76,6 +77,11 @@ impl Once {
             .map(|m| (m.holds, name(m.output)))
             .collect();
         Ok(once)
+    }
+
+    /// The end of its tokens, where it reads any.
+    pub fn vocabulary(&self) -> Option<i64> {
+        self.tokens.as_ref().and(self.vocabulary)
     }
 
     fn refuse(&self, why: String) -> GenerateError {

@@ -1,9 +1,9 @@
 //! Tables for the terminal.
 
 /// Columns that a narrow table does without, the least important first.
-const LEAST_FIRST: [&str; 14] = [
+const LEAST_FIRST: [&str; 16] = [
     "elements", "GFLOP", "argmax", "NaN/Inf", "p95 ms", "runs", "SQNR dB", "noise", "p90 ms",
-    "items/s", "of limit", "max abs", "limit", "p99 ms",
+    "items/s", "of limit", "max abs", "limit", "p99 ms", "threads", "params",
 ];
 
 /// A cell is not shortened to less.
@@ -31,7 +31,10 @@ pub(crate) fn fitted(header: &[&str], rows: &[Vec<String>], width: Option<usize>
     loop {
         let found = widths(&header, &rows);
         let over = wide(&found).saturating_sub(width);
-        let Some((at, &most)) = found.iter().enumerate().max_by_key(|(_, w)| **w) else {
+        // A header is not shortened, so nothing is won of a column that is no wider.
+        let long = |(at, w): &(usize, &usize)| **w > header[*at].chars().count();
+        let columns = found.iter().enumerate().take(header.len());
+        let Some((at, &most)) = columns.filter(long).max_by_key(|(_, w)| **w) else {
             break;
         };
         // Not below the next column at once, so that two long ones share the loss.
@@ -117,6 +120,27 @@ mod tests {
 
     fn widest(text: &str) -> usize {
         text.lines().map(|l| l.chars().count()).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_header_wider_than_all_cells_ends_the_search() {
+        let rows = [vec!["m".to_string(), "1.0".into()]];
+        let text = fitted(
+            &["model", "a header wider than the screen"],
+            &rows,
+            Some(12),
+        );
+        assert!(text.contains("a header wider than the screen"));
+        let rows = [vec![
+            "a name that is far too long".to_string(),
+            "1.0".into(),
+        ]];
+        let text = fitted(
+            &["model", "a header wider than the screen"],
+            &rows,
+            Some(12),
+        );
+        assert!(text.contains('…') && text.contains("1.0"));
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod faults;
 mod fuzz;
 mod gates;
 mod generation;
+mod generation_bench;
 mod gpu_bundle;
 mod hostile;
 mod house;
