@@ -6,7 +6,7 @@ SITE = $(shell echo $(VENV)/lib/python3*/site-packages)
 DEMO_MODEL = $(shell find $(VENV) -name 'paraphrase-MiniLM-L3-v2.onnx' 2>/dev/null | head -n 1)
 KILN = target/release/kiln
 
-.PHONY: setup demo demo-generate generation-table generation-engines man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage engines gpu-check gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
+.PHONY: setup demo demo-generate generation-table generation-engines man test conformance differential fuzz lint deny sbom bless bench bench-check bench-micro bench-peers bench-proof bench-scale coverage cuda-table engines gpu-check gpu-page gpu-bundle container-check precision precision-peers precision-kiln real-models wheel wheel-check dist serve-check genai-check templates-check clean
 
 setup: $(VENV)/.ready
 
@@ -182,6 +182,11 @@ bench: $(KILN)
 gpu-check: $(KILN)
 	scripts/gpu-check.sh
 
+# docs/gpu.md and the README's rows, from the records in benches/results.
+gpu-page: $(KILN)
+	$(KILN) gpu-check --page docs/gpu.md
+	@python3 tools/readme.py
+
 # The same for another machine: a folder and a tarball with the binary, the libraries, MiniLM and two small decoders. No toolchain is
 # needed there.
 # With GPU=sm_90: packets of 44 MB with the CUDA provider's code of that GPU, and unpack.sh.
@@ -234,6 +239,10 @@ MODELS = fixtures/models
 coverage: setup
 	cargo run --release --example coverage -- $(MODELS) > target/coverage.md
 	@cat target/coverage.md
+
+# What `--target cuda` writes for the models in folders, and what falls to the CPU: docs/cuda.md. Takes no GPU.
+cuda-table: setup
+	cargo run --release --example cuda -- $(MODELS) > docs/cuda.md
 
 # Kernels and bytes of TensorRT's engines, of plain FP16 files and of kiln's, on a folder of models and on the full-size ones that are
 # here: docs/engines.md. What was measured with the same binary and file is kept; ENGINES=--both builds everything for sm_120, too, and

@@ -64,6 +64,22 @@ impl Session {
         match self.0 {}
     }
 
+    pub fn step(
+        &mut self,
+        _: &[(String, Tensor)],
+        _: &[(String, Vec<usize>)],
+    ) -> Result<Named, EngineRunError> {
+        match self.0 {}
+    }
+
+    pub fn written_into(&self) -> Vec<&str> {
+        match self.0 {}
+    }
+
+    pub fn begin(&mut self) -> Result<(), EngineRunError> {
+        match self.0 {}
+    }
+
     pub fn facts(&self) -> &Facts {
         match self.0 {}
     }

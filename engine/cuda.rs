@@ -214,6 +214,29 @@ impl Stream {
         Ok(buffer)
     }
 
+    /// GPU memory of so many zeros.
+    pub(super) fn room(&self, bytes: usize) -> Result<Room, CudaError> {
+        let room = self.0.alloc_zeros::<u8>(bytes.max(1));
+        let room = room.map_err(failed("allocate memory of the GPU"))?;
+        // As for a buffer.
+        self.wait()?;
+        Ok(Room(room))
+    }
+
+    /// Copies to the GPU and waits.
+    pub(super) fn set(&self, room: &mut Room, bytes: &[u8]) -> Result<(), CudaError> {
+        let queued = self.0.memcpy_htod(bytes, &mut room.0);
+        queued.map_err(failed("copy to the GPU"))?;
+        self.wait()
+    }
+
+    /// Queues zeros.
+    pub(super) fn clear(&self, room: &mut Room) -> Result<(), CudaError> {
+        self.0
+            .memset_zeros(&mut room.0)
+            .map_err(failed("clear memory of the GPU"))
+    }
+
     /// Queues a copy to the GPU.
     pub(super) fn upload(&self, buffer: &mut Buffer) -> Result<(), CudaError> {
         self.0
@@ -284,6 +307,18 @@ impl Event {
     pub(super) fn until(&self, end: &Event) -> Result<f64, CudaError> {
         let ms = self.0.elapsed_ms(&end.0);
         Ok(f64::from(ms.map_err(failed("time two events"))?))
+    }
+}
+
+/// Memory of the GPU alone.
+#[derive(Debug)]
+pub(super) struct Room(CudaSlice<u8>);
+
+impl Room {
+    /// The address in the GPU's memory.
+    pub(super) fn device_ptr(&self) -> *mut c_void {
+        let (address, _) = self.0.device_ptr(self.0.stream());
+        address as *mut c_void
     }
 }
 

@@ -4,6 +4,7 @@
 //! it, [`Session`] holds one model.
 
 mod builder;
+mod carried;
 pub mod cuda;
 mod device;
 mod error;
@@ -31,6 +32,7 @@ pub mod work;
 
 use kiln_graph::Tensor;
 
+pub use carried::Carried;
 pub use device::{
     Chosen, Device, DeviceChoice, DeviceRequest, Gpu, GpuOptions, UnknownDevice, Unusable,
 };

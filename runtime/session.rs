@@ -15,7 +15,7 @@ use super::device::Device;
 use super::info::{TensorInfo, infos};
 use super::options::SessionOptions;
 use super::placement::Placement;
-use super::values::{from_ort, to_ort};
+use super::values::{from_ort, to_host, to_ort};
 use super::{Error, Runtime, cuda, rtx};
 use crate::scratch::Temporary;
 
@@ -242,7 +242,7 @@ impl Session {
     }
 
     /// As [`Session::bind`], with the inputs copied to the device once, and the outputs left there: what remains of a run is
-    /// the model. Its outputs are dropped unread.
+    /// the model.
     ///
     /// # Errors
     /// As [`Session::bind`], and when the device refuses the memory.
@@ -268,11 +268,7 @@ impl Session {
     }
 
     fn resident(&self, values: Vec<(String, DynValue)>) -> ort::Result<IoBinding> {
-        let memory = match self.options.device {
-            Device::Cpu => MemoryInfo::default(),
-            Device::Cuda(gpu) => cuda::memory(gpu)?,
-            Device::Rtx(gpu) => rtx::memory(self.runtime, gpu)?,
-        };
+        let memory = device_memory(self.runtime, self.options.device)?;
         let mut binding = self.session.create_binding()?;
         for (name, value) in values {
             binding.bind_input(name, &value)?;
@@ -284,12 +280,36 @@ impl Session {
         Ok(binding)
     }
 
+    pub(super) fn inner(&self) -> &ort::session::Session {
+        &self.session
+    }
+
+    pub(super) fn inner_mut(&mut self) -> &mut ort::session::Session {
+        &mut self.session
+    }
+
+    pub(super) fn runtime(&self) -> &'static Runtime {
+        self.runtime
+    }
+
     fn values<S: AsRef<str>>(&self, inputs: &[(S, Tensor)]) -> Result<(Values, Vec<Bytes>), Error> {
+        self.values_beside(inputs, &|_| false)
+    }
+
+    /// The inputs as ONNX Runtime takes them, in the model's order. Those that are there already need not be given.
+    pub(super) fn values_beside<S: AsRef<str>>(
+        &self,
+        inputs: &[(S, Tensor)],
+        is_there: &dyn Fn(&str) -> bool,
+    ) -> Result<(Values, Vec<Bytes>), Error> {
         self.refuse_strangers(inputs)?;
         let mut values = Vec::with_capacity(self.inputs.len());
         let mut bytes = Vec::with_capacity(self.inputs.len());
         for info in &self.inputs {
             let given = inputs.iter().find(|(name, _)| name.as_ref() == info.name);
+            if given.is_none() && is_there(&info.name) {
+                continue;
+            }
             let (_, tensor) = given.ok_or_else(|| Error::MissingInput {
                 model: self.model.clone(),
                 name: info.name.clone(),
@@ -351,16 +371,17 @@ enum Fed {
 }
 
 impl Bound<'_> {
-    /// Runs the model once. The outputs come in the model's order and are not copied.
+    /// Runs the model once. The outputs come in the model's order, and are copied only where they are on a device.
     ///
     /// # Errors
-    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor or not in the host's memory.
+    /// When ONNX Runtime fails (its message names the node), and when an output is not a tensor or cannot be copied.
     pub fn run(&mut self) -> Result<Vec<(String, Tensor)>, Error> {
         let outputs = raw_run(&mut self.session.session, &self.session.model, &self.fed)?;
         outputs
             .into_iter()
             .map(|(name, value)| {
-                let tensor = from_ort(value, &self.bytes).map_err(|reason| Error::Output {
+                let tensor = to_host(value).and_then(|value| from_ort(value, &self.bytes));
+                let tensor = tensor.map_err(|reason| Error::Output {
                     model: self.session.model.clone(),
                     name: name.to_owned(),
                     reason,
@@ -387,6 +408,25 @@ impl Bound<'_> {
 impl fmt::Debug for Bound<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Bound").field(&self.session).finish()
+    }
+}
+
+/// The memory of a device.
+pub(super) fn device_memory(
+    runtime: &'static Runtime,
+    device: Device,
+) -> ort::Result<MemoryInfo<'static>> {
+    match device {
+        Device::Cpu => Ok(MemoryInfo::default()),
+        Device::Cuda(gpu) => cuda::memory(gpu),
+        Device::Rtx(gpu) => rtx::memory(runtime, gpu),
+    }
+}
+
+pub(super) fn failed_run(model: &str, e: ort::Error) -> Error {
+    Error::Run {
+        model: model.to_owned(),
+        reason: e.to_string(),
     }
 }
 
@@ -437,10 +477,7 @@ fn raw_run<'s>(
             })
         }
     };
-    outputs.map_err(|e| Error::Run {
-        model: model.to_owned(),
-        reason: e.to_string(),
-    })
+    outputs.map_err(|e| failed_run(model, e))
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {

@@ -7,8 +7,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use kiln_graph::{DType, Tensor};
 use ort::AsPointer;
-use ort::memory::{Allocator, MemoryInfo};
-use ort::value::{DynTensor, DynValue, TensorElementType, ValueType};
+use ort::memory::{AllocationDevice, Allocator, MemoryInfo};
+use ort::value::{DynTensor, DynTensorValueType, DynValue, TensorElementType, ValueType};
 
 const TYPES: &[(DType, TensorElementType)] = &[
     (DType::F32, TensorElementType::Float32),
@@ -184,7 +184,7 @@ pub(super) fn from_ort(value: DynValue, inputs: &[Bytes]) -> Result<Tensor, Stri
     if dtype == DType::String {
         return strings_from_ort(&value, dims);
     }
-    let tensor = value.downcast::<ort::value::DynTensorValueType>();
+    let tensor = value.downcast::<DynTensorValueType>();
     let tensor = tensor.map_err(|e| e.to_string())?;
     if !tensor.memory_info().is_cpu_accessible() {
         return Err("it is in the memory of a GPU".into());
@@ -202,6 +202,25 @@ pub(super) fn from_ort(value: DynValue, inputs: &[Bytes]) -> Result<Tensor, Stri
         }
     };
     Tensor::from_raw(dtype, dims, bytes).map_err(|e| e.to_string())
+}
+
+/// The value in the host's memory: itself, or a copy of what a device holds.
+pub(super) fn to_host(value: DynValue) -> Result<DynValue, String> {
+    if !matches!(value.dtype(), ValueType::Tensor { .. }) {
+        return Ok(value);
+    }
+    let tensor = value.downcast::<DynTensorValueType>();
+    let tensor = tensor.map_err(|e| e.to_string())?;
+    match tensor.memory_info().is_cpu_accessible() {
+        true => Ok(tensor.into_dyn()),
+        false => copied_to_host(&tensor),
+    }
+}
+
+fn copied_to_host(tensor: &DynTensor) -> Result<DynValue, String> {
+    let copied = tensor.to(AllocationDevice::CPU, 0);
+    let copied = copied.map_err(|e| format!("it cannot be copied from the device: {e}"))?;
+    Ok(copied.into_dyn())
 }
 
 fn strings_from_ort(value: &DynValue, dims: Vec<usize>) -> Result<Tensor, String> {
@@ -317,6 +336,29 @@ mod tests {
                 assert_eq!(shared, offset == 0 || dtype.bits() <= 8, "{dtype}");
             }
         }
+    }
+
+    /// As from a device, which no test has: the copy goes the same way.
+    #[test]
+    fn what_is_copied_to_the_host_has_the_same_bits() {
+        if runtime().is_none() {
+            return;
+        }
+        let copied = |tensor: &Tensor| {
+            let value = to_ort(tensor).unwrap().value;
+            let value = value.downcast::<DynTensorValueType>().unwrap();
+            copied_to_host(&value)
+        };
+        for dtype in [DType::F32, DType::F16, DType::I64, DType::Bool] {
+            let tensor = tensor_at(dtype, 0);
+            let copied = copied(&tensor).unwrap();
+            let back = from_ort(to_host(copied).unwrap(), &[]).unwrap();
+            assert!(back.same_bits(&tensor), "{dtype}");
+            assert_ne!(back.bytes().as_ptr(), tensor.bytes().as_ptr());
+        }
+        // The Identity that copies is of an operator set before 13.
+        let refused = copied(&tensor_at(DType::BF16, 0)).unwrap_err();
+        assert!(refused.contains("bfloat16"), "{refused}");
     }
 
     #[test]

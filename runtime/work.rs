@@ -4,11 +4,11 @@ use kiln_graph::infer::{self, Facts};
 use kiln_graph::types::Shape;
 use kiln_graph::{Dim, Graph, Node, ValueId};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Floating-point operations and bytes of one run. What is computed elsewhere than in products is not counted: it is below
 /// 2 % of a Transformer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Work {
     /// Two for each multiplication and addition of a matrix product or convolution.
     pub flops: u64,

@@ -56,6 +56,16 @@ const TESTS: &[(&str, Need, Test)] = &[
         parity,
     ),
     (
+        "an_engine_generates_what_its_original_does",
+        Need::Engine,
+        generates,
+    ),
+    (
+        "the_cuda_provider_generates_what_the_cpu_does",
+        Need::Cuda,
+        generates_on_cuda,
+    ),
+    (
         "an_engine_is_timed_in_streams_and_layers",
         Need::Engine,
         bench,
@@ -251,6 +261,52 @@ fn parity(folder: &Path) -> Result<(), Failed> {
         &"run".into(),
         "engine parity",
     )
+}
+
+/// Tokens behind a prompt; rows of unequal lengths.
+fn tokens(model: &str, more: &[&str]) -> Result<Value, Failed> {
+    let args = [
+        "generate", model, "--ids", "5,9,33,2", "--ids", "7,3", "--new", "12",
+    ];
+    Ok(kiln(0, &[&args[..], more].concat())?["tokens"].clone())
+}
+
+fn decoder() -> String {
+    let path = common::fixture("generation/decoder.growing.onnx");
+    path.to_string_lossy().into_owned()
+}
+
+fn generates(folder: &Path) -> Result<(), Failed> {
+    let (model, bundle) = (decoder(), folder.join("b").to_string_lossy().into_owned());
+    let args = [
+        "compile",
+        &model,
+        "--target",
+        "local",
+        "--max-length",
+        "32",
+        "-o",
+        &bundle,
+    ];
+    kiln(0, &args)?;
+    let right = tokens(&model, &["--device", "cpu"])?;
+    same(tokens(&bundle, &["--engine"])?, right, "tokens")?;
+    let args = ["check", &bundle, "--reference", &model, "--generate", "12"];
+    let proof = kiln(0, &args)?;
+    let claims = proof["claims"].as_array().ok_or("no claims")?;
+    let of_engine = |c: &&Value| c["name"].as_str().is_some_and(|n| n.contains("engine"));
+    let claim = claims
+        .iter()
+        .find(of_engine)
+        .ok_or("nothing of the engine")?;
+    same(&claim["outcome"], &"holds".into(), "the engine")
+}
+
+fn generates_on_cuda(folder: &Path) -> Result<(), Failed> {
+    let (model, bundle) = (decoder(), folder.join("b").to_string_lossy().into_owned());
+    kiln(0, &["compile", &model, "--target", "cuda", "-o", &bundle])?;
+    let right = tokens(&model, &["--device", "cpu"])?;
+    same(tokens(&bundle, &["--device", "cuda:0"])?, right, "tokens")
 }
 
 fn bench(folder: &Path) -> Result<(), Failed> {

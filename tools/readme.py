@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes the table of measurements in README.md from what the commands that measure left in benches/results and docs.
 
-    readme.py [--check]      --check compares instead, and exits with 1 where the table is an old one"""
+    readme.py [--check]      --check compares instead, and exits with 1 where the table is an old one
+    readme.py --gpus FOLDER  prints what stands there of the GPUs whose records are in a folder"""
 import json
 import pathlib
 import re
@@ -99,13 +100,40 @@ def conformance():
            f"{equal} of {found['judged']} equal each, the others unsupported; {wrong} wrong, {crashed} crashed", "trust")
 
 
+def gpus(results=RESULTS):
+    """What `kiln gpu-check` left of each GPU; nothing where none has been measured."""
+    for path in sorted(results.glob("*.json")):
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not found.get("gpu") or "forms" not in found or found["dry_run"]:
+            continue
+        rows = [row for row in found["rows"] if row["model"] == "bert-base" and row["p50_ms"]]
+        row = lambda runner, precision: next((r for r in rows if runner in r["runner"] and r["precision"] == precision), None)
+        own, full, compiled = row("kiln, ONNX Runtime", "fp16"), row("TF32 off", "fp32"), row("torch.compile", "fp16")
+        if not own or not full:
+            continue
+        graphs = [f for f in found["forms"] if f["model"] == "bert-base" and f["form"] == "chosen" and f["graph"] and f["p50_ms"]]
+        said = [f"FP32 {full['p50_ms']:.3f} ms", f"FP16 {own['p50_ms']:.3f} ms"]
+        said += [f"with CUDA graphs {f['p50_ms']:.3f} ms" for f in graphs]
+        said += [f"torch.compile {compiled['p50_ms']:.3f} ms"] if compiled else []
+        yield (f"BERT-base on {found['gpu']}, {found['batch']} x {found['seq']} tokens, ONNX Runtime's CUDA provider, median",
+               ", ".join(said), "gpu")
+        cosines = [r["parity"]["cosine"] for r in found["rows"] if r["runner"].startswith("kiln, ONNX Runtime")
+                   and r["precision"] == "fp16" and r["parity"] and r["parity"]["cosine"] is not None]
+        if cosines:
+            yield f"FP16 parity on {found['gpu']}, {len(cosines)} models", f"cosine at least {min(cosines):.6f}", "gpu"
+
+
 def table():
-    rows = [row for part in (coverage, engines, precision, performance, proof, conformance) for row in part()]
+    rows = [row for part in (gpus, coverage, engines, precision, performance, proof, conformance) for row in part()]
     lines = [f"| {what} | {number} | [{page}](docs/{page}.md) |" for what, number, page in rows]
     return "\n".join([BEGIN, "", "| | | |", "|---|---|---|", *lines, "", END])
 
 
 def main():
+    if "--gpus" in sys.argv[1:]:
+        folder = pathlib.Path(sys.argv[sys.argv.index("--gpus") + 1])
+        print("\n".join(f"| {what} | {number} |" for what, number, _ in gpus(folder)))
+        return
     text = PAGE.read_text()
     made = text[: text.index(BEGIN)] + table() + text[text.index(END) + len(END) :]
     if "--check" not in sys.argv[1:]:

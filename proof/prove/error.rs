@@ -37,8 +37,12 @@ pub enum Error {
         model: PathBuf,
         source: runtime::Error,
     },
-    #[error("the engine did not run at the case {case}: {source}")]
-    EngineRun { case: String, source: RunnerError },
+    #[error("{runner} did not run at the case {case}: {source}")]
+    EngineRun {
+        runner: String,
+        case: String,
+        source: RunnerError,
+    },
     #[error(transparent)]
     Data(#[from] DataError),
     #[error("{}: what the judge is given cannot be written: {source}", path.display())]

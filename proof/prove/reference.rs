@@ -192,6 +192,7 @@ impl Reference {
             let taken = case.inputs.iter().filter(|(n, _)| !fixed.is_dropped(n));
             let outputs = engine.run(&taken.cloned().collect::<Vec<_>>());
             outputs.map_err(|source| Error::EngineRun {
+                runner: engine.describe(),
                 case: case.name.clone(),
                 source,
             })

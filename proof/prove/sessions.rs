@@ -4,6 +4,7 @@ use std::path::Path;
 
 use kiln_graph::onnx::{self, ReadError, ReadErrorKind, WriteOptions};
 use kiln_graph::{DType, Model};
+use kiln_passes::cuda_kernels;
 
 use super::Error;
 use crate::parity::{Placed, Side};
@@ -47,9 +48,15 @@ pub(super) fn seated(device: Device) -> SessionOptions {
     }
 }
 
-/// What stands for a model where the device has no kernels for its roundings: a GPU has those of FP16.
+/// What stands for a model where the device has no kernels for its roundings: a GPU has those of FP16, and the CUDA provider those of
+/// BF16 that its table names.
 pub(super) fn stand_in(model: &Model, device: Device) -> Option<Model> {
-    let native = !device.is_cpu() && !twin::formats(model).contains(&DType::BF16);
+    let brain = || twin::formats(model).contains(&DType::BF16);
+    let native = match device {
+        Device::Cpu => false,
+        Device::Cuda(_) => !brain() || cuda_kernels::fallen(model).iter().all(|f| f.sizes),
+        Device::Rtx(_) => !brain(),
+    };
     (!native).then(|| twin::rounding(model)).flatten()
 }
 

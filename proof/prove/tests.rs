@@ -188,3 +188,30 @@ fn a_file_is_known_by_its_bytes() {
     let before = hash(&apart);
     assert_ne!(before, hash(&write("d.onnx", 1.001, 0)));
 }
+
+/// The file itself runs where the CUDA provider has all its kernels, else what stands for it.
+#[test]
+fn a_twin_stands_in_where_kernels_are_missing() {
+    let gpu = kiln_runtime::Gpu {
+        id: 0,
+        memory_limit: None,
+    };
+    let cuda = kiln_runtime::Device::Cuda(gpu);
+    let model = |body: &str| {
+        let text = format!(
+            r#"<ir_version: 10, opset_import: ["" : 23]> g (float[n] x) => (float[n] y)
+            {{ h = Cast<to = 16>(x)
+               {body}
+               y = Cast<to = 1>(r) }}"#
+        );
+        let mut model = onnx::read_text(&text).unwrap();
+        kiln_graph::infer::annotate(&mut model.graph);
+        model
+    };
+    let whole = model("r = Mul(h, h)");
+    assert!(sessions::stand_in(&whole, cuda).is_none());
+    assert!(sessions::stand_in(&whole, kiln_runtime::Device::Cpu).is_some());
+    assert!(sessions::stand_in(&whole, kiln_runtime::Device::Rtx(gpu)).is_some());
+    let falls = model("small = Less(h, h) r = Cast<to = 16>(small)");
+    assert!(sessions::stand_in(&falls, cuda).is_some());
+}

@@ -6,6 +6,7 @@ mod layers;
 mod options;
 pub(crate) mod pieces;
 mod precision;
+mod replayed;
 mod saved;
 mod suspects;
 
@@ -54,6 +55,8 @@ pub struct Checked {
     /// Whether the bundle's engine gives the same; `null` if it has none and none is required.
     pub engine_parity: Option<EngineParity>,
     pub engine_parity_required: bool,
+    /// Whether a CUDA graph of the candidate, replayed as it serves, gives the same; `null` if it was not asked for.
+    pub cuda_graph: Option<EngineParity>,
     /// What the user's own judge said; `null`: there is none.
     pub judge: Option<Judgement>,
     pub runtime: String,
@@ -74,6 +77,7 @@ impl Checked {
     pub fn failed(&self) -> bool {
         let others = self.precision.as_ref().is_none_or(|p| p.present)
             && self.unproved_engine().is_none()
+            && !self.cuda_graph.as_ref().is_some_and(EngineParity::failed)
             && self.judge.as_ref().is_none_or(|j| j.pass)
             && (self.fallback().is_none() || !self.device.asked);
         self.parity.failed() || !others
@@ -112,15 +116,14 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     let tolerance = tolerance(options, &candidate)?;
     let precision = (options.require).map(|p| precision::find(p, &options.candidate, &candidate));
     let engine = engine(options);
-    let (mut pieces, mut judge) = (None, None);
+    let (mut pieces, mut judge, mut cuda_graph) = (None, None, None);
     let (parity, layers, bisection, against, proved) = match &options.against {
         Against::Golden(file) => {
             talk.stage("parity");
             limits_fit(&tolerance, &candidate)?;
             let golden = golden::compare(options, file, &path, &candidate, &tolerance)?;
-            let engine = engine.map(|_| EngineParity::NotRun {
-                why: "recorded outputs are compared with the model, not with the engine".into(),
-            });
+            let why = "recorded outputs are compared with the model, not with the engine";
+            let engine = engine.map(|_| NotRun(why.into()).into());
             let proved = (golden.runtime, golden.device, golden.placements, engine);
             (golden.report, None, None, file, proved)
         }
@@ -130,9 +133,8 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
             fix(options, &mut original, &candidate)?;
             let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
             pieces = Some(found);
-            let engine = engine.map(|_| EngineParity::NotRun {
-                why: "the models were run in pieces, which an engine cannot be".into(),
-            });
+            let why = "the models were run in pieces, which an engine cannot be";
+            let engine = engine.map(|_| NotRun(why.into()).into());
             let proved = (alone.runtime_version(), alone.device, Vec::new(), engine);
             (report, None, None, given, proved)
         }
@@ -157,14 +159,16 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
                 false => None,
             };
             let placements = opened.placements().to_vec();
-            let engine = match engine {
-                None => None,
-                Some(Err(not_run)) => Some(not_run.into()),
-                Some(Ok(mut runner)) => {
-                    talk.stage("engine parity");
-                    Some(opened.compare_engine(runner.as_mut(), &tolerance, talk)?)
-                }
-            };
+            if options.cuda_graph {
+                talk.stage("CUDA graph");
+                let found = replayed::open(options, &path, &candidate, opened.device());
+                cuda_graph = Some(compared(found, &mut opened, &tolerance, talk)?);
+            }
+            let engine = engine.map(|found| {
+                talk.stage("engine parity");
+                compared(found, &mut opened, &tolerance, talk)
+            });
+            let engine = engine.transpose()?;
             if let Some(asked) = &options.judge {
                 talk.stage("judge");
                 judge = Some(opened.ask(&path, asked, talk)?);
@@ -192,12 +196,26 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
         bisection,
         engine_parity,
         engine_parity_required: options.require_engine_parity,
+        cuda_graph,
         judge,
         runtime,
         device,
         placements,
         environment: environment(),
     })
+}
+
+/// Holds what runs against the reference.
+fn compared(
+    found: Result<Box<dyn Runner>, NotRun>,
+    opened: &mut Reference,
+    tolerance: &Tolerance,
+    talk: &dyn Talk,
+) -> Result<EngineParity, Error> {
+    match found {
+        Err(not_run) => Ok(not_run.into()),
+        Ok(mut runner) => Ok(opened.compare_engine(runner.as_mut(), tolerance, talk)?),
+    }
 }
 
 /// The tolerance that was asked for or fits the candidate, with the limits given.

@@ -39,6 +39,8 @@ pub struct Options {
     pub seed: u64,
     /// Fail unless the bundle's engine ran on a GPU and is right.
     pub require_engine_parity: bool,
+    /// Compare a replayed CUDA graph of the candidate, too. Takes a reference.
+    pub cuda_graph: bool,
     pub device: DeviceRequest,
     pub ort_lib: Option<PathBuf>,
     pub trt_lib: Option<PathBuf>,
@@ -72,6 +74,7 @@ impl Options {
             dims: Vec::new(),
             seed: 1,
             require_engine_parity: false,
+            cuda_graph: false,
             device: DeviceRequest::default(),
             ort_lib: None,
             trt_lib: None,

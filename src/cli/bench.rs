@@ -11,7 +11,7 @@ use super::device::DeviceArgs;
 use super::engine;
 use super::generation_bench;
 use super::progress::Terminal;
-use super::{Failure, Globals, help, print, print_json};
+use super::{Export, Failure, Globals, help, print, print_json};
 use crate::bench::baseline::{Baseline, Verdict};
 use crate::bench::{Axis, BenchOptions, Benchmark, Request, benchmark};
 use crate::generate;
@@ -106,13 +106,6 @@ pub(super) struct Args {
     engine: engine::EngineArgs,
 }
 
-/// Where numbers go as CSV.
-#[derive(Clone, Debug)]
-pub(super) enum Export {
-    Stdout,
-    File(PathBuf),
-}
-
 fn export(text: OsString) -> Result<Export, &'static str> {
     let path = PathBuf::from(text);
     match path.extension() {
@@ -175,6 +168,7 @@ fn generated(globals: &Globals, args: Args) -> Result<u8, Failure> {
             options: generate::Options {
                 ort_lib: globals.ort_lib.clone(),
                 threads: args.device.threads,
+                place: generate::Place::Device(args.device.request()),
                 ..generate::Options::default()
             },
         },

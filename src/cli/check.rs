@@ -77,6 +77,11 @@ pub(super) struct Args {
     /// Each piece, such as a layer of a decoder, is alone in memory and is given the original's numbers.
     #[arg(long, conflicts_with_all = ["golden", "record", "saved", "inputs", "layers", "bisect", "judge"], help_heading = help::PROOF)]
     pieces: bool,
+    /// Compare a CUDA graph of the result, replayed as it serves, too.
+    ///
+    /// With all of ONNX Runtime's optimizations, and inputs and outputs in the GPU's memory.
+    #[arg(long, conflicts_with_all = ["golden", "saved", "pieces", "generate"], help_heading = help::PROOF)]
+    cuda_graph: bool,
     #[command(flatten)]
     judge: JudgeArgs,
     /// Write a report: .md, .html, .json, or .xml (JUnit).
@@ -172,6 +177,7 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         limits: args.limit,
         require: Required::precision(&args.require),
         require_engine_parity: Required::engine_parity(&args.require),
+        cuda_graph: args.cuda_graph,
         device: args.device.request(),
         trt_lib: globals.trt_lib.clone(),
         layers: args.layers,
@@ -199,6 +205,9 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     }
     if let Some(why) = result.unproved_engine() {
         globals.fail(why);
+    }
+    if let Some(graph) = result.cuda_graph.as_ref().filter(|g| g.failed()) {
+        globals.fail(format!("CUDA graph: {graph}"));
     }
     if let Some(judge) = result.judge.as_ref().filter(|j| !j.pass) {
         globals.fail(format!("judge: {}", judge.why));

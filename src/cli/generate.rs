@@ -1,14 +1,15 @@
 //! `kiln generate`
 
 use std::io::{self, IsTerminal, Write};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Failure, Globals, print, print_json};
+use super::device::DeviceArgs;
+use super::{Failure, Globals, help, print, print_json};
 use crate::generate::{
-    self, End, GenerateError, Generated, Generator, Prompt, Roles, Rules, Source, Stream, Text,
+    self, End, GenerateError, Generated, Generator, Gpu, Place, Prompt, Roles, Rules, Source,
+    Stream, Text,
 };
 
 #[derive(clap::Args, Debug)]
@@ -45,9 +46,13 @@ pub(super) struct Args {
     /// The most tokens of a row, prompt included; the length of buffers that the model leaves open.
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
-    /// Threads of ONNX Runtime [default: one for each core].
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    /// Run the engines of bundles on the GPU.
+    ///
+    /// Instead of their models in ONNX Runtime. A decoder writes into its caches in place, and they stay on the GPU.
+    #[arg(long, help_heading = help::ENGINE)]
+    engine: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -85,11 +90,21 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
     roles.encoder = args.encoder.or(roles.encoder);
     roles.first = args.first.or(roles.first);
     let text = tokenizer(args.tokenizer, &roles)?;
+    let request = args.device.request();
+    let place = match args.engine {
+        true => Place::Engine(Gpu {
+            device: request.choice.gpu() as usize,
+            libraries: globals.trt_lib.clone(),
+        }),
+        false => Place::Device(request),
+    };
     let options = generate::Options {
         ort_lib: globals.ort_lib.clone(),
-        threads: args.threads,
+        threads: args.device.threads,
         max_length: args.max_length,
         plain: false,
+        place,
+        ..generate::Options::default()
     };
     let words = match (&args.text, &text) {
         (Some(words), Some(text)) => Some(text.encode(words)?),

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Failure, Globals, bench::Export, print, print_json, this_program};
+use super::{Export, Failure, Globals, print, print_json, this_program};
 use crate::bench::baseline::Verdict;
 use crate::generate::bench::{self, Benchmark, Request, Size};
 use crate::report::{self, generation_bench as told};

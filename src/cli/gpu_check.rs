@@ -89,13 +89,15 @@ pub(super) fn run(globals: &Globals, args: GpuCheckArgs) -> Result<u8, Failure> 
     };
     let (header, rows) = record.table();
     let (forms_header, forms) = gpu_check::forms_table(&record.forms);
+    let (aims_header, aims) = gpu_check::aims_table(&gpu_check::aims(&record));
     let of = (record.gpu.as_deref()).unwrap_or("a dry run on the CPU: no measurement of a GPU");
     globals.show(&format!(
-        "{of}, batch {}, {} tokens\n\n{}\n{}\n  written to {}\n",
+        "{of}, batch {}, {} tokens\n\n{}\n{}\n{}\n  written to {}\n",
         record.batch,
         record.seq,
         globals.table(&header, &rows),
         globals.table(&forms_header, &forms),
+        globals.table(&aims_header, &aims),
         path.display()
     ))?;
     Ok(u8::from(!record.pass()))

@@ -42,7 +42,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::arguments::{known_pass, report_file, this_program};
+use self::arguments::{Export, known_pass, report_file, this_program};
 use self::failure::{Failure, NOT_PROVED, describe, is_broken_pipe};
 use self::globals::{Globals, print, print_json, told};
 use crate::report::table;

@@ -1,4 +1,6 @@
-//! A decoder in ONNX Runtime, run step after step on its own cache, or on all tokens where it has none.
+//! A decoder, run step after step on its own cache, or on all tokens where it has none.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -7,14 +9,14 @@ use kiln_graph::{DType, Tensor};
 
 use super::error::GenerateError;
 use super::ports::{CachePort, Feed, Port, Ports};
+use super::ran::{At, Ran};
 use super::scores::Scores;
-use crate::runtime::Session;
 use crate::setting::{ENCODER, FIRST, MAX_LENGTH};
 
 /// A model with a cache.
 #[derive(Debug)]
 pub struct Decoder {
-    pub session: Session,
+    pub(super) ran: Ran,
     pub ports: Ports,
     /// The length of buffers that the caller chooses, and the most tokens of a row.
     max_length: Option<usize>,
@@ -23,7 +25,7 @@ pub struct Decoder {
 /// Where the rows of one generation are.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// In the order of the ports.
+    /// In the order of the ports. While they stay where the decoder runs, these are the ones of the start.
     pub caches: Vec<Tensor>,
     /// What stays as it is from step to step.
     given: Vec<(String, Tensor)>,
@@ -35,6 +37,15 @@ pub struct State {
     past: usize,
     /// All tokens of each row, for a model without a cache.
     history: Vec<Vec<i64>>,
+    generation: u64,
+    /// Whether the caches stay where the decoder runs.
+    is_away: bool,
+}
+
+/// A number that no other generation has.
+fn new_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl State {
@@ -47,16 +58,13 @@ impl State {
             pads: vec![0; rows],
             past: 0,
             history: vec![Vec::new(); rows],
+            generation: new_generation(),
+            is_away: false,
         }
     }
 
     pub(super) fn is_unmade(&self) -> bool {
         self.caches.is_empty()
-    }
-
-    /// What the caches take, those of an encoder included.
-    pub fn cache_bytes(&self) -> usize {
-        self.caches.iter().map(Tensor::byte_len).sum()
     }
 }
 
@@ -64,7 +72,7 @@ impl Decoder {
     /// # Errors
     /// When a `--max-length` is beyond what the model holds.
     pub fn new(
-        session: Session,
+        ran: Ran,
         ports: Ports,
         max_length: Option<usize>,
     ) -> Result<Decoder, GenerateError> {
@@ -74,19 +82,19 @@ impl Decoder {
             return Err(GenerateError::Usage {
                 what: format!(
                     "{MAX_LENGTH} {asked}: {} holds {capacity} tokens",
-                    session.model()
+                    ran.name()
                 ),
             });
         }
         Ok(Decoder {
-            session,
+            ran,
             ports,
             max_length,
         })
     }
 
     pub fn name(&self) -> &str {
-        self.session.model()
+        self.ran.name()
     }
 
     /// The most tokens of a row, if there is an end.
@@ -176,6 +184,8 @@ impl Decoder {
             pads: vec![0; rows],
             past: 0,
             history: vec![Vec::new(); rows],
+            generation: new_generation(),
+            is_away: false,
         })
     }
 
@@ -229,6 +239,24 @@ impl Decoder {
         })
     }
 
+    /// What the caches of a generation take, those of an encoder included.
+    pub fn cache_bytes(&self, state: &State) -> usize {
+        let caches = self.ports.caches.iter().zip(&state.caches);
+        let bytes = caches.map(|(c, held)| {
+            let mut dims = held.dims().to_vec();
+            if let Some(places) = dims.get_mut(c.cache.axis)
+                && state.is_away
+                && !c.is_given()
+            {
+                // What is here is what it began with.
+                *places = state.past.max(*places);
+            }
+            let elements = dims.iter().product();
+            held.dtype().packed_len(elements).unwrap_or(0)
+        });
+        bytes.sum()
+    }
+
     /// Runs the new tokens of each row. Rows of unequal lengths are padded as the model hides it.
     ///
     /// # Errors
@@ -260,7 +288,14 @@ impl Decoder {
             state.pads = new.iter().map(|row| longest - row.len()).collect();
         }
         let inputs = self.inputs(state, new, longest)?;
-        let mut outputs = self.session.run(&inputs)?;
+        let at = At {
+            generation: state.generation,
+            past: state.past,
+            new: longest,
+            is_away: state.is_away,
+        };
+        let mut outputs = self.ran.step(at, &self.ports, inputs)?;
+        state.is_away = self.ran.keeps();
         for (c, held) in self.ports.caches.iter().zip(&mut state.caches) {
             if let Some(name) = c.output.as_ref().filter(|_| !c.is_given())
                 && let Some((_, tensor)) = outputs.iter_mut().find(|(n, _)| n == name)
@@ -291,7 +326,7 @@ impl Decoder {
         let mut before = State::unmade(new.len());
         before.given = state.given.clone();
         let inputs = self.inputs(&before, &whole, longest)?;
-        let outputs = self.session.run(&inputs)?;
+        let outputs = self.ran.run(&inputs)?;
         let rows = whole.iter().zip(new);
         let rows = rows.map(|(all, new)| (all.len() - new.len(), all.len()));
         let rows = rows.collect();
@@ -344,7 +379,7 @@ impl Decoder {
         })
     }
 
-    fn inputs(
+    pub(super) fn inputs(
         &self,
         state: &State,
         new: &[Vec<i64>],

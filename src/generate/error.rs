@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bundle::BundleError;
+use crate::engine::run::EngineRunError;
 use crate::fault::Fault;
 use crate::parity::NpzError;
 use crate::runtime;
@@ -18,6 +19,8 @@ pub enum GenerateError {
     Read(#[from] kiln_graph::onnx::ReadError),
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+    #[error("{source}{}", hinted(.source))]
+    Engine { source: EngineRunError },
     #[error(transparent)]
     Spec(#[from] SpecError),
     #[error(transparent)]
@@ -48,6 +51,16 @@ pub enum GenerateError {
     },
 }
 
+impl From<EngineRunError> for GenerateError {
+    fn from(source: EngineRunError) -> GenerateError {
+        GenerateError::Engine { source }
+    }
+}
+
+fn hinted(e: &EngineRunError) -> String {
+    e.hint().map_or(String::new(), |hint| format!(" ({hint})"))
+}
+
 fn beside(new: usize) -> String {
     match new {
         0 => String::new(),
@@ -69,6 +82,7 @@ impl GenerateError {
         match self {
             GenerateError::Runtime(e) => e.fault(),
             GenerateError::Bundle(e) => e.fault(),
+            GenerateError::Engine { source } => source.fault(),
             GenerateError::Tokenizer { .. }
             | GenerateError::Usage { .. }
             | GenerateError::TooLong { .. }

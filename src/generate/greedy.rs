@@ -183,6 +183,6 @@ pub fn go_on(
         first_seconds,
         between_seconds,
         encoder_seconds: None,
-        cache_bytes: state.cache_bytes(),
+        cache_bytes: decoder.cache_bytes(&state),
     })
 }

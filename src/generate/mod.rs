@@ -11,6 +11,8 @@ mod greedy;
 mod pair;
 mod ports;
 pub mod proof;
+mod ran;
+mod record;
 mod roles;
 mod scores;
 mod text;
@@ -22,16 +24,18 @@ use std::time::Instant;
 use kiln_graph::{Tensor, onnx};
 
 use crate::bundle;
-use crate::runtime::{Optimization, Runtime, Session, SessionOptions};
+use crate::runtime::{Optimization, SessionOptions};
 use crate::setting::ENCODER;
 
 pub use decoder::{Decoder, State};
 pub use error::GenerateError;
-pub use given::{Given, arrays, is_whole, made};
+pub use given::{Given, arrays, made};
 pub use greedy::{End, Generated, Rules, generate, go_on};
 pub use pair::{Once, Source, States, begin, encode};
 use ports::NO_CACHE;
 pub use ports::{CachePort, Feed, Port, Ports};
+pub use ran::{Gpu, Place, Ran};
+pub use record::{Recorded, middle, record};
 pub use roles::{FILE, Roles};
 pub use scores::{Scores, largest};
 pub use text::{Stream, Text};
@@ -44,9 +48,16 @@ pub struct Options {
     pub max_length: Option<usize>,
     /// For proofs: ONNX Runtime changes nothing.
     pub plain: bool,
+    pub place: Place,
+    /// For proofs: where the engine of a bundle runs, beside its model.
+    pub gpu: Gpu,
 }
 
 impl Options {
+    fn open(&self, path: &Path) -> Result<Ran, GenerateError> {
+        Ran::open(path, &self.place, self.ort_lib.as_deref(), &self.session())
+    }
+
     fn session(&self) -> SessionOptions {
         SessionOptions {
             optimization: match self.plain {
@@ -71,10 +82,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
         why,
     };
     let ports = Ports::any(&model.graph).map_err(refuse)?;
-    let runtime = Runtime::load(options.ort_lib.as_deref())?;
-    let session = Session::from_path(runtime, &file, &options.session())?;
-    let name = path.display().to_string();
-    let mut decoder = Decoder::new(session.called(&name), ports, options.max_length)?;
+    let mut decoder = Decoder::new(options.open(path)?, ports, options.max_length)?;
     match decoder.looks_back()? {
         true => Ok(decoder),
         false => Err(refuse(format!(
@@ -90,10 +98,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
 pub fn open_once(path: &Path, options: &Options) -> Result<Once, GenerateError> {
     let file = bundle::find_model(path)?;
     let model = onnx::read(&file)?;
-    let runtime = Runtime::load(options.ort_lib.as_deref())?;
-    let session = Session::from_path(runtime, &file, &options.session())?;
-    let name = path.display().to_string();
-    Once::new(session.called(&name), &model.graph)
+    Once::new(options.open(path)?, &model.graph)
 }
 
 /// The models of a generation, opened.

@@ -7,16 +7,16 @@ use kiln_graph::{DType, Graph, Tensor, ValueId};
 use super::decoder::Decoder;
 use super::error::GenerateError;
 use super::ports::{CachePort, Port, port};
+use super::ran::Ran;
 use super::scores::Scores;
 use crate::parity::{self, InputKind};
-use crate::runtime::Session;
 use crate::setting::{ENCODER, FEATURES};
 use crate::shapes::input_kind;
 
 /// What runs once, before the decoder.
 #[derive(Debug)]
 pub struct Once {
-    pub session: Session,
+    pub(super) ran: Ran,
     tokens: Option<Port>,
     mask: Option<Port>,
     /// Floats: features of an encoder, states of a first step.
@@ -31,9 +31,9 @@ impl Once {
     ///
     /// # Errors
     /// When an input is neither tokens, a mask nor floats.
-    pub fn new(session: Session, graph: &Graph) -> Result<Once, GenerateError> {
+    pub fn new(ran: Ran, graph: &Graph) -> Result<Once, GenerateError> {
         let mut once = Once {
-            session,
+            ran,
             tokens: None,
             mask: None,
             floats: Vec::new(),
@@ -65,7 +65,7 @@ impl Once {
                     return Err(GenerateError::Pair {
                         why: format!(
                             "what {} wants of its input \"{}\" is not known",
-                            once.session.model(),
+                            once.ran.name(),
                             p.name
                         ),
                     });
@@ -86,7 +86,7 @@ impl Once {
 
     fn refuse(&self, why: String) -> GenerateError {
         GenerateError::Pair {
-            why: format!("{}: {why}", self.session.model()),
+            why: format!("{}: {why}", self.ran.name()),
         }
     }
 }
@@ -112,6 +112,18 @@ pub struct States {
 /// # Errors
 /// When the source is not what it takes, or it does not run.
 pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateError> {
+    let inputs = reads(encoder, source)?;
+    read(encoder, &inputs)
+}
+
+/// The inputs of an encoder for a source.
+///
+/// # Errors
+/// When the source is not what it takes.
+pub(super) fn reads(
+    encoder: &Once,
+    source: &Source,
+) -> Result<Vec<(String, Tensor)>, GenerateError> {
     let mut inputs = Vec::new();
     let mut length = 0;
     match source {
@@ -121,7 +133,7 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
             };
             let vocabulary = encoder.vocabulary.and_then(|n| usize::try_from(n).ok());
             let end = vocabulary.unwrap_or(usize::MAX);
-            super::greedy::tokens_fit(encoder.session.model(), end, tokens)?;
+            super::greedy::tokens_fit(encoder.ran.name(), end, tokens)?;
             length = tokens.len();
             inputs.push((port.name.clone(), row(port.dtype, tokens)));
         }
@@ -148,7 +160,7 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
     if let Some(port) = &encoder.mask {
         inputs.push((port.name.clone(), row(port.dtype, &vec![1; length])));
     }
-    read(encoder, &inputs)
+    Ok(inputs)
 }
 
 /// Runs an encoder on its inputs by their names.
@@ -156,7 +168,7 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
 /// # Errors
 /// When it does not run, or gives no states.
 pub fn read(encoder: &mut Once, inputs: &[(String, Tensor)]) -> Result<States, GenerateError> {
-    let outputs = encoder.session.run(inputs)?;
+    let outputs = encoder.ran.run(inputs)?;
     let states: Vec<_> = (outputs.into_iter())
         .filter(|(_, t)| t.dtype().is_float() && t.rank() == 3)
         .collect();
@@ -236,32 +248,8 @@ pub fn begin(
     states: Option<&States>,
     tokens: &[i64],
 ) -> Result<Begun, GenerateError> {
-    let Some(port) = &first.tokens else {
-        return Err(first.refuse("no input of the first step is tokens".into()));
-    };
-    let end = first.vocabulary.and_then(|n| usize::try_from(n).ok());
-    super::greedy::tokens_fit(first.session.model(), end.unwrap_or(usize::MAX), tokens)?;
-    let mut inputs = vec![(port.name.clone(), row(port.dtype, tokens))];
-    for port in &first.floats {
-        let found = states.and_then(|s| s.for_input(port));
-        let Some(tensor) = found else {
-            return Err(first.refuse(match states {
-                Some(_) => format!(
-                    "the encoder gives nothing of the type and width of \"{}\": the models do not belong together",
-                    port.name
-                ),
-                None => format!(
-                    "it needs \"{}\", which an encoder computes: the bundle is without it, or it was not given ({ENCODER})",
-                    port.name
-                ),
-            }));
-        };
-        inputs.push((port.name.clone(), tensor));
-    }
-    if let (Some(port), Some(states)) = (&first.mask, states) {
-        inputs.push((port.name.clone(), states.mask(port.dtype)));
-    }
-    let outputs = first.session.run(&inputs)?;
+    let inputs = begins(first, states, tokens)?;
+    let outputs = first.ran.run(&inputs)?;
     let mut given = states.map_or_else(Vec::new, |s| s.given(decoder));
     let mut order: Vec<_> = decoder.ports.caches.iter().collect();
     order.sort_by_key(|c| (c.cache.attention, c.cache.holds));
@@ -314,4 +302,41 @@ fn laid(made: &Tensor, c: &CachePort) -> Tensor {
     }
     dims[axis] = capacity;
     Tensor::from_raw(dtype, dims, buffer.into()).unwrap_or(typed)
+}
+
+/// The inputs of a first step.
+///
+/// # Errors
+/// When the models do not fit.
+pub(super) fn begins(
+    first: &Once,
+    states: Option<&States>,
+    tokens: &[i64],
+) -> Result<Vec<(String, Tensor)>, GenerateError> {
+    let Some(port) = &first.tokens else {
+        return Err(first.refuse("no input of the first step is tokens".into()));
+    };
+    let end = first.vocabulary.and_then(|n| usize::try_from(n).ok());
+    super::greedy::tokens_fit(first.ran.name(), end.unwrap_or(usize::MAX), tokens)?;
+    let mut inputs = vec![(port.name.clone(), row(port.dtype, tokens))];
+    for port in &first.floats {
+        let found = states.and_then(|s| s.for_input(port));
+        let Some(tensor) = found else {
+            return Err(first.refuse(match states {
+                Some(_) => format!(
+                    "the encoder gives nothing of the type and width of \"{}\": the models do not belong together",
+                    port.name
+                ),
+                None => format!(
+                    "it needs \"{}\", which an encoder computes: the bundle is without it, or it was not given ({ENCODER})",
+                    port.name
+                ),
+            }));
+        };
+        inputs.push((port.name.clone(), tensor));
+    }
+    if let (Some(port), Some(states)) = (&first.mask, states) {
+        inputs.push((port.name.clone(), states.mask(port.dtype)));
+    }
+    Ok(inputs)
 }

@@ -2,6 +2,7 @@
 
 mod claims;
 mod distance;
+mod engine;
 mod found;
 mod prompt;
 mod side;
@@ -88,7 +89,7 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
     let result_tokens = result.greedy(&prompt, &rules)?;
 
     let (steps, states) = forced(&mut original, &mut result, &prompt, &tokens, &rules)?;
-    let claims = vec![
+    let mut claims = vec![
         scores(&steps, &limits),
         greedy(&tokens, &result_tokens, &steps, &limits),
         at_once(&mut original, &mut result, &prompt, &tokens, &limits)?,
@@ -104,6 +105,18 @@ pub fn prove(request: &Request<'_>) -> Result<Proof, GenerateError> {
         unwritten(&mut result, &prompt, &tokens, &limits)?,
         edge(&mut result, &prompt)?,
     ];
+    if engine::has(&roles.1) {
+        let forced_on = |side: &mut Side| {
+            let (steps, _) = forced(&mut original, side, &prompt, &tokens, &rules)?;
+            Ok(scores(&steps, &limits))
+        };
+        claims.push(engine::claim(
+            &roles.1,
+            source.as_ref(),
+            &request.options,
+            forced_on,
+        )?);
+    }
     Ok(Proof {
         original: request.original.display().to_string(),
         result: request.result.display().to_string(),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::record::{FormRow, Outcome};
 use super::step::Failed;
 use super::{Row, Work};
+use crate::parity;
 use crate::runtime::OrtEvaluator;
 
 /// A form that was written and compared.
@@ -18,7 +19,24 @@ struct Written {
     form: &'static Form,
     /// Of its file.
     hash: Option<blake3::Hash>,
-    result: Result<(PathBuf, Row), Failed>,
+    result: Result<Compared, Failed>,
+}
+
+/// A form's file, and what it is without and with a CUDA graph.
+struct Compared {
+    path: PathBuf,
+    /// Kernels of its attention.
+    attention: Vec<String>,
+    plain: Row,
+    graph: Row,
+}
+
+impl Compared {
+    /// Whether it may be timed.
+    fn runs(&self, graph: bool) -> bool {
+        let row = if graph { &self.graph } else { &self.plain };
+        row.not_run.is_none() && row.parity.as_ref().is_some_and(|p| p.pass)
+    }
 }
 
 impl Work<'_> {
@@ -75,6 +93,7 @@ impl Work<'_> {
             p50_ms: None,
             p99_ms: None,
             parity: None,
+            attention: Vec::new(),
             not_run: None,
         }
     }
@@ -101,8 +120,8 @@ impl Work<'_> {
         Ok((path, hash))
     }
 
-    /// Holds a form's file against the original.
-    fn compared(&self, form: &Form, path: PathBuf) -> Result<(PathBuf, Row), Failed> {
+    /// Holds a form's file against the original, without and with a CUDA graph.
+    fn compared(&self, form: &Form, path: PathBuf) -> Result<Compared, Failed> {
         let (precision, _) = self.half();
         let (candidate, original) = (shown(&path), shown(&self.subject.path));
         let mut args = vec![
@@ -113,30 +132,53 @@ impl Work<'_> {
             "--json",
             "--quiet",
         ];
-        args.extend(["--device", &self.device]);
-        let checked: Value = self.steps.kiln(&args).json()?;
-        let report = checked.get("parity").cloned().unwrap_or_default();
-        let report =
-            serde_json::from_value(report).map_err(|e| Failed::from(e.to_string().as_str()))?;
-        let row = Row::new(&self.subject.name, form.name, precision);
-        Ok((path, row.proved(Some(&report))))
+        args.extend(["--device", &self.device, "--cuda-graph"]);
+        let ran = self.steps.kiln(&args);
+        let attention = ran.attention();
+        let checked: Value = match ran.json() {
+            // Whatever a graph does, the form may be right without one.
+            Err(_) => {
+                args.pop();
+                self.steps.kiln(&args).json()?
+            }
+            Ok(checked) => checked,
+        };
+        let report = |at: &str| {
+            let report = checked.pointer(at).cloned().unwrap_or_default();
+            serde_json::from_value::<parity::Report>(report)
+        };
+        let plain = report("/parity").map_err(|e| Failed::from(e.to_string().as_str()))?;
+        let row = || Row::new(&self.subject.name, form.name, precision);
+        let graph = match (
+            report("/cuda_graph/report"),
+            checked.pointer("/cuda_graph/why"),
+        ) {
+            (Ok(graph), _) => row().proved(Some(&graph)),
+            (_, Some(why)) => row().not_run(why.as_str().unwrap_or_default()),
+            (_, None) => row().not_run("a CUDA graph of it failed"),
+        };
+        Ok(Compared {
+            path,
+            attention,
+            plain: row().proved(Some(&plain)),
+            graph,
+        })
     }
 
     /// Those that run, in turns.
     fn timed_forms(&self, written: &[Written], graph: bool) -> Vec<FormRow> {
-        let none =
-            (graph && self.request.dry_run).then_some("a dry run has no GPU to record a graph on");
         let running: Vec<String> = (written.iter())
-            .filter_map(|w| Some(shown(&w.result.as_ref().ok()?.0)))
+            .filter_map(|w| w.result.as_ref().ok().filter(|c| c.runs(graph)))
+            .map(|c| shown(&c.path))
             .collect();
-        let bench = match none {
-            Some(why) => Err(Failed::from(why)),
-            None => self.bench_forms(&running, graph),
+        let bench = match running.is_empty() {
+            true => Err(Failed::from("no form runs")),
+            false => self.bench_forms(&running, graph),
         };
         let mut next = 0;
         let row = |w: &Written| {
             let row = self.form_row(w.form, graph);
-            let proved = match &w.result {
+            let compared = match &w.result {
                 Err(failed) => {
                     let failed = Row::new("", "", "").failed(failed);
                     return FormRow {
@@ -145,21 +187,32 @@ impl Work<'_> {
                         ..row
                     };
                 }
-                Ok((_, proved)) => proved.clone(),
+                Ok(compared) => compared,
             };
-            let at = format!("/points/0/measured/subjects/{next}/stats");
-            next += 1;
-            let timed = match &bench {
-                Ok(bench) => match bench.pointer(&at) {
-                    Some(stats) => proved.timed(stats),
-                    None => proved.not_run("the benchmark has no such subject"),
-                },
-                Err(why) => proved.not_run(&why.why),
+            let proved = if graph {
+                &compared.graph
+            } else {
+                &compared.plain
+            };
+            let timed = match compared.runs(graph) {
+                false => proved.clone(),
+                true => {
+                    let at = format!("/points/0/measured/subjects/{next}/stats");
+                    next += 1;
+                    match &bench {
+                        Ok(bench) => match bench.pointer(&at) {
+                            Some(stats) => proved.clone().timed(stats),
+                            None => proved.clone().not_run("the benchmark has no such subject"),
+                        },
+                        Err(why) => proved.clone().not_run(&why.why),
+                    }
+                }
             };
             FormRow {
                 p50_ms: timed.p50_ms,
                 p99_ms: timed.p99_ms,
                 parity: timed.parity,
+                attention: compared.attention.clone(),
                 not_run: timed.not_run,
                 ..row
             }
@@ -192,6 +245,7 @@ pub fn table(rows: &[FormRow]) -> (Vec<&'static str>, Vec<Vec<String>>) {
         "CUDA graph",
         "p50 ms",
         "of the first",
+        "attention's kernels",
         "parity",
     ];
     let row = |r: &FormRow| {
@@ -208,6 +262,7 @@ pub fn table(rows: &[FormRow]) -> (Vec<&'static str>, Vec<Vec<String>>) {
             if r.graph { "on" } else { "off" }.into(),
             number(r.p50_ms, 3),
             number(ratio, 2),
+            r.attention.join(", "),
             Outcome::told(r.parity.as_ref(), r.not_run.as_deref()),
         ]
     };

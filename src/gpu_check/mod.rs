@@ -3,6 +3,8 @@
 //! Each step is a `kiln` of its own, started as a user would and read by what it prints as JSON: a step whose process a library
 //! takes down is a row that says so, and the next one runs.
 
+mod aims;
+mod beside;
 mod encoder;
 mod forms;
 mod page;
@@ -15,17 +17,17 @@ use std::path::{Path, PathBuf};
 use kiln_graph::{DType, onnx};
 use serde_json::Value;
 
-use crate::engine_parity::EngineParity;
 use crate::manifest::Manifest;
 use crate::nvidia::driver::{self, NoDevice};
 use crate::parity::{self, InputSpec};
 use crate::talk::Talk;
 
+pub use aims::{Aim, aims, table as aims_table};
 pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
 pub use forms::{advice, table as forms_table};
 pub use page::{RESULTS, advice_for, page};
 use record::{BATCH, SEQ};
-pub use record::{FormRow, Outcome, Record, Row};
+pub use record::{FormRow, Outcome, Profiled, Record, Row};
 pub use step::{Failed, Kiln, Limits, Ran, Steps};
 
 /// What to check, and where.
@@ -117,6 +119,14 @@ pub fn check(
         record
             .forms
             .extend(Work::of(request, subject, steps).forms());
+        write(&record, &path).map_err(io(&path))?;
+    }
+    // Last, as it decides nothing.
+    for subject in &subjects {
+        talk.stage(&format!("profile of {}", subject.name));
+        record
+            .profiles
+            .extend(Work::of(request, subject, steps).profile());
         write(&record, &path).map_err(io(&path))?;
     }
     Ok((record, path))
@@ -374,6 +384,9 @@ impl Work<'_> {
                 return row.failed(why);
             }
             let found = subjects.and_then(|s| s.get(next));
+            let work = bench.as_ref().ok();
+            let work = work.and_then(|b| b.pointer(&format!("/points/0/work/{next}")));
+            let row = row.working(work);
             next += 1;
             let row = match (&bench, found.and_then(|s| s.get("stats"))) {
                 (_, Some(stats)) => row.timed(stats),
@@ -390,102 +403,6 @@ impl Work<'_> {
         let first = [row("fp32", None)].into_iter();
         let others: Vec<Row> = bundles.iter().map(|(p, b)| row(p, Some(b))).collect();
         first.chain(others).collect()
-    }
-
-    /// The engine for this machine's GPU: built, held against the original, timed, and its kernels compared.
-    fn engine(&self) -> Vec<Row> {
-        let row = Row::new(&self.subject.name, crate::engine::LIBRARY, "fp16");
-        let target = match self.request.dry_run {
-            true => "sm_89",
-            false => "local",
-        };
-        let manifest = match self.compile("engine", &["--fp16", "--target", target]) {
-            Ok((_, manifest)) => manifest,
-            Err(why) => return vec![row.failed(&why)],
-        };
-        let row = match &manifest.engine_parity {
-            EngineParity::NotRun { why } => return vec![row.not_run(why)],
-            EngineParity::Run { report, .. } => row.proved(Some(report)),
-        };
-        let bundle = self.bundle("engine").display().to_string();
-        let args = [
-            "bench",
-            &bundle,
-            "--engine",
-            "--streams",
-            "1,2,4",
-            "--device",
-            &self.device,
-            "--json",
-            "--quiet",
-        ];
-        let row = match self.steps.kiln(&args).json::<Value>() {
-            Err(why) => row.failed(&why),
-            Ok(bench) => match bench.pointer("/engines/0/points/0") {
-                None => row.not_run("the benchmark has no points"),
-                Some(point) => row.engine(point),
-            },
-        };
-        vec![row, self.kernels(&bundle)]
-    }
-
-    /// The kernels of a bundle's engine, as TensorRT tells them of it and as its builder listed them.
-    fn kernels(&self, bundle: &str) -> Row {
-        let row = Row::new(&self.subject.name, "the engine's inspector", "fp16");
-        let args = [
-            "inspect",
-            bundle,
-            "--engine",
-            "--opened",
-            "--device",
-            &self.device,
-            "--json",
-            "--quiet",
-        ];
-        let mut ran = self.steps.kiln(&args);
-        // Differences are a finding, and printed.
-        if ran.code == Some(1) && !ran.stdout.is_empty() {
-            ran.code = Some(0);
-        }
-        match ran.json() {
-            Ok(compared) => row.compared(compared),
-            Err(why) => row.failed(&why),
-        }
-    }
-
-    /// PyTorch with an encoder of the same sizes.
-    fn peers(&self, s: &Sizes) -> Vec<Row> {
-        let none = |why: &str| {
-            let row = Row::new(&self.subject.name, "PyTorch", "fp32");
-            vec![row.not_run(why)]
-        };
-        let Some(python) = &self.request.python else {
-            return none("no Python on the path");
-        };
-        if self.request.dry_run {
-            return none("a dry run has no GPU to run it on");
-        }
-        let sizes = [
-            s.layers,
-            s.width,
-            s.heads,
-            s.inner,
-            s.words,
-            s.positions,
-            BATCH,
-            SEQ,
-        ];
-        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
-        let ran = self.steps.python(python, PEERS, &sizes);
-        let lines = match ran.text() {
-            Ok(lines) => lines,
-            Err(failed) => return none(&failed.why),
-        };
-        let rows = lines
-            .lines()
-            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
-            .map(|peer| Row::peer(&self.subject.name, &peer));
-        rows.collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use super::aims;
 use super::forms;
 use super::record::{Record, file_name};
 use crate::report::markdown_table;
@@ -51,8 +52,20 @@ fn section(record: &Record) -> String {
         "\n## {name}\n\n{capability}, kiln {}, batch {}, {} tokens.\n\n",
         record.kiln, record.batch, record.seq
     );
+    let (header, rows) = aims::table(&aims::aims(record));
+    out += &markdown_table(&header, rows);
+    out += "\n";
     let (header, rows) = record.table();
     out += &markdown_table(&header, rows);
+    for profile in &record.profiles {
+        let _ = writeln!(
+            out,
+            "\nWhere the time of {} in {} goes: {}.",
+            profile.model,
+            profile.precision,
+            profile.told()
+        );
+    }
     if !record.forms.is_empty() {
         out += "\nForms of the model for ONNX Runtime's CUDA provider:\n\n";
         let (header, rows) = forms::table(&record.forms);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Failed;
+use crate::engine::Work;
 use crate::engine::inspected::Compared;
 use crate::environment::{Environment, environment};
 use crate::nvidia::driver::Gpu;
@@ -13,6 +14,9 @@ use crate::parity::Report;
 pub(super) const BATCH: usize = 1;
 
 pub(super) const SEQ: usize = 128;
+
+/// Operators that a sentence names.
+const NAMED: usize = 4;
 
 /// Everything that was checked on one GPU.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +36,9 @@ pub struct Record {
     /// Forms that a model may take for ONNX Runtime's CUDA provider, timed in turns.
     #[serde(default)]
     pub forms: Vec<FormRow>,
+    /// Where the time of FP16 models goes.
+    #[serde(default)]
+    pub profiles: Vec<Profiled>,
 }
 
 /// One way to run one model.
@@ -47,6 +54,9 @@ pub struct Row {
     pub throughput: Option<f64>,
     /// Whether the outputs are those of the original; `null` where nothing was compared.
     pub parity: Option<Outcome>,
+    /// What one run has to do, where that was reckoned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<Work>,
     /// An engine's kernels beside the list that its builder wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Compared>,
@@ -82,6 +92,24 @@ impl Outcome {
     }
 }
 
+/// Where the time of a model goes, by operator, longest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profiled {
+    pub model: String,
+    pub precision: String,
+    /// Names, and their parts of the time.
+    pub operators: Vec<(String, f64)>,
+}
+
+impl Profiled {
+    /// `MatMul 62 %, com.microsoft.MultiHeadAttention 20 %`
+    pub(super) fn told(&self) -> String {
+        let named = self.operators.iter().take(NAMED);
+        let each = named.map(|(op, share)| format!("{op} {:.0} %", 100.0 * share));
+        each.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// One form of one model, with CUDA graphs or without.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FormRow {
@@ -97,6 +125,9 @@ pub struct FormRow {
     pub p99_ms: Option<f64>,
     /// Whether the outputs are those of the original; `null` where nothing was compared.
     pub parity: Option<Outcome>,
+    /// Attention's kernels by ONNX Runtime's own words: `FLASH_ATTENTION`, `EFFICIENT_ATTENTION`, `MATH` for what is not fused.
+    #[serde(default)]
+    pub attention: Vec<String>,
     /// Why it was not run.
     pub not_run: Option<String>,
 }
@@ -119,6 +150,7 @@ impl Record {
             environment: environment(),
             rows: Vec::new(),
             forms: Vec::new(),
+            profiles: Vec::new(),
         }
     }
 
@@ -200,6 +232,7 @@ impl Row {
             p99_ms: None,
             throughput: None,
             parity: None,
+            work: None,
             kernels: None,
             not_run: None,
         }
@@ -245,6 +278,12 @@ impl Row {
             throughput: most.fold(row.throughput, |a, b| Some(a.map_or(b, |a| a.max(b)))),
             ..row
         }
+    }
+
+    /// With what a run has to do.
+    pub(super) fn working(mut self, work: Option<&Value>) -> Row {
+        self.work = work.and_then(|w| serde_json::from_value(w.clone()).ok());
+        self
     }
 
     /// With an engine's kernels beside the list.

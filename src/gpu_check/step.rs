@@ -1,5 +1,6 @@
 //! Steps of the check: processes, and what they print.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -65,8 +66,30 @@ impl Ran {
     /// # Errors
     /// As [`text`](Self::text), or if it is no such JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failed> {
-        serde_json::from_str(self.text()?)
+        let lines = self.text()?.lines().filter(|l| !l.contains(KERNEL));
+        serde_json::from_str(&lines.collect::<Vec<_>>().join("\n"))
             .map_err(|e| Failed::from(format!("what was printed is not as expected: {e}").as_str()))
+    }
+}
+
+/// Has ONNX Runtime print which kernel each attention gets (`attention_common.h`), in lines of stdout with [`KERNEL`].
+const TELL_KERNELS: &str = "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO";
+
+/// `Operator=MultiHeadAttention Node=a DataType=fp16 SdpaKernel=FLASH_ATTENTION`
+const KERNEL: &str = "SdpaKernel=";
+
+impl Ran {
+    /// The kernels that attention got, each once, by ONNX Runtime's words.
+    pub fn attention(&self) -> Vec<String> {
+        let after = self.stdout.lines().filter_map(|l| l.split_once(KERNEL));
+        let name = |(_, rest): (&str, &str)| {
+            let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+            rest.get(..end.unwrap_or(rest.len()))
+                .unwrap_or_default()
+                .to_string()
+        };
+        let names: BTreeSet<String> = after.map(name).collect();
+        names.into_iter().collect()
     }
 }
 
@@ -127,6 +150,10 @@ impl Steps for Kiln {
     fn kiln(&self, args: &[&str]) -> Ran {
         let mut command = Command::new(&self.executable);
         command.args(&self.globals).args(args);
+        if args.first() == Some(&"check") {
+            // Not where it would be timed.
+            command.env(TELL_KERNELS, "1");
+        }
         run(command, "", &self.limits)
     }
 
@@ -209,6 +236,28 @@ mod tests {
         assert_eq!(failed(), "the 0 s of the check are over");
         // What would begin after that does not.
         assert_eq!(failed(), "the 0 s of the check are over");
+    }
+
+    #[test]
+    fn attentions_kernels_are_told_apart_from_the_result() {
+        let line = |kernel: &str| {
+            format!(
+                "\x1b[36mOperator=MultiHeadAttention Node=a DataType=fp16 SdpaKernel={kernel}\x1b[0m\n"
+            )
+        };
+        let ran = Ran {
+            code: Some(0),
+            late: false,
+            stdout: format!(
+                "{}{}{}{{\n\"a\": 1}}",
+                line("MATH"),
+                line("EFFICIENT_ATTENTION"),
+                line("MATH")
+            ),
+            stderr: String::new(),
+        };
+        assert_eq!(ran.attention(), ["EFFICIENT_ATTENTION", "MATH"]);
+        assert_eq!(ran.json::<serde_json::Value>().unwrap()["a"], 1);
     }
 
     #[test]

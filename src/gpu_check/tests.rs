@@ -4,8 +4,11 @@ use std::cell::RefCell;
 
 use serde_json::json;
 
+use super::page as page_of;
 use super::*;
 use crate::talk::Silent;
+
+mod made_up;
 
 /// Answers as steps on a GPU do, by the shape of what they print.
 #[derive(Default)]
@@ -57,6 +60,11 @@ fn stats(ms: f64) -> Value {
     json!({"p50": ms * 1e6, "p99": ms * 2e6, "mean": ms * 1e6})
 }
 
+/// 12 GFLOP over so many bytes a weight.
+fn work(bytes: u64) -> Value {
+    json!({"flops": 12_000_000_000_u64, "weight_bytes": 85_000_000 * bytes, "io_bytes": 0, "uncounted": 0})
+}
+
 fn ok(value: Value) -> Ran {
     Ran {
         code: Some(0),
@@ -82,7 +90,29 @@ impl Steps for Recorded {
         match args[0] {
             "compile" if has("--int8") => failing(1, "the result is not the same function"),
             "check" if args[1].contains("biases-apart") => failing(1, "the outputs differ"),
-            "check" => ok(json!({"parity": report(true, 0.99995)})),
+            "check" if has("--cuda-graph") && args[1].contains("norms-apart") && !has("cpu") => {
+                failing(4, "a CUDA graph on cuda:0 did not run at the case typical")
+            }
+            "check" => {
+                let graph = match has("cpu") {
+                    _ if !has("--cuda-graph") => Value::Null,
+                    true => {
+                        json!({"status": "not-run", "why": "no CUDA device: models run on cpu"})
+                    }
+                    false => {
+                        json!({"status": "run", "runner": "a CUDA graph", "report": report(true, 0.9999)})
+                    }
+                };
+                let kernel = "Operator=MultiHeadAttention SdpaKernel=EFFICIENT_ATTENTION";
+                let found = json!({"parity": report(true, 0.99995), "cuda_graph": graph});
+                Ran {
+                    stdout: format!("{kernel}\n{found}"),
+                    ..ok(Value::Null)
+                }
+            }
+            "bench" if has("--profile") => ok(json!({"profiles": [{"operators": [
+                {"name": "MatMul", "micros": 300.0}, {"name": "Softmax", "micros": 100.0},
+            ]}]})),
             "bench" if args[1].contains(".chosen.onnx") => {
                 let ms = if has("--cuda-graph") { 0.5 } else { 1.0 };
                 let subject =
@@ -110,9 +140,12 @@ impl Steps for Recorded {
                     json!({"listed": 26, "told": 25, "differences": ["a is listed by the builder alone"]}),
                 )
             },
-            _ => ok(json!({"points": [{"measured": {"subjects": [
-                {"stats": stats(4.0)}, {"stats": stats(1.5)}, {"stats": stats(1.6)},
-            ]}}]})),
+            _ => ok(json!({"points": [{
+                "work": [work(4), work(2), work(2)],
+                "measured": {"subjects": [
+                    {"stats": stats(4.0)}, {"stats": stats(1.5)}, {"stats": stats(1.6)},
+                ]},
+            }]})),
         }
     }
 
@@ -248,16 +281,27 @@ fn each_form_is_timed_in_turns_without_and_with_graphs() {
     let cells = |row: usize| table[row].join(" | ");
     assert_eq!(
         cells(0),
-        "tiny | chosen | off | 2.000 | 1.00 | passes (fp16), cosine 0.9999500"
+        "tiny | chosen | off | 2.000 | 1.00 | EFFICIENT_ATTENTION | passes (fp16), cosine 0.9999500"
     );
     assert_eq!(
         cells(9),
-        "tiny | standard-attention | on | 0.500 | 0.25 | passes (fp16), cosine 0.9999500"
+        "tiny | standard-attention | on | 0.500 | 0.25 | EFFICIENT_ATTENTION | passes (fp16), cosine 0.9999000"
+    );
+    // What runs, and of which no graph is recorded, is timed without one.
+    assert!(
+        cells(5).contains("norms-apart | off | 3.000"),
+        "{}",
+        cells(5)
+    );
+    assert!(
+        cells(12).contains("norms-apart | on |  |  |  | not run: a CUDA graph of it failed"),
+        "{}",
+        cells(12)
     );
     // What is wrong is not timed.
     assert_eq!(
         cells(6),
-        "tiny | biases-apart | off |  |  | FAILS: the outputs differ (exit code 1)"
+        "tiny | biases-apart | off |  |  |  | FAILS: the outputs differ (exit code 1)"
     );
     let benches: Vec<_> = asked.iter().filter(|a| a.starts_with("bench")).collect();
     assert_eq!(benches.len(), 2);
@@ -296,9 +340,14 @@ fn a_dry_run_records_no_graphs() {
     assert!(rows.iter().all(|r| r.precision == "fp32"));
     let with = rows.iter().filter(|r| r.graph);
     for row in with.filter(|r| r.form != "biases-apart") {
-        assert!(row.not_run.as_ref().unwrap().contains("no GPU"), "{row:?}");
+        assert!(
+            row.not_run.as_ref().unwrap().contains("no CUDA device"),
+            "{row:?}"
+        );
     }
-    assert!(asked.iter().all(|a| !a.contains("--cuda-graph")));
+    let benches = asked.iter().filter(|a| a.starts_with("bench"));
+    assert!(benches.clone().count() > 0);
+    assert!(benches.into_iter().all(|a| !a.contains("--cuda-graph")));
 }
 
 #[test]

@@ -335,6 +335,7 @@ pub fn facts(c: &Checked) -> Vec<String> {
             .iter()
             .map(|p| format!("engine parity: {p}")),
     );
+    lines.extend(c.cuda_graph.iter().map(|p| format!("CUDA graph: {p}")));
     lines.extend(c.judge.iter().map(|judge| match judge.pass {
         true => format!("judge: passes: {}", judge.why),
         false => format!("judge: FAILS: {}", judge.why),

@@ -380,6 +380,7 @@ fn check_names_the_pass_that_broke_a_bundle() {
         device: kiln::runtime::DeviceRequest::default(),
         ort_lib: None,
         require_engine_parity: false,
+        cuda_graph: false,
         trt_lib: None,
     };
     let checked = check::check(&options, &Silent).unwrap();

@@ -1,5 +1,6 @@
 //! `--target cuda` on a machine without a GPU: what stands in the file, which kernels it finds, and what is said of the proof.
 
+use kiln::nvidia::driver;
 use kiln_graph::{Model, infer, onnx};
 use kiln_passes::census::census;
 use kiln_passes::{Context, Options, Step, Target, cuda_kernels, registry};
@@ -173,5 +174,30 @@ fn formats_that_the_provider_widens_are_refused() {
         kiln(&["compile", &model, option, "--target", "cuda"])
             .expect(2)
             .says(&["CUDA provider", "--int4"]);
+    }
+}
+
+#[test]
+fn a_replayed_graph_is_reported_as_not_run_without_a_gpu() {
+    if common::runtime().is_none() || driver::probe().is_ok() {
+        println!("skipped: no ONNX Runtime, or a CUDA device");
+        return;
+    }
+    let folder = Folder::with_model();
+    let model = folder.path("model.onnx");
+    let asked = ["check", &model, "--reference", &model, "--cuda-graph"];
+    let told = kiln(&asked).expect(0).out;
+    assert!(
+        told.contains("CUDA graph: not run: no CUDA device"),
+        "{told}"
+    );
+    let json = kiln(&[&asked[..], &["--json"]].concat()).expect(0).out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["cuda_graph"]["status"], "not-run");
+    // What has no original to run, or runs in pieces, has no graph.
+    for other in [&["--pieces"][..], &["--generate", "4"]] {
+        kiln(&[&asked[..], other].concat())
+            .expect(2)
+            .says(&["--cuda-graph"]);
     }
 }

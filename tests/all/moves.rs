@@ -125,6 +125,7 @@ fn comparing(candidate: PathBuf, reference: PathBuf) -> check::Options {
         judge: None,
         seed: 1,
         require_engine_parity: false,
+        cuda_graph: false,
         device: Default::default(),
         ort_lib: None,
         trt_lib: None,

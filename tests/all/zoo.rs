@@ -160,6 +160,7 @@ fn measured(name: &str, candidate: &Path) -> Vec<(String, FloatMetrics)> {
         device: kiln::runtime::DeviceRequest::default(),
         ort_lib: None,
         require_engine_parity: false,
+        cuda_graph: false,
         trt_lib: None,
     };
     let report = check::check(&options, &Silent).unwrap();

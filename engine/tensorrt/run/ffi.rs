@@ -103,6 +103,8 @@ pub(super) struct Io {
     pub(super) dtype: DataType,
     /// TensorRT reads or writes it in the host's memory: its values are shapes.
     pub(super) on_host: bool,
+    /// Of an output that is written in an input's memory: that input's place among all.
+    pub(super) of: Option<usize>,
 }
 
 /// An engine on a GPU. The fields drop from the user to the used.
@@ -175,16 +177,26 @@ impl Engine {
                 let dtype: trtx_sys::DataType = engine.getTensorDataType(raw).into();
                 let mode: TensorIOMode = engine.getTensorIOMode(raw).into();
                 let location: TensorLocation = engine.getTensorLocation(raw).into();
-                Some(Io {
+                let of = text(engine.getAliasedInputTensor(raw));
+                let io = Io {
                     raw_name: CString::new(name.as_str()).ok()?,
                     name,
                     is_input: mode == TensorIOMode::kINPUT,
                     dtype: raw::data_type(dtype),
                     on_host: location == TensorLocation::kHOST,
-                })
+                    of: None,
+                };
+                Some((io, of))
             }
         };
-        (0..engine.getNbIOTensors()).filter_map(read).collect()
+        let all = (0..engine.getNbIOTensors()).filter_map(read);
+        let (mut io, inputs): (Vec<Io>, Vec<Option<String>>) = all.unzip();
+        let place = |name: &String| io.iter().position(|i| i.is_input && i.name == *name);
+        let places: Vec<_> = (inputs.iter().map(|of| of.as_ref().and_then(place))).collect();
+        for (io, place) in io.iter_mut().zip(places) {
+            io.of = place;
+        }
+        io
     }
 
     /// The profiles, with every input in each.

@@ -6,10 +6,11 @@ use super::ffi::Io;
 use crate::DataType;
 use crate::run::EngineRunError;
 
-/// The tensors by their places in the engine's list, in the types that it wants.
+/// The tensors by their places in the engine's list, in the types that it wants. Inputs that are `kept` are not given.
 pub(super) fn matched(
     io: &[Io],
     inputs: &[(String, Tensor)],
+    kept: &[(usize, Vec<usize>)],
 ) -> Result<Vec<(usize, Tensor)>, EngineRunError> {
     let wrong = |text: String| Err(EngineRunError::Inputs(text));
     let known = |name: &str| io.iter().any(|io| io.is_input && io.name == name);
@@ -17,7 +18,8 @@ pub(super) fn matched(
         return wrong(format!("the engine has no input `{name}`"));
     }
     let mut given = Vec::new();
-    for (index, io) in io.iter().enumerate().filter(|(_, io)| io.is_input) {
+    let wanted = |k: usize, io: &Io| io.is_input && kept.iter().all(|(place, _)| *place != k);
+    for (index, io) in io.iter().enumerate().filter(|(k, io)| wanted(*k, io)) {
         let Some((_, tensor)) = inputs.iter().find(|(name, _)| *name == io.name) else {
             return wrong(format!("the engine's input `{}` is missing", io.name));
         };
@@ -43,6 +45,21 @@ pub(super) fn matched(
     Ok(given)
 }
 
+/// The places of inputs that stay on the GPU, with their shapes.
+pub(super) fn places(
+    io: &[Io],
+    kept: &[(String, Vec<usize>)],
+) -> Result<Vec<(usize, Vec<usize>)>, EngineRunError> {
+    let place = |(name, dims): &(String, Vec<usize>)| {
+        let place = io.iter().position(|io| io.is_input && io.name == *name);
+        let written = place.filter(|k| io.iter().any(|io| io.of == Some(*k)));
+        let unwritten =
+            || EngineRunError::Inputs(format!("the engine writes nothing into `{name}`"));
+        Ok((written.ok_or_else(unwritten)?, dims.clone()))
+    };
+    kept.iter().map(place).collect()
+}
+
 /// The type of one of an engine's tensors.
 pub(super) fn dtype(io: &Io) -> Result<DType, EngineRunError> {
     Ok(match io.dtype {
@@ -65,8 +82,8 @@ pub(super) fn dtype(io: &Io) -> Result<DType, EngineRunError> {
 }
 
 /// As TensorRT takes it.
-pub(super) fn shape_of(tensor: &Tensor) -> Vec<i64> {
-    let dims = tensor.dims().iter();
+pub(super) fn shape_of(dims: &[usize]) -> Vec<i64> {
+    let dims = dims.iter();
     dims.map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
         .collect()
 }
@@ -84,7 +101,27 @@ mod tests {
             is_input,
             dtype,
             on_host: false,
+            of: None,
         }
+    }
+
+    #[test]
+    fn what_the_engine_writes_into_can_stay() {
+        let mut engine = vec![
+            io("ids", true, DataType::Int64),
+            io("past", true, DataType::Float16),
+            io("present", false, DataType::Float16),
+        ];
+        let past = [("past".to_string(), vec![1, 2, 8, 4])];
+        let error = places(&engine, &past).unwrap_err().to_string();
+        assert!(error.contains("writes nothing into `past`"), "{error}");
+        engine[2].of = Some(1);
+        let kept = places(&engine, &past).unwrap();
+        assert_eq!(kept, [(1, vec![1, 2, 8, 4])]);
+        let ids = [("ids".to_string(), Tensor::vector(&[1i64]))];
+        assert_eq!(matched(&engine, &ids, &kept).unwrap().len(), 1);
+        let error = matched(&engine, &ids, &[]).unwrap_err().to_string();
+        assert!(error.contains("`past` is missing"), "{error}");
     }
 
     #[test]
@@ -96,15 +133,16 @@ mod tests {
         ];
         let x = || ("x".to_string(), Tensor::vector(&[1f32, 2.]));
         let ids = || ("ids".to_string(), Tensor::vector(&[1i64]));
-        let given = matched(&engine, &[ids(), x()]).unwrap();
+        let given = matched(&engine, &[ids(), x()], &[]).unwrap();
         let places: Vec<_> = given.iter().map(|(i, t)| (*i, t.dtype())).collect();
         assert_eq!(places, [(1, DType::F32), (2, DType::I64)]);
 
         let double = ("x".to_string(), Tensor::vector(&[0.5f64]));
-        let given = matched(&engine, &[double, ids()]).unwrap();
+        let given = matched(&engine, &[double, ids()], &[]).unwrap();
         assert_eq!(given[0].1.values::<f32>().unwrap(), [0.5]);
 
-        let error = |inputs: &[(String, Tensor)]| matched(&engine, inputs).unwrap_err().to_string();
+        let error =
+            |inputs: &[(String, Tensor)]| matched(&engine, inputs, &[]).unwrap_err().to_string();
         assert!(error(&[x()]).contains("`ids` is missing"));
         assert!(error(&[x(), ids(), ("y".into(), x().1)]).contains("no input `y`"));
         let short = ("ids".to_string(), Tensor::vector(&[1i32]));

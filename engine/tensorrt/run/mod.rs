@@ -1,5 +1,6 @@
 //! Engines on a GPU.
 
+mod binding;
 mod bound;
 mod ffi;
 mod given;

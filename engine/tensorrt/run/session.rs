@@ -11,33 +11,33 @@ use kiln_graph::Tensor;
 
 use super::super::api::Api;
 use super::super::logger::Log;
-use super::bound::{Bound, BoundTensor, fill, packed};
+use super::bound::{Bound, Memory};
 use super::ffi::{Context, Engine, Io, Runtime};
-use super::given::{dtype, matched, shape_of};
+use super::given::places;
 use crate::cuda::{Device, Event, Graph, Stream};
-use crate::run::{EngineRunError, Facts, LayerTime, RunOptions, Timing, choose};
+use crate::run::{EngineRunError, Facts, LayerTime, RunOptions, Timing};
 use crate::{EngineError, Kernels, LIBRARY, Profile, inspected, kept, locate};
 
 /// One execution context of an engine, on one CUDA stream. It stays on the thread that made it.
 pub struct Session {
     // The order is that in which they drop: a graph holds what the context queued, the context the buffers' addresses.
-    graph: Option<Graph>,
-    context: Context,
-    bound: Option<Bound>,
+    pub(super) graph: Option<Graph>,
+    pub(super) context: Context,
+    pub(super) bound: Option<Bound>,
     events: [Event; 4],
-    stream: Stream,
-    shared: Rc<Shared>,
+    pub(super) stream: Stream,
+    pub(super) shared: Rc<Shared>,
 }
 
 /// What the contexts of one engine share.
-struct Shared {
+pub(super) struct Shared {
     engine: Rc<Engine>,
-    io: Vec<Io>,
-    profiles: Vec<Profile>,
+    pub(super) io: Vec<Io>,
+    pub(super) profiles: Vec<Profile>,
     facts: Facts,
-    options: RunOptions,
-    log: &'static Log,
-    device: Device,
+    pub(super) options: RunOptions,
+    pub(super) log: &'static Log,
+    pub(super) device: Device,
 }
 
 impl Session {
@@ -163,6 +163,44 @@ impl Session {
         self.outputs()
     }
 
+    /// Runs one step of a generation. `kept` are inputs, with their shapes, in whose memory the engine writes outputs: they stay on
+    /// the GPU from step to step, and neither they nor these outputs are copied. They are zeros at first and after
+    /// [`begin`](Self::begin), or what is given of them among `inputs`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and when the engine writes no output in the memory of one of `kept`.
+    pub fn step(
+        &mut self,
+        inputs: &[(String, Tensor)],
+        kept: &[(String, Vec<usize>)],
+    ) -> Result<Vec<(String, Tensor)>, EngineRunError> {
+        let kept = places(&self.shared.io, kept)?;
+        self.bind_beside(inputs, &kept)?;
+        self.run_bound()?;
+        self.outputs()
+    }
+
+    /// The inputs in whose memory the engine writes outputs.
+    pub fn written_into(&self) -> Vec<&str> {
+        let io = &self.shared.io;
+        let inputs = io.iter().filter_map(|o| io.get(o.of?));
+        inputs.map(|input| input.name.as_str()).collect()
+    }
+
+    /// Clears what steps left on the GPU.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn begin(&mut self) -> Result<(), EngineRunError> {
+        self.shared.device.bind()?;
+        for tensor in self.bound.iter_mut().flat_map(|b| &mut b.tensors) {
+            if let Memory::Kept(room) = &mut tensor.memory {
+                self.stream.clear(room)?;
+            }
+        }
+        Ok(self.stream.wait()?)
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.shared.facts
     }
@@ -180,139 +218,7 @@ impl Session {
         self.graph.is_some()
     }
 
-    /// Takes inputs: chooses the profile, makes buffers, copies, runs once unmeasured, and captures the graph.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub fn bind(&mut self, inputs: &[(String, Tensor)]) -> Result<(), EngineRunError> {
-        let given = matched(&self.shared.io, inputs)?;
-        if self.refill(&given)? {
-            return Ok(());
-        }
-        self.shared.device.bind()?;
-        self.shared.log.clear();
-        self.stream.wait()?;
-        self.graph = None;
-        // Where this fails, nothing is bound, so that no run uses an address of a buffer that is gone. The old buffers live
-        // until every tensor has a new address.
-        let _old = self.bound.take();
-        self.choose_profile(&given)?;
-        self.bound = Some(self.buffers(&given)?);
-        self.refill(&given)?;
-        self.upload()?;
-        self.enqueue()?;
-        self.stream.wait()?;
-        // SAFETY: the stream belongs to the engine's device.
-        let capturable = unsafe { self.context.is_capturable(self.stream.as_ptr()) };
-        if self.shared.options.graph && capturable && self.context.profiler().is_none() {
-            let stream = self.stream.clone();
-            // What cannot be captured after all runs without: a refused capture leaves the stream as it was.
-            self.graph = (stream.capture(|| self.enqueue()).ok()).and_then(Result::ok);
-            self.launch()?;
-            self.stream.wait()?;
-        }
-        Ok(())
-    }
-
-    fn choose_profile(&mut self, given: &[(usize, Tensor)]) -> Result<(), EngineRunError> {
-        let shapes: Vec<(String, Vec<i64>)> = given
-            .iter()
-            .map(|(i, t)| (self.shared.io[*i].name.clone(), shape_of(t)))
-            .collect();
-        let chosen = choose(&self.shared.profiles, &shapes)?;
-        let chosen = i32::try_from(chosen).unwrap_or(0);
-        if self.context.profile() != chosen {
-            // SAFETY: the stream belongs to the engine's device, and is waited for.
-            let done = unsafe { self.context.set_profile(chosen, self.stream.as_ptr()) };
-            if !done {
-                return Err(self.refused(&format!("take profile {chosen}")));
-            }
-            self.stream.wait()?;
-        }
-        for ((index, _), (input, shape)) in given.iter().zip(&shapes) {
-            if !self.context.set_shape(&self.shared.io[*index], shape) {
-                return Err(self.refused(&format!("take `{input}` of shape {shape:?}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// Buffers for the inputs, and for the outputs that follow from them.
-    fn buffers(&mut self, given: &[(usize, Tensor)]) -> Result<Bound, EngineRunError> {
-        let shared = self.shared.clone();
-        let mut tensors = Vec::with_capacity(shared.io.len());
-        // Inputs first: outputs may depend on values in the host's memory.
-        let mut order: Vec<usize> = (0..shared.io.len()).collect();
-        order.sort_by_key(|&i| !shared.io[i].is_input);
-        for index in order {
-            let io = &shared.io[index];
-            let dtype = dtype(io)?;
-            let (dims, at_least) = match given.iter().find(|(i, _)| *i == index) {
-                Some((_, tensor)) => (tensor.dims().to_vec(), 0),
-                None => {
-                    let dims = self.context.shape(io);
-                    let dims =
-                        dims.ok_or_else(|| EngineRunError::DataDependent(io.name.clone()))?;
-                    let dims = dims.iter().map(|&d| usize::try_from(d).unwrap_or(0));
-                    (dims.collect(), self.context.max_output_bytes(io))
-                }
-            };
-            let bytes = packed(dtype, &dims).ok_or_else(|| {
-                EngineRunError::Inputs(format!("`{}` of shape {dims:?} is too large", io.name))
-            })?;
-            let mut buffer = self.stream.buffer(bytes.max(at_least))?;
-            if let (true, Some((_, tensor))) = (io.on_host, given.iter().find(|(i, _)| *i == index))
-            {
-                fill(&mut buffer, tensor)?;
-            }
-            let address = match io.on_host {
-                true => buffer.host_ptr()?,
-                false => buffer.device_ptr(),
-            };
-            // SAFETY: the buffer holds the tensor at this shape, and more if TensorRT says so. `bind` keeps it in `bound`, which
-            // drops after the context, or leaves nothing bound, and then nothing runs.
-            if !unsafe { self.context.set_address(io, address) } {
-                return Err(self.refused(&format!("take an address for `{}`", io.name)));
-            }
-            tensors.push((
-                index,
-                BoundTensor {
-                    dtype,
-                    dims,
-                    bytes,
-                    buffer,
-                },
-            ));
-        }
-        tensors.sort_by_key(|(index, _)| *index);
-        Ok(Bound {
-            tensors: tensors.into_iter().map(|(_, t)| t).collect(),
-        })
-    }
-
-    /// Copies the inputs into the buffers, if these are for their types and shapes; false if not.
-    fn refill(&mut self, given: &[(usize, Tensor)]) -> Result<bool, EngineRunError> {
-        let Some(bound) = &mut self.bound else {
-            return Ok(false);
-        };
-        let io = &self.shared.io;
-        let fits = given.iter().all(|(i, tensor)| {
-            let b = &bound.tensors[*i];
-            // Values in the host's memory decide shapes.
-            b.dtype == tensor.dtype()
-                && b.dims == tensor.dims()
-                && (!io[*i].on_host || b.holds(tensor))
-        });
-        if !fits {
-            return Ok(false);
-        }
-        for (index, tensor) in given {
-            fill(&mut bound.tensors[*index].buffer, tensor)?;
-        }
-        Ok(true)
-    }
-
-    fn upload(&mut self) -> Result<(), EngineRunError> {
+    pub(super) fn upload(&mut self) -> Result<(), EngineRunError> {
         self.copy(true)
     }
 
@@ -321,19 +227,20 @@ impl Session {
         let Some(bound) = &mut self.bound else {
             return Err(EngineRunError::Inputs("no inputs were given yet".into()));
         };
-        for (io, tensor) in self.shared.io.iter().zip(&mut bound.tensors) {
-            if io.on_host || io.is_input != inputs {
+        for (index, io) in self.shared.io.iter().enumerate() {
+            if io.on_host || io.is_input != inputs || bound.tensors[index].is_there {
                 continue;
             }
-            match inputs {
-                true => self.stream.upload(&mut tensor.buffer)?,
-                false => self.stream.download(&mut tensor.buffer)?,
+            match (inputs, bound.buffer_mut(index)) {
+                (_, None) => {}
+                (true, Some(buffer)) => self.stream.upload(buffer)?,
+                (false, Some(buffer)) => self.stream.download(buffer)?,
             }
         }
         Ok(())
     }
 
-    fn enqueue(&mut self) -> Result<(), EngineRunError> {
+    pub(super) fn enqueue(&mut self) -> Result<(), EngineRunError> {
         // SAFETY: `bind` gave every tensor its address; the stream belongs to the engine's device.
         match unsafe { self.context.enqueue(self.stream.as_ptr()) } {
             true => Ok(()),
@@ -341,7 +248,7 @@ impl Session {
         }
     }
 
-    fn launch(&mut self) -> Result<(), EngineRunError> {
+    pub(super) fn launch(&mut self) -> Result<(), EngineRunError> {
         match &self.graph {
             Some(graph) => Ok(graph.launch()?),
             None => self.enqueue(),
@@ -407,9 +314,11 @@ impl Session {
         let Some(bound) = &self.bound else {
             return Err(EngineRunError::Inputs("no inputs were given yet".into()));
         };
-        let tensors = self.shared.io.iter().zip(&bound.tensors);
-        let outputs = tensors.filter(|(io, _)| !io.is_input).map(|(io, t)| {
-            let bytes = Bytes::copy_from_slice(&t.buffer.host()?[..t.bytes]);
+        let all = self.shared.io.iter().enumerate();
+        let outputs = all.filter(|(_, io)| !io.is_input);
+        let outputs = outputs.filter_map(|(k, io)| Some((io, &bound.tensors[k], bound.buffer(k)?)));
+        let outputs = outputs.map(|(io, t, buffer)| {
+            let bytes = Bytes::copy_from_slice(&buffer.host()?[..t.bytes]);
             let tensor = Tensor::from_raw(t.dtype, t.dims.clone(), bytes);
             let tensor = tensor.map_err(|e| EngineRunError::Inputs(e.to_string()))?;
             Ok((io.name.clone(), tensor))
@@ -468,7 +377,7 @@ impl Session {
         }
     }
 
-    fn refused(&self, what: &str) -> EngineRunError {
+    pub(super) fn refused(&self, what: &str) -> EngineRunError {
         refused(self.shared.log, what)
     }
 }

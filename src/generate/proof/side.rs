@@ -12,6 +12,7 @@ use super::super::given;
 use super::super::greedy::Rules;
 use super::super::pair::{self, Once, Source, States};
 use super::super::ports::Ports;
+use super::super::ran::{Place, Ran};
 use super::super::roles::Roles;
 use super::super::scores::Scores;
 use crate::bundle;
@@ -71,14 +72,14 @@ impl Side {
         source: Option<&Given>,
         options: &Options,
     ) -> Result<Side, GenerateError> {
-        let (session, model) = rounding(&roles.decoder, options)?;
+        let (ran, model) = opened(&roles.decoder, options)?;
         let ports = Ports::any(&model.graph).map_err(|why| GenerateError::NoDecoder {
             model: roles.decoder.clone(),
             why,
         })?;
         let once = |path: &Path| {
-            let (session, model) = rounding(path, options)?;
-            Once::new(session, &model.graph)
+            let (ran, model) = opened(path, options)?;
+            Once::new(ran, &model.graph)
         };
         let encoder = roles.encoder.as_deref().map(once).transpose()?;
         let states = match (encoder, source) {
@@ -89,7 +90,7 @@ impl Side {
             _ => None,
         };
         let side = Side {
-            decoder: Decoder::new(session, ports, options.max_length)?,
+            decoder: Decoder::new(ran, ports, options.max_length)?,
             first: roles.first.as_deref().map(once).transpose()?,
             states,
         };
@@ -160,6 +161,16 @@ impl Side {
         }
         Ok(tokens)
     }
+}
+
+/// An engine where that is asked for, else a model that rounds.
+fn opened(path: &Path, options: &Options) -> Result<(Ran, Model), GenerateError> {
+    if let Place::Engine(_) = options.place {
+        let model = onnx::read(bundle::find_model(path)?)?;
+        return Ok((options.open(path)?, model));
+    }
+    let (session, model) = rounding(path, options)?;
+    Ok((Ran::of(session), model))
 }
 
 /// A model that rounds where it says so: ONNX Runtime would take roundings to FP16 out.
