@@ -72,7 +72,12 @@ pub fn record(
         if let (Some(inputs), Some(folder)) = (&source.first, &found.first) {
             keep(folder, format!("{k:04}.npz"), inputs)?;
         }
-        for (step, inputs) in source.steps(&mut models, roles, each)? {
+        let tokens = source.tokens(&mut models, roles)?;
+        // The first step runs all tokens at once, too: where a proof holds one run against as many steps.
+        if let (Some(inputs), Some(folder)) = (source.whole(&models, &tokens)?, &found.first) {
+            keep(folder, format!("{k:04}-whole.npz"), &inputs)?;
+        }
+        for (step, inputs) in source.steps(&mut models, &tokens, each)? {
             let name = format!("{k:04}-{step:04}.npz");
             found.steps += usize::from(keep(&found.decoder, name, &inputs)?);
         }
@@ -127,10 +132,9 @@ impl Source {
     fn steps(
         &self,
         models: &mut Generator,
-        roles: &Roles,
+        tokens: &[i64],
         most: usize,
     ) -> Result<Vec<(usize, Inputs)>, GenerateError> {
-        let tokens = self.tokens(models, roles)?;
         let (decoder, states) = (&mut models.decoder, self.states.as_ref());
         let given = states.map_or_else(Vec::new, |s| s.given(decoder));
         let (mut state, mut next, ahead) = match &mut models.first {
@@ -158,6 +162,15 @@ impl Source {
             next = tokens.get(k + ahead).copied().into_iter().collect();
         }
         Ok(found)
+    }
+
+    /// What a first step reads of what it begins with and all tokens but the last.
+    fn whole(&self, models: &Generator, tokens: &[i64]) -> Result<Option<Inputs>, GenerateError> {
+        let (Some(first), Some((_, ahead))) = (&models.first, tokens.split_last()) else {
+            return Ok(None);
+        };
+        let all: Vec<i64> = self.start.iter().chain(ahead).copied().collect();
+        pair::begins(first, self.states.as_ref(), &all).map(Some)
     }
 
     fn tokens(&self, models: &mut Generator, roles: &Roles) -> Result<Vec<i64>, GenerateError> {

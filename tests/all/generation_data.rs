@@ -34,7 +34,7 @@ fn a_decoder_is_calibrated_on_the_caches_of_its_prompts() {
             "--target",
             target,
             "--no-engine",
-            "--no-latency",
+            "--no-check",
             "--calibrate",
             &data,
             "-o",
@@ -94,14 +94,7 @@ fn a_pair_is_calibrated_on_what_its_encoder_reads() {
     )
     .unwrap();
     let (file, data, out) = (at("generation.json"), at("sources.npz"), at("pair.kiln"));
-    let compile = [
-        "compile",
-        &file,
-        "--int8",
-        "--target",
-        "cpu",
-        "--no-latency",
-    ];
+    let compile = ["compile", &file, "--int8", "--target", "cpu", "--no-check"];
     let ran = kiln(&[&compile[..], &["--calibrate", &data, "-o", &out]].concat());
     let ran = ran.expect(0);
     assert!(
