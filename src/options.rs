@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::Over;
 use crate::engine::Form;
 use crate::fixed::InputValue;
+use crate::generate::Roles;
 use crate::judge::Asked;
 use crate::parity::Tolerance;
 use crate::precision::{Format, Precision};
@@ -207,6 +208,8 @@ pub struct Calibration {
     pub cache: Option<PathBuf>,
     /// The most samples to take.
     pub samples: usize,
+    /// The models that the decoder generates with: data is then what an encoder reads, or prompts, and so are inputs for the proof.
+    pub generation: Option<Roles>,
 }
 
 /// Samples that calibrate unless told otherwise: ranges of a sentence encoder change by less than 1 % beyond 64.
@@ -219,6 +222,7 @@ impl Default for Calibration {
             tokenizer: None,
             cache: None,
             samples: SAMPLES,
+            generation: None,
         }
     }
 }

@@ -175,26 +175,61 @@ impl Opened {
     }
 
     fn judged(&self, model: &str, sizes: &Point, ratio: Option<Ratio>) -> Judged {
+        let found = Slower::by(ratio.as_ref(), self.gate.machine, self.gate.allowed);
+        Judged {
+            model: model.to_string(),
+            sizes: sizes.clone(),
+            slower: found.slower,
+            between: found.between,
+            verdict: found.verdict,
+        }
+    }
+}
+
+/// How much slower a model is than a baseline, and what follows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slower {
+    pub slower: Option<f64>,
+    pub between: Option<(f64, f64)>,
+    pub verdict: Verdict,
+}
+
+impl Slower {
+    /// By a ratio that was measured on a machine that is as many times as fast as the baseline's.
+    pub fn by(ratio: Option<&Ratio>, machine: f64, allowed: f64) -> Slower {
         // A machine that is twice as fast may hide a model that is half as fast.
-        let (least, most) = (self.gate.machine.min(1.0), self.gate.machine.max(1.0));
-        let slower = ratio.as_ref().map(|r| 1.0 / r.speedup - 1.0);
-        let between = ratio.as_ref().and_then(|r| {
+        let (least, most) = (machine.min(1.0), machine.max(1.0));
+        let between = ratio.and_then(|r| {
             let interval = r.interval?;
             Some((least / interval.high - 1.0, most / interval.low - 1.0))
         });
-        let allowed = self.gate.allowed;
         let verdict = match (ratio, between) {
             (None, _) => Verdict::NotRun,
             (_, Some((_, most))) if most <= allowed => Verdict::Pass,
             (_, Some((least, _))) if least > allowed => Verdict::Fail,
             _ => Verdict::Unclear,
         };
-        Judged {
-            model: model.to_string(),
-            sizes: sizes.clone(),
-            slower,
+        Slower {
+            slower: ratio.map(|r| 1.0 / r.speedup - 1.0),
             between,
             verdict,
+        }
+    }
+
+    /// What was found, in words; `what` was timed.
+    pub fn why(&self, what: &str) -> String {
+        let percent = |v: f64| format!("{:+.1} %", 100.0 * v);
+        match (self.slower, self.between) {
+            (None, _) => "the baseline has no such model at these sizes".into(),
+            (Some(slower), None) => format!("{} in too few runs to tell", percent(slower)),
+            (Some(slower), Some((least, most))) => {
+                let doubt = match self.verdict {
+                    Verdict::Unclear => ": the machine is too noisy to tell",
+                    _ => "",
+                };
+                let (least, most) = (percent(least), percent(most));
+                format!("{what} {} ({least} to {most}){doubt}", percent(slower))
+            }
         }
     }
 }
@@ -206,19 +241,12 @@ impl Judged {
 
     /// What was found, in words.
     pub fn why(&self) -> String {
-        let percent = |v: f64| format!("{:+.1} %", 100.0 * v);
-        match (self.slower, self.between) {
-            (None, _) => "the baseline has no such model at these sizes".into(),
-            (Some(slower), None) => format!("{} in too few runs to tell", percent(slower)),
-            (Some(slower), Some((least, most))) => {
-                let doubt = match self.verdict {
-                    Verdict::Unclear => ": the machine is too noisy to tell",
-                    _ => "",
-                };
-                let (least, most) = (percent(least), percent(most));
-                format!("latency {} ({least} to {most}){doubt}", percent(slower))
-            }
-        }
+        let found = Slower {
+            slower: self.slower,
+            between: self.between,
+            verdict: self.verdict,
+        };
+        found.why("latency")
     }
 }
 

@@ -11,7 +11,7 @@ pub mod grid;
 mod loaded;
 mod machine;
 mod measured;
-mod names;
+pub(crate) mod names;
 mod nodes;
 mod pin;
 mod profile;

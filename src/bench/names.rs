@@ -19,7 +19,7 @@ fn distinct(paths: &[PathBuf]) -> Vec<String> {
 }
 
 /// Given names before those of paths; what is called the same then is numbered.
-pub(super) fn named(paths: &[PathBuf], given: &[Option<String>]) -> Vec<String> {
+pub(crate) fn named(paths: &[PathBuf], given: &[Option<String>]) -> Vec<String> {
     let found = distinct(paths).into_iter().enumerate();
     let given = |k: usize| given.get(k).cloned().flatten();
     let mut names: Vec<String> = Vec::new();

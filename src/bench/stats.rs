@@ -95,7 +95,7 @@ impl Ratio {
         self.interval.is_some_and(|i| i.low > 1. || i.high < 1.)
     }
 
-    pub(super) fn of(baseline: (&str, &[u64]), subject: (&str, &[u64])) -> Ratio {
+    pub(crate) fn of(baseline: (&str, &[u64]), subject: (&str, &[u64])) -> Ratio {
         let (base, other) = (sorted(baseline.1), sorted(subject.1));
         let interval = median_interval(&base).zip(median_interval(&other));
         Ratio {

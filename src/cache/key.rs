@@ -174,6 +174,8 @@ fn settings(options: &Options, fact: &mut dyn FnMut(&str, String)) {
         // Holds what was measured, under a key of its own.
         cache: _,
         samples,
+        // Bundles of several models are not kept.
+        generation: _,
     } = calibration;
     fact(
         "precision",

@@ -29,3 +29,10 @@ pub(super) fn known_pass(name: &str) -> Result<String, UnknownPass> {
         name => registry::find(name).map(|pass| pass.name().to_string()),
     }
 }
+
+/// Where numbers go as CSV.
+#[derive(Clone, Debug)]
+pub(super) enum Export {
+    Stdout,
+    File(PathBuf),
+}

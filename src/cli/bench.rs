@@ -9,11 +9,12 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::device::DeviceArgs;
 use super::engine;
-use super::generation;
+use super::generation_bench;
 use super::progress::Terminal;
-use super::{Failure, Globals, help, print, print_json};
+use super::{Export, Failure, Globals, help, print, print_json};
 use crate::bench::baseline::{Baseline, Verdict};
 use crate::bench::{Axis, BenchOptions, Benchmark, Request, benchmark};
+use crate::generate;
 use crate::gpu_check::{RESULTS, advice_for};
 use crate::report;
 use crate::runtime::{Device, GpuOptions};
@@ -55,11 +56,11 @@ pub(super) struct Args {
     duration: f64,
     /// Time generations instead, in turns: prompt=512,new=128.
     ///
-    /// The models are decoders with a cache; each is run token after token.
-    #[arg(long, value_name = "SIZES", conflicts_with_all = ["grid", "inputs", "engine", "baseline", "profile"],
-          help_heading = help::MEASUREMENT)]
-    generate: Option<crate::generate::bench::Size>,
-    /// Repetitions of a generation.
+    /// The models are decoders, with a cache or without, and pairs of encoder and decoder by their generation.json; each is run token
+    /// after token. --inputs holds a real prompt or source. Can be given several times.
+    #[arg(long, value_name = "SIZES", conflicts_with_all = ["grid", "engine", "profile", "input"], help_heading = help::MEASUREMENT)]
+    generate: Vec<generate::bench::Size>,
+    /// Repetitions of a generation; with a baseline at least 7.
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = help::MEASUREMENT)]
     repetitions: usize,
     /// Show where the time goes: by operator and by block.
@@ -103,13 +104,6 @@ pub(super) struct Args {
     include_copies: bool,
     #[command(flatten)]
     engine: engine::EngineArgs,
-}
-
-/// Where numbers go as CSV.
-#[derive(Clone, Debug)]
-enum Export {
-    Stdout,
-    File(PathBuf),
 }
 
 fn export(text: OsString) -> Result<Export, &'static str> {
@@ -156,19 +150,39 @@ fn show(globals: &Globals, result: &Benchmark) -> Result<(), Failure> {
 /// Runs of each model for the profile: enough that a pause of the machine is a small part of them.
 const PROFILED: usize = 20;
 
-pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
-    if let Some(size) = args.generate {
-        return generation::bench(
-            globals,
-            generation::Bench {
-                models: args.models,
-                size,
-                repetitions: args.repetitions,
+/// `--generate`
+fn generated(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    named(&args.name, args.models.len())?;
+    let asked = generation_bench::Asked {
+        request: generate::bench::Request {
+            models: args.models,
+            names: args.name,
+            sizes: args.generate,
+            repetitions: args.repetitions,
+            inputs: args.inputs,
+            baseline: args.baseline.map(|path| Baseline {
+                path,
+                allowed: args.max_regression,
+            }),
+            seed: args.seed,
+            options: generate::Options {
+                ort_lib: globals.ort_lib.clone(),
                 threads: args.device.threads,
-                reports: args.report,
-                json: args.json,
+                place: generate::Place::Device(args.device.request()),
+                ..generate::Options::default()
             },
-        );
+        },
+        strict: args.strict,
+        reports: args.report,
+        export: args.export,
+        json: args.json,
+    };
+    generation_bench::run(globals, asked)
+}
+
+pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
+    if !args.generate.is_empty() {
+        return generated(globals, args);
     }
     let duration = Duration::try_from_secs_f64(args.duration).map_err(Failure::usage)?;
     let timing = BenchOptions {

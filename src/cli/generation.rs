@@ -1,4 +1,4 @@
-//! What the other verbs do of generations: `kiln compile generation.json`, `kiln check --generate`, `kiln bench --generate`.
+//! What other verbs do of generations: `kiln compile generation.json`, `kiln check --generate`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,12 @@ use super::progress::Terminal;
 use super::{Failure, Globals, NOT_PROVED, print_json, table::table};
 use crate::bundle::{self, Partial};
 use crate::compile;
-use crate::generate::bench::{self, Size};
 use crate::generate::proof::{self, Request};
-use crate::generate::{GenerateError, Given, Gpu, Options, Roles, is_whole};
+use crate::generate::{GenerateError, Given, Gpu, Options, Recorded, Roles, middle, record};
 use crate::parity::{self, Tolerance};
 use crate::precision::{Linear, Precision};
 use crate::report::{self, generation};
+use crate::runtime::scratch::Temporary;
 use crate::targets::Targets;
 
 /// What of `kiln check` bears on a generation.
@@ -101,17 +101,44 @@ pub(super) fn by_roles(
     };
     let mut code = 0;
     let precision = precision(globals, options);
+    let options = &with_ranges(globals, options, precision);
+    let folder = Temporary::new()?;
+    let (data, inputs) = (
+        recorded(
+            &roles,
+            options,
+            options.calibration.data.as_deref(),
+            &folder,
+            "data",
+        )?,
+        recorded(
+            &roles,
+            options,
+            options.inputs.as_deref(),
+            &folder,
+            "inputs",
+        )?,
+    );
     for (role, path) in roles.models() {
-        // A source is the encoder's; what the others read is computed from it.
-        let inputs = match &options.inputs {
-            Some(source) if role == "encoder" => is_whole(source, path)?.then(|| source.clone()),
-            _ => None,
+        let mut calibration = options.calibration.clone();
+        let inputs = match role {
+            // Its caches are as the compilation makes them, so that it records what it reads itself.
+            "decoder" => {
+                calibration.generation = Some(roles.clone());
+                options.inputs.clone()
+            }
+            _ => {
+                calibration.data = data.as_ref().and_then(|d| folder_of(d, role));
+                let inputs = inputs.as_ref().and_then(|d| folder_of(d, role));
+                inputs.and_then(|folder| middle(&folder))
+            }
         };
         let folder = PathBuf::from(role.replace(' ', "-"));
         let one = compile::Options {
             model: path.to_path_buf(),
             output: Some(partial.file(&folder.to_string_lossy())),
             precision,
+            calibration,
             inputs,
             // The others hold no cache.
             max_length: options.max_length.filter(|_| role == "decoder"),
@@ -146,6 +173,50 @@ pub(super) fn by_roles(
     let (output, _) = partial.finish().map_err(GenerateError::Bundle)?;
     globals.say(format!("bundle   {}", output.display()));
     Ok(code)
+}
+
+/// What each model reads in generations on sources of a path.
+fn recorded(
+    roles: &Roles,
+    options: &compile::Options,
+    path: Option<&Path>,
+    folder: &Temporary,
+    name: &str,
+) -> Result<Option<Recorded>, Failure> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let calibration = &options.calibration;
+    let tokenizer = calibration.tokenizer.as_deref();
+    let given = Given::all(path, tokenizer, roles, calibration.samples)?;
+    let how = Options {
+        ort_lib: options.ort_lib.clone(),
+        ..Options::default()
+    };
+    let to = folder.path().join(name);
+    Ok(Some(record(roles, &given, calibration.samples, &to, &how)?))
+}
+
+fn folder_of(recorded: &Recorded, role: &str) -> Option<PathBuf> {
+    match role {
+        "encoder" => recorded.encoder.clone(),
+        _ => recorded.first.clone(),
+    }
+}
+
+/// Engines take one range for all runs: of the inputs for the proof, where there is no data.
+fn with_ranges(
+    globals: &Globals,
+    options: &compile::Options,
+    precision: Precision,
+) -> compile::Options {
+    let mut options = options.clone();
+    let fixed = matches!(precision.linear, Linear::Int8 | Linear::Fp8);
+    if fixed && options.calibration.data.is_none() && options.inputs.is_some() {
+        globals.say("ranges come from the inputs of the proof: give more sources with --calibrate");
+        options.calibration.data.clone_from(&options.inputs);
+    }
+    options
 }
 
 /// Ranges of activations from inputs that are made say nothing of a decoder behind an encoder, whose states and caches are those of real
@@ -202,37 +273,4 @@ fn together(globals: &Globals, options: &compile::Options, output: &Path) -> Res
         }),
         false => Ok(()),
     }
-}
-
-/// What of `kiln bench` bears on a generation.
-#[derive(Debug)]
-pub(super) struct Bench {
-    pub models: Vec<PathBuf>,
-    pub size: Size,
-    pub repetitions: usize,
-    pub threads: Option<std::num::NonZeroUsize>,
-    pub reports: Vec<report::Target>,
-    pub json: bool,
-}
-
-pub(super) fn bench(globals: &Globals, asked: Bench) -> Result<u8, Failure> {
-    let options = Options {
-        ort_lib: globals.ort_lib.clone(),
-        threads: asked.threads,
-        ..Options::default()
-    };
-    let found = bench::bench(&asked.models, asked.size, asked.repetitions, &options);
-    let found = found.map_err(|e: GenerateError| Failure::from(e))?;
-    for target in &asked.reports {
-        target.write(&generation::Timed(&found))?;
-    }
-    match asked.json {
-        true => print_json(&found)?,
-        false => {
-            let (header, rows) = generation::times(&found);
-            globals.show(&table(&header, &rows))?;
-            globals.show(&format!("\n  {}\n", generation::asked(&found)))?;
-        }
-    }
-    Ok(0)
 }

@@ -19,6 +19,7 @@ mod failure;
 mod flags;
 mod generate;
 mod generation;
+mod generation_bench;
 mod globals;
 mod gpu_check;
 mod help;
@@ -41,7 +42,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::arguments::{known_pass, report_file, this_program};
+use self::arguments::{Export, known_pass, report_file, this_program};
 use self::failure::{Failure, NOT_PROVED, describe, is_broken_pipe};
 use self::globals::{Globals, print, print_json, told};
 use crate::report::table;

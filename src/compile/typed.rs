@@ -124,7 +124,8 @@ fn shorter(
     let plans = clock.time("calibration", || {
         let p = job.prepared;
         let fused = &p.fused.model;
-        calibration::plans(&halved, &p.targets, p.device, fused, &p.shapes, talk)
+        let options = p.data(&halved);
+        calibration::plans(&options, &p.targets, p.device, fused, &p.shapes, talk)
     })?;
     Ok(Some((halved, plans)))
 }

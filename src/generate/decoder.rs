@@ -1,4 +1,4 @@
-//! A decoder, run step after step on its own cache.
+//! A decoder, run step after step on its own cache, or on all tokens where it has none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +10,7 @@ use kiln_graph::{DType, Tensor};
 use super::error::GenerateError;
 use super::ports::{CachePort, Feed, Port, Ports};
 use super::ran::{At, Ran};
+use super::scores::Scores;
 use crate::setting::{ENCODER, FIRST, MAX_LENGTH};
 
 /// A model with a cache.
@@ -34,6 +35,8 @@ pub struct State {
     pads: Vec<usize>,
     /// Places of a cache so far, padding included.
     past: usize,
+    /// All tokens of each row, for a model without a cache.
+    history: Vec<Vec<i64>>,
     generation: u64,
     /// Whether the caches stay where the decoder runs.
     is_away: bool,
@@ -54,6 +57,7 @@ impl State {
             lengths: vec![0; rows],
             pads: vec![0; rows],
             past: 0,
+            history: vec![Vec::new(); rows],
             generation: new_generation(),
             is_away: false,
         }
@@ -62,14 +66,6 @@ impl State {
     pub(super) fn is_unmade(&self) -> bool {
         self.caches.is_empty()
     }
-}
-
-/// The scores that a step gave.
-#[derive(Clone, Debug)]
-pub struct Scores {
-    tensor: Tensor,
-    /// For each row, the places of its new tokens in the tensor: first, and one behind the last.
-    rows: Vec<(usize, usize)>,
 }
 
 impl Decoder {
@@ -187,6 +183,7 @@ impl Decoder {
             lengths: vec![0; rows],
             pads: vec![0; rows],
             past: 0,
+            history: vec![Vec::new(); rows],
             generation: new_generation(),
             is_away: false,
         })
@@ -242,11 +239,32 @@ impl Decoder {
         })
     }
 
+    /// What the caches of a generation take, those of an encoder included.
+    pub fn cache_bytes(&self, state: &State) -> usize {
+        let caches = self.ports.caches.iter().zip(&state.caches);
+        let bytes = caches.map(|(c, held)| {
+            let mut dims = held.dims().to_vec();
+            if let Some(places) = dims.get_mut(c.cache.axis)
+                && state.is_away
+                && !c.is_given()
+            {
+                // What is here is what it began with.
+                *places = state.past.max(*places);
+            }
+            let elements = dims.iter().product();
+            held.dtype().packed_len(elements).unwrap_or(0)
+        });
+        bytes.sum()
+    }
+
     /// Runs the new tokens of each row. Rows of unequal lengths are padded as the model hides it.
     ///
     /// # Errors
     /// When the tokens do not fit, the rows cannot be padded, or ONNX Runtime fails.
     pub fn step(&mut self, state: &mut State, new: &[Vec<i64>]) -> Result<Scores, GenerateError> {
+        if self.ports.caches.is_empty() {
+            return self.all_over(state, new);
+        }
         let longest = new.iter().map(Vec::len).max().unwrap_or(0);
         let ragged = new.iter().any(|row| row.len() != longest);
         let front = self.ports.pads_in_front();
@@ -294,6 +312,60 @@ impl Decoder {
             *n += row.len();
         }
         state.past += longest;
+        self.scores(outputs, rows, longest)
+    }
+
+    /// A step of a model without a cache: all tokens of each row, which are padded behind, where none of a row sees them.
+    fn all_over(&mut self, state: &mut State, new: &[Vec<i64>]) -> Result<Scores, GenerateError> {
+        let mut whole = state.history.clone();
+        for (row, new) in whole.iter_mut().zip(new) {
+            row.extend(new);
+        }
+        let longest = whole.iter().map(Vec::len).max().unwrap_or(0);
+        self.holds(longest, 0)?;
+        let mut before = State::unmade(new.len());
+        before.given = state.given.clone();
+        let inputs = self.inputs(&before, &whole, longest)?;
+        let outputs = self.ran.run(&inputs)?;
+        let rows = whole.iter().zip(new);
+        let rows = rows.map(|(all, new)| (all.len() - new.len(), all.len()));
+        let rows = rows.collect();
+        state.lengths = whole.iter().map(Vec::len).collect();
+        state.past = longest;
+        state.history = whole;
+        self.scores(outputs, rows, longest)
+    }
+
+    /// Whether the scores of a token do not depend on those behind it, as far as one run tells. Only models without a cache are run:
+    /// one with a cache is asked for no earlier scores again.
+    pub(super) fn looks_back(&mut self) -> Result<bool, GenerateError> {
+        let alone = self.ports.caches.is_empty() && self.ports.given().next().is_none();
+        if !alone || self.holds(PEEKED + 1, 0).is_err() {
+            return Ok(true);
+        }
+        let end = self.ports.vocabulary.max(1);
+        let tokens: Vec<i64> = (1..=PEEKED + 1).map(|k| (k % end) as i64).collect();
+        let mut scores = |n: usize| {
+            let mut state = self.start(1, &[])?;
+            self.step(&mut state, &[tokens[..n].to_vec()])
+        };
+        let (short, long) = (scores(PEEKED)?, scores(PEEKED + 1)?);
+        if long.len(0) != PEEKED + 1 {
+            return Ok(true);
+        }
+        let (a, b) = (short.last(0), long.at(0, PEEKED - 1));
+        let apart = a.iter().zip(&b).map(|(x, y)| (x - y).abs());
+        let most = a.iter().map(|x| x.abs()).fold(0.0, f32::max);
+        Ok(apart.fold(0.0, f32::max) <= SAME * most)
+    }
+
+    /// The scores among the outputs.
+    fn scores(
+        &self,
+        outputs: Vec<(String, Tensor)>,
+        rows: Vec<(usize, usize)>,
+        longest: usize,
+    ) -> Result<Scores, GenerateError> {
         let found = outputs.into_iter().find(|(n, _)| *n == self.ports.logits);
         let (_, tensor) = found.ok_or_else(|| GenerateError::Output {
             model: self.name().to_string(),
@@ -307,7 +379,7 @@ impl Decoder {
         })
     }
 
-    fn inputs(
+    pub(super) fn inputs(
         &self,
         state: &State,
         new: &[Vec<i64>],
@@ -392,6 +464,13 @@ impl Decoder {
     }
 }
 
+/// Tokens of a run that tells whether a model looks back alone.
+const PEEKED: usize = 4;
+
+/// How far scores of one token may be apart, over the largest, that are the same: other sizes add up in another order, in half
+/// precision, too. What a token behind changes is as large as the scores.
+const SAME: f32 = 0.01;
+
 /// The length of a buffer of open length where the user gives none.
 const DEFAULT_CAPACITY: usize = 2048;
 
@@ -436,96 +515,4 @@ fn fits(model: &str, port: &Port, tensor: &Tensor) -> Result<(), GenerateError> 
             tensor.dims()
         ),
     })
-}
-
-impl Scores {
-    fn new(
-        tensor: Tensor,
-        rows: Vec<(usize, usize)>,
-        longest: usize,
-    ) -> Result<Scores, (String, String)> {
-        let dims = tensor.dims().to_vec();
-        let places = match dims[..] {
-            [_, _] => 1,
-            [_, places, _] => places,
-            _ => 0,
-        };
-        let whole = matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16);
-        if !whole || dims.first() != Some(&rows.len()) || (places != longest && places != 1) {
-            return Err((
-                format!("scores of {}{dims:?}", tensor.dtype()),
-                format!(
-                    "those of {} rows of {longest} tokens were expected",
-                    rows.len()
-                ),
-            ));
-        }
-        // A model may score the last place alone.
-        let rows = match places == longest {
-            true => rows,
-            false => vec![(0, 1); rows.len()],
-        };
-        Ok(Scores { tensor, rows })
-    }
-
-    /// Scores of one row, all of whose places are tokens.
-    pub fn of_row(tensor: Tensor) -> Scores {
-        let places = tensor.dims().get(1).copied().unwrap_or(0);
-        Scores {
-            tensor,
-            rows: vec![(0, places)],
-        }
-    }
-
-    /// Places of a row that were scored.
-    pub fn len(&self, row: usize) -> usize {
-        self.rows.get(row).map_or(0, |(a, b)| b - a)
-    }
-
-    /// Whether a row has no scores.
-    pub fn is_empty(&self, row: usize) -> bool {
-        self.len(row) == 0
-    }
-
-    /// The scores at a place of a row, counted without padding.
-    pub fn at(&self, row: usize, place: usize) -> Vec<f32> {
-        let dims = self.tensor.dims();
-        let (Some(&width), Some((first, _))) = (dims.last(), self.rows.get(row)) else {
-            return Vec::new();
-        };
-        let places = if dims.len() == 3 { dims[1] } else { 1 };
-        let start = (row * places + first + place) * width;
-        let bytes = self.tensor.bytes();
-        let size = self.tensor.dtype().bits() as usize / 8;
-        let Some(slice) = bytes.get(start * size..(start + width) * size) else {
-            return Vec::new();
-        };
-        let pairs = || slice.chunks_exact(2).map(|c| [c[0], c[1]]);
-        match self.tensor.dtype() {
-            DType::F16 => pairs().map(|c| f16::from_le_bytes(c).to_f32()).collect(),
-            DType::BF16 => pairs().map(|c| bf16::from_le_bytes(c).to_f32()).collect(),
-            _ => (slice.chunks_exact(4))
-                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-                .collect(),
-        }
-    }
-
-    /// The scores of the token that follows a row.
-    pub fn last(&self, row: usize) -> Vec<f32> {
-        match self.len(row) {
-            0 => Vec::new(),
-            n => self.at(row, n - 1),
-        }
-    }
-}
-
-/// The place of the largest score; the first of equal ones.
-pub fn largest(scores: &[f32]) -> usize {
-    let mut best = 0;
-    for (k, s) in scores.iter().enumerate() {
-        if *s > scores[best] || scores[best].is_nan() {
-            best = k;
-        }
-    }
-    best
 }

@@ -9,8 +9,10 @@ use super::greedy::tokens_fit;
 use super::pair::Source;
 use super::ports::{Feed, Ports};
 use super::roles::Roles;
+use super::text::Text;
 use crate::bundle;
 use crate::parity::{self, INPUT_PREFIX};
+use crate::shapes::{Kinds, Shapes};
 
 /// What a generation goes on from, where it is not made.
 #[derive(Clone, Debug, Default)]
@@ -33,30 +35,86 @@ pub fn arrays(path: &Path) -> Result<Vec<(String, Tensor)>, GenerateError> {
     })
 }
 
-/// Whether a file names all that a model reads; a mask over the whole source need not be in it for a generation.
-///
-/// # Errors
-/// When either cannot be read.
-pub fn is_whole(path: &Path, model: &Path) -> Result<bool, GenerateError> {
-    let arrays = arrays(path)?;
-    let graph = onnx::read(bundle::find_model(model)?)?.graph;
-    let names = graph.inputs().iter().map(|&v| graph.value(v).name());
-    let has = |name: &str| {
-        let mut there = arrays
-            .iter()
-            .map(|(n, _)| n.strip_prefix(INPUT_PREFIX).unwrap_or(n));
-        there.any(|n| n == name)
-    };
-    Ok(names.into_iter().all(has))
-}
-
 impl Given {
+    /// Reads all sources or prompts of a path: files of arrays, a folder of such, each row of a file for itself, or lines of text where
+    /// there is a tokenizer. At most so many.
+    ///
+    /// # Errors
+    /// As [`Given::read`], and for text when there is no tokenizer.
+    pub fn all(
+        path: &Path,
+        tokenizer: Option<&Path>,
+        roles: &Roles,
+        most: usize,
+    ) -> Result<Vec<Given>, GenerateError> {
+        let is_array = |p: &Path| {
+            let e = p.extension().unwrap_or_default().to_ascii_lowercase();
+            e == "npz" || e == "npy"
+        };
+        let unread = |e: std::io::Error| GenerateError::Usage {
+            what: format!("{}: {e}", path.display()),
+        };
+        let mut files = vec![path.to_path_buf()];
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).map_err(unread)?;
+            files = entries.flatten().map(|e| e.path()).collect();
+            files.retain(|p| is_array(p));
+            files.sort();
+        } else if !is_array(path) {
+            let tokenizer = tokenizer.or(roles.tokenizer.as_deref());
+            let tokenizer = tokenizer.ok_or_else(|| GenerateError::Usage {
+                what: format!(
+                    "{} is read as lines of text, for which a tokenizer is needed",
+                    path.display()
+                ),
+            })?;
+            let text = Text::open(tokenizer)?;
+            let lines = std::fs::read_to_string(path).map_err(unread)?;
+            let lines = lines.lines().filter(|l| !l.trim().is_empty()).take(most);
+            let given = lines.map(|line| {
+                let tokens = text.encode(line.trim())?;
+                Ok(match roles.encoder {
+                    Some(_) => Given {
+                        source: Some(Source::Tokens(tokens)),
+                        prompt: None,
+                    },
+                    None => Given {
+                        source: None,
+                        prompt: Some(tokens),
+                    },
+                })
+            });
+            return given.collect();
+        }
+        let mut all = Vec::new();
+        for file in files {
+            for arrays in each_row(arrays(&file)?) {
+                if all.len() < most {
+                    all.push(Given::of(&file, arrays, roles)?);
+                }
+            }
+        }
+        match all.is_empty() {
+            true => Err(GenerateError::Usage {
+                what: format!("{} holds no sources or prompts", path.display()),
+            }),
+            false => Ok(all),
+        }
+    }
+
     /// Reads what the encoder takes, or else the decoder's tokens, which are one array of that name or of any.
     ///
     /// # Errors
     /// When the file cannot be read, or has no tokens of the decoder's where no encoder reads.
     pub fn read(path: &Path, roles: &Roles) -> Result<Given, GenerateError> {
-        let arrays = arrays(path)?;
+        Given::of(path, arrays(path)?, roles)
+    }
+
+    fn of(
+        path: &Path,
+        arrays: Vec<(String, Tensor)>,
+        roles: &Roles,
+    ) -> Result<Given, GenerateError> {
         if roles.encoder.is_some() {
             return Ok(Given {
                 source: Some(Source::Features(arrays)),
@@ -105,4 +163,43 @@ impl Given {
             prompt: Some(prompt),
         })
     }
+}
+
+/// Arrays row by row, where all have as many.
+fn each_row(arrays: Vec<(String, Tensor)>) -> Vec<Vec<(String, Tensor)>> {
+    let rows = |t: &Tensor| t.dims().first().copied().filter(|_| t.rank() > 1);
+    let first = arrays.first().and_then(|(_, t)| rows(t));
+    let whole = |t: &Tensor| t.dtype().bits() >= 8 && t.strings().is_none();
+    let Some(n) =
+        first.filter(|n| *n > 1 && arrays.iter().all(|(_, t)| whole(t) && rows(t) == Some(*n)))
+    else {
+        return vec![arrays];
+    };
+    let row = |t: &Tensor, k: usize| {
+        let size = t.byte_len() / n;
+        let mut dims = t.dims().to_vec();
+        dims[0] = 1;
+        Tensor::from_raw(t.dtype(), dims, t.bytes().slice(k * size..(k + 1) * size))
+    };
+    (0..n)
+        .map(|k| {
+            let all = arrays.iter();
+            all.filter_map(|(name, t)| Some((name.clone(), row(t, k).ok()?)))
+                .collect()
+        })
+        .collect()
+}
+
+/// Inputs of an encoder by their names, made at its typical sizes.
+///
+/// # Errors
+/// When it cannot be read, or its inputs cannot be made.
+pub fn made(encoder: &Path, seed: u64) -> Result<Vec<(String, Tensor)>, GenerateError> {
+    let graph = onnx::read(bundle::find_model(encoder)?)?.graph;
+    let failed = |why: String| GenerateError::Pair {
+        why: format!("{}: no inputs can be made: {why}", encoder.display()),
+    };
+    let shapes = Shapes::new(&graph, &[], &[]).map_err(|e| failed(e.to_string()))?;
+    let specs = Kinds::of(&graph).specs(&shapes, &shapes.typical());
+    parity::make(&specs, seed).map_err(|e| failed(e.to_string()))
 }

@@ -6,8 +6,9 @@ use kiln_graph::Tensor;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::decoder::{Decoder, State, largest};
+use super::decoder::{Decoder, State};
 use super::error::GenerateError;
+use super::scores::largest;
 
 /// When to end, and which tokens never to take.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +42,11 @@ pub struct Generated {
     pub first_seconds: f64,
     /// Seconds from each token to the next.
     pub between_seconds: Vec<f64>,
+    /// Of the first token, what an encoder took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder_seconds: Option<f64>,
+    /// What the caches take behind the last step, those of an encoder included.
+    pub cache_bytes: usize,
 }
 
 impl Rules {
@@ -176,5 +182,7 @@ pub fn go_on(
             .collect(),
         first_seconds,
         between_seconds,
+        encoder_seconds: None,
+        cache_bytes: decoder.cache_bytes(&state),
     })
 }

@@ -12,7 +12,9 @@ mod pair;
 mod ports;
 pub mod proof;
 mod ran;
+mod record;
 mod roles;
+mod scores;
 mod text;
 
 use std::num::NonZeroUsize;
@@ -25,14 +27,17 @@ use crate::bundle;
 use crate::runtime::{Optimization, SessionOptions};
 use crate::setting::ENCODER;
 
-pub use decoder::{Decoder, Scores, State, largest};
+pub use decoder::{Decoder, State};
 pub use error::GenerateError;
-pub use given::{Given, arrays, is_whole};
+pub use given::{Given, arrays, made};
 pub use greedy::{End, Generated, Rules, generate, go_on};
 pub use pair::{Once, Source, States, begin, encode};
+use ports::NO_CACHE;
 pub use ports::{CachePort, Feed, Port, Ports};
 pub use ran::{Gpu, Place, Ran};
+pub use record::{Recorded, middle, record};
 pub use roles::{FILE, Roles};
+pub use scores::{Scores, largest};
 pub use text::{Stream, Text};
 
 /// How models are opened.
@@ -65,18 +70,25 @@ impl Options {
     }
 }
 
-/// Opens a decoder: a model or a bundle.
+/// Opens a decoder: a model or a bundle. One without a cache runs all tokens at each step.
 ///
 /// # Errors
-/// When it cannot be read, is no decoder with a cache, or ONNX Runtime refuses it.
+/// When it cannot be read, is no decoder, or ONNX Runtime refuses it.
 pub fn open(path: &Path, options: &Options) -> Result<Decoder, GenerateError> {
     let file = bundle::find_model(path)?;
     let model = onnx::read(&file)?;
-    let ports = Ports::of(&model.graph).map_err(|why| GenerateError::NoDecoder {
+    let refuse = |why: String| GenerateError::NoDecoder {
         model: path.to_path_buf(),
         why,
-    })?;
-    Decoder::new(options.open(path)?, ports, options.max_length)
+    };
+    let ports = Ports::any(&model.graph).map_err(refuse)?;
+    let mut decoder = Decoder::new(options.open(path)?, ports, options.max_length)?;
+    match decoder.looks_back()? {
+        true => Ok(decoder),
+        false => Err(refuse(format!(
+            "{NO_CACHE}. Nor is it a decoder without: its scores of a token depend on those behind it"
+        ))),
+    }
 }
 
 /// Opens what runs once.
@@ -148,16 +160,26 @@ impl Generator {
             });
         };
         let states = encode(encoder, source)?;
+        let encoder_seconds = Some(begun.elapsed().as_secs_f64());
         let Some(first) = &mut self.first else {
             let given: Vec<(String, Tensor)> = states.given(&self.decoder);
             let prompts = [start.clone()];
-            return generate(&mut self.decoder, &prompts, &given, rules, heard);
+            let made = generate(&mut self.decoder, &prompts, &given, rules, heard)?;
+            return Ok(Generated {
+                first_seconds: made.first_seconds + encoder_seconds.unwrap_or_default(),
+                encoder_seconds,
+                ..made
+            });
         };
         self.decoder.holds(start.len(), 0)?;
         let begun_at = begin(first, &self.decoder, Some(&states), start)?;
         let state = self.decoder.resume(1, begun_at.tokens, &begun_at.given)?;
         let scores = vec![begun_at.scores.last(0)];
-        go_on(&mut self.decoder, state, scores, begun, rules, heard)
+        let made = go_on(&mut self.decoder, state, scores, begun, rules, heard)?;
+        Ok(Generated {
+            encoder_seconds,
+            ..made
+        })
     }
 
     fn rows(

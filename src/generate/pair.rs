@@ -4,10 +4,11 @@
 use kiln_graph::caches::{self, Holds};
 use kiln_graph::{DType, Graph, Tensor, ValueId};
 
-use super::decoder::{Decoder, Scores};
+use super::decoder::Decoder;
 use super::error::GenerateError;
 use super::ports::{CachePort, Port, port};
 use super::ran::Ran;
+use super::scores::Scores;
 use crate::parity::{self, InputKind};
 use crate::setting::{ENCODER, FEATURES};
 use crate::shapes::input_kind;
@@ -78,6 +79,11 @@ impl Once {
         Ok(once)
     }
 
+    /// The end of its tokens, where it reads any.
+    pub fn vocabulary(&self) -> Option<i64> {
+        self.tokens.as_ref().and(self.vocabulary)
+    }
+
     fn refuse(&self, why: String) -> GenerateError {
         GenerateError::Pair {
             why: format!("{}: {why}", self.ran.name()),
@@ -106,6 +112,18 @@ pub struct States {
 /// # Errors
 /// When the source is not what it takes, or it does not run.
 pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateError> {
+    let inputs = reads(encoder, source)?;
+    read(encoder, &inputs)
+}
+
+/// The inputs of an encoder for a source.
+///
+/// # Errors
+/// When the source is not what it takes.
+pub(super) fn reads(
+    encoder: &Once,
+    source: &Source,
+) -> Result<Vec<(String, Tensor)>, GenerateError> {
     let mut inputs = Vec::new();
     let mut length = 0;
     match source {
@@ -142,7 +160,7 @@ pub fn encode(encoder: &mut Once, source: &Source) -> Result<States, GenerateErr
     if let Some(port) = &encoder.mask {
         inputs.push((port.name.clone(), row(port.dtype, &vec![1; length])));
     }
-    read(encoder, &inputs)
+    Ok(inputs)
 }
 
 /// Runs an encoder on its inputs by their names.
@@ -230,31 +248,7 @@ pub fn begin(
     states: Option<&States>,
     tokens: &[i64],
 ) -> Result<Begun, GenerateError> {
-    let Some(port) = &first.tokens else {
-        return Err(first.refuse("no input of the first step is tokens".into()));
-    };
-    let end = first.vocabulary.and_then(|n| usize::try_from(n).ok());
-    super::greedy::tokens_fit(first.ran.name(), end.unwrap_or(usize::MAX), tokens)?;
-    let mut inputs = vec![(port.name.clone(), row(port.dtype, tokens))];
-    for port in &first.floats {
-        let found = states.and_then(|s| s.for_input(port));
-        let Some(tensor) = found else {
-            return Err(first.refuse(match states {
-                Some(_) => format!(
-                    "the encoder gives nothing of the type and width of \"{}\": the models do not belong together",
-                    port.name
-                ),
-                None => format!(
-                    "it needs \"{}\", which an encoder computes: the bundle is without it, or it was not given ({ENCODER})",
-                    port.name
-                ),
-            }));
-        };
-        inputs.push((port.name.clone(), tensor));
-    }
-    if let (Some(port), Some(states)) = (&first.mask, states) {
-        inputs.push((port.name.clone(), states.mask(port.dtype)));
-    }
+    let inputs = begins(first, states, tokens)?;
     let outputs = first.ran.run(&inputs)?;
     let mut given = states.map_or_else(Vec::new, |s| s.given(decoder));
     let mut order: Vec<_> = decoder.ports.caches.iter().collect();
@@ -308,4 +302,41 @@ fn laid(made: &Tensor, c: &CachePort) -> Tensor {
     }
     dims[axis] = capacity;
     Tensor::from_raw(dtype, dims, buffer.into()).unwrap_or(typed)
+}
+
+/// The inputs of a first step.
+///
+/// # Errors
+/// When the models do not fit.
+pub(super) fn begins(
+    first: &Once,
+    states: Option<&States>,
+    tokens: &[i64],
+) -> Result<Vec<(String, Tensor)>, GenerateError> {
+    let Some(port) = &first.tokens else {
+        return Err(first.refuse("no input of the first step is tokens".into()));
+    };
+    let end = first.vocabulary.and_then(|n| usize::try_from(n).ok());
+    super::greedy::tokens_fit(first.ran.name(), end.unwrap_or(usize::MAX), tokens)?;
+    let mut inputs = vec![(port.name.clone(), row(port.dtype, tokens))];
+    for port in &first.floats {
+        let found = states.and_then(|s| s.for_input(port));
+        let Some(tensor) = found else {
+            return Err(first.refuse(match states {
+                Some(_) => format!(
+                    "the encoder gives nothing of the type and width of \"{}\": the models do not belong together",
+                    port.name
+                ),
+                None => format!(
+                    "it needs \"{}\", which an encoder computes: the bundle is without it, or it was not given ({ENCODER})",
+                    port.name
+                ),
+            }));
+        };
+        inputs.push((port.name.clone(), tensor));
+    }
+    if let (Some(port), Some(states)) = (&first.mask, states) {
+        inputs.push((port.name.clone(), states.mask(port.dtype)));
+    }
+    Ok(inputs)
 }

@@ -59,6 +59,10 @@ impl CachePort {
     }
 }
 
+/// Why a model is no decoder with a cache.
+pub(super) const NO_CACHE: &str = "it has no cache: no input is joined with what a run computes, feeds an attention and comes out again. \
+     Export the model with its past (optimum: --task text-generation-with-past)";
+
 /// A decoder's inputs and outputs.
 #[derive(Clone, Debug)]
 pub struct Ports {
@@ -76,14 +80,35 @@ impl Ports {
     /// # Errors
     /// In words, when it is no decoder with a cache.
     pub fn of(graph: &Graph) -> Result<Ports, String> {
-        let found = caches::caches(graph);
-        if !found.iter().any(|c| c.update != Update::Kept) {
-            return Err(
-                "it has no cache: no input is joined with what a run computes, feeds an attention and comes out again. \
-                 Export the model with its past (optimum: --task text-generation-with-past)"
-                    .into(),
-            );
+        let ports = Ports::any(graph);
+        match caches::caches(graph)
+            .iter()
+            .any(|c| c.update != Update::Kept)
+        {
+            true => ports,
+            false => Err(NO_CACHE.into()),
         }
+    }
+
+    /// As [`Ports::of`], of a decoder without a cache, too, which scores at least as many tokens as it takes.
+    ///
+    /// # Errors
+    /// In words, when it is no decoder.
+    pub fn any(graph: &Graph) -> Result<Ports, String> {
+        let found = caches::caches(graph);
+        let cached = found.iter().any(|c| c.update != Update::Kept);
+        let ports = Ports::with(graph, found).map_err(|why| match cached {
+            true => why,
+            false => format!("{NO_CACHE}. Nor is it a decoder without: {why}"),
+        })?;
+        let narrow = |f: &Feed| matches!(f, Feed::Tokens { vocabulary } if *vocabulary > ports.vocabulary as i64);
+        match !cached && ports.feeds.iter().any(|(_, f)| narrow(f)) {
+            true => Err(NO_CACHE.into()),
+            false => Ok(ports),
+        }
+    }
+
+    fn with(graph: &Graph, found: Vec<Cache>) -> Result<Ports, String> {
         let shapes = Shapes::new(graph, &[], &[]).map_err(|e: SpecError| e.to_string())?;
         let defaults: Vec<ValueId> = graph.defaults().iter().map(|(v, _)| *v).collect();
         let caches: Vec<CachePort> = found
@@ -111,7 +136,7 @@ impl Ports {
         let feeds = one_of_tokens(feeds)?;
         let (logits, vocabulary) = logits(graph, &caches)?;
         Ok(Ports {
-            capacity: capacity(graph, &caches),
+            capacity: capacity(graph, &caches, &feeds),
             feeds,
             caches,
             logits,
@@ -288,12 +313,20 @@ fn logits(graph: &Graph, caches: &[CachePort]) -> Result<(String, usize), String
 }
 
 /// The end of a table that past and new tokens together index, or of a buffer.
-fn capacity(graph: &Graph, caches: &[CachePort]) -> Option<usize> {
+fn capacity(graph: &Graph, caches: &[CachePort], feeds: &[(Port, Feed)]) -> Option<usize> {
     let buffers = caches.iter().filter_map(CachePort::capacity).min();
     let facts = infer::infer(graph);
-    let pasts: Vec<String> = (caches.iter().filter(|c| !c.is_given()))
+    let mut pasts: Vec<String> = (caches.iter().filter(|c| !c.is_given()))
         .filter_map(|c| Some(dim_name(&facts, c.cache.input, c.cache.axis)?.to_string()))
         .collect();
+    if pasts.is_empty() {
+        // Without a cache, each step runs all tokens.
+        let tokens = (feeds.iter()).find(|(_, f)| matches!(f, Feed::Tokens { .. }));
+        let named = tokens.map(|(port, _)| &port.name);
+        let mut inputs = graph.inputs().iter();
+        let input = inputs.find(|&&v| Some(graph.value(v).name()) == named.map(String::as_str));
+        pasts.extend(input.and_then(|&v| Some(dim_name(&facts, v, 1)?.to_string())));
+    }
     let ends = facts.demands().iter().filter_map(|demand| match demand {
         Demand::AtMost(size, end) => {
             let names = size.names();

@@ -19,11 +19,12 @@ use prompt::made_prompt;
 use side::Side;
 
 use super::Options;
-use super::decoder::{State, largest};
+use super::decoder::State;
 use super::error::GenerateError;
 use super::greedy::Rules;
 use super::pair::Source;
 use super::roles::Roles;
+use super::scores::largest;
 use crate::bundle;
 use crate::parity::Tolerance;
 use crate::precision::Format;

@@ -10,6 +10,7 @@ use crate::bundle::BundleError;
 use crate::calibrate::{CalibrateError, DataError};
 use crate::fault::Fault;
 use crate::fixed::FixError;
+use crate::generate::GenerateError;
 use crate::parity::ToleranceError;
 use crate::shapes::SpecError;
 use crate::targets::TargetError;
@@ -58,6 +59,9 @@ pub enum Error {
         gone: &'static str,
         instead: String,
     },
+    /// What a generation reads could not be recorded.
+    #[error(transparent)]
+    Generation(#[from] GenerateError),
     #[error("{what}: {why}")]
     Unsupported { what: String, why: String },
 }
@@ -76,6 +80,7 @@ impl Error {
             Error::Bundle(e) => e.fault(),
             Error::Spec(e) => e.fault(),
             Error::Calibrate(e) => e.fault(),
+            Error::Generation(e) => e.fault(),
             Error::Target(_)
             | Error::UnknownPass(_)
             | Error::Keep { .. }

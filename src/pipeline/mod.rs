@@ -6,6 +6,7 @@ mod error;
 pub(crate) mod named;
 mod prepare;
 pub(crate) mod prepared;
+mod recorded;
 mod rewrite;
 mod source;
 mod tolerance;

@@ -1,6 +1,7 @@
 //! What a compilation and a bisection start from: the model up to where its number formats change, and what was found out
 //! about it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use kiln_graph::Model;
@@ -10,6 +11,7 @@ use kiln_passes::precision::{Grams, Plans, stats::Stats};
 use super::calibration::{self, Measured};
 use super::clock::Clock;
 use super::prepare::{device, fix, held, narrowed, shapes};
+use super::recorded::{self, Runs};
 use super::rewrite::{Passes, proved_as_optimized, rewrite};
 use super::written::{self, Portable};
 use super::{Error, Rewritten, named, source};
@@ -32,6 +34,8 @@ pub(crate) struct Input {
     pub shapes: Shapes,
     /// What stands for the original where an engine is to have other caches.
     pub portable: Option<Portable>,
+    /// What a decoder reads in generations from what was given.
+    runs: Option<Runs>,
 }
 
 /// How to prepare.
@@ -66,6 +70,8 @@ pub(crate) struct Prepared {
     /// Controls that select branches of what is left, as `--input` takes them.
     pub selecting: Vec<String>,
     pub measured: Option<Measured>,
+    /// Data of a decoder.
+    runs: Option<Runs>,
     /// What stood for the original, whose file is opened again for latencies.
     _portable: Option<Portable>,
 }
@@ -86,7 +92,9 @@ impl Input {
         let portable = clock.time("KV caches", || {
             written::portable(options, &targets, &mut original, clock_talk)
         })?;
+        let runs = recorded::runs(options, &original, portable.as_ref(), clock_talk)?;
         Ok(Input {
+            runs,
             portable,
             device: device(options, &targets),
             fixed: fix(options, &mut original)?,
@@ -117,7 +125,9 @@ impl Input {
             fixed,
             mut shapes,
             portable,
+            runs,
         } = self;
+        let options = &*Runs::within(runs.as_ref(), options);
         let held = held(&targets, &shapes);
         let passes = Passes::of(how.steps, &held);
         let fuse = |clock: &mut Clock<'_>, model: Model| {
@@ -169,6 +179,12 @@ impl Input {
         let mut measured = clock.time("calibration", || {
             calibration::measure(options, &targets, device, &fused.model, &shapes, talk)
         })?;
+        if let (Some(measured), Some(told)) = (
+            &mut measured,
+            runs.as_ref().and_then(|r| r.described.as_ref()),
+        ) {
+            measured.facts.data.clone_from(told);
+        }
         if let (Some(reference), Some(measured)) = (&mut reference, &mut measured) {
             reference.prefer(std::mem::take(&mut measured.cases));
         }
@@ -183,6 +199,7 @@ impl Input {
             reference,
             selecting,
             measured,
+            runs,
             _portable: portable,
         })
     }
@@ -202,6 +219,11 @@ impl Prepared {
     /// Of values of the fused model.
     pub fn grams(&self) -> Option<&Grams> {
         self.measured.as_ref().map(|m| &m.grams)
+    }
+
+    /// The options with data that the decoder reads, where what was given is without.
+    pub fn data<'a>(&self, options: &'a Options) -> Cow<'a, Options> {
+        Runs::within(self.runs.as_ref(), options)
     }
 
     /// The model that passes begin with.

@@ -83,6 +83,7 @@ pub fn resolve(recipe: &Recipe) -> Result<Options, RecipeError> {
             tokenizer: recipe.calibration.tokenizer.clone(),
             cache: recipe.calibration.cache.clone(),
             samples: recipe.calibration.samples.unwrap_or(SAMPLES),
+            generation: None,
         },
         int4_block: p.int4_block.unwrap_or(INT4_BLOCK),
         int4_fixed: p.int4_block.is_some(),

@@ -1,4 +1,4 @@
-//! The proof and the benchmark of a generation, for people.
+//! The proof of a generation, for people.
 
 use maud::html;
 
@@ -6,7 +6,6 @@ use super::junit::{self, Case};
 use super::markdown_table;
 use super::page::{self, Axis, Form, Head, Plot, Series, Tone, Verdict};
 use super::target::Document;
-use crate::generate::bench::{Benchmark, Side};
 use crate::generate::proof::{Claim, Outcome, Proof};
 
 /// A proof as a document.
@@ -138,116 +137,3 @@ impl Document for Proved<'_> {
 
 /// The least that is drawn; less counts as equal.
 const LEAST: f64 = 1e-12;
-
-/// A benchmark as a document.
-#[derive(Debug)]
-pub struct Timed<'a>(pub &'a Benchmark);
-
-/// One row for a side, as people know it of llama-bench: tokens a second with their spread.
-pub fn times(b: &Benchmark) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let ms = |s: f64| format!("{:.2}", 1e3 * s);
-    let rate = |(mean, sd): (f64, f64)| format!("{mean:.1} ± {sd:.1}");
-    let row = |s: &Side| {
-        let ratio = b
-            .sides
-            .first()
-            .map(|first| s.between.p50 / first.between.p50);
-        vec![
-            s.name.clone(),
-            ms(s.first.p50),
-            ms(s.between.p50),
-            ms(s.between.p90),
-            ms(s.between.p99),
-            rate(s.prompt_rate),
-            rate(s.token_rate),
-            crate::summary::bytes(s.cache_bytes),
-            ratio.map_or(String::new(), |r| format!("{r:.2}")),
-        ]
-    };
-    (
-        vec![
-            "model",
-            "first ms",
-            "next p50",
-            "p90",
-            "p99",
-            "prompt t/s",
-            "new t/s",
-            "cache",
-            "next / first model",
-        ],
-        b.sides.iter().map(row).collect(),
-    )
-}
-
-/// What was run, in one line.
-pub fn asked(b: &Benchmark) -> String {
-    format!(
-        "prompt of {}, {} new, {} repetitions in turns, {}; tokens {}",
-        b.prompt,
-        b.new,
-        b.repetitions,
-        match b.threads {
-            Some(n) => format!("{n} threads"),
-            None => "threads as ONNX Runtime chooses".into(),
-        },
-        if b.same_tokens { "equal" } else { "NOT equal" }
-    )
-}
-
-impl Document for Timed<'_> {
-    fn suite(&self) -> &'static str {
-        "generation bench"
-    }
-
-    fn cases(&self) -> Vec<Case> {
-        Vec::new()
-    }
-
-    fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self.0)
-    }
-
-    fn markdown(&self) -> String {
-        let (header, rows) = times(self.0);
-        format!(
-            "# kiln bench: generation\n\n{}\n\n{}",
-            asked(self.0),
-            markdown_table(&header, rows)
-        )
-    }
-
-    fn html(&self) -> String {
-        let b = self.0;
-        let (header, rows) = times(b);
-        let head = Head {
-            kind: "generation",
-            title: b.sides.last().map_or(String::new(), |s| s.name.clone()),
-            paths: Vec::new(),
-            verdicts: Vec::new(),
-            facts: vec![
-                ("prompt", b.prompt.to_string()),
-                ("new tokens", b.new.to_string()),
-                ("repetitions", b.repetitions.to_string()),
-                ("processor", b.environment.cpu.clone()),
-            ],
-        };
-        let series = b.sides.iter().enumerate().map(|(k, s)| Series {
-            name: s.name.clone(),
-            points: (s.by_position.iter().enumerate())
-                .map(|(at, t)| ((b.prompt + at + 1) as f64, 1e3 * t))
-                .collect(),
-            form: Form::Curve,
-            colour: k,
-        });
-        let plot = Plot {
-            title: "Time of a token over its position".into(),
-            x: Axis::new("position"),
-            y: Axis::new("ms, median of the repetitions").zero(),
-            series: series.collect(),
-            marks: Vec::new(),
-        };
-        let body = html! { p { (asked(b)) } (page::table(&header, &rows)) (plot.html()) };
-        page::page(&head, &[("Generation", body)])
-    }
-}

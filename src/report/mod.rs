@@ -7,6 +7,7 @@ pub mod check;
 pub mod diff;
 pub mod failed;
 pub mod generation;
+pub mod generation_bench;
 pub mod gpu;
 pub mod junit;
 pub mod kernels;

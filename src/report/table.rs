@@ -1,9 +1,9 @@
 //! Tables for the terminal.
 
 /// Columns that a narrow table does without, the least important first.
-const LEAST_FIRST: [&str; 14] = [
+const LEAST_FIRST: [&str; 16] = [
     "elements", "GFLOP", "argmax", "NaN/Inf", "p95 ms", "runs", "SQNR dB", "noise", "p90 ms",
-    "items/s", "of limit", "max abs", "limit", "p99 ms",
+    "items/s", "of limit", "max abs", "limit", "p99 ms", "threads", "params",
 ];
 
 /// A cell is not shortened to less.
@@ -122,6 +122,27 @@ mod tests {
 
     fn widest(text: &str) -> usize {
         text.lines().map(|l| l.chars().count()).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_header_wider_than_all_cells_ends_the_search() {
+        let rows = [vec!["m".to_string(), "1.0".into()]];
+        let text = fitted(
+            &["model", "a header wider than the screen"],
+            &rows,
+            Some(12),
+        );
+        assert!(text.contains("a header wider than the screen"));
+        let rows = [vec![
+            "a name that is far too long".to_string(),
+            "1.0".into(),
+        ]];
+        let text = fitted(
+            &["model", "a header wider than the screen"],
+            &rows,
+            Some(12),
+        );
+        assert!(text.contains('…') && text.contains("1.0"));
     }
 
     #[test]

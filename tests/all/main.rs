@@ -35,6 +35,8 @@ mod faults;
 mod fuzz;
 mod gates;
 mod generation;
+mod generation_bench;
+mod generation_data;
 mod gpu_bundle;
 mod grouped_caches;
 mod hostile;

@@ -3,10 +3,12 @@
 
 Nothing is said of sizes. Each is compiled at each precision for ONNX Runtime's CPU provider, and for an engine (without building it),
 whose model has caches of one length; `kiln check --generate` then holds it against the exporter's file. The table goes between the
-marks of docs/generation.md.
+marks of docs/generation.md. Cells of the same binary and steps are kept beside the models (cells.json), so that a run that was stopped goes on;
+cells that do not hold are run again.
 """
 
 import argparse
+import hashlib
 import json
 import re
 import subprocess
@@ -53,6 +55,24 @@ def proved(binary, original, options, steps, scratch):
     return True, (f"{len(tokens)} equal" if parted is None else f"a tie at {parted}") + f", {worst:.0e}"
 
 
+class Cells:
+    """What was found by one binary, written after each cell."""
+
+    def __init__(self, path, binary, steps):
+        self.path, self.key = path, [hashlib.sha256(binary.read_bytes()).hexdigest(), steps]
+        known = json.loads(path.read_text()) if path.exists() else {}
+        self.cells = known["cells"] if known.get("key") == self.key else {}
+
+    def get(self, name, run):
+        if name not in self.cells:
+            holds, text = run()
+            if not holds:
+                return holds, text
+            self.cells[name] = text
+            self.path.write_text(json.dumps({"key": self.key, "cells": self.cells}, indent=1))
+        return True, self.cells[name]
+
+
 def originals(folder, scratch):
     """Names, exporters and files; a pair is a generation.json beside its models."""
     for name in DECODERS:
@@ -76,13 +96,15 @@ def main():
     parser.add_argument("--steps", type=int, default=64)
     chosen = parser.parse_args()
     rows, cells, good = [], 0, 0
+    known = Cells(chosen.models / "cells.json", chosen.kiln, chosen.steps)
     with tempfile.TemporaryDirectory() as scratch:
         for name, exporter, original in originals(chosen.models.resolve(), Path(scratch)):
             if chosen.only and name not in chosen.only.split(","):
                 continue
             row = []
-            for options in WAYS.values():
-                holds, text = proved(chosen.kiln, original, options, chosen.steps, Path(scratch))
+            for way, options in WAYS.items():
+                run = lambda: proved(chosen.kiln, original, options, chosen.steps, Path(scratch))
+                holds, text = known.get(f"{name} {exporter} {way}", run)
                 cells, good = cells + 1, good + holds
                 row.append(text)
             rows.append(f"| {name} | {exporter} | " + " | ".join(row) + " |\n")

@@ -3,9 +3,10 @@
 use kiln_graph::Tensor;
 use kiln_graph::caches::Update;
 
-use super::super::decoder::{Decoder, Scores, State};
+use super::super::decoder::{Decoder, State};
 use super::super::error::GenerateError;
 use super::super::ports::Feed;
+use super::super::scores::Scores;
 use super::distance::{distance, scores_apart};
 use super::found::{Claim, Outcome, Step};
 use super::prompt::made_prompt;

@@ -6,18 +6,18 @@ use std::path::Path;
 use kiln_graph::{Model, Tensor, onnx};
 
 use super::super::Options;
-use super::super::decoder::{Decoder, Scores, State};
+use super::super::decoder::{Decoder, State};
 use super::super::error::GenerateError;
+use super::super::given;
 use super::super::greedy::Rules;
 use super::super::pair::{self, Once, Source, States};
 use super::super::ports::Ports;
 use super::super::ran::{Place, Ran};
 use super::super::roles::Roles;
+use super::super::scores::Scores;
 use crate::bundle;
-use crate::parity;
 use crate::prove::{self, Candidate};
 use crate::runtime::{DeviceChoice, DeviceRequest, Session};
-use crate::shapes::{Kinds, Shapes};
 
 /// A decoder with what is given to it once.
 pub(super) struct Side {
@@ -61,13 +61,7 @@ pub(super) fn source(
     if let Some(real) = real {
         return Ok(Some(Given::Real(real.clone())));
     }
-    let graph = onnx::read(bundle::find_model(path)?)?.graph;
-    let failed = |why: String| GenerateError::Pair {
-        why: format!("{}: no inputs can be made: {why}", path.display()),
-    };
-    let shapes = Shapes::new(&graph, &[], &[]).map_err(|e| failed(e.to_string()))?;
-    let specs = Kinds::of(&graph).specs(&shapes, &shapes.typical());
-    let made = parity::make(&specs, seed).map_err(|e| failed(e.to_string()))?;
+    let made = given::made(path, seed)?;
     Ok(Some(Given::Made(made)))
 }
 
@@ -79,7 +73,7 @@ impl Side {
         options: &Options,
     ) -> Result<Side, GenerateError> {
         let (ran, model) = opened(&roles.decoder, options)?;
-        let ports = Ports::of(&model.graph).map_err(|why| GenerateError::NoDecoder {
+        let ports = Ports::any(&model.graph).map_err(|why| GenerateError::NoDecoder {
             model: roles.decoder.clone(),
             why,
         })?;
