@@ -136,6 +136,18 @@ impl DeviceChoice {
 #[error("unknown device '{0}'; known devices: auto, cpu, cuda, cuda:N, rtx, rtx:N")]
 pub struct UnknownDevice(String);
 
+/// As it is written.
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(id) => write!(f, "cuda:{id}"),
+            DeviceChoice::Rtx(id) => write!(f, "rtx:{id}"),
+        }
+    }
+}
+
 impl FromStr for DeviceChoice {
     type Err = UnknownDevice;
 

@@ -57,8 +57,9 @@ pub(super) struct Args {
     /// Time generations instead, in turns: prompt=512,new=128.
     ///
     /// The models are decoders, with a cache or without, and pairs of encoder and decoder by their generation.json; each is run token
-    /// after token. --inputs holds a real prompt or source. Can be given several times.
-    #[arg(long, value_name = "SIZES", conflicts_with_all = ["grid", "engine", "profile", "input"], help_heading = help::MEASUREMENT)]
+    /// after token. --inputs holds a real prompt or source; --engine runs the engines of those that are bundles. Can be given several
+    /// times.
+    #[arg(long, value_name = "SIZES", conflicts_with_all = ["grid", "profile", "input"], help_heading = help::MEASUREMENT)]
     generate: Vec<generate::bench::Size>,
     /// Repetitions of a generation; with a baseline at least 7.
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = help::MEASUREMENT)]
@@ -153,6 +154,14 @@ const PROFILED: usize = 20;
 /// `--generate`
 fn generated(globals: &Globals, args: Args) -> Result<u8, Failure> {
     named(&args.name, args.models.len())?;
+    let request = args.device.request();
+    let place = match args.engine.engine {
+        true => generate::Place::Engine(generate::Gpu {
+            device: request.choice.gpu() as usize,
+            libraries: globals.trt_lib.clone(),
+        }),
+        false => generate::Place::Device(request),
+    };
     let asked = generation_bench::Asked {
         request: generate::bench::Request {
             models: args.models,
@@ -168,7 +177,7 @@ fn generated(globals: &Globals, args: Args) -> Result<u8, Failure> {
             options: generate::Options {
                 ort_lib: globals.ort_lib.clone(),
                 threads: args.device.threads,
-                place: generate::Place::Device(args.device.request()),
+                place,
                 ..generate::Options::default()
             },
         },

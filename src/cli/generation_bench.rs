@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Export, Failure, Globals, print, print_json, this_program};
 use crate::bench::baseline::Verdict;
+use crate::generate::Place;
 use crate::generate::bench::{self, Benchmark, Request, Size};
 use crate::report::{self, generation_bench as told};
 
@@ -89,12 +90,25 @@ fn alone(request: &Request, model: &Path) -> Option<u64> {
     if let Some(n) = options.threads {
         command.arg(format!("--threads={n}"));
     }
+    match &options.place {
+        Place::Cpu => {}
+        Place::Device(request) => {
+            command.arg(format!("--device={}", request.choice));
+        }
+        Place::Engine(gpu) => {
+            command.arg(format!("--device=cuda:{}", gpu.device));
+            command.args(model.is_dir().then_some("--engine"));
+        }
+    }
     let mut path = |option: &str, path: &Option<PathBuf>| {
         if let Some(path) = path {
             command.arg(option).arg(path);
         }
     };
     path("--ort-lib", &options.ort_lib);
+    if let Place::Engine(gpu) = &options.place {
+        path("--trt-lib", &gpu.libraries);
+    }
     path("--inputs", &request.inputs);
     let ran = command.stdin(Stdio::null()).stderr(Stdio::null()).output();
     let told: Value = serde_json::from_slice(&ran.ok()?.stdout).ok()?;

@@ -11,7 +11,8 @@ use super::size::Size;
 use crate::bundle;
 use crate::generate::error::GenerateError;
 use crate::generate::ports::Feed;
-use crate::generate::{Generator, Given, Options, Prompt, Roles, Source, made};
+use crate::generate::{Generator, Given, Options, Place, Prompt, Roles, Source, made};
+use crate::runtime::DeviceRequest;
 
 /// What is known of a model, or of the models of a pair together.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -37,6 +38,18 @@ pub(super) struct Subject {
     given: Given,
 }
 
+/// What is no bundle has no engine, and runs in ONNX Runtime beside those that have one.
+fn on(path: &Path, options: &Options) -> Options {
+    let place = match &options.place {
+        Place::Engine(_) if !path.is_dir() => Place::Device(DeviceRequest::default()),
+        place => place.clone(),
+    };
+    Options {
+        place,
+        ..options.clone()
+    }
+}
+
 impl Subject {
     pub fn open(
         name: String,
@@ -56,7 +69,8 @@ impl Subject {
             None => Given::default(),
         };
         let begun = Instant::now();
-        let generator = Generator::open(&roles, options)?;
+        let options = on(path, options);
+        let generator = Generator::open(&roles, &options)?;
         Ok(Subject {
             model: Model {
                 name,
