@@ -4,9 +4,10 @@
 //! `kiln build-engine` and hears it through a pipe: one [`Event`] as JSON on each line, the last of which is the result. The
 //! plan goes through a file. The child ends itself when its parent is gone, whatever ended that.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -139,6 +140,7 @@ impl ChildBuilder {
             .args(path("--parser", &self.libraries.parser))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             // A Ctrl-C is the parent's to answer.
             .process_group(0)
             .spawn()
@@ -249,6 +251,10 @@ fn listen(mut child: Child, order: &Order, progress: &dyn Progress) -> Result<Fa
             }
         }
     });
+    let written = child
+        .stderr
+        .take()
+        .map(|pipe| thread::spawn(move || tail(pipe)));
     let mut said = Said::default();
     let cancelled = loop {
         match events.recv_timeout(PATIENCE) {
@@ -267,15 +273,35 @@ fn listen(mut child: Child, order: &Order, progress: &dyn Progress) -> Result<Fa
     let ended = child.wait();
     drop(to_child);
     let _ = reader.join();
+    let written = written.and_then(|t| t.join().ok()).unwrap_or_default();
     match (cancelled, said.result) {
         (true, _) => Err(EngineError::Cancelled),
         (false, Some(result)) => result,
         (false, None) => Err(EngineError::Died {
             how: ended.map_or_else(|e| e.to_string(), how),
             phase: said.phases.pop(),
-            log: said.log,
+            log: said.log.into_iter().chain(written).collect(),
         }),
     }
+}
+
+/// The last lines of what TensorRT writes past its logger, which is of note only where the child dies: a build that is tried in
+/// another form afterwards has written of its failure, too.
+fn tail(pipe: impl Read) -> Vec<LogLine> {
+    let mut last = VecDeque::new();
+    for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+        let text = String::from_utf8_lossy(&line).into_owned();
+        tracing::info!(target: "tensorrt", "{text}");
+        last.push_back(LogLine {
+            severity: Severity::Error,
+            text,
+            count: 1,
+        });
+        if last.len() > LAST_LINES {
+            last.pop_front();
+        }
+    }
+    last.into()
 }
 
 /// What a child has said so far.

@@ -51,6 +51,7 @@ pub static ALL: &[&dyn Pass] = &[
     &lower::detach_heads::DetachHeads,
     &adopt::expand_attention::EXPAND_ATTENTION,
     &adopt::expand_grouped::EXPAND_GROUPED,
+    &adopt::expand_fused::EXPAND_FUSED,
     &adopt::expand_qoperators::ExpandQoperators,
     &adopt::expand_rotary::EXPAND_ROTARY,
     &lower::flatten_branches::FlattenBranches,
@@ -85,6 +86,7 @@ pub static DEFAULT: &[Step] = &[
     Step::Run(&clean::eliminate_dead::EliminateDead),
     // Before fusions, which know float operators only.
     Step::Run(&adopt::expand_qoperators::ExpandQoperators),
+    Step::Run(&adopt::expand_fused::EXPAND_FUSED),
     Step::Run(&adopt::lower_nbits::LowerNbits),
     Step::Run(&clean::eliminate_noop::EliminateNoop),
     Step::Run(&fold::fold_shapes::FoldShapes),

@@ -362,28 +362,89 @@ impl Adopt<'_, '_> {
         let mut operands = [Ref::New(0); 3];
         let mut widths = [0; 3];
         let mut from = 0;
+        let packed = attention.input(1).is_none() && attention.input(2).is_none();
         for k in 0..3 {
-            let x = (attention.input(k))
-                .ok_or_else(|| Miss::because("its queries, keys and values are packed"))?;
-            let rank = self.rank(x)?;
-            if rank != 3 && (k == 0 || rank != 4) {
-                return Err(Miss::at(x, 1, "its layout is not [batch, seq, width]"));
-            }
-            widths[k] = match rank {
-                4 => 0,
-                _ => self.size(x, 2)?,
+            let rank = match attention.input(if packed { 0 } else { k }) {
+                Some(x) if packed => {
+                    (operands[k], widths[k]) = self.part(x, k)?;
+                    3
+                }
+                Some(x) => {
+                    let rank = self.rank(x)?;
+                    if rank != 3 && (k == 0 || rank != 4) {
+                        return Err(Miss::at(x, 1, "its layout is not [batch, seq, width]"));
+                    }
+                    widths[k] = match rank {
+                        4 => 0,
+                        _ => self.size(x, 2)?,
+                    };
+                    operands[k] = x.into();
+                    rank
+                }
+                None => return Err(Miss::because("its keys and values are packed")),
             };
-            operands[k] = x.into();
             let (Some(bias), 3) = (attention.projection_bias(), rank) else {
                 continue;
             };
             let bounds = [from, from + widths[k]].map(|at| Tensor::vector(&[at]));
             let bounds = bounds.map(|t| self.patch.constant(t));
             let part = self.node("Slice", &[bias.into(), bounds[0], bounds[1]], Attrs::new());
-            operands[k] = self.node("Add", &[x.into(), part], Attrs::new());
+            operands[k] = self.node("Add", &[operands[k], part], Attrs::new());
             from += widths[k];
         }
         Ok((operands, widths))
+    }
+
+    fn truth(&mut self, mask: ValueId) -> Ref {
+        let to = Attrs::new().with("to", i64::from(DType::Bool.to_onnx()));
+        self.node("Cast", &[mask.into()], to)
+    }
+
+    /// Which keys are within the length of their sequence, as [batch, keys].
+    fn within(
+        &mut self,
+        attention: &ops::MicrosoftAttention<'_>,
+        lengths: ValueId,
+    ) -> Result<Ref, Miss> {
+        let x = attention.input(0).ok_or_else(Miss::none)?;
+        let batch = |v: ValueId| self.cx.facts.dims(v)?.first();
+        // Twice as many are ends and starts, and 3 · batch + 2 a form of packed sequences.
+        if batch(lengths).is_none() || batch(lengths) != batch(x) {
+            let why = "its mask is not one length for each sequence";
+            return Err(Miss::at(lengths, 1, why));
+        }
+        let keys = match attention.is_packed() {
+            true => x,
+            false => attention.input(1).ok_or_else(Miss::none)?,
+        };
+        // Packed heads are [batch, seq, heads, 3, size].
+        let axis = match self.rank(keys)? {
+            5 => 1,
+            rank => rank as i64 - 2,
+        };
+        let size = Attrs::new().with("start", axis).with("end", axis + 1);
+        let size = self.node("Shape", &[keys.into()], size);
+        let [from, step] = [0i64, 1].map(|n| self.patch.constant(Tensor::scalar(n)));
+        let none = self.patch.constant(Tensor::vector::<i64>(&[]));
+        let count = self.node("Reshape", &[size, none], Attrs::new());
+        let places = self.node("Range", &[from, count, step], Attrs::new());
+        let to = Attrs::new().with("to", i64::from(DType::I64.to_onnx()));
+        let lengths = self.node("Cast", &[lengths.into()], to);
+        let axes = self.patch.constant(Tensor::vector(&[1i64]));
+        let lengths = self.node("Unsqueeze", &[lengths, axes], Attrs::new());
+        Ok(self.node("Less", &[places, lengths], Attrs::new()))
+    }
+
+    /// Queries, keys or values of [batch, seq, heads, 3, size] as [batch, seq, width], and their width.
+    fn part(&mut self, x: ValueId, place: usize) -> Result<(Ref, i64), Miss> {
+        let known = self.rank(x)? == 5 && self.size(x, 3)? == 3;
+        refuse(!known, "its queries, keys and values are packed otherwise")?;
+        let width = self.size(x, 2)?.checked_mul(self.size(x, 4)?);
+        let width = width.ok_or_else(|| Miss::at(x, 1, "its width is too large"))?;
+        let place = self.patch.constant(Tensor::scalar(place as i64));
+        let axis = Attrs::new().with("axis", 3i64);
+        let part = self.node("Gather", &[x.into(), place], axis);
+        Ok((self.reshape(part, &[0, 0, width]), width))
     }
 
     /// The mask and the bias as one bias.
@@ -392,13 +453,12 @@ impl Adopt<'_, '_> {
         let Some(mask) = attention.mask() else {
             return Ok(bias);
         };
-        let axes: &[i64] = match self.rank(mask)? {
-            2 => &[1, 2],
-            3 => &[1],
+        let (axes, kept): (&[i64], Ref) = match self.rank(mask)? {
+            1 => (&[1, 2], self.within(attention, mask)?),
+            2 => (&[1, 2], self.truth(mask)),
+            3 => (&[1], self.truth(mask)),
             _ => return Err(Miss::at(mask, 1, "its mask is not one number for each key")),
         };
-        let to = Attrs::new().with("to", i64::from(DType::Bool.to_onnx()));
-        let kept = self.node("Cast", &[mask.into()], to);
         let axes = self.patch.constant(Tensor::vector(axes));
         let kept = self.node("Unsqueeze", &[kept, axes], Attrs::new());
         let (shown, hidden) = (self.number(0.0), self.number(attention.mask_filter_value()));

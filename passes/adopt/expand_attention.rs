@@ -6,6 +6,7 @@ use super::adopt_attention::{ADOPT_ATTENTION, Adopt};
 use crate::core::local::Local;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
+use crate::core::target::MICROSOFT;
 
 /// Attention-23 and 24 in full, and com.microsoft:Attention and MultiHeadAttention as far as `adopt-attention` goes.
 pub static EXPAND_ATTENTION: Local = Local {
@@ -29,7 +30,8 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
     if standard.is_none() && ops::MicrosoftAttention::of(g, root).is_none() {
         return Err(Miss::none());
     }
-    if !cx.target.facts.rewrites_attention {
+    let foreign = standard.is_none() && !cx.target.takes(MICROSOFT);
+    if !cx.target.facts.rewrites_attention && !foreign {
         return Err(Miss::because("the target takes it"));
     }
     match standard {

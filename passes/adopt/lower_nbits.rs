@@ -2,9 +2,11 @@
 
 use kiln_graph::{Attrs, DType, Graph, Node, NodeId, Op, Tensor};
 
+use super::blocks::{self, Blocks};
 use crate::core::pass::{Context, Exactness, Miss, Remark};
 use crate::core::patch::Patch;
 use crate::core::rule::Rule;
+use crate::core::target::microsoft;
 use crate::precision::numbers::weights::{pack, unpack};
 
 #[derive(Debug)]
@@ -16,14 +18,14 @@ impl Rule for LowerNbits {
     }
 
     fn about(&self) -> &'static str {
-        "com.microsoft:MatMulNBits becomes MatMul with a dequantized weight for TensorRT"
+        "com.microsoft:MatMulNBits and GatherBlockQuantized become MatMul and Gather with a dequantized weight for TensorRT"
     }
 
     fn details(&self) -> String {
         "The weight [N, blocks, block / 2] of MatMulNBits, 4-bit numbers with zero points (8 if there are none), becomes \
          UINT4 [K, N] behind DequantizeLinear with blocks along K; a bias becomes an Add. `symmetrize-qdq` makes it INT4 \
-         where all zero points are 8, and floats elsewhere. Weights of other than 4 bits, permuted rows (g_idx) and blocks \
-         that do not divide K stay. TensorRT's own MatMulNBits needs a plugin that TensorRT for RTX does not bring."
+         where all zero points are 8, and floats elsewhere. Weights of other than 4 bits, and blocks that do not divide K, \
+         become floats at once, as does the table of GatherBlockQuantized; permuted rows (g_idx) stay. TensorRT's own MatMulNBits needs a plugin that TensorRT for RTX does not bring."
             .into()
     }
 
@@ -41,16 +43,24 @@ impl Rule for LowerNbits {
 
     fn rewrite(&self, g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
         let node = g.node(root);
-        if node.op() != crate::core::target::microsoft("MatMulNBits") {
+        let table = node.op() == microsoft("GatherBlockQuantized");
+        if !table && node.op() != microsoft("MatMulNBits") {
             return Err(Miss::none());
         }
         if cx.target.facts.integer_operators {
-            return Err(Miss::because("the target has MatMulNBits"));
+            let why = format!("the target has {}", node.op().name());
+            return Err(Miss::because(why));
+        }
+        if table {
+            return gather(g, root);
         }
         let (Some(x), Some(output)) = (node.input(0), node.output(0)) else {
             return Err(Miss::none());
         };
-        let weight = weight(g, node).map_err(Miss::because)?;
+        let weight = match weight(g, node) {
+            Ok(weight) => weight,
+            Err(why) => return product_of_floats(g, root).ok_or_else(|| Miss::because(why)),
+        };
         let mut patch = Patch::new();
         let attrs = Attrs::new()
             .with("axis", 0i64)
@@ -74,6 +84,64 @@ impl Rule for LowerNbits {
         });
         Ok(patch)
     }
+}
+
+/// The product with a weight in floats: TensorRT multiplies with weights of 4 bits only, and of whole blocks.
+fn product_of_floats(g: &Graph, root: NodeId) -> Option<Patch> {
+    let node = g.node(root);
+    if node.input(4).is_some() {
+        return None;
+    }
+    let blocks = Blocks::of_product(g, node)?;
+    let (values, dtype) = blocks.floats(node.input(1)?, node.input(2)?, node.input(3))?;
+    let (k, n) = (blocks.columns, blocks.rows);
+    let weight = blocks::tensor(&blocks::turned(&values, n, k), &[k, n], dtype)?;
+    let mut patch = Patch::new();
+    let weight = patch.constant(weight);
+    let operands = [node.input(0)?.into(), weight];
+    let mut y = patch.node(Op::onnx("MatMul"), operands, Attrs::new());
+    if let Some(bias) = node.input(5) {
+        y = patch.node(Op::onnx("Add"), [y, bias.into()], Attrs::new());
+    }
+    patch.replace(node.output(0)?, y);
+    patch.remark(Remark::Requantized {
+        node: g.label(root),
+        how: "MatMulNBits became a product with a weight in floats: TensorRT takes weights of 4 bits in whole blocks only",
+        exact: true,
+    });
+    Some(patch)
+}
+
+/// Rows of a table in floats.
+fn gather(g: &Graph, root: NodeId) -> Result<Patch, Miss> {
+    let node = g.node(root);
+    let (Some(table), Some(at), Some(scales), Some(output)) =
+        (node.input(0), node.input(1), node.input(2), node.output(0))
+    else {
+        return Err(Miss::none());
+    };
+    let held = g.constant(table);
+    let held = held.ok_or_else(|| Miss::at(table, 1, "its table is no constant"))?;
+    let blocks = Blocks::of_table(g, node, held);
+    let floats = blocks.and_then(|b| {
+        let dims = held.dims().split_last()?.1.iter().copied();
+        let dims: Vec<usize> = dims.chain([b.columns]).collect();
+        let (values, dtype) = b.floats(table, scales, node.input(3))?;
+        blocks::tensor(&values, &dims, dtype)
+    });
+    let why = "its blocks do not lie along its last axis, or its scales are no constants";
+    let floats = floats.ok_or_else(|| Miss::because(why))?;
+    let mut patch = Patch::new();
+    let floats = patch.constant(floats);
+    let axis = Attrs::new().with("axis", node.attrs().int("gather_axis").unwrap_or(0));
+    let made = patch.node(Op::onnx("Gather"), [floats, at.into()], axis);
+    patch.replace(output, made);
+    patch.remark(Remark::Requantized {
+        node: g.label(root),
+        how: "GatherBlockQuantized became Gather from a table in floats: the same numbers",
+        exact: true,
+    });
+    Ok(patch)
 }
 
 /// A weight of UINT4.

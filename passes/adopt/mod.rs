@@ -3,8 +3,10 @@
 
 pub mod absorb_offsets;
 pub mod adopt_attention;
+mod blocks;
 pub mod dequantize_constants;
 pub mod expand_attention;
+pub mod expand_fused;
 pub mod expand_grouped;
 pub mod expand_qoperators;
 pub mod expand_rotary;

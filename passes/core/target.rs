@@ -17,6 +17,13 @@ pub struct Target {
     pub facts: &'static Facts,
 }
 
+impl Target {
+    /// Whether it has operators of this domain beside ONNX's own.
+    pub(crate) fn takes(&self, domain: &str) -> bool {
+        self.facts.imports.iter().any(|(name, _)| *name == domain)
+    }
+}
+
 /// What a runtime takes, and what goes fast on it: one table for each dialect, in `targets/`.
 #[derive(Debug)]
 pub struct Facts {
@@ -28,6 +35,9 @@ pub struct Facts {
     pub opset: i64,
     /// Operator sets beside the default one that its operators are of.
     pub imports: &'static [(&'static str, i64)],
+
+    /// Whether it has a kernel for an operator of this operator set over floats of a type. `None`: it runs all that its standard has.
+    pub has_kernel: Option<fn(Op, i64, DType) -> bool>,
 
     // What stands for internal operators. `None`: the operator is spelled out.
     /// x · σ(alpha · x) with the attribute `alpha`.
@@ -166,6 +176,10 @@ pub enum RotaryTables {
 pub enum AttentionForm {
     /// com.microsoft:MultiHeadAttention. `projects`: Attention of the same domain where it can project its one input itself.
     MultiHead { projects: bool },
+    /// com.microsoft:MultiHeadAttention, whose one operand has queries, keys and values where one product can give them so.
+    Packed,
+    /// com.microsoft:GroupQueryAttention, which rotates queries and keys itself, where each query sees the keys up to its own.
+    Grouped,
     /// ONNX's own Attention.
     Standard,
     /// MatMul, Softmax, MatMul.

@@ -206,11 +206,15 @@ impl<'a, 'c> Heads<'a, 'c> {
     /// All that is added, as one value that broadcasts to [batch, heads, queries, keys].
     pub(super) fn bias(&mut self, scores: &Scores, dtype: DType) -> Result<Option<Ref>, Miss> {
         let mut sum: Option<Ref> = None;
-        for bias in &scores.biases {
-            let term = self.term(*bias, dtype)?;
-            sum = Some(match sum {
-                None => term,
-                Some(sum) => self.patch.node(Op::onnx("Add"), [sum, term], Attrs::new()),
+        for added in &scores.biases {
+            sum = Some(match (sum, added.bias) {
+                // What replaces scores replaces what was added to them.
+                (before, Bias::Selected { .. }) => self.selected(before, *added, dtype)?,
+                (None, _) => self.term(*added, dtype)?,
+                (Some(sum), _) => {
+                    let term = self.term(*added, dtype)?;
+                    self.patch.node(Op::onnx("Add"), [sum, term], Attrs::new())
+                }
             });
         }
         Ok(sum)
@@ -253,38 +257,40 @@ impl<'a, 'c> Heads<'a, 'c> {
     }
 
     fn term(&mut self, added: Addend, dtype: DType) -> Result<Ref, Miss> {
-        let (g, Addend { bias, rank }) = (self.g, added);
-        match bias {
-            Bias::Added(v) => {
-                let added = self.lifted(v, rank)?;
-                let ty = g.value(v).ty().dtype();
-                Ok(match ty == Some(dtype) {
-                    true => added,
-                    false => {
-                        let to = Attrs::new().with("to", i64::from(dtype.to_onnx()));
-                        self.patch.node(Op::onnx("Cast"), [added], to)
-                    }
-                })
+        let Bias::Added(v) = added.bias else {
+            return self.selected(None, added, dtype);
+        };
+        let ty = self.g.value(v).ty().dtype();
+        let added = self.lifted(v, added.rank)?;
+        Ok(match ty == Some(dtype) {
+            true => added,
+            false => {
+                let to = Attrs::new().with("to", i64::from(dtype.to_onnx()));
+                self.patch.node(Op::onnx("Cast"), [added], to)
             }
-            Bias::Selected {
-                condition,
-                keeps_where,
-                fill,
-            } => {
-                let condition = self.lifted(condition, rank)?;
-                let number =
-                    |v: f64| number(v, Some(dtype)).unwrap_or_else(|| Tensor::scalar(v as f32));
-                let zero = self.patch.constant(number(0.0));
-                let fill = self.patch.constant(number(keyless::replaced(fill, dtype)));
-                let branches = if keeps_where {
-                    [zero, fill]
-                } else {
-                    [fill, zero]
-                };
-                let inputs = [condition, branches[0], branches[1]];
-                Ok(self.patch.node(Op::onnx("Where"), inputs, Attrs::new()))
-            }
-        }
+        })
+    }
+
+    /// The number that replaces scores where a condition hides them, and what was added `before` elsewhere.
+    fn selected(&mut self, before: Option<Ref>, added: Addend, dtype: DType) -> Result<Ref, Miss> {
+        let Bias::Selected {
+            condition,
+            keeps_where,
+            fill,
+        } = added.bias
+        else {
+            return Err(Miss::none());
+        };
+        let condition = self.lifted(condition, added.rank)?;
+        let number = |v: f64| number(v, Some(dtype)).unwrap_or_else(|| Tensor::scalar(v as f32));
+        let kept = before.unwrap_or_else(|| self.patch.constant(number(0.0)));
+        let fill = self.patch.constant(number(keyless::replaced(fill, dtype)));
+        let branches = match keeps_where {
+            true => [kept, fill],
+            false => [fill, kept],
+        };
+        let inputs = [condition, branches[0], branches[1]];
+        Ok(self.patch.node(Op::onnx("Where"), inputs, Attrs::new()))
     }
 
     /// The result in the layout of the product it replaces.

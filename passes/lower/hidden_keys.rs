@@ -3,7 +3,7 @@
 use kiln_graph::ops::Keyless;
 use kiln_graph::{Attrs, Graph, Tensor, ValueId};
 
-use super::lower_attention::Lower;
+use super::attention_words::Lower;
 use crate::analysis::attention::scores::HIDES;
 use crate::core::patch::Ref;
 

@@ -6,7 +6,8 @@
 use kiln_graph::ops::Keyless;
 use kiln_graph::{Attrs, DType, Tensor, ValueId};
 
-use super::lower_attention::Lower;
+use super::attention_words::Lower;
+use crate::analysis::attention::keyless;
 use crate::core::patch::Ref;
 
 /// A bias up to this one hides. FP16's number for a mask's -3.4e38 is below it, with a relative position added to it; what
@@ -48,10 +49,32 @@ impl Lower<'_, '_> {
         };
         let lowest = self.number(HIDDEN);
         let level = self.node("Max", &[scores, lowest], Attrs::new());
-        if !self.attention.is_guarded() {
+        match self.attention.is_guarded() {
+            // What is guarded is told by infinite numbers.
+            true => self.where_finite(bias, level),
+            false => self.counted(bias, level),
+        }
+    }
+
+    /// The biased scores or the bias, whose hidden keys were made equal, without those that the sum of two masks hides twice: of a
+    /// row without keys, the others count.
+    pub(super) fn counted(&mut self, bias: ValueId, level: Ref) -> Ref {
+        if !keyless::hides_twice(self.g, bias, HIDDEN) {
             return level;
         }
-        // What is guarded is told by infinite numbers.
+        if self.dtype != DType::F16 {
+            return self.where_finite(bias, level);
+        }
+        // Twice FP16's lowest number is infinite, but for kernels that keep the sum in FP32: half of it is below that number in both.
+        let half = self.number(0.5);
+        let half = self.node("Mul", &[bias.into(), half], Attrs::new());
+        let lowest = self.number(HIDDEN);
+        let once = self.node("Greater", &[half, lowest], Attrs::new());
+        let infinite = self.number(f64::NEG_INFINITY);
+        self.node("Where", &[once, level, infinite], Attrs::new())
+    }
+
+    fn where_finite(&mut self, bias: ValueId, level: Ref) -> Ref {
         let infinite = self.number(f64::NEG_INFINITY);
         let finite = self.node("Greater", &[bias.into(), infinite], Attrs::new());
         self.node("Where", &[finite, level, infinite], Attrs::new())

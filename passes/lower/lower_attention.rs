@@ -2,12 +2,12 @@
 
 use kiln_graph::infer::Expr;
 use kiln_graph::ops::InternalAttention;
-use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Op, Tensor, ValueId};
+use kiln_graph::{Attrs, DType, Graph, INTERNAL_DOMAIN, NodeId, Tensor, ValueId};
 
+use super::attention_words::Lower;
 use super::packed_projections::Packed;
 use super::standard_attention;
 use crate::analysis::view::{View, declared};
-use crate::core::expand::number;
 use crate::core::local::Local;
 use crate::core::pass::{Context, Exactness, Miss};
 use crate::core::patch::{Patch, Ref};
@@ -46,15 +46,28 @@ fn rewrite(g: &Graph, root: NodeId, cx: &Context<'_>) -> Result<Patch, Miss> {
     let standard = facts.standard_attention.contains(&lower.dtype)
         && g.opset() >= standard_attention::SINCE
         && standard_attention::wanted(g, &lower.attention);
-    let mut one = standard.then(|| lower.standard(q, k, v)).flatten();
+    // No operator of a target gives probabilities.
+    let form = match lower.attention.probabilities() {
+        None => facts.attention_over(lower.dtype),
+        Some(_) => AttentionForm::Products,
+    };
+    let mut one = match form {
+        AttentionForm::Grouped => lower.grouped([q, k, v]),
+        AttentionForm::Packed => lower.packed([q, k, v]),
+        _ => None,
+    };
+    if one.is_none() && standard {
+        lower.patch = Patch::new();
+        one = lower.standard(q, k, v);
+    }
     if one.is_none() {
         // What was made for a form that did not fit is not part of the change.
         lower.patch = Patch::new();
-        one = match facts.attention_over(lower.dtype) {
-            // No operator of a target gives these.
+        one = match form {
             _ if lower.attention.probabilities().is_some() => None,
             _ if facts.attends_to_caches && lower.is_cached(k, v) => lower.cached(q, k, v),
             AttentionForm::MultiHead { projects } => lower.multi_head([q, k, v], projects),
+            AttentionForm::Grouped | AttentionForm::Packed => lower.multi_head([q, k, v], false),
             AttentionForm::Standard if g.opset() >= standard_attention::SINCE => {
                 lower.standard(q, k, v)
             }
@@ -108,25 +121,7 @@ fn zeros(width: i64, dtype: DType) -> Option<Tensor> {
     }
 }
 
-pub(super) struct Lower<'a, 'c> {
-    pub(super) g: &'a Graph,
-    pub(super) cx: &'a Context<'c>,
-    pub(super) attention: InternalAttention<'a>,
-    pub(super) patch: Patch,
-    pub(super) dtype: DType,
-}
-
 impl Lower<'_, '_> {
-    pub(super) fn number(&mut self, value: f64) -> Ref {
-        let t = number(value, Some(self.dtype));
-        self.patch
-            .constant(t.unwrap_or_else(|| Tensor::scalar(value as f32)))
-    }
-
-    pub(super) fn size(&self, v: ValueId, axis: usize) -> Option<i64> {
-        self.cx.facts.dims(v)?.get(axis)?.as_i64()
-    }
-
     /// Whether keys and values are caches that new ones were written into.
     fn is_cached(&self, k: ValueId, v: ValueId) -> bool {
         let written = |v| self.g.producer_if(v, "TensorScatter").is_some();
@@ -147,15 +142,6 @@ impl Lower<'_, '_> {
         let attrs = Attrs::new().with("scale", self.attention.scale());
         let made = self.node("Attention", &inputs, attrs);
         Some(self.guard(made))
-    }
-
-    pub(super) fn node(&mut self, op: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
-        self.patch.node(Op::onnx(op), inputs.iter().copied(), attrs)
-    }
-
-    fn reshape(&mut self, x: Ref, shape: &[i64]) -> Ref {
-        let shape = self.patch.constant(Tensor::vector(shape));
-        self.node("Reshape", &[x, shape], Attrs::new())
     }
 
     /// com.microsoft:MultiHeadAttention (ONNX Runtime `docs/ContribOperators.md`): one number of heads, operands [batch,
@@ -186,11 +172,7 @@ impl Lower<'_, '_> {
                 .and_then(|p| p.view.emit(self.g, &mut self.patch));
             flat.push(Some(match view {
                 Some((at, _)) => at,
-                None => {
-                    let perm = Attrs::new().with("perm", vec![0i64, 2, 1, 3]);
-                    let turned = self.node("Transpose", &[x.into()], perm);
-                    self.reshape(turned, &[0, 0, width])
-                }
+                None => self.together(x, width),
             }));
             let offset = projected.and_then(|p| p.bias).filter(|_| view.is_some());
             offsets.push(offset.or_else(|| zeros(width, self.dtype))?);
@@ -250,6 +232,45 @@ impl Lower<'_, '_> {
         Some(self.apart(made, heads, v / heads))
     }
 
+    /// com.microsoft:MultiHeadAttention over queries, keys and values side by side in each head, [batch, seq, heads, 3, size], of one
+    /// product. What the projection adds is added in front: not all kernels take it (`multihead_attention_helper.h`).
+    fn packed(&mut self, operands: [ValueId; 3]) -> Option<Ref> {
+        let [q, k, v] = operands;
+        let (heads, size) = (self.size(q, 1)?, self.size(q, 3)?);
+        let alike = [k, v].map(|x| (self.size(x, 1), self.size(x, 3)));
+        (alike == [(Some(heads), Some(size)); 2] && self.attention.softcap() == 0.0)
+            .then_some(())?;
+        let packed = Packed::of(self.g, &self.cx.facts, operands)?;
+        let bias = match self.attention.bias() {
+            Some(bias) => Some(self.full_bias(bias.into(), q, k)?),
+            None => None,
+        };
+        let mut x = Ref::Old(packed.x);
+        if packed.seq_first {
+            let perm = Attrs::new().with("perm", vec![1i64, 0, 2]);
+            x = self.node("Transpose", &[x], perm);
+        }
+        let weight = packed.by_heads(&packed.weight, heads, size)?;
+        let offsets = packed.by_heads(&packed.bias, heads, size)?;
+        let (weight, offsets) = (self.patch.constant(weight), self.patch.constant(offsets));
+        let product = self.node("MatMul", &[x, weight], Attrs::new());
+        let all = self.node("Add", &[product, offsets], Attrs::new());
+        let all = self.reshape(all, &[0, 0, heads, 3, size]);
+        let mut attrs = Attrs::new()
+            .with("num_heads", heads)
+            .with("scale", self.attention.scale());
+        if self.attention.is_causal() {
+            attrs.set("unidirectional", 1i64);
+        }
+        let mut inputs = vec![Some(all)];
+        if bias.is_some() {
+            inputs.extend([None, None, None, None, bias]);
+        }
+        let op = microsoft("MultiHeadAttention");
+        let made = self.patch.node_with(op, inputs, 1, attrs)[0];
+        Some(self.apart(made, heads, size))
+    }
+
     /// [batch, seq, heads · size] as [batch, heads, seq, size], with zeros in rows whose keys are all hidden.
     fn apart(&mut self, mut made: Ref, heads: i64, size: i64) -> Ref {
         // A condition of each head, or one without heads, fits the result apart only.
@@ -265,12 +286,7 @@ impl Lower<'_, '_> {
             let zero = self.number(0.0);
             made = self.node("Where", &[visible, made, zero], Attrs::new());
         }
-        let split = self.reshape(made, &[0, 0, heads, size]);
-        let apart = self.node(
-            "Transpose",
-            &[split],
-            Attrs::new().with("perm", vec![0i64, 2, 1, 3]),
-        );
+        let apart = self.split(made, heads, size);
         match shared {
             true => apart,
             false => self.guard(apart),

@@ -1,8 +1,10 @@
 //! Bringing the model into the form that the target takes.
 
+mod attention_words;
 pub mod detach_heads;
 pub mod flatten_branches;
 pub mod fold_positions;
+mod grouped_attention;
 mod hidden_keys;
 pub mod join_biases;
 mod keyless_rows;

@@ -73,6 +73,18 @@ impl Packed {
     }
 }
 
+impl Packed {
+    /// Columns of the queries, keys and values of each head side by side.
+    pub fn by_heads(&self, columns: &Tensor, heads: i64, size: i64) -> Option<Tensor> {
+        (self.widths == [heads.checked_mul(size)?; 3]).then_some(())?;
+        let (heads, size) = (usize::try_from(heads).ok()?, usize::try_from(size).ok()?);
+        let places = (0..heads).flat_map(|head| (0..3).map(move |part| part * heads + head));
+        let cuts = places.map(|place| columns.columns(place * size, size));
+        let cuts: Vec<Tensor> = cuts.collect::<Option<_>>()?;
+        Tensor::joined(&cuts.iter().collect::<Vec<_>>())
+    }
+}
+
 impl<'g> Part<'g> {
     fn of(g: &'g Graph, facts: &Facts, operand: ValueId) -> Option<Part<'g>> {
         let view = View::of(g, facts, operand)?;

@@ -3,7 +3,7 @@
 use kiln_graph::ops::{self, InternalAttention, Keyless};
 use kiln_graph::{Attrs, DType, Graph, NodeId, Op, ValueId};
 
-use super::lower_attention::Lower;
+use super::attention_words::Lower;
 use crate::analysis::attention::keyless;
 use crate::analysis::depends::depends;
 use crate::analysis::mask;
@@ -116,7 +116,8 @@ impl Lower<'_, '_> {
             _ => -1e38,
         };
         let lowest = self.number(lowest);
-        self.node("Max", &[at, lowest], Attrs::new())
+        let level = self.node("Max", &[at, lowest], Attrs::new());
+        self.counted(bias, level)
     }
 
     /// NaN for rows whose keys are all hidden by an infinite number that nothing guards: zeros are given there.

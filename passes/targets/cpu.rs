@@ -12,6 +12,8 @@ pub static FACTS: Facts = Facts {
     opset: 20,
     imports: &[(MICROSOFT, 1)],
 
+    has_kernel: None,
+
     swish: Some(Native {
         domain: MICROSOFT,
         name: "QuickGelu",

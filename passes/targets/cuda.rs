@@ -16,6 +16,8 @@ pub(super) const TABLE: Facts = Facts {
     opset: 20,
     imports: &[(MICROSOFT, 1)],
 
+    has_kernel: Some(super::cuda_kernels::takes_at),
+
     swish: Some(Native {
         domain: MICROSOFT,
         name: "QuickGelu",

@@ -23,7 +23,7 @@ impl Form {
 }
 
 /// All forms; the first is what `cuda` as a target gives.
-pub static FORMS: [Form; 7] = [
+pub static FORMS: [Form; 9] = [
     Form {
         name: "chosen",
         about: "the target's own",
@@ -33,6 +33,16 @@ pub static FORMS: [Form; 7] = [
         name: "packed-attention",
         about: "com.microsoft:Attention projects its input itself",
         facts: &PACKED,
+    },
+    Form {
+        name: "packed-heads",
+        about: "MultiHeadAttention reads queries, keys and values of each head side by side",
+        facts: &HEADS,
+    },
+    Form {
+        name: "grouped-attention",
+        about: "causal attention is GroupQueryAttention, its rotation inside",
+        facts: &GROUPED,
     },
     Form {
         name: "standard-attention",
@@ -67,6 +77,16 @@ const fn everywhere(form: AttentionForm) -> [(DType, AttentionForm); 3] {
 
 static PACKED: Facts = Facts {
     attention: &const { everywhere(AttentionForm::MultiHead { projects: true }) },
+    ..TABLE
+};
+
+static HEADS: Facts = Facts {
+    attention: &const { everywhere(AttentionForm::Packed) },
+    ..TABLE
+};
+
+static GROUPED: Facts = Facts {
+    attention: &const { everywhere(AttentionForm::Grouped) },
     ..TABLE
 };
 

@@ -127,6 +127,18 @@ pub fn takes(op: Op, dtype: DType) -> bool {
     })
 }
 
+/// Whether the provider has an operator of this operator set whose operands are of this type wherever they may be of FP32. Results may
+/// have a type of their own, as the mean of a norm has.
+pub fn takes_at(op: Op, opset: i64, dtype: DType) -> bool {
+    let since = schema::schema(op, opset).map_or(1, schema::Schema::since);
+    let all = |k: &Kernel| {
+        let operands = (k.types.iter()).filter(|(port, _)| matches!(port, Port::Input(_)));
+        let mut floats = operands.filter(|(_, types)| types.contains(&DType::F32));
+        floats.all(|(_, types)| types.contains(&dtype))
+    };
+    op.is_any(BODIES) || kernels(op).iter().any(|k| k.serves(since) && all(k))
+}
+
 /// A node that falls to the CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fallen {
@@ -214,6 +226,34 @@ mod tests {
         };
         assert_eq!(query("float").len(), 1);
         assert!(query("float16").is_empty() && query("bfloat16").is_empty());
+    }
+
+    #[test]
+    fn an_operator_is_asked_for_by_type_and_operator_set() {
+        let takes = |name: &str, dtype| takes_at(Op::onnx(name), 20, dtype);
+        for name in ["MatMul", "Softmax", "Add", "Cast", "If"] {
+            assert!(
+                takes(name, DType::BF16) && takes(name, DType::F16),
+                "{name}"
+            );
+        }
+        for name in [
+            "ReduceMax",
+            "Log",
+            "Pad",
+            "Resize",
+            "QuantizeLinear",
+            "ArgMax",
+        ] {
+            assert!(
+                !takes(name, DType::BF16) && takes(name, DType::F32),
+                "{name}"
+            );
+            assert!(takes(name, DType::F16), "{name}");
+        }
+        assert!(takes("LayerNormalization", DType::BF16));
+        // None at all.
+        assert!(!takes("BitShift", DType::F32));
     }
 
     #[test]

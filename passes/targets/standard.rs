@@ -9,6 +9,8 @@ pub static FACTS: Facts = Facts {
     opset: 20,
     imports: &[],
 
+    has_kernel: None,
+
     swish: None,
     rms_norm: None,
     rotary: None,

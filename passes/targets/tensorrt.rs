@@ -12,6 +12,8 @@ pub static FACTS: Facts = Facts {
     imports: &[],
 
     // It joins pointwise operators by itself.
+    has_kernel: None,
+
     swish: None,
     rms_norm: Some(Native {
         domain: "",

@@ -37,32 +37,51 @@ pub const SMALL: Sizes = Sizes {
     positions: 512,
 };
 
-struct Builder {
-    g: Graph,
+/// A graph that grows.
+pub(super) struct Builder {
+    pub(super) g: Graph,
     seed: u64,
 }
 
 impl Builder {
-    fn node(&mut self, op: &str, inputs: &[ValueId], attrs: Attrs) -> Option<ValueId> {
+    pub(super) fn new(g: Graph) -> Builder {
+        Builder { g, seed: 0 }
+    }
+
+    pub(super) fn node(&mut self, op: &str, inputs: &[ValueId], attrs: Attrs) -> Option<ValueId> {
         let inputs = inputs.iter().map(|&v| Some(v));
         let id = self.g.add_node(Op::onnx(op), "", inputs, 1, attrs);
         self.g.node(id).output(0)
     }
 
-    fn plain(&mut self, op: &str, inputs: &[ValueId]) -> Option<ValueId> {
+    pub(super) fn plain(&mut self, op: &str, inputs: &[ValueId]) -> Option<ValueId> {
         self.node(op, inputs, Attrs::new())
     }
 
-    fn number(&mut self, v: f32) -> ValueId {
+    pub(super) fn number(&mut self, v: f32) -> ValueId {
         self.g.add_constant("", Tensor::scalar(v))
     }
 
-    fn ints(&mut self, v: &[i64]) -> ValueId {
+    pub(super) fn ints(&mut self, v: &[i64]) -> ValueId {
         self.g.add_constant("", Tensor::vector(v))
     }
 
+    pub(super) fn int(&mut self, v: i64) -> ValueId {
+        self.g.add_constant("", Tensor::scalar(v))
+    }
+
+    pub(super) fn floats(&mut self, shape: &[usize], v: &[f32]) -> ValueId {
+        let tensor = Tensor::from_values(shape.to_vec(), v);
+        let tensor = tensor.unwrap_or_else(|_| Tensor::vector::<f32>(&[]));
+        self.g.add_constant("", tensor)
+    }
+
+    pub(super) fn ones(&mut self, width: usize) -> ValueId {
+        self.floats(&[width], &vec![1.0; width])
+    }
+
     /// Normal numbers of the standard deviation that BERT is initialized with.
-    fn weight(&mut self, shape: &[usize]) -> Result<ValueId, InputError> {
+    pub(super) fn weight(&mut self, shape: &[usize]) -> Result<ValueId, InputError> {
         self.seed += 1;
         let spec = InputSpec {
             name: String::new(),
@@ -89,7 +108,7 @@ impl Builder {
     }
 
     fn norm(&mut self, x: ValueId, width: usize) -> Option<ValueId> {
-        let scale = self.g.add_constant("", Tensor::vector(&vec![1f32; width]));
+        let scale = self.ones(width);
         let bias = self.g.add_constant("", Tensor::vector(&vec![0f32; width]));
         self.plain("LayerNormalization", &[x, scale, bias])
     }
@@ -201,10 +220,7 @@ impl Builder {
 pub fn encoder(s: &Sizes) -> Result<Model, InputError> {
     let mut opsets = Opsets::default();
     opsets.set("", 17);
-    let mut b = Builder {
-        g: Graph::new(opsets),
-        seed: 0,
-    };
+    let mut b = Builder::new(Graph::new(opsets));
     let dim = |name: &str| Dim::Symbol(name.into());
     let tokens = || {
         let shape = [dim("batch"), dim("seq")];

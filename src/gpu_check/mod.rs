@@ -5,6 +5,7 @@
 
 mod aims;
 mod beside;
+mod decoder;
 mod encoder;
 mod forms;
 mod page;
@@ -23,6 +24,7 @@ use crate::parity::{self, InputSpec};
 use crate::talk::Talk;
 
 pub use aims::{Aim, aims, table as aims_table};
+pub use decoder::{LLAMA, Shape, decoder};
 pub use encoder::{BERT_BASE, SMALL, Sizes, encoder};
 pub use forms::{advice, table as forms_table};
 pub use page::{RESULTS, advice_for, page};
@@ -142,6 +144,7 @@ fn plan(request: &Request) -> String {
     let mut names = vec![
         "encoder-6x512 (made)".to_string(),
         "bert-base (made)".into(),
+        "llama-8x512 (made)".into(),
     ];
     names.extend(brought(request).into_iter().map(|s| s.name));
     for name in names {
@@ -180,24 +183,29 @@ fn brought(request: &Request) -> Vec<Subject> {
 
 fn subjects(request: &Request) -> Result<Vec<Subject>, GpuCheckError> {
     // Every step by the CPU takes minutes on BERT-base, and tells no more than the small one.
-    let made: &[(&str, Sizes)] = match request.dry_run {
-        true => &[("encoder-dry-run", DRY)],
-        false => &[("encoder-6x512", SMALL), ("bert-base", BERT_BASE)],
+    let (encoders, decoders): (&[(&str, Sizes)], &[(&str, Shape)]) = match request.dry_run {
+        true => (&[("encoder-dry-run", DRY)], &[("llama-dry-run", DRY_LLAMA)]),
+        false => (
+            &[("encoder-6x512", SMALL), (aims::MODEL, BERT_BASE)],
+            &[("llama-8x512", LLAMA)],
+        ),
     };
+    let encoders = encoders.iter().map(|(n, s)| (*n, Some(*s), encoder(s)));
+    let decoders = decoders.iter().map(|(n, s)| (*n, None, decoder(s)));
     let mut all = Vec::new();
-    for (name, sizes) in made {
+    for (name, sizes, model) in encoders.chain(decoders) {
         let path = request.work.join(format!("{name}.onnx"));
         let failed = |reason: String| GpuCheckError::Made {
-            name: (*name).into(),
+            name: name.into(),
             reason,
         };
-        let model = encoder(sizes).map_err(|e| failed(e.to_string()))?;
+        let model = model.map_err(|e| failed(e.to_string()))?;
         onnx::write(&model, &path, &onnx::WriteOptions::default())
             .map_err(|e| failed(e.to_string()))?;
         all.push(Subject {
-            name: (*name).into(),
+            name: name.into(),
             path,
-            sizes: Some(*sizes),
+            sizes,
         });
     }
     all.extend(brought(request));
@@ -212,6 +220,15 @@ const DRY: Sizes = Sizes {
     inner: 128,
     words: 100,
     positions: 512,
+};
+
+const DRY_LLAMA: Shape = Shape {
+    layers: 1,
+    width: 64,
+    heads: 4,
+    groups: 2,
+    inner: 96,
+    words: 100,
 };
 
 /// All ways to run a model; `keep` has the rows of each as soon as they are there.

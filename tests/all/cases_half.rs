@@ -56,6 +56,23 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
     tensor.to_f64s().or_else(integers).unwrap()
 }
 
+/// A row whose window is padding counts those of its keys that one of the two masks hides.
+#[test]
+fn keys_that_two_masks_hide_do_not_count_in_rows_without_keys() {
+    if common::runtime().is_none() {
+        return;
+    }
+    for target in ["sm_89", "cpu"] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            precision: Floats::Fp16.into(),
+            ..common::options(folder.path(), &common::case("window_and_padding"), target)
+        };
+        let outcome = compile(&options, &Silent);
+        assert!(outcome.is_ok(), "{target}: {}", outcome.unwrap_err());
+    }
+}
+
 /// Integers, booleans and what is made of integers must be equal; floats must be within `limit` of the largest.
 fn holds(name: &str, half: HalfFormat, inputs: &Named, exact: &[&str]) {
     let Some(runtime) = common::runtime() else {

@@ -47,6 +47,7 @@ mod machine;
 mod manifest;
 mod moves;
 mod newcomer;
+mod optimized;
 mod overflow;
 mod pages;
 mod passes;

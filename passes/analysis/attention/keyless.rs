@@ -51,6 +51,32 @@ pub fn is_infinite(g: &Graph, bias: ValueId) -> bool {
     found.lowest == f64::NEG_INFINITY
 }
 
+/// Whether a sum makes the bias, two of whose parts may hide a key each by a number of the graph's own up to `limit`. Of a row whose keys are all hidden
+/// only those count then that one of the parts hides.
+pub fn hides_twice(g: &Graph, bias: ValueId, limit: f64) -> bool {
+    let mut at = bias;
+    for _ in 0..MAX_SEEN {
+        let Def::Node(id, _) = g.value(at).def() else {
+            return false;
+        };
+        let node = g.node(*id);
+        let hides = |v: &ValueId| {
+            let mut found = Numbers::default();
+            found.search(g, *v);
+            found.lowest <= limit
+        };
+        let parts = made_of(node);
+        let mut hiding = parts.into_iter().filter(hides);
+        let sum = node.op().is_any(&["Add", "Sum"]);
+        match (hiding.next(), hiding.next()) {
+            (Some(_), Some(_)) => return sum,
+            (Some(part), None) => at = part,
+            (None, _) => return false,
+        }
+    }
+    false
+}
+
 /// What may stand for a number that scores are replaced by: added to a score of ordinary size, it is that number again.
 pub fn replaced(fill: f64, dtype: DType) -> f64 {
     match (fill, dtype) {

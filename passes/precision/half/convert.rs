@@ -56,7 +56,9 @@ pub(in crate::precision) fn run(
     let stats = cx.options.stats;
     let flow = Flow::of(&model.graph, format);
     let converted = conversion.graph(&mut model.graph, &edge, &flow, stats, cx)?;
-    if converted == 0 && !cx.is_exhausted() {
+    let holds = |dtype| (model.graph.values()).any(|(_, v)| v.ty().dtype() == Some(dtype));
+    // A model that computes in the format as it came is what was asked for.
+    if converted == 0 && !cx.is_exhausted() && !holds(format.dtype()) {
         return Err(PassFailure::Nothing(nothing(&model.graph, format)));
     }
     Ok(converted)
@@ -65,13 +67,13 @@ pub(in crate::precision) fn run(
 /// Why no node was converted.
 fn nothing(g: &Graph, format: HalfFormat) -> String {
     let holds = |dtype| g.values().any(|(_, v)| v.ty().dtype() == Some(dtype));
-    let name = format.name();
     let why = match () {
-        () if holds(format.dtype()) => format!("what it computes in floats is {name} already"),
-        () if holds(DType::F64) => "it computes in FP64, which stays as it is".into(),
-        () => "the model has no FP32 computation that may become half precision".into(),
+        () if holds(DType::F16) => "it computes in FP16 already",
+        () if holds(DType::BF16) => "it computes in BF16 already",
+        () if holds(DType::F64) => "it computes in FP64, which stays as it is",
+        () => "the model has no FP32 computation that may become half precision",
     };
-    format!("no node was converted to {name}: {why}")
+    format!("no node was converted to {}: {why}", format.name())
 }
 
 #[derive(Clone, Copy)]

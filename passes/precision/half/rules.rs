@@ -71,6 +71,11 @@ pub(in crate::precision) fn kept(
             Some(format!("kiln does not know whether {op} takes {name}"))
         } else if let Some(why) = format.refuses(op, g.opset()) {
             Some(why)
+        } else if falls(g, id, format, facts) {
+            Some(format!(
+                "{} has no kernel for {op} in {name}",
+                facts.runtime
+            ))
         } else if format == HalfFormat::Bf16 && op.is("ConvTranspose") {
             // TensorRT for RTX 1.7 finds no result type for one and builds no engine.
             Some("TensorRT has no transposed convolution in BF16".into())
@@ -102,6 +107,22 @@ pub(in crate::precision) fn kept(
     decisions::keep_divisors(g, order, format, &mut why);
     decisions::keep_counts(g, order, format, flow, masked, &mut why);
     why
+}
+
+/// Whether a target that runs a node in FP32 leaves it to the CPU in a format. Weights that are dequantized become part of a product, or
+/// are folded.
+fn falls(g: &Graph, id: NodeId, format: HalfFormat, facts: &Facts) -> bool {
+    let node = g.node(id);
+    let weight = node.input(0).is_some_and(|v| g.constant(v).is_some());
+    if node.op().is("DequantizeLinear") && weight {
+        return false;
+    }
+    let has = |dtype| {
+        facts
+            .has_kernel
+            .is_none_or(|has| has(node.op(), g.opset(), dtype))
+    };
+    has(DType::F32) && !has(format.dtype())
 }
 
 /// Why QuantizeLinear or DequantizeLinear must keep its FP32 scale.

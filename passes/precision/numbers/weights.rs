@@ -220,7 +220,7 @@ pub fn unpack(tensor: &Tensor) -> Option<Vec<u8>> {
     Some(codes)
 }
 
-pub(in crate::precision) fn to_f32s(tensor: &Tensor) -> Option<Vec<f32>> {
+pub(crate) fn to_f32s(tensor: &Tensor) -> Option<Vec<f32>> {
     match tensor.dtype() {
         DType::F32 => tensor.values(),
         DType::F16 => Some(tensor.values::<f16>()?.iter().map(|v| v.to_f32()).collect()),
