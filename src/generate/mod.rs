@@ -160,13 +160,14 @@ impl Generator {
             });
         };
         let states = encode(encoder, source)?;
-        let encoder_seconds = Some(begun.elapsed().as_secs_f64());
+        let encoded = begun.elapsed().as_secs_f64();
+        let encoder_seconds = Some(encoded);
         let Some(first) = &mut self.first else {
             let given: Vec<(String, Tensor)> = states.given(&self.decoder);
             let prompts = [start.clone()];
             let made = generate(&mut self.decoder, &prompts, &given, rules, heard)?;
             return Ok(Generated {
-                first_seconds: made.first_seconds + encoder_seconds.unwrap_or_default(),
+                first_seconds: made.first_seconds + encoded,
                 encoder_seconds,
                 ..made
             });
