@@ -121,7 +121,7 @@ impl Measured<'_> {
 /// A header and rows.
 pub fn table(aims: &[Aim]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let header = vec!["aim, BERT-base", "bound", "found", "", "why"];
-    let number = |v: f64| match v >= 0.99 && v < 1.0 {
+    let number = |v: f64| match (0.99..1.0).contains(&v) {
         true => format!("{v:.6}"),
         false => format!("{v:.2}"),
     };
