@@ -183,7 +183,8 @@ fn brought(request: &Request) -> Vec<Subject> {
 
 fn subjects(request: &Request) -> Result<Vec<Subject>, GpuCheckError> {
     // Every step by the CPU takes minutes on BERT-base, and tells no more than the small one.
-    let (encoders, decoders): (&[(&str, Sizes)], &[(&str, Shape)]) = match request.dry_run {
+    type Named<'a, T> = &'a [(&'a str, T)];
+    let (encoders, decoders): (Named<'_, Sizes>, Named<'_, Shape>) = match request.dry_run {
         true => (&[("encoder-dry-run", DRY)], &[("llama-dry-run", DRY_LLAMA)]),
         false => (
             &[("encoder-6x512", SMALL), (aims::MODEL, BERT_BASE)],
