@@ -58,6 +58,7 @@ settings! {
     BISECT = "bisect";
     CALIBRATE = "calibrate";
     DEVICE = "device";
+    GENERATE = "generate";
     DIM = "dim";
     DROP_INPUTS = "drop-inputs";
     ENCODER = "encoder";

@@ -9,6 +9,7 @@ use crate::bundle::BundleError;
 use crate::fault::Fault;
 use crate::fixed::FixError;
 use crate::parity::{InputError, NpzError, OUTPUT_PREFIX, ParityError, ToleranceError};
+use crate::pipeline;
 use crate::prove;
 use crate::recipe::RecipeError;
 use crate::setting::{RECORD, REFERENCE};
@@ -27,6 +28,8 @@ pub enum Error {
     Fix(#[from] FixError),
     #[error(transparent)]
     Tolerance(#[from] ToleranceError),
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
     #[error(transparent)]
     Prove(#[from] prove::Error),
     #[error(transparent)]
@@ -50,6 +53,7 @@ impl Error {
             Error::Read(_) => Fault::Model,
             Error::Bundle(e) => e.fault(),
             Error::Spec(e) => e.fault(),
+            Error::Pipeline(e) => e.fault(),
             Error::Prove(e) => e.fault(),
             Error::Bisect(e) => e.fault(),
             Error::Fix(_)

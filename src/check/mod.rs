@@ -10,9 +10,10 @@ mod precision;
 mod replayed;
 mod saved;
 mod suspects;
+mod written;
 
 use std::cmp::Reverse;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kiln_graph::{DType, Graph, Model, infer, onnx};
 use schemars::JsonSchema;
@@ -133,8 +134,7 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
             (golden.report, None, None, file, proved)
         }
         Against::Reference(given) if options.pieces => {
-            let mut original = onnx::read(bundle::find_model(given)?)?;
-            limits_fit(&tolerance, &original)?;
+            let (_, mut original) = original(given, &tolerance)?;
             fix(options, &mut original, &candidate)?;
             let (report, found, alone) = in_pieces(options, original, candidate, &tolerance, talk)?;
             pieces = Some(found);
@@ -144,35 +144,36 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
             (report, None, None, given, proved)
         }
         Against::Reference(given) => {
-            let reference = bundle::find_model(given)?;
-            let mut original = onnx::read(&reference)?;
-            limits_fit(&tolerance, &original)?;
+            let (reference, mut original) = original(given, &tolerance)?;
+            let form = written::same_form(options, &reference, &mut original, &candidate, talk)?;
+            let run = form.as_ref().map_or(&reference, |form| &form.path);
             let fixed = fix(options, &mut original, &candidate)?;
-            let mut opened = open(options, &reference, &original, &fixed, &candidate, talk)?;
+            let mut opened = open(
+                options,
+                (run, form.is_some()),
+                &original,
+                &fixed,
+                &candidate,
+                talk,
+            )?;
             if let Some(file) = &options.record {
                 opened.save(file)?;
             }
             talk.stage("parity");
             let report = opened.compare(&path, &tolerance, talk)?;
-            let layers = match options.layers {
-                true => {
-                    talk.stage("layers");
-                    Some(layers::find(
-                        &opened, &original, &candidate, &report, &tolerance,
-                    )?)
-                }
-                false => None,
-            };
+            let layers = options.layers.then(|| {
+                talk.stage("layers");
+                layers::find(&opened, &original, &candidate, &report, &tolerance)
+            });
+            let layers = layers.transpose()?;
             let placements = opened.placements().to_vec();
             if options.cuda_graph {
-                talk.stage("CUDA graph");
                 let found = replayed::open(options, &path, &candidate, opened.device());
-                cuda_graph = Some(compared(found, &mut opened, &tolerance, talk)?);
+                let found = compared("CUDA graph", found, &mut opened, &tolerance, talk);
+                cuda_graph = Some(found?);
             }
-            let engine = engine.map(|found| {
-                talk.stage("engine parity");
-                compared(found, &mut opened, &tolerance, talk)
-            });
+            let engine =
+                engine.map(|e| compared("engine parity", e, &mut opened, &tolerance, talk));
             let engine = engine.transpose()?;
             if let Some(asked) = &options.judge {
                 talk.stage("judge");
@@ -211,13 +212,23 @@ pub fn check(options: &Options, talk: &dyn Talk) -> Result<Checked, Error> {
     })
 }
 
+/// The reference's file and what it holds, which has the outputs that limits are for.
+fn original(given: &Path, tolerance: &Tolerance) -> Result<(PathBuf, Model), Error> {
+    let file = bundle::find_model(given)?;
+    let model = onnx::read(&file)?;
+    limits_fit(tolerance, &model)?;
+    Ok((file, model))
+}
+
 /// Holds what runs against the reference.
 fn compared(
+    stage: &str,
     found: Result<Box<dyn Runner>, NotRun>,
     opened: &mut Reference,
     tolerance: &Tolerance,
     talk: &dyn Talk,
 ) -> Result<EngineParity, Error> {
+    talk.stage(stage);
     match found {
         Err(not_run) => Ok(not_run.into()),
         Ok(mut runner) => Ok(opened.compare_engine(runner.as_mut(), tolerance, talk)?),
@@ -315,9 +326,10 @@ fn engine(options: &Options) -> Option<Result<Box<dyn Runner>, NotRun>> {
     }
 }
 
+/// The reference comes with whether the candidate's caches may be of half precision where its own are not.
 fn open(
     options: &Options,
-    reference: &Path,
+    (reference, narrow): (&Path, bool),
     original: &Model,
     fixed: &Fixed,
     candidate: &Model,
@@ -335,7 +347,7 @@ fn open(
         optimized: multiplies_bytes(&candidate.graph),
         thorough: true,
         enough: None,
-        half_io: half_io(options)?,
+        half_io: half_io(options, narrow)?,
         one_profile: false,
         result: None,
         device: options.device,
@@ -344,10 +356,10 @@ fn open(
     Ok(prove::open(&request, &mut shapes, talk)?)
 }
 
-/// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision.
-fn half_io(options: &Options) -> Result<bool, Error> {
+/// Whether the candidate is a bundle that was asked to have inputs and outputs of half precision, or has caches of it.
+fn half_io(options: &Options, is_narrow: bool) -> Result<bool, Error> {
     let recipe = recipe::of_bundle(&options.candidate)?;
-    Ok(recipe.is_some_and(|r| r.precision.half_io == Some(true)))
+    Ok(is_narrow || recipe.is_some_and(|r| r.precision.half_io == Some(true)))
 }
 
 /// Outputs that failed before those that passed, in every case.

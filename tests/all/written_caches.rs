@@ -181,3 +181,36 @@ fn a_bundle_says_that_its_caches_are_updated_in_place_and_what_they_take() {
     let report = std::fs::read_to_string(folder.path().join("m.kiln/report.md")).unwrap();
     assert!(report.contains("caches, a row") && report.contains("updated in place"));
 }
+
+#[test]
+fn a_check_gives_the_original_the_same_caches() {
+    if runtime().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("b.kiln");
+    let to = bundle.to_str().unwrap();
+    for form in ["growing", "gqa"] {
+        let from = fixture(&format!("generation/decoder.{form}.onnx"));
+        let from = from.to_str().unwrap();
+        let compile = [
+            "compile",
+            from,
+            "--fp16",
+            "--target",
+            "sm_89",
+            "--no-engine",
+        ];
+        kiln(&[&compile[..], &["--max-length", "32", "--force", "-o", to]].concat()).expect(0);
+        let check = |candidate: &str| kiln(&["check", candidate, "--reference", from, "--json"]);
+        let found = check(to).expect(0).json();
+        let cases = found["parity"]["cases"].as_array().unwrap();
+        let outputs = cases[0]["outputs"].as_array().unwrap();
+        assert!(outputs.len() > 4, "{form}: {found}");
+        let alone = folder.path().join("alone.onnx");
+        std::fs::copy(bundle.join("model.onnx"), &alone).unwrap();
+        check(alone.to_str().unwrap())
+            .expect(2)
+            .says(&["--generate"]);
+    }
+}

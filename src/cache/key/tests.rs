@@ -98,6 +98,7 @@ fn changes(setup: &Setup) -> Vec<(&'static str, Value, bool)> {
         ("/gates/size/max-bytes", json!(5), true),
         ("/gates/size/max-ratio", json!(0.5), true),
         ("/gates/engine-parity", json!(true), true),
+        ("/gates/cache-in-place", json!(true), true),
         ("/gates/precision", json!("int8"), true),
     ]
 }
