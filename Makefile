@@ -191,7 +191,7 @@ gpu-page: $(KILN)
 # needed there.
 # With GPU=sm_90: packets of 44 MB with the CUDA provider's code of that GPU, and unpack.sh.
 gpu-bundle: $(KILN)
-	scripts/gpu-bundle.sh $(KILN) $(VENV) target/kiln-gpu "$(DEMO_MODEL)" fixtures/models/gpt2.ts.sdpa.onnx fixtures/models/llama.dynamo.eager.onnx
+	scripts/gpu-bundle.sh $(KILN) $(VENV) target/kiln-gpu "$(DEMO_MODEL)" fixtures/models/gpt2.ts.sdpa.onnx fixtures/models/llama.dynamo.eager.onnx fixtures/generation/llama.past.dynamo.sdpa.onnx
 
 # The Dockerfile's steps as plain shell in a bare Debian folder: takes root, debootstrap, and some minutes.
 container-check: $(KILN)

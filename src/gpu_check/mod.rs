@@ -8,6 +8,7 @@ mod beside;
 mod decoder;
 mod encoder;
 mod forms;
+mod generation;
 mod page;
 mod record;
 mod step;
@@ -273,6 +274,7 @@ fn rows(
     ))?;
     talk.stage(&format!("{}, TensorRT", subject.name));
     keep(work.engine())?;
+    keep(work.generations(talk))?;
     if let Some(sizes) = &subject.sizes {
         talk.stage(&format!("{}, PyTorch", subject.name));
         keep(work.peers(sizes))?;
