@@ -49,6 +49,8 @@ pub enum SpecError {
     Related { relation: String, sizes: String },
     #[error("{MAX_LENGTH} {asked}: the model holds {end} tokens")]
     TooLong { asked: usize, end: usize },
+    #[error("{MAX_LENGTH} 0: a cache holds one token at least")]
+    NoTokens,
     #[error("input '{input}' is {ty}: kiln needs its shape; give it with {SHAPE} {input}=1x128")]
     NoShape { input: String, ty: String },
     #[error("input '{input}' is {ty}: kiln compiles models whose inputs are tensors")]

@@ -124,6 +124,9 @@ pub(crate) fn portable(
     let mask =
         |(port, feed): &(Port, Feed)| matches!(feed, Feed::Mask { .. }).then(|| port.name.clone());
     let masks: Vec<String> = ports.feeds.iter().filter_map(mask).collect();
+    if options.max_length == Some(0) {
+        return Err(SpecError::NoTokens.into());
+    }
     if let (Some(asked), Some(end)) = (options.max_length, ports.capacity)
         && asked > end
     {

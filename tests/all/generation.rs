@@ -480,10 +480,12 @@ fn bad_input_is_named_with_its_exit_code() {
     let growing_caches = ["--growing-caches", "--fp16", "--target", "sm_89"];
     let refused = kiln(&[&["compile", &grouped][..], &growing_caches].concat()).expect(4);
     refused.says(&["GroupQueryAttention", "a plugin that it does not come with"]);
-    let engine = ["--target", "sm_89", "--no-engine", "--max-length", "65"];
-    kiln(&[&["compile", &growing][..], &engine].concat())
-        .expect(2)
-        .says(&["--max-length 65", "holds 64 tokens"]);
+    let engine = ["--target", "sm_89", "--no-engine", "--max-length"];
+    for (length, said) in [("65", "holds 64 tokens"), ("0", "one token at least")] {
+        let compile = [&["compile", &growing][..], &engine, &[length]].concat();
+        let option = format!("--max-length {length}");
+        kiln(&compile).expect(2).says(&[&option, said]);
+    }
 }
 
 #[test]
