@@ -39,11 +39,8 @@ pub struct Gate {
 pub struct Judged {
     pub model: String,
     pub sizes: Point,
-    /// How much slower it is than the baseline: 0.1 is 10 %. `null` if the baseline has nothing to compare with.
-    pub slower: Option<f64>,
-    /// Where that is with 95 %, and whatever the machine's speed has to do with it.
-    pub between: Option<(f64, f64)>,
-    pub verdict: Verdict,
+    #[serde(flatten)]
+    pub found: Slower,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
@@ -175,21 +172,20 @@ impl Opened {
     }
 
     fn judged(&self, model: &str, sizes: &Point, ratio: Option<Ratio>) -> Judged {
-        let found = Slower::by(ratio.as_ref(), self.gate.machine, self.gate.allowed);
         Judged {
             model: model.to_string(),
             sizes: sizes.clone(),
-            slower: found.slower,
-            between: found.between,
-            verdict: found.verdict,
+            found: Slower::by(ratio.as_ref(), self.gate.machine, self.gate.allowed),
         }
     }
 }
 
 /// How much slower a model is than a baseline, and what follows.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slower {
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+pub struct Slower {
+    /// 0.1 is 10 %. `null` if the baseline has nothing to compare with.
     pub slower: Option<f64>,
+    /// Where that is with 95 %, and whatever the machine's speed has to do with it.
     pub between: Option<(f64, f64)>,
     pub verdict: Verdict,
 }
@@ -236,23 +232,18 @@ impl Slower {
 
 impl Judged {
     pub fn is_unclear(&self) -> bool {
-        self.verdict == Verdict::Unclear
+        self.found.verdict == Verdict::Unclear
     }
 
     /// What was found, in words.
     pub fn why(&self) -> String {
-        let found = Slower {
-            slower: self.slower,
-            between: self.between,
-            verdict: self.verdict,
-        };
-        found.why("latency")
+        self.found.why("latency")
     }
 }
 
 impl Gate {
     pub fn failed(&self) -> bool {
-        self.points.iter().any(|p| p.verdict == Verdict::Fail)
+        self.points.iter().any(|p| p.found.verdict == Verdict::Fail)
     }
 }
 
@@ -293,7 +284,7 @@ mod tests {
         let saved = opened.saved.as_ref().unwrap();
         let base = saved.samples(&Point::new(), "other", None);
         let ratio = base.map(|b| Ratio::of(("", b), ("m", now)));
-        opened.judged("m", &Point::new(), ratio).verdict
+        opened.judged("m", &Point::new(), ratio).found.verdict
     }
 
     #[test]
@@ -322,7 +313,7 @@ mod tests {
         let sizes = Point::from([("batch".to_string(), 8)]);
         assert!(saved.samples(&sizes, "m", None).is_none());
         let judged = opened.judged("m", &sizes, None);
-        assert_eq!(judged.verdict, Verdict::NotRun);
+        assert_eq!(judged.found.verdict, Verdict::NotRun);
         assert!(judged.why().contains("no such model"));
     }
 }

@@ -25,10 +25,11 @@ pub(super) fn same_form(
     candidate: &Model,
     talk: &dyn Talk,
 ) -> Result<Option<Portable>, Error> {
-    let (Some(capacity), None) = (capacity(candidate), capacity(original)) else {
+    let Some(capacity) = capacity(candidate) else {
         return Ok(None);
     };
-    if caches::caches(&original.graph).is_empty() {
+    let held = caches::caches(&original.graph);
+    if held.is_empty() || held.iter().any(|c| c.update == Update::Written) {
         return Ok(None);
     }
     let Some(mut recipe) = recipe::of_bundle(&options.candidate)? else {

@@ -266,14 +266,14 @@ pub(super) fn run(globals: &Globals, args: Args) -> Result<u8, Failure> {
         Verdict::Unclear | Verdict::NotRun => args.strict,
     };
     let mut code = 0;
-    for judged in gate.filter(|j| j.verdict != Verdict::Pass) {
+    for judged in gate.filter(|j| j.found.verdict != Verdict::Pass) {
         let sizes = report::bench::sizes(&judged.sizes);
         let line = format!("{} {sizes}: {}", judged.model, judged.why());
-        match failing(judged.verdict) {
+        match failing(judged.found.verdict) {
             true => globals.fail(line),
             false => globals.say(format!("kiln: {line}")),
         }
-        code |= u8::from(failing(judged.verdict));
+        code |= u8::from(failing(judged.found.verdict));
     }
     Ok(code)
 }

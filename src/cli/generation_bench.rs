@@ -54,7 +54,7 @@ fn show(globals: &Globals, found: &Benchmark) -> Result<(), Failure> {
 fn gate(globals: &Globals, found: &Benchmark, strict: bool) -> u8 {
     let mut code = 0;
     for judged in found.gate.iter().flat_map(|g| &g.points) {
-        let fails = match judged.verdict {
+        let fails = match judged.found.verdict {
             Verdict::Pass => continue,
             Verdict::Fail => true,
             Verdict::Unclear | Verdict::NotRun => strict,

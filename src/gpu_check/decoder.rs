@@ -119,13 +119,7 @@ impl Builder {
         let scores = self.plain("MatMul", &[q, k])?;
         let root = self.number(1.0 / (s.size() as f32).sqrt());
         let scores = self.plain("Mul", &[scores, root])?;
-        let masked = self.plain("Add", &[scores, shared.mask])?;
-        let p = self.node("Softmax", &[masked], Attrs::new().with("axis", -1i64))?;
-        let o = self.plain("MatMul", &[p, v])?;
-        let perm = Attrs::new().with("perm", vec![0i64, 2, 1, 3]);
-        let o = self.node("Transpose", &[o], perm)?;
-        let flat = self.ints(&[0, 0, s.width as i64]);
-        self.plain("Reshape", &[o, flat])
+        self.weighed(scores, shared.mask, v, s.width)
     }
 
     fn block(

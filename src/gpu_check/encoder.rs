@@ -141,12 +141,23 @@ impl Builder {
         let scores = self.plain("MatMul", &[q, k])?;
         let root = self.number(((s.width / s.heads) as f32).sqrt());
         let scores = self.plain("Div", &[scores, root])?;
+        self.weighed(scores, bias, v, s.width)
+    }
+
+    /// The values by scores with a bias, as [batch, seq, width].
+    pub(super) fn weighed(
+        &mut self,
+        scores: ValueId,
+        bias: ValueId,
+        v: ValueId,
+        width: usize,
+    ) -> Option<ValueId> {
         let masked = self.plain("Add", &[scores, bias])?;
         let p = self.node("Softmax", &[masked], Attrs::new().with("axis", -1i64))?;
         let o = self.plain("MatMul", &[p, v])?;
         let perm = Attrs::new().with("perm", vec![0i64, 2, 1, 3]);
         let o = self.node("Transpose", &[o], perm)?;
-        let flat = self.ints(&[0, 0, s.width as i64]);
+        let flat = self.ints(&[0, 0, width as i64]);
         self.plain("Reshape", &[o, flat])
     }
 

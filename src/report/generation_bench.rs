@@ -148,7 +148,14 @@ fn word(verdict: Verdict) -> &'static str {
 }
 
 fn gate(gate: &Gate) -> Table {
-    let row = |j: &Judged| vec![j.model.clone(), at(j.size), word(j.verdict).into(), j.why()];
+    let row = |j: &Judged| {
+        vec![
+            j.model.clone(),
+            at(j.size),
+            word(j.found.verdict).into(),
+            j.why(),
+        ]
+    };
     let title = format!(
         "At most {:.0} % slower than {}",
         100.0 * gate.allowed,
@@ -222,7 +229,7 @@ impl Document for Timed<'_> {
         let case = |j: &Judged| Case {
             name: format!("{}: {}", j.model, j.what),
             group: at(j.size),
-            outcome: match j.verdict {
+            outcome: match j.found.verdict {
                 Verdict::Pass => junit::Outcome::Pass,
                 Verdict::Fail => junit::Outcome::Fail(j.why()),
                 Verdict::Unclear | Verdict::NotRun => junit::Outcome::NotRun(j.why()),
@@ -255,7 +262,7 @@ impl Document for Timed<'_> {
             why: format!("held against {}", gate.baseline),
             tone: match (
                 gate.failed(),
-                gate.points.iter().all(|p| p.verdict == Verdict::Pass),
+                gate.points.iter().all(|p| p.found.verdict == Verdict::Pass),
             ) {
                 (true, _) => Tone::Bad,
                 (_, true) => Tone::Good,

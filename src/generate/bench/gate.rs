@@ -31,28 +31,20 @@ pub struct Judged {
     pub size: Size,
     /// `time to first token` or `time between tokens`.
     pub what: String,
-    /// How much slower it is than the baseline: 0.1 is 10 %. `null` if the baseline has nothing to compare with.
-    pub slower: Option<f64>,
-    /// Where that is with 95 %, and whatever the machine's speed has to do with it.
-    pub between: Option<(f64, f64)>,
-    pub verdict: Verdict,
+    #[serde(flatten)]
+    pub found: Slower,
 }
 
 impl Judged {
     /// What was found, in words.
     pub fn why(&self) -> String {
-        let found = Slower {
-            slower: self.slower,
-            between: self.between,
-            verdict: self.verdict,
-        };
-        found.why(&self.what)
+        self.found.why(&self.what)
     }
 }
 
 impl Gate {
     pub fn failed(&self) -> bool {
-        self.points.iter().any(|p| p.verdict == Verdict::Fail)
+        self.points.iter().any(|p| p.found.verdict == Verdict::Fail)
     }
 
     /// The verdicts on one model by nanoseconds to the first token and between tokens.
@@ -70,14 +62,11 @@ impl Gate {
             }
             let base = baseline.map(|b| b[k]).filter(|b| !b.is_empty());
             let ratio = base.map(|b| Ratio::of(("", b), (model, found[k])));
-            let judged = Slower::by(ratio.as_ref(), self.machine, self.allowed);
             self.points.push(Judged {
                 model: model.to_string(),
                 size,
                 what: what.into(),
-                slower: judged.slower,
-                between: judged.between,
-                verdict: judged.verdict,
+                found: Slower::by(ratio.as_ref(), self.machine, self.allowed),
             });
         }
     }
@@ -157,13 +146,13 @@ mod tests {
         let size = Size { prompt: 4, new: 9 };
         let base = [&[100u64; 9][..], &[10; 40]];
         gate.judge("m", size, [&[101; 9], &[20; 40]], Some(base));
-        let verdicts: Vec<Verdict> = gate.points.iter().map(|p| p.verdict).collect();
+        let verdicts: Vec<Verdict> = gate.points.iter().map(|p| p.found.verdict).collect();
         assert_eq!(verdicts, [Verdict::Pass, Verdict::Fail]);
         assert!(gate.points[1].why().starts_with("time between tokens +100"));
         // Five repetitions are too few for a verdict on the first token.
         gate.judge("m", size, [&[500; 5], &[]], Some(base));
-        assert_eq!(gate.points[2].verdict, Verdict::Unclear);
+        assert_eq!(gate.points[2].found.verdict, Verdict::Unclear);
         gate.judge("m", size, [&[500; 9], &[]], None);
-        assert_eq!(gate.points[3].verdict, Verdict::NotRun);
+        assert_eq!(gate.points[3].found.verdict, Verdict::NotRun);
     }
 }

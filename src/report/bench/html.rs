@@ -56,7 +56,12 @@ fn head(b: &Benchmark) -> Head {
     };
     let mut verdicts = Vec::new();
     if let Some(gate) = &b.gate {
-        let with = |v: Judgement| gate.points.iter().filter(move |p| p.verdict == v).count();
+        let with = |v: Judgement| {
+            gate.points
+                .iter()
+                .filter(move |p| p.found.verdict == v)
+                .count()
+        };
         let all = gate.points.len();
         let (word, tone) = match (gate.failed(), with(Judgement::Pass) == all) {
             (true, _) => ("fails", Tone::Bad),

@@ -37,7 +37,7 @@ impl Document for Page<'_> {
             let case = |j: &crate::bench::baseline::Judged| Case {
                 name: sizes(&j.sizes),
                 group: j.model.clone(),
-                outcome: match j.verdict {
+                outcome: match j.found.verdict {
                     Verdict::Pass => Outcome::Pass,
                     Verdict::Fail => Outcome::Fail(j.why()),
                     Verdict::Unclear | Verdict::NotRun => Outcome::NotRun(j.why()),

@@ -173,7 +173,7 @@ pub(super) fn gate(b: &Benchmark) -> Option<Table> {
         vec![
             j.model.clone(),
             sizes(&j.sizes),
-            word(j.verdict).to_string(),
+            word(j.found.verdict).to_string(),
             j.why(),
         ]
     });
