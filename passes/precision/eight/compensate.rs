@@ -41,14 +41,21 @@ pub(super) enum Without {
     Offsets(Vec<f64>),
 }
 
+/// The means of a value's channels, what they are taken without, and the rows that were seen.
+struct Shift {
+    means: Vec<f64>,
+    offsets: Vec<f64>,
+    rows: u64,
+}
+
 /// What errors of weights cost that read one value.
 pub(super) struct Compensation<'a> {
     grams: &'a Grams,
     value: ValueId,
-    gram: Gram,
+    gram: &'a Gram,
+    shift: Option<Shift>,
     factors: Vec<f32>,
     apart: Vec<usize>,
-    without: Without,
     /// Found when it is asked for.
     curvature: OnceCell<Option<Curvature>>,
 }
@@ -65,29 +72,43 @@ impl<'a> Compensation<'a> {
     ) -> Option<Compensation<'a>> {
         let gram = grams.get(value)?;
         let means = || stats.channel_means().filter(|m| m.len() == gram.size());
-        let gram = match &without {
-            Without::Nothing => gram.clone(),
-            Without::Means => gram.shifted(&means()?, &means()?, stats.rows),
-            Without::Offsets(offsets) => gram.shifted(&means()?, offsets, stats.rows),
+        let shift = |offsets: Option<Vec<f64>>| {
+            let means = means()?;
+            let offsets = offsets.unwrap_or_else(|| means.clone());
+            let rows = stats.rows;
+            Some(Shift {
+                means,
+                offsets,
+                rows,
+            })
+        };
+        let shift = match without {
+            Without::Nothing => None,
+            Without::Means => Some(shift(None)?),
+            Without::Offsets(offsets) => Some(shift(Some(offsets))?),
         };
         Some(Compensation {
             grams,
             value,
             gram,
+            shift,
             factors,
             apart: apart.to_vec(),
-            without,
             curvature: OnceCell::new(),
         })
     }
 
     fn curvature(&self) -> Option<&Curvature> {
         let find = || {
-            let gram = match self.factors.is_empty() {
-                true => self.gram.clone(),
-                false => self.gram.divided(&self.factors),
+            let shifted = match &self.shift {
+                Some(s) => self.gram.shifted(&s.means, &s.offsets, s.rows),
+                None => self.gram.clone(),
             };
-            Curvature::of(&gram.apart(&self.apart))
+            let divided = match self.factors.is_empty() {
+                true => shifted,
+                false => shifted.divided(&self.factors),
+            };
+            Curvature::of(&divided.apart(&self.apart))
         };
         self.curvature.get_or_init(find).as_ref()
     }
@@ -96,11 +117,7 @@ impl<'a> Compensation<'a> {
     fn key(&self, matrix: &[f32], scales: &[f32]) -> u64 {
         let mut hasher = FxHasher::default();
         (self.value, &self.apart).hash(&mut hasher);
-        let offsets: &[f64] = match &self.without {
-            Without::Nothing => &[],
-            Without::Means => &[f64::NAN],
-            Without::Offsets(offsets) => offsets,
-        };
+        let offsets = self.shift.as_ref().map_or(&[][..], |s| &s.offsets);
         for values in [matrix, scales, &self.factors] {
             values.len().hash(&mut hasher);
             values.iter().for_each(|v| hasher.write_u32(v.to_bits()));
